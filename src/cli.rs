@@ -1,0 +1,172 @@
+//! The command line: what can be typed, and its help.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use regex::Regex;
+
+use crate::plan::KeepLabel;
+use crate::units::{Percent, parse_duration};
+
+/// Names of the stacks, services, Compose projects and containers of a CI run.
+pub const RUN_PATTERN: &str = "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)";
+
+const AFTER_HELP: &str = "\
+Examples:
+  ci-docker-prune --dry-run                  what would a prune remove now, and what stays
+  ci-docker-prune prune                      prune, if the disk is under pressure and nothing runs
+  ci-docker-prune check-gates -o json        the three gates, for a script
+
+Exit status:
+  0    done; for prune also: nothing to do, or held back by a gate
+  1    failed: something could not be read or removed
+  2    wrong usage
+  3    a gate is closed (disk, runs, converge, check-gates)
+  4    prune ended with the disk at or above --disk-critical
+  255  a gate could not be answered (disk, runs, converge, check-gates)
+
+Every option can be set by an environment variable too: --disk-threshold by
+CI_DOCKER_PRUNE_DISK_THRESHOLD, and so on.";
+
+/// Prunes a Docker Swarm CI host without losing its image cache: only under real disk pressure,
+/// never during a CI run or a deploy, never tagged images or volumes.
+#[derive(Debug, Parser)]
+#[command(name = "ci-docker-prune", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(subcommand_precedence_over_arg = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten, next_help_heading = "Options of prune, for --dry-run without a command")]
+    pub prune: Prune,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prune what the policy allows, if every gate is open
+    Prune(Prune),
+    /// Evaluate every gate
+    CheckGates {
+        #[command(flatten)]
+        disk: Disk,
+        #[command(flatten)]
+        runs: Runs,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Gate: is the disk under pressure?
+    Disk(Disk),
+    /// Gate: is no CI run live?
+    Runs(Runs),
+    /// Gate: is no Swarm service converging?
+    Converge,
+    /// Note in the ledger which images are in use now
+    Record(State),
+}
+
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The Docker engine: unix:///PATH or tcp://HOST:PORT [default: $DOCKER_HOST, else
+    /// unix:///var/run/docker.sock]
+    #[arg(long, global = true, value_name = "URL", env = "CI_DOCKER_PRUNE_HOST", hide_env = true)]
+    pub host: Option<String>,
+    /// The engine to ask about services: on a Swarm worker, a manager [default: as --host]
+    #[arg(long, global = true, value_name = "URL", env = "CI_DOCKER_PRUNE_SWARM_HOST", hide_env = true)]
+    pub swarm_host: Option<String>,
+    /// How to print the result
+    #[arg(long, short, global = true, value_enum, default_value = "text", env = "CI_DOCKER_PRUNE_OUTPUT")]
+    #[arg(hide_env = true)]
+    pub output: Output,
+    /// Longest wait for one answer of the engine
+    #[arg(long, global = true, value_name = "DUR", default_value = "30s", value_parser = parse_duration)]
+    #[arg(env = "CI_DOCKER_PRUNE_TIMEOUT", hide_env = true)]
+    pub timeout: Duration,
+    /// Log more, and list everything that stays (-vv: still more)
+    #[arg(long, short, global = true, action = ArgAction::Count, env = "CI_DOCKER_PRUNE_VERBOSE")]
+    #[arg(hide_env = true)]
+    pub verbose: u8,
+    /// Log errors only
+    #[arg(long, short, global = true, action = ArgAction::SetTrue, env = "CI_DOCKER_PRUNE_QUIET")]
+    #[arg(value_parser = BoolishValueParser::new(), conflicts_with = "verbose", hide_env = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct Disk {
+    /// Measure the filesystem of this path; repeatable [default: where the engine keeps its data]
+    #[arg(long, value_name = "PATH", value_delimiter = ',', env = "CI_DOCKER_PRUNE_DISK_PATH")]
+    #[arg(hide_env = true)]
+    pub disk_path: Vec<PathBuf>,
+    /// The disk is under pressure at or above this percentage of blocks or inodes
+    #[arg(long, value_name = "PCT", default_value = "80", env = "CI_DOCKER_PRUNE_DISK_THRESHOLD")]
+    #[arg(hide_env = true)]
+    pub disk_threshold: Percent,
+}
+
+#[derive(Debug, Args)]
+pub struct Runs {
+    /// Names of a run's stacks, services, Compose projects and containers match this
+    #[arg(long, value_name = "REGEX", default_value = RUN_PATTERN, value_parser = pattern)]
+    #[arg(env = "CI_DOCKER_PRUNE_RUN_PATTERN", hide_env = true)]
+    pub run_pattern: Regex,
+}
+
+#[derive(Debug, Args)]
+pub struct State {
+    /// Where the ledger is kept [default: $STATE_DIRECTORY, else /var/lib/ci-docker-prune]
+    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_STATE_DIR", hide_env = true)]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Show what a prune would remove now, and why everything else stays; remove nothing
+    #[arg(long, action = ArgAction::SetTrue, env = "CI_DOCKER_PRUNE_DRY_RUN", hide_env = true)]
+    #[arg(value_parser = BoolishValueParser::new())]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub disk: Disk,
+    #[command(flatten)]
+    pub runs: Runs,
+    /// Least age of what is removed
+    #[arg(long, value_name = "DUR", default_value = "24h", value_parser = parse_duration)]
+    #[arg(env = "CI_DOCKER_PRUNE_OLDER_THAN", hide_env = true)]
+    pub older_than: Duration,
+    /// Least time since a cached image was last in use
+    #[arg(long, value_name = "DUR", default_value = "7d", value_parser = parse_duration)]
+    #[arg(env = "CI_DOCKER_PRUNE_CACHE_AGE", hide_env = true)]
+    pub cache_age: Duration,
+    /// Evict cached images only while the disk is at or above this
+    #[arg(long, value_name = "PCT", default_value = "70", env = "CI_DOCKER_PRUNE_DISK_TARGET")]
+    #[arg(hide_env = true)]
+    pub disk_target: Percent,
+    /// Still at or above this at the end is an error (exit status 4)
+    #[arg(long, value_name = "PCT", default_value = "95", env = "CI_DOCKER_PRUNE_DISK_CRITICAL")]
+    #[arg(hide_env = true)]
+    pub disk_critical: Percent,
+    /// Never remove a container or image with this label; repeatable
+    #[arg(long, value_name = "KEY[=VALUE]", default_value = "ci-docker-prune.keep", value_delimiter = ',')]
+    #[arg(env = "CI_DOCKER_PRUNE_KEEP_LABEL", hide_env = true)]
+    pub keep_label: Vec<KeepLabel>,
+    #[command(flatten)]
+    pub state: State,
+    /// Where the lock is kept [default: $RUNTIME_DIRECTORY, else /run/ci-docker-prune]
+    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_RUNTIME_DIR", hide_env = true)]
+    pub runtime_dir: Option<PathBuf>,
+}
+
+fn pattern(text: &str) -> Result<Regex, String> {
+    if text.is_empty() {
+        return Err("an empty pattern would match every name".into());
+    }
+    Regex::new(text).map_err(|error| error.to_string())
+}

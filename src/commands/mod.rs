@@ -1,0 +1,41 @@
+//! One module per subcommand: read facts, judge or plan, report, maybe carry out.
+
+mod gates;
+mod ledger;
+mod prune;
+mod survey;
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+
+use crate::exit::Exit;
+use crate::settings::{Command, Settings};
+use crate::units::Time;
+
+pub async fn run(settings: Settings) -> Result<Exit> {
+    let Settings { engine, output, verbose, command, .. } = settings;
+    match command {
+        Command::Prune(prune) => prune::run(engine, *prune, output, verbose).await,
+        Command::CheckGates { disk, runs, state_dir } => {
+            gates::check_gates(engine, disk, runs, &state_dir, output).await
+        }
+        Command::Disk(disk) => gates::disk(engine, disk, output).await,
+        Command::Runs(policy) => gates::runs(engine, policy, output).await,
+        Command::Converge => gates::converge(engine, output).await,
+        Command::Record { state_dir } => ledger::record(engine, &state_dir, output).await,
+    }
+}
+
+fn now() -> Time {
+    Time::now()
+}
+
+/// Print to stdout; a reader that went away is no error of ours.
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write the result to stdout"),
+    }
+}

@@ -1,0 +1,254 @@
+//! `prune` and `prune --dry-run`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, anyhow};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::gates::{all_unanswered, usages};
+use super::survey::{self, Engines, Questions, Survey};
+use super::{ledger, now, print};
+use crate::cli::Output;
+use crate::engine::Engine;
+use crate::engine::remove::Remover;
+use crate::execute::{Outcome, Stop, execute};
+use crate::exit::Exit;
+use crate::facts::{Answer, Unanswered};
+use crate::gates::disk::Usage;
+use crate::gates::{Gate, Word, together};
+use crate::host::ledger_file;
+use crate::host::lock::{self, Taken};
+use crate::ledger::Ledger;
+use crate::plan::{self, Inventory, Plan, containers, images};
+use crate::report::{Ending, PruneReport, json, text};
+use crate::settings::{self, Prune};
+use crate::units::{Percent, Time};
+
+/// How many objects are asked about at a time.
+const AT_A_TIME: usize = 8;
+
+pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose: bool) -> Result<Exit> {
+    let report = if prune.dry_run {
+        look(&engine, &prune).await?
+    } else {
+        match lock::take(&prune.runtime_dir)? {
+            Taken::Mine(_lock) => carry_out(&engine, &prune).await?,
+            Taken::Busy(pid) => ended(vec![], Ending::Busy(pid, prune.runtime_dir.clone())),
+        }
+    };
+    print(|mut out| match output {
+        Output::Text => text::prune(&mut out, &report, verbose),
+        Output::Json => json::prune(&mut out, &report),
+    })?;
+    let critical = report.after.first().is_some_and(|it| it.percent >= prune.critical);
+    Ok(match &report.ending {
+        Ending::Unanswered => Exit::Failed,
+        Ending::CarriedOut(outcome) if failed(outcome) => Exit::Failed,
+        _ if critical && !report.dry_run => Exit::Critical,
+        _ => Exit::Done,
+    })
+}
+
+/// Did something fail, be it a removal or a gate that could not be answered on the way?
+fn failed(outcome: &Outcome) -> bool {
+    let unanswered = match &outcome.stopped {
+        Some(Stop::Gates(gates)) => gates.iter().any(|gate| gate.word() == Word::Unknown),
+        Some(Stop::Disk(_)) => true,
+        Some(Stop::Signal) | None => false,
+    };
+    unanswered || !outcome.failed.is_empty()
+}
+
+fn ended(gates: Vec<Gate>, ending: Ending) -> PruneReport {
+    let before = measured(&gates);
+    PruneReport { dry_run: false, plan: None, ending, after: before.clone(), before, gates, reclaimed: 0 }
+}
+
+fn measured(gates: &[Gate]) -> Vec<Usage> {
+    use crate::gates::Verdict::{Closed, Open};
+    let found = gates.iter().find_map(|gate| match gate {
+        Gate::Disk(Open(measured) | Closed(measured)) => Some(measured.usages.clone()),
+        _ => None,
+    });
+    found.unwrap_or_default()
+}
+
+fn evaluate(engines: &Engines, survey: &Survey, prune: &Prune, now: Time) -> Vec<Gate> {
+    vec![survey.disk(engines, &prune.disk), survey.runs(&prune.runs, now), survey.converge(now)]
+}
+
+/// The plan of a run at this moment, whatever the gates say.
+async fn look(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
+    let engines = Engines::connect(engine).await.map_err(|why| anyhow!(why.0))?;
+    let survey = survey::take(&engines, Questions::EVERYTHING).await;
+    let now = now();
+    let gates = evaluate(&engines, &survey, prune, now);
+    let known = ledger::look(&prune.state_dir);
+    let mut inventory = match inventory(&engines.local, &survey).await {
+        Ok(inventory) => inventory,
+        // Without the services nobody can say what they need.
+        Err(error) if together(&gates) == Word::Unknown => {
+            log::warn!("no plan: {error:#}");
+            return Ok(PruneReport { dry_run: true, ..ended(gates, Ending::Unanswered) });
+        }
+        Err(error) => return Err(error),
+    };
+    let mut known = known;
+    let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
+    let mut seen = ledger::sightings(&engines.local, &inventory.containers, known.noted, until).await?;
+    seen.list(&inventory.images);
+    known.note(&seen, now);
+    let usage = measured(&gates).first().map(|it| it.percent);
+    let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, usage, now).await?;
+    let ending = if together(&gates) == Word::Unknown { Ending::Unanswered } else { Ending::Looked };
+    Ok(PruneReport { dry_run: true, plan: Some(plan), ..ended(gates, ending) })
+}
+
+async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
+    let told_to_end = watch_signals()?;
+    let engines = match Engines::connect(engine).await {
+        Ok(engines) => engines,
+        Err(why) => return Ok(ended(all_unanswered(&why), Ending::Unanswered)),
+    };
+    let survey = survey::take(&engines, Questions::EVERYTHING).await;
+    let now = now();
+    let gates = evaluate(&engines, &survey, prune, now);
+    if together(&gates) == Word::Unknown {
+        return Ok(ended(gates, Ending::Unanswered));
+    }
+    // Noted on every day, so that ages are known on the day when the disk is full.
+    let mut inventory = inventory(&engines.local, &survey).await?;
+    let known = note(&engines.local, &survey, &inventory, &prune.state_dir, now).await?;
+    if together(&gates) == Word::Closed {
+        return Ok(ended(gates, Ending::Held));
+    }
+    let before = measured(&gates);
+    let usage = before.first().map(|it| it.percent);
+    let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, usage, now).await?;
+    let places = survey.disk_places(&engines, &prune.disk).map_err(|why| anyhow!(why.0))?;
+
+    let outcome = execute(
+        plan.clone(),
+        prune.policy.disk_target,
+        &engines.local,
+        &Remover::new(&engines.local),
+        async || closed_gates(&engines, prune).await,
+        || fullest(&places),
+        &told_to_end,
+    )
+    .await;
+
+    let gone = outcome.removed.iter().map(|it| it.id.as_str());
+    if let Err(error) = ledger_file::update(&prune.state_dir, now, |ledger| ledger.forget(gone)) {
+        log::warn!("{error:#}");
+    }
+    let after = usages(survey::measure(&places)).map_err(|why| anyhow!(why.0)).context("after the prune")?;
+    let reclaimed = used(&before).saturating_sub(used(&after));
+    Ok(PruneReport {
+        dry_run: false,
+        plan: Some(plan),
+        gates,
+        ending: Ending::CarriedOut(outcome),
+        before,
+        after,
+        reclaimed,
+    })
+}
+
+fn used(usages: &[Usage]) -> u64 {
+    usages.iter().map(|it| it.filesystem.used).sum()
+}
+
+fn fullest(places: &[PathBuf]) -> Answer<Usage> {
+    let usages = usages(survey::measure(places))?;
+    usages.into_iter().next().ok_or_else(|| Unanswered("no filesystem to measure".into()))
+}
+
+/// `runs` and `converge`, asked anew; those that are not open.
+async fn closed_gates(engines: &Engines, prune: &Prune) -> Vec<Gate> {
+    let survey = survey::take(engines, Questions::CONVERGE).await;
+    let now = now();
+    let mut gates = vec![survey.runs(&prune.runs, now), survey.converge(now)];
+    gates.retain(|gate| gate.word() != Word::Open);
+    gates
+}
+
+/// Everything that is there.
+async fn inventory(engine: &Engine, survey: &Survey) -> Result<Inventory> {
+    let known = |why: &Unanswered| anyhow!(why.0.clone());
+    Ok(Inventory {
+        containers: survey.containers.clone().map_err(|why| known(&why))?,
+        services: survey.services.clone().map_err(|why| known(&why))?,
+        tasks: survey.tasks.clone().map_err(|why| known(&why))?,
+        images: engine.images().await?,
+        build_cache: vec![],
+    })
+}
+
+/// Complete the inventory by what only single questions tell, and plan.
+async fn make_plan(
+    engine: &Engine,
+    inventory: &mut Inventory,
+    ledger: &Ledger,
+    policy: &plan::Policy,
+    usage: Option<Percent>,
+    now: Time,
+) -> Result<Plan> {
+    inventory.build_cache = engine.build_cache().await?;
+    let ended = inventory.containers.iter_mut().filter(|it| containers::wants_finish_time(it, policy, now));
+    let asked = stream::iter(ended).map(|container| async move {
+        container.finished = engine.finish_time(&container.id).await?;
+        Ok::<_, crate::engine::EngineError>(())
+    });
+    asked.buffer_unordered(AT_A_TIME).try_collect::<()>().await?;
+
+    let orphans: Vec<String> =
+        images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
+    let asked = stream::iter(orphans).map(|id| async move { engine.image(&id).await });
+    let inspected: Vec<_> = asked.buffer_unordered(AT_A_TIME).try_collect().await?;
+    for image in inspected.into_iter().flatten() {
+        if let Some(known) = inventory.images.iter_mut().find(|it| it.id == image.id) {
+            known.last_tagged = image.last_tagged;
+        }
+    }
+    Ok(plan::make(inventory, ledger, policy, usage, now))
+}
+
+/// Note everything that is there; where that cannot be written the run goes on with what is known.
+async fn note(
+    engine: &Engine,
+    survey: &Survey,
+    inventory: &Inventory,
+    state_dir: &Path,
+    now: Time,
+) -> Result<Ledger> {
+    let mut known = ledger::look(state_dir);
+    let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
+    let mut seen = ledger::sightings(engine, &inventory.containers, known.noted, until).await?;
+    seen.list(&inventory.images);
+    match ledger::note(state_dir, &seen, now) {
+        Ok(ledger) => Ok(ledger),
+        Err(error) => {
+            log::warn!("{error:#}; going on with what is known");
+            known.note(&seen, now);
+            Ok(known)
+        }
+    }
+}
+
+/// SIGTERM and SIGINT end the run after the removal in flight.
+fn watch_signals() -> Result<Arc<AtomicBool>> {
+    let told = Arc::new(AtomicBool::new(false));
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signal = signal(kind).context("cannot watch for signals")?;
+        let told = Arc::clone(&told);
+        tokio::spawn(async move {
+            signal.recv().await;
+            told.store(true, Ordering::Relaxed);
+        });
+    }
+    Ok(told)
+}

@@ -1,0 +1,157 @@
+//! What every command asks of the engine and the host: each question once, all at a time.
+
+use std::path::{Path, PathBuf};
+
+use futures_util::future::{OptionFuture, join, join5};
+
+use crate::engine::Engine;
+use crate::engine::read::Containers;
+use crate::facts::{Answer, Container, Filesystem, Info, Service, SwarmState, Task, Unanswered};
+use crate::gates::{Gate, converge, disk, runs};
+use crate::host::filesystem;
+use crate::settings;
+use crate::units::Time;
+
+/// The engine to prune and the one that knows the services.
+pub struct Engines {
+    pub local: Engine,
+    /// The manager, where it is another engine.
+    pub manager: Option<Engine>,
+}
+
+impl Engines {
+    pub async fn connect(settings: &settings::Engine) -> Answer<Self> {
+        let timeout = settings.timeout;
+        let manager = settings.swarm_host.as_ref().map(|host| Engine::connect(host, timeout));
+        let (local, manager) =
+            join(Engine::connect(&settings.host, timeout), OptionFuture::from(manager)).await;
+        Ok(Self { local: local?, manager: manager.transpose()? })
+    }
+}
+
+/// Which questions a command has.
+#[derive(Clone, Copy)]
+pub struct Questions {
+    pub services: bool,
+    pub tasks: bool,
+    pub containers: Option<Containers>,
+}
+
+impl Questions {
+    pub const DISK: Self = Self { services: false, tasks: false, containers: None };
+    pub const RUNS: Self = Self { services: true, tasks: false, containers: Some(Containers::Live) };
+    pub const CONVERGE: Self = Self { services: true, tasks: true, containers: Some(Containers::Live) };
+    pub const EVERYTHING: Self = Self { services: true, tasks: true, containers: Some(Containers::All) };
+}
+
+/// The answers.
+pub struct Survey {
+    pub info: Answer<Info>,
+    pub services: Answer<Vec<Service>>,
+    pub tasks: Answer<Vec<Task>>,
+    pub containers: Answer<Vec<Container>>,
+    manager_elsewhere: bool,
+}
+
+/// Ask.
+pub async fn take(engines: &Engines, questions: Questions) -> Survey {
+    let Engines { local, manager } = engines;
+    let about_services = manager.as_ref().unwrap_or(local);
+    let not_asked = || Unanswered("not asked".into());
+    let services = OptionFuture::from(questions.services.then(|| about_services.services()));
+    let tasks = OptionFuture::from(questions.tasks.then(|| about_services.tasks()));
+    let containers = OptionFuture::from(questions.containers.map(|which| local.containers(which)));
+    // The manager's own state needs no question: its answer about the services tells.
+    let (info, services, tasks, containers, ()) =
+        join5(local.info(), services, tasks, containers, std::future::ready(())).await;
+    let info = info.map_err(Unanswered::from);
+    let known = |answer: Option<Result<_, _>>| {
+        answer.map_or_else(|| Err(not_asked()), |it| it.map_err(Unanswered::from))
+    };
+    let mut survey = Survey {
+        services: known(services),
+        tasks: tasks.map_or_else(|| Err(not_asked()), |it| it.map_err(Unanswered::from)),
+        containers: containers.map_or_else(|| Err(not_asked()), |it| it.map_err(Unanswered::from)),
+        info,
+        manager_elsewhere: manager.is_some(),
+    };
+    survey.explain();
+    survey
+}
+
+impl Survey {
+    /// A node that is no manager refuses to list services (503). In no Swarm that means that there
+    /// are none; else it is for a reason that `/info` tells better.
+    fn explain(&mut self) {
+        let Ok(info) = &self.info else { return };
+        if self.manager_elsewhere || self.services.is_ok() {
+            return;
+        }
+        let why = match &info.swarm.state {
+            SwarmState::Inactive => {
+                self.services = Ok(vec![]);
+                self.tasks = Ok(vec![]);
+                return;
+            }
+            SwarmState::Worker => {
+                "this node is a Swarm worker and cannot see the services; name a manager with --swarm-host"
+            }
+            SwarmState::Locked => "this Swarm manager is locked; unlock it with docker swarm unlock",
+            SwarmState::Pending => "this node is still joining its Swarm; try again in a minute",
+            SwarmState::Manager | SwarmState::Failed(_) => return,
+        };
+        self.services = Err(Unanswered(why.into()));
+    }
+
+    pub fn runs(&self, policy: &runs::Policy, now: Time) -> Gate {
+        let facts = runs::Facts { services: self.services.clone(), containers: self.containers.clone() };
+        Gate::Runs(runs::judge(&facts, policy, now))
+    }
+
+    pub fn converge(&self, now: Time) -> Gate {
+        let info = self.info.as_ref();
+        let facts = converge::Facts {
+            swarm: info.map(|it| it.swarm.state.clone()).map_err(Clone::clone),
+            manager_elsewhere: self.manager_elsewhere,
+            node: info.ok().and_then(|it| it.swarm.node.clone()),
+            services: self.services.clone(),
+            tasks: self.tasks.clone(),
+            containers: self.containers.clone(),
+        };
+        Gate::Converge(converge::judge(&facts, now))
+    }
+
+    pub fn disk(&self, engines: &Engines, settings: &settings::Disk) -> Gate {
+        let places = self.disk_places(engines, settings);
+        let facts = disk::Facts { filesystems: places.and_then(|it| measure(&it)) };
+        Gate::Disk(disk::judge(&facts, &settings.policy))
+    }
+
+    /// The paths whose filesystems hold the engine's data.
+    pub fn disk_places(&self, engines: &Engines, settings: &settings::Disk) -> Answer<Vec<PathBuf>> {
+        if !settings.paths.is_empty() {
+            return Ok(settings.paths.clone());
+        }
+        if !engines.local.is_local() {
+            return Err(Unanswered(
+                "the engine is on another host, whose disk cannot be measured from here; \
+                 name a path that shows it with --disk-path"
+                    .into(),
+            ));
+        }
+        let info = self.info.as_ref().map_err(Clone::clone)?;
+        let mut places = vec![info.root.clone()];
+        // A containerd that the engine runs itself keeps its data below the engine's; a separate one
+        // in its own root.
+        let separate = Path::new("/var/lib/containerd");
+        if info.containerd_store && !info.root.join("containerd/daemon").exists() && separate.exists() {
+            places.push(separate.to_owned());
+        }
+        Ok(places)
+    }
+}
+
+/// Measure the filesystems of these paths.
+pub fn measure(places: &[PathBuf]) -> Answer<Vec<Filesystem>> {
+    filesystem::measure(places.iter().map(PathBuf::as_path)).map_err(|error| Unanswered(format!("{error:#}")))
+}

@@ -1,0 +1,541 @@
+//! Questions to the engine, answered in our own types; only the fields that are needed are read.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Engine, EngineError, Version};
+use crate::facts::{
+    CacheRecord, Container, ContainerState, Image, Info, Labels, Mode, Restart, Service, Status, Swarm,
+    SwarmState, Task, TaskState, Update,
+};
+use crate::units::Time;
+
+/// Which containers to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Containers {
+    /// Those that are neither exited nor dead: cheap also where thousands have ended.
+    Live,
+    All,
+}
+
+/// An image in use, as an event names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Use {
+    pub image: String,
+    pub at: Time,
+}
+
+impl Engine {
+    pub async fn info(&self) -> Result<Info, EngineError> {
+        let info: InfoAnswer = self.get("/info").await?;
+        let containerd = "io.containerd.snapshotter.v1";
+        Ok(Info {
+            root: info.docker_root_dir,
+            containerd_store: info
+                .driver_status
+                .unwrap_or_default()
+                .iter()
+                .any(|pair| pair.len() == 2 && pair[0] == "driver-type" && pair[1] == containerd),
+            time: info.system_time.as_deref().and_then(parse_time),
+            swarm: info.swarm.unwrap_or_default().into(),
+        })
+    }
+
+    pub async fn services(&self) -> Result<Vec<Service>, EngineError> {
+        let services: Vec<ServiceAnswer> = self.get("/services?status=true").await?;
+        Ok(services.into_iter().map(Into::into).collect())
+    }
+
+    pub async fn tasks(&self) -> Result<Vec<Task>, EngineError> {
+        let tasks: Vec<TaskAnswer> = self.get("/tasks").await?;
+        Ok(tasks.into_iter().map(Into::into).collect())
+    }
+
+    pub async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError> {
+        let live = json!({"status": ["created", "restarting", "running", "removing", "paused"]});
+        let path = match which {
+            Containers::All => "/containers/json?all=1".to_owned(),
+            Containers::Live => format!("/containers/json?filters={}", encode(&live.to_string())),
+        };
+        let containers: Vec<ContainerAnswer> = self.get(&path).await?;
+        Ok(containers.into_iter().map(Into::into).collect())
+    }
+
+    /// When a container ended; `None` where it is gone, or has not.
+    pub async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Answer {
+            state: State,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct State {
+            finished_at: Option<String>,
+        }
+        let answer: Option<Answer> = gone_is_none(self.get(&format!("/containers/{id}/json")).await)?;
+        Ok(answer.and_then(|it| parse_time(&it.state.finished_at?)))
+    }
+
+    pub async fn images(&self) -> Result<Vec<Image>, EngineError> {
+        let images: Vec<ImageAnswer> = self.get("/images/json").await?;
+        Ok(images.into_iter().map(Into::into).collect())
+    }
+
+    /// One image by any reference; `None` where there is none.
+    pub async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
+        let image: Option<InspectAnswer> =
+            gone_is_none(self.get(&format!("/images/{reference}/json")).await)?;
+        Ok(image.map(Into::into))
+    }
+
+    /// BuildKit's records. Before API 1.42 they come only with all the rest of `/system/df`.
+    pub async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Answer {
+            build_cache: Option<Vec<CacheAnswer>>,
+        }
+        let alone = self.version >= Version { major: 1, minor: 42 };
+        let path = if alone { "/system/df?type=build-cache" } else { "/system/df" };
+        let answer: Answer = self.get(path).await?;
+        Ok(answer.build_cache.unwrap_or_default().into_iter().map(Into::into).collect())
+    }
+
+    /// The images of the container events since then, as far as the engine remembers them: it
+    /// replays at most its last 256 events of any kind (observed on 20.10 to 29).
+    pub async fn uses(&self, since: Time, until: Time) -> Result<Vec<Use>, EngineError> {
+        #[derive(Deserialize)]
+        struct Event {
+            #[serde(rename = "Actor")]
+            actor: Actor,
+            time: i64,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Actor {
+            attributes: Option<HashMap<String, String>>,
+        }
+        let filters = json!({"type": ["container"]}).to_string();
+        let stamp = |at: Time| format!("{}.{:09}", at.as_second(), at.subsec_nanosecond().max(0));
+        let (since, until) = (stamp(since), stamp(until));
+        let path = format!("/events?since={since}&until={until}&filters={}", encode(&filters));
+        let events: Vec<Event> = self.get_lines(&path).await?;
+        let uses = events.into_iter().filter_map(|event| {
+            let image = event.actor.attributes?.remove("image")?;
+            Some(Use { image, at: Time::from_second(event.time).ok()? })
+        });
+        Ok(uses.collect())
+    }
+}
+
+fn gone_is_none<T>(answer: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.status().is_some_and(|(status, _)| status == 404) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Percent-encode for a query.
+fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+/// The engine writes Go's zero time, 0001-01-01, for "never".
+fn parse_time(text: &str) -> Option<Time> {
+    text.parse().ok().filter(|at: &Time| at.as_second() > -62_135_596_800)
+}
+
+fn from_seconds(seconds: Option<i64>) -> Option<Time> {
+    seconds.filter(|&seconds| seconds != 0).and_then(|seconds| Time::from_second(seconds).ok())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InfoAnswer {
+    docker_root_dir: PathBuf,
+    driver_status: Option<Vec<Vec<String>>>,
+    system_time: Option<String>,
+    swarm: Option<SwarmAnswer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct SwarmAnswer {
+    #[serde(rename = "NodeID")]
+    node_id: String,
+    local_node_state: String,
+    control_available: bool,
+    error: String,
+}
+
+impl From<SwarmAnswer> for Swarm {
+    fn from(swarm: SwarmAnswer) -> Self {
+        let state = match swarm.local_node_state.as_str() {
+            "inactive" | "" => SwarmState::Inactive,
+            "locked" => SwarmState::Locked,
+            "pending" => SwarmState::Pending,
+            "active" if swarm.control_available => SwarmState::Manager,
+            "active" => SwarmState::Worker,
+            other => SwarmState::Failed(if swarm.error.is_empty() { other.to_owned() } else { swarm.error }),
+        };
+        Self { state, node: Some(swarm.node_id).filter(|id| !id.is_empty()) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ServiceAnswer {
+    #[serde(rename = "ID")]
+    id: String,
+    created_at: Option<String>,
+    updated_at: Option<String>,
+    spec: SpecAnswer,
+    previous_spec: Option<SpecAnswer>,
+    update_status: Option<UpdateAnswer>,
+    service_status: Option<StatusAnswer>,
+    job_status: Option<JobAnswer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SpecAnswer {
+    #[serde(default)]
+    name: String,
+    labels: Option<Labels>,
+    #[serde(default)]
+    task_template: TemplateAnswer,
+    #[serde(default)]
+    mode: ModeAnswer,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct TemplateAnswer {
+    container_spec: Option<ContainerSpecAnswer>,
+    restart_policy: Option<RestartAnswer>,
+}
+
+impl TemplateAnswer {
+    /// Empty for a service that runs no container (a plugin, an attachment).
+    fn image(self) -> String {
+        self.container_spec.map(|spec| spec.image).unwrap_or_default()
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ContainerSpecAnswer {
+    image: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct RestartAnswer {
+    condition: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ModeAnswer {
+    replicated: Option<ReplicatedAnswer>,
+    global: Option<serde::de::IgnoredAny>,
+    replicated_job: Option<ReplicatedJobAnswer>,
+    global_job: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ReplicatedAnswer {
+    replicas: Option<u64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ReplicatedJobAnswer {
+    max_concurrent: Option<u64>,
+    total_completions: Option<u64>,
+}
+
+impl From<ModeAnswer> for Mode {
+    fn from(mode: ModeAnswer) -> Self {
+        match mode {
+            ModeAnswer { global: Some(_), .. } => Self::Global,
+            ModeAnswer { global_job: Some(_), .. } => Self::GlobalJob,
+            // Defaults as in the API's description: 1 at a time, and as many in all as at a time.
+            ModeAnswer { replicated_job: Some(job), .. } => {
+                Self::ReplicatedJob { completions: job.total_completions.or(job.max_concurrent).unwrap_or(1) }
+            }
+            ModeAnswer { replicated, .. } => {
+                Self::Replicated { replicas: replicated.and_then(|it| it.replicas).unwrap_or(1) }
+            }
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct UpdateAnswer {
+    state: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct StatusAnswer {
+    running_tasks: u64,
+    desired_tasks: u64,
+    completed_tasks: u64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct JobAnswer {
+    job_iteration: IndexAnswer,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct IndexAnswer {
+    index: u64,
+}
+
+impl From<ServiceAnswer> for Service {
+    fn from(service: ServiceAnswer) -> Self {
+        let restart = service.spec.task_template.restart_policy.as_ref();
+        let restart = match restart.map_or("", |policy| policy.condition.as_str()) {
+            "none" => Restart::Never,
+            "on-failure" => Restart::OnFailure,
+            _ => Restart::Always,
+        };
+        Self {
+            id: service.id,
+            created: service.created_at.as_deref().and_then(parse_time),
+            updated: service.updated_at.as_deref().and_then(parse_time),
+            previous_image: service.previous_spec.map(|spec| spec.task_template.image()),
+            status: service.service_status.map(|status| Status {
+                running: status.running_tasks,
+                desired: status.desired_tasks,
+                completed: status.completed_tasks,
+            }),
+            update: match service.update_status.unwrap_or_default().state.as_str() {
+                "updating" => Update::Updating,
+                "rollback_started" => Update::RollingBack,
+                _ => Update::Settled,
+            },
+            restart,
+            job_iteration: service.job_status.unwrap_or_default().job_iteration.index,
+            name: service.spec.name,
+            labels: service.spec.labels.unwrap_or_default(),
+            mode: service.spec.mode.into(),
+            image: service.spec.task_template.image(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TaskAnswer {
+    #[serde(rename = "ServiceID", default)]
+    service_id: String,
+    #[serde(default)]
+    slot: u64,
+    #[serde(rename = "NodeID")]
+    node_id: Option<String>,
+    created_at: Option<String>,
+    #[serde(default)]
+    spec: TemplateAnswer,
+    #[serde(default)]
+    status: TaskStatusAnswer,
+    #[serde(default)]
+    desired_state: String,
+    job_iteration: Option<IndexAnswer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct TaskStatusAnswer {
+    state: String,
+    err: String,
+    container_status: Option<ContainerStatusAnswer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ContainerStatusAnswer {
+    #[serde(rename = "ContainerID")]
+    container_id: String,
+}
+
+impl From<TaskAnswer> for Task {
+    fn from(task: TaskAnswer) -> Self {
+        let container = task.status.container_status.map(|it| it.container_id);
+        Self {
+            service: task.service_id,
+            slot: task.slot,
+            node: task.node_id.filter(|id| !id.is_empty()),
+            created: task.created_at.as_deref().and_then(parse_time),
+            state: match task.status.state.as_str() {
+                "pending" => TaskState::Pending,
+                "preparing" => TaskState::Preparing,
+                "running" => TaskState::Running,
+                "complete" => TaskState::Complete,
+                "failed" => TaskState::Failed,
+                "rejected" => TaskState::Rejected,
+                "shutdown" | "remove" | "orphaned" => TaskState::Over,
+                _ => TaskState::Starting,
+            },
+            wanted: !matches!(task.desired_state.as_str(), "shutdown" | "remove"),
+            error: Some(task.status.err).filter(|error| !error.is_empty()),
+            container: container.filter(|id| !id.is_empty()),
+            image: task.spec.image(),
+            job_iteration: task.job_iteration.unwrap_or_default().index,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerAnswer {
+    id: String,
+    names: Option<Vec<String>>,
+    #[serde(default)]
+    image: String,
+    #[serde(rename = "ImageID", default)]
+    image_id: String,
+    #[serde(default)]
+    state: String,
+    labels: Option<Labels>,
+    created: Option<i64>,
+}
+
+impl From<ContainerAnswer> for Container {
+    fn from(container: ContainerAnswer) -> Self {
+        let names = container.names.unwrap_or_default();
+        Self {
+            id: container.id,
+            names: names.iter().map(|name| name.trim_start_matches('/').to_owned()).collect(),
+            image: container.image,
+            image_id: container.image_id,
+            state: match container.state.as_str() {
+                "created" => ContainerState::Created,
+                "running" => ContainerState::Running,
+                "paused" => ContainerState::Paused,
+                "restarting" => ContainerState::Restarting,
+                "removing" => ContainerState::Removing,
+                "exited" => ContainerState::Exited,
+                "dead" => ContainerState::Dead,
+                _ => ContainerState::Other,
+            },
+            labels: container.labels.unwrap_or_default(),
+            created: from_seconds(container.created),
+            finished: None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImageAnswer {
+    id: String,
+    repo_tags: Option<Vec<String>>,
+    repo_digests: Option<Vec<String>>,
+    created: Option<i64>,
+    #[serde(default)]
+    size: i64,
+    labels: Option<Labels>,
+}
+
+impl From<ImageAnswer> for Image {
+    fn from(image: ImageAnswer) -> Self {
+        let (tags, digests) =
+            Self::references(image.repo_tags.unwrap_or_default(), image.repo_digests.unwrap_or_default());
+        Self {
+            id: image.id,
+            tags,
+            digests,
+            created: from_seconds(image.created),
+            last_tagged: None,
+            size: u64::try_from(image.size).unwrap_or(0),
+            labels: image.labels.unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectAnswer {
+    id: String,
+    repo_tags: Option<Vec<String>>,
+    repo_digests: Option<Vec<String>>,
+    created: Option<String>,
+    #[serde(default)]
+    size: i64,
+    config: Option<ConfigAnswer>,
+    metadata: Option<MetadataAnswer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ConfigAnswer {
+    labels: Option<Labels>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct MetadataAnswer {
+    last_tag_time: Option<String>,
+}
+
+impl From<InspectAnswer> for Image {
+    fn from(image: InspectAnswer) -> Self {
+        let (tags, digests) =
+            Self::references(image.repo_tags.unwrap_or_default(), image.repo_digests.unwrap_or_default());
+        Self {
+            id: image.id,
+            tags,
+            digests,
+            created: image.created.as_deref().and_then(parse_time),
+            last_tagged: image.metadata.unwrap_or_default().last_tag_time.as_deref().and_then(parse_time),
+            size: u64::try_from(image.size).unwrap_or(0),
+            labels: image.config.unwrap_or_default().labels.unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CacheAnswer {
+    #[serde(rename = "Type", default)]
+    kind: String,
+    #[serde(default)]
+    in_use: bool,
+    #[serde(default)]
+    shared: bool,
+    #[serde(default)]
+    size: i64,
+    created_at: Option<String>,
+    last_used_at: Option<String>,
+}
+
+impl From<CacheAnswer> for CacheRecord {
+    fn from(record: CacheAnswer) -> Self {
+        Self {
+            size: u64::try_from(record.size).unwrap_or(0),
+            in_use: record.in_use,
+            shared: record.shared,
+            internal: matches!(record.kind.as_str(), "internal" | "frontend"),
+            last_used: record.last_used_at.or(record.created_at).as_deref().and_then(parse_time),
+        }
+    }
+}

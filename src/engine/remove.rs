@@ -1,0 +1,80 @@
+//! What changes the engine: removals by reference, never by force.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::query_parameters::{PruneBuildOptions, RemoveContainerOptions, RemoveImageOptions};
+
+use super::{Engine, EngineError};
+
+/// The part of the engine that can remove. A dry run never makes one.
+#[derive(Debug)]
+pub struct Remover {
+    engine: Engine,
+}
+
+/// What came of one removal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    Yes,
+    /// It was gone already (404).
+    Gone,
+    /// The engine will not remove it now (409), in its own words.
+    Refused(String),
+    Failed(EngineError),
+}
+
+impl Remover {
+    pub fn new(engine: &Engine) -> Self {
+        Self { engine: engine.clone() }
+    }
+
+    /// `DELETE /containers/{id}`: its anonymous volumes stay.
+    pub async fn container(&self, id: &str) -> Removed {
+        let options = RemoveContainerOptions { v: false, force: false, link: false };
+        self.carry_out(&format!("DELETE /containers/{id}"), async {
+            self.engine.docker.remove_container(id, Some(options)).await
+        })
+        .await
+    }
+
+    /// `DELETE /images/{reference}`: the reference goes, and with the last one the image.
+    pub async fn image(&self, reference: &str) -> Removed {
+        let options = RemoveImageOptions { force: false, noprune: false, ..RemoveImageOptions::default() };
+        self.carry_out(&format!("DELETE /images/{reference}"), async {
+            self.engine.docker.remove_image(reference, Some(options), None).await.map(drop)
+        })
+        .await
+    }
+
+    /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share.
+    pub async fn build_cache(&self, older_than: Duration) -> Removed {
+        // The engine parses Go durations, which know no days.
+        let until = vec![format!("{}s", older_than.as_secs())];
+        let filters = Some(HashMap::from([("until".to_owned(), until)]));
+        let options = PruneBuildOptions { filters, ..PruneBuildOptions::default() };
+        self.carry_out("POST /build/prune", async {
+            self.engine.docker.prune_build(Some(options)).await.map(drop)
+        })
+        .await
+    }
+
+    async fn carry_out(
+        &self,
+        asked: &str,
+        order: impl Future<Output = Result<(), bollard::errors::Error>>,
+    ) -> Removed {
+        let Engine { host, timeout, .. } = &self.engine;
+        let error = match tokio::time::timeout(*timeout, order).await {
+            Ok(Ok(())) => return Removed::Yes,
+            Ok(Err(error)) => error,
+            Err(_) => bollard::errors::Error::RequestTimeoutError,
+        };
+        let error = EngineError::from_bollard(host, asked, *timeout, &error);
+        match error.status() {
+            Some((404, _)) => Removed::Gone,
+            Some((409, message)) => Removed::Refused(message.to_owned()),
+            _ => Removed::Failed(error),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! One HTTP client for both: bollard's requests, and questions that bollard has no types for.
+//!
+//! bollard's `Service` has no `PreviousSpec`, which names the image that a rollback needs, so the
+//! answers that a plan rests on are read with types of our own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bollard::{BollardRequest, ClientVersion, Docker};
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use hyperlocal::UnixConnector;
+
+use crate::settings::HostUrl;
+
+type Body = <BollardRequest as RequestBody>::Body;
+
+/// Names the body type of bollard's requests, which bollard keeps to itself.
+trait RequestBody {
+    type Body;
+}
+
+impl<B> RequestBody for Request<B> {
+    type Body = B;
+}
+
+#[derive(Debug, Clone)]
+pub struct Transport {
+    client: AnyClient,
+    /// Scheme and authority of every URI.
+    base: String,
+}
+
+#[derive(Debug, Clone)]
+enum AnyClient {
+    Unix(Client<UnixConnector, Body>),
+    Tcp(Client<HttpConnector, Body>),
+}
+
+impl AnyClient {
+    async fn request(
+        &self,
+        request: BollardRequest,
+    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
+        match self {
+            Self::Unix(client) => client.request(request).await,
+            Self::Tcp(client) => client.request(request).await,
+        }
+    }
+}
+
+impl Transport {
+    pub fn new(host: &HostUrl) -> Self {
+        // No idle connections: one that the engine closed meanwhile must not fail a removal.
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_max_idle_per_host(0);
+        match host {
+            HostUrl::Unix(path) => {
+                Self { client: AnyClient::Unix(builder.build(UnixConnector)), base: unix_base(path) }
+            }
+            HostUrl::Tcp(address) => {
+                let client = AnyClient::Tcp(builder.build(HttpConnector::new()));
+                Self { client, base: format!("http://{address}") }
+            }
+        }
+    }
+
+    /// bollard over this client.
+    pub fn bollard(
+        &self,
+        timeout: Duration,
+        version: &ClientVersion,
+    ) -> Result<Docker, bollard::errors::Error> {
+        let client = self.client.clone();
+        let send = move |request: BollardRequest| {
+            let client = client.clone();
+            async move { client.request(request).await.map_err(bollard::errors::Error::from) }
+        };
+        Docker::connect_with_custom_transport(
+            send,
+            Some(self.base.as_str()),
+            timeout.as_secs().max(1),
+            version,
+        )
+    }
+
+    /// `GET` a path with its query; the status and the whole body.
+    pub async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(format!("{}{path}", self.base))
+            .body(bollard::body_full(Bytes::new()))?;
+        let response = self.client.request(request).await?;
+        let status = response.status();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    }
+}
+
+/// The connector takes the socket's path in hexadecimal where other URIs have a host.
+fn unix_base(path: &Path) -> String {
+    let uri: hyper::Uri = hyperlocal::Uri::new(path, "/").into();
+    uri.to_string().trim_end_matches('/').to_owned()
+}

@@ -1,0 +1,34 @@
+//! The exit status: one type, one meaning each.
+
+use std::process::ExitCode;
+
+/// How the program ends. `clap` ends it with 2 by itself for wrong usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done; for `prune` also nothing to do, or held back by a gate.
+    Done,
+    /// Something could not be read or removed.
+    Failed,
+    /// Wrong usage.
+    Usage,
+    /// A gate is closed.
+    Closed,
+    /// `prune` ended with the disk at or above `--disk-critical`.
+    Critical,
+    /// A gate could not be answered. systemd's `ExecCondition=` skips the unit in silence for 1 to
+    /// 254 and fails it for 255 (systemd.service(5)).
+    Unanswered,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Closed => 3,
+            Exit::Critical => 4,
+            Exit::Unanswered => 255,
+        })
+    }
+}

@@ -1,0 +1,342 @@
+//! What the engine and the host say, in our own words: the only types that cross from the edge.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use crate::units::{Percent, Time};
+
+/// A question that got no answer; the text names what was asked and why there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unanswered(pub String);
+
+/// An answer, or why there is none.
+pub type Answer<T> = Result<T, Unanswered>;
+
+/// The engine itself (`GET /info`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// Where the engine keeps its data (`DockerRootDir`).
+    pub root: PathBuf,
+    /// Does the containerd image store hold the images?
+    pub containerd_store: bool,
+    pub swarm: Swarm,
+    /// The engine's own clock, where it shows one.
+    pub time: Option<Time>,
+}
+
+/// What this node is to a Swarm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swarm {
+    pub state: SwarmState,
+    /// The node's ID in its Swarm.
+    pub node: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SwarmState {
+    Inactive,
+    Manager,
+    Worker,
+    Locked,
+    Pending,
+    /// With the engine's own words.
+    Failed(String),
+}
+
+/// A Swarm service (`GET /services?status=true`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    pub id: String,
+    pub name: String,
+    pub labels: Labels,
+    pub created: Option<Time>,
+    pub updated: Option<Time>,
+    /// The image that the spec names.
+    pub image: String,
+    /// The image that the previous spec names: a rollback would start it.
+    pub previous_image: Option<String>,
+    pub mode: Mode,
+    /// Absent where the engine does not count tasks.
+    pub status: Option<Status>,
+    pub update: Update,
+    pub restart: Restart,
+    /// Which execution of a job its tasks must belong to.
+    pub job_iteration: u64,
+}
+
+/// What a service wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Replicated { replicas: u64 },
+    Global,
+    ReplicatedJob { completions: u64 },
+    GlobalJob,
+}
+
+/// The engine's count of a service's tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status {
+    pub running: u64,
+    pub desired: u64,
+    pub completed: u64,
+}
+
+/// Where a service's update stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// None was made, or it is over, paused or not.
+    Settled,
+    Updating,
+    RollingBack,
+}
+
+/// When Swarm starts a task again that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// A Swarm task (`GET /tasks`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    pub service: String,
+    /// Which replica this is; tasks of global services have a node instead.
+    pub slot: u64,
+    pub node: Option<String>,
+    pub created: Option<Time>,
+    pub state: TaskState,
+    /// Does Swarm want it to run (or, in a job, to complete)?
+    pub wanted: bool,
+    pub error: Option<String>,
+    pub container: Option<String>,
+    pub image: String,
+    pub job_iteration: u64,
+}
+
+/// Where a task stands, as far as anyone here asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskState {
+    /// `new`, `allocated`, `assigned`, `accepted`, `ready` or `starting`.
+    Starting,
+    /// No node has been found so far.
+    Pending,
+    /// The node prepares it: this is where an image is pulled.
+    Preparing,
+    Running,
+    Complete,
+    Failed,
+    Rejected,
+    /// `shutdown`, `remove` or `orphaned`.
+    Over,
+}
+
+impl TaskState {
+    /// Will a task in this state run or do more by itself?
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Starting | Self::Pending | Self::Preparing | Self::Running)
+    }
+}
+
+pub type Labels = HashMap<String, String>;
+
+/// A container (`GET /containers/json`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    pub id: String,
+    /// Without the leading slash.
+    pub names: Vec<String>,
+    /// The image as it was asked for.
+    pub image: String,
+    pub image_id: String,
+    pub state: ContainerState,
+    pub labels: Labels,
+    pub created: Option<Time>,
+    /// When it ended, where that was asked (`GET /containers/{id}/json`).
+    pub finished: Option<Time>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerState {
+    Created,
+    Running,
+    Paused,
+    Restarting,
+    Removing,
+    Exited,
+    Dead,
+    /// A state that this program does not know; never touched.
+    Other,
+}
+
+impl ContainerState {
+    /// Neither exited nor dead: a run in this state is live.
+    pub fn is_live(self) -> bool {
+        !matches!(self, Self::Exited | Self::Dead)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Removing => "removing",
+            Self::Exited => "exited",
+            Self::Dead => "dead",
+            Self::Other => "in an unknown state",
+        }
+    }
+}
+
+/// An image (`GET /images/json`), its references told apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    pub id: String,
+    /// `name:tag`, without a digest.
+    pub tags: Vec<String>,
+    /// `name@sha256:…` and, on the containerd image store, `name:tag@sha256:…`.
+    pub digests: Vec<String>,
+    /// Build date; `None` where the engine shows none.
+    pub created: Option<Time>,
+    /// When its tag was last set, where that was asked and is known (`GET /images/{id}/json`).
+    pub last_tagged: Option<Time>,
+    /// Bytes, layers shared with other images included.
+    pub size: u64,
+    pub labels: Labels,
+}
+
+/// What a name-less and what a named image is to this program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageClass {
+    Tagged,
+    Cached,
+    Orphan,
+}
+
+impl Image {
+    pub fn class(&self) -> ImageClass {
+        match (self.tags.is_empty(), self.digests.is_empty()) {
+            (false, _) => ImageClass::Tagged,
+            (true, false) => ImageClass::Cached,
+            (true, true) => ImageClass::Orphan,
+        }
+    }
+
+    /// Tell the references of an answer apart. The engine's literals for "none" (20.10 writes
+    /// `<none>:<none>` and `<none>@<none>`) and the containerd store's `moby-dangling@…` count as
+    /// no name; a tag with a digest in it is a digest.
+    pub fn references(tags: Vec<String>, digests: Vec<String>) -> (Vec<String>, Vec<String>) {
+        let named = |name: &String| !name.starts_with("<none>") && !name.starts_with("moby-dangling@");
+        let (pinned, tags): (Vec<_>, Vec<_>) =
+            tags.into_iter().filter(named).partition(|tag| tag.contains('@'));
+        let mut digests: Vec<_> = digests.into_iter().filter(named).chain(pinned).collect();
+        digests.sort();
+        digests.dedup();
+        (tags, digests)
+    }
+}
+
+/// A record of BuildKit's cache (`GET /system/df?type=build-cache`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheRecord {
+    /// Bytes.
+    pub size: u64,
+    pub in_use: bool,
+    pub shared: bool,
+    /// `internal` and `frontend` records go only with `all`.
+    pub internal: bool,
+    /// Last use, else creation.
+    pub last_used: Option<Time>,
+}
+
+/// A filesystem as statvfs(3) sees it, in bytes and inodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filesystem {
+    pub mount_point: PathBuf,
+    pub size: u64,
+    pub used: u64,
+    /// Available to users: without the blocks reserved for root.
+    pub available: u64,
+    /// 0 where the filesystem does not count inodes (btrfs).
+    pub inodes: u64,
+    pub inodes_used: u64,
+}
+
+impl Filesystem {
+    /// As `df` counts: used of what users can have, rounded up. `None` for a filesystem of no size.
+    pub fn block_percent(&self) -> Option<Percent> {
+        Percent::of(self.used, self.used.saturating_add(self.available))
+    }
+
+    /// As `df -i` counts; `None` where inodes are not counted.
+    pub fn inode_percent(&self) -> Option<Percent> {
+        Percent::of(self.inodes_used, self.inodes)
+    }
+
+    /// The larger of the two; `None` for a filesystem of no size.
+    pub fn percent(&self) -> Option<Percent> {
+        self.block_percent().map(|blocks| self.inode_percent().map_or(blocks, |inodes| inodes.max(blocks)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_tag_with_a_digest_in_it_is_a_digest_and_none_is_none() {
+        let digest = "app@sha256:aa";
+        let table = [
+            (words(&["app:1"]), words(&[digest]), ImageClass::Tagged),
+            (words(&["app:1@sha256:aa"]), words(&[digest]), ImageClass::Cached),
+            (words(&[]), words(&[digest]), ImageClass::Cached),
+            (words(&["<none>:<none>"]), words(&["<none>@<none>"]), ImageClass::Orphan),
+            (words(&[]), words(&["moby-dangling@sha256:aa"]), ImageClass::Orphan),
+            (words(&["app:1", "app:1@sha256:aa"]), words(&[digest]), ImageClass::Tagged),
+        ];
+        for (tags, digests, expected) in table {
+            let shown = format!("{tags:?} {digests:?}");
+            let (tags, digests) = Image::references(tags, digests);
+            let image = Image {
+                id: String::new(),
+                tags,
+                digests,
+                created: None,
+                last_tagged: None,
+                size: 0,
+                labels: Labels::new(),
+            };
+            assert_eq!(image.class(), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn usage_is_the_larger_of_blocks_and_inodes() {
+        let disk = |used, available, inodes_used, inodes| Filesystem {
+            mount_point: "/".into(),
+            size: 1000,
+            used,
+            available,
+            inodes,
+            inodes_used,
+        };
+        let table = [
+            (disk(310, 690, 1, 100), Some(31)),
+            (disk(310, 640, 1, 100), Some(33)), // 50 reserved for root
+            (disk(10, 990, 91, 100), Some(91)),
+            (disk(10, 990, 0, 0), Some(1)), // btrfs
+            (disk(0, 0, 1, 100), None),
+            (disk(700, 0, 1, 100), Some(100)), // only root's reserve is left
+            (disk(90 << 40, 10 << 40, 1, 4 << 30), Some(90)),
+        ];
+        for (filesystem, expected) in table {
+            assert_eq!(filesystem.percent().map(Percent::get), expected, "{filesystem:?}");
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! Gate: is no Swarm service on its way somewhere?
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use crate::facts::{
+    Answer, Container, Mode, Restart, Service, SwarmState, Task, TaskState, Unanswered, Update,
+};
+use crate::units::{Time, elapsed};
+
+/// Swarm makes the first task of a new global service only after the service itself (observed: a
+/// moment of 0/0). A service older than this that has none will get none: no node suits it.
+const FIRST_TASK: Duration = Duration::from_secs(60);
+
+/// What the Swarm wants and has, and what this node's engine shows.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub swarm: Answer<SwarmState>,
+    /// Is another engine asked about the services (`--swarm-host`)?
+    pub manager_elsewhere: bool,
+    /// This node's ID in the Swarm.
+    pub node: Option<String>,
+    pub services: Answer<Vec<Service>>,
+    pub tasks: Answer<Vec<Task>>,
+    /// The containers of this node, at least the live ones.
+    pub containers: Answer<Vec<Container>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Open {
+    NotInSwarm,
+    /// How many services there are.
+    Settled(usize),
+}
+
+/// Why a service is not where it wants to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    Updating,
+    RollingBack,
+    Pulling,
+    Starting,
+    CrashLooping(Option<String>),
+    /// It failed and its restart condition will not start it again.
+    FailedForGood(Option<String>),
+    ImageNotFound(Option<String>),
+    NoSuitableNode(Option<String>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsettled {
+    pub service: String,
+    pub has: u64,
+    pub wants: u64,
+    pub cause: Cause,
+    /// Since the service was created or last changed.
+    pub age: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closed {
+    Converging(Vec<Unsettled>),
+    /// This many tasks run on this node although the engine lists no container for them: it has
+    /// just been started and is still finding its containers (observed on 20.10 to 29).
+    EngineSettling(usize),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unknown {
+    Unanswered(Unanswered),
+    Worker,
+    Locked,
+    Pending,
+    Failed(String),
+    /// The engine does not count this service's tasks.
+    NoStatus(String),
+}
+
+pub type Verdict = super::Verdict<Open, Closed, Unknown>;
+
+pub fn judge(facts: &Facts, now: Time) -> Verdict {
+    match verdict(facts, now) {
+        Ok(verdict) => verdict,
+        Err(unknown) => Verdict::Unknown(unknown),
+    }
+}
+
+fn verdict(facts: &Facts, now: Time) -> Result<Verdict, Unknown> {
+    match facts.swarm.clone().map_err(Unknown::Unanswered)? {
+        SwarmState::Locked => return Err(Unknown::Locked),
+        SwarmState::Pending => return Err(Unknown::Pending),
+        SwarmState::Failed(error) => return Err(Unknown::Failed(error)),
+        SwarmState::Worker if !facts.manager_elsewhere => return Err(Unknown::Worker),
+        SwarmState::Inactive if !facts.manager_elsewhere => return Ok(Verdict::Open(Open::NotInSwarm)),
+        SwarmState::Inactive | SwarmState::Worker | SwarmState::Manager => {}
+    }
+    let services = facts.services.as_ref().map_err(|why| Unknown::Unanswered(why.clone()))?;
+    let tasks = facts.tasks.as_ref().map_err(|why| Unknown::Unanswered(why.clone()))?;
+    let containers = facts.containers.as_ref().map_err(|why| Unknown::Unanswered(why.clone()))?;
+
+    let mut of_service: BTreeMap<&str, Vec<&Task>> = BTreeMap::new();
+    for task in tasks {
+        of_service.entry(&task.service).or_default().push(task);
+    }
+    let mut unsettled = Vec::new();
+    for service in services {
+        let tasks = of_service.remove(service.id.as_str()).unwrap_or_default();
+        unsettled.extend(judge_service(service, &tasks, now)?);
+    }
+    if !unsettled.is_empty() {
+        return Ok(Verdict::Closed(Closed::Converging(unsettled)));
+    }
+    let lost = without_container(tasks, facts.node.as_deref(), containers);
+    if lost > 0 {
+        return Ok(Verdict::Closed(Closed::EngineSettling(lost)));
+    }
+    Ok(Verdict::Open(Open::Settled(services.len())))
+}
+
+/// Running tasks of this node whose container the engine does not list.
+fn without_container(tasks: &[Task], node: Option<&str>, containers: &[Container]) -> usize {
+    let listed: HashSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
+    tasks
+        .iter()
+        .filter(|task| node.is_some() && task.node.as_deref() == node)
+        .filter(|task| task.wanted && task.state == TaskState::Running)
+        .filter(|task| task.container.as_deref().is_some_and(|id| !listed.contains(id)))
+        .count()
+}
+
+fn judge_service(service: &Service, tasks: &[&Task], now: Time) -> Result<Option<Unsettled>, Unknown> {
+    let status = service.status.ok_or_else(|| Unknown::NoStatus(service.name.clone()))?;
+    let since = service.updated.or(service.created);
+    let unsettled = |has, wants, cause| {
+        let age = since.map(|since| elapsed(now, since));
+        Ok(Some(Unsettled { service: service.name.clone(), has, wants, cause, age }))
+    };
+    let current: Vec<&Task> =
+        tasks.iter().copied().filter(|task| task.job_iteration == service.job_iteration).collect();
+    let places = by_place(&current, service.mode);
+    let ended_well = places.values().filter(|history| ended_well(service.restart, history[0])).count() as u64;
+    // The newest task of each place that runs neither now nor has ended well, oldest trouble first.
+    let missing = || {
+        places
+            .values()
+            .filter(|history| history[0].state != TaskState::Running)
+            .filter(|history| !ended_well_or_over(service.restart, history[0]))
+    };
+    let cause = || missing().next().map_or(Cause::Starting, |history| cause(service.restart, history));
+
+    match service.update {
+        Update::Updating => return unsettled(status.running, status.desired, Cause::Updating),
+        Update::RollingBack => return unsettled(status.running, status.desired, Cause::RollingBack),
+        Update::Settled => {}
+    }
+    // Nothing has been made for it so far, and it is too new to say that nothing will be.
+    let too_new = places.is_empty() && since.is_none_or(|since| elapsed(now, since) < FIRST_TASK);
+    match service.mode {
+        Mode::Replicated { replicas } if status.running + ended_well < replicas => {
+            unsettled(status.running, replicas, cause())
+        }
+        Mode::Global if too_new || missing().next().is_some() || status.running < status.desired => {
+            unsettled(status.running, status.desired.max(1), cause())
+        }
+        Mode::ReplicatedJob { completions } if status.completed < completions => {
+            unsettled(status.completed, completions, cause())
+        }
+        Mode::GlobalJob => {
+            let incomplete = places.values().filter(|history| {
+                history[0].state != TaskState::Complete && history[0].state != TaskState::Over
+            });
+            let incomplete = incomplete.count() as u64;
+            if too_new || incomplete > 0 {
+                unsettled(status.completed, status.completed + incomplete.max(1), cause())
+            } else {
+                Ok(None)
+            }
+        }
+        Mode::Replicated { .. } | Mode::Global | Mode::ReplicatedJob { .. } => Ok(None),
+    }
+}
+
+/// The tasks of each replica or node, newest first.
+fn by_place<'a>(tasks: &[&'a Task], mode: Mode) -> BTreeMap<(u64, &'a str), Vec<&'a Task>> {
+    let by_node = matches!(mode, Mode::Global | Mode::GlobalJob);
+    let mut places: BTreeMap<(u64, &str), Vec<&Task>> = BTreeMap::new();
+    for task in tasks {
+        let place = if by_node { (0, task.node.as_deref().unwrap_or("")) } else { (task.slot, "") };
+        places.entry(place).or_default().push(task);
+    }
+    for history in places.values_mut() {
+        history.sort_by_key(|task| std::cmp::Reverse(task.created));
+    }
+    places
+}
+
+/// A one-shot that is done: it completed, and nobody will start it again.
+fn ended_well(restart: Restart, newest: &Task) -> bool {
+    newest.state == TaskState::Complete && !newest.wanted && restart != Restart::Always
+}
+
+fn ended_well_or_over(restart: Restart, newest: &Task) -> bool {
+    ended_well(restart, newest) || (newest.state == TaskState::Over && !newest.wanted)
+}
+
+fn cause(restart: Restart, history: &[&Task]) -> Cause {
+    let newest = history[0];
+    let no_image = |task: &&&Task| task.error.as_deref().is_some_and(|error| error.contains("No such image"));
+    let failed = history.iter().find(|task| task.state == TaskState::Failed);
+    match newest.state {
+        TaskState::Pending if newest.error.is_some() => Cause::NoSuitableNode(newest.error.clone()),
+        _ if history.iter().any(|task| no_image(&task)) => {
+            let rejected = history.iter().find(no_image);
+            Cause::ImageNotFound(rejected.and_then(|task| task.error.clone()))
+        }
+        TaskState::Failed if !newest.wanted && restart == Restart::Never => {
+            Cause::FailedForGood(newest.error.clone())
+        }
+        TaskState::Preparing if failed.is_none() => Cause::Pulling,
+        _ => match failed {
+            Some(failed) => Cause::CrashLooping(failed.error.clone()),
+            None => Cause::Starting,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Status;
+    use crate::gates::Word;
+    use crate::testing::{container, now, service, task};
+
+    fn facts(services: Vec<Service>, tasks: Vec<Task>) -> Facts {
+        Facts {
+            swarm: Ok(SwarmState::Manager),
+            manager_elsewhere: false,
+            node: Some("node".into()),
+            services: Ok(services),
+            tasks: Ok(tasks),
+            containers: Ok(vec![container()]),
+        }
+    }
+
+    fn status(running: u64, desired: u64, completed: u64) -> Option<Status> {
+        Some(Status { running, desired, completed })
+    }
+
+    fn ended(state: TaskState) -> Task {
+        Task { state, wanted: false, ..task() }
+    }
+
+    fn failing(state: TaskState, error: &str) -> Task {
+        Task { state, error: Some(error.into()), ..task() }
+    }
+
+    #[test]
+    fn settled_services_are_open() {
+        let old = Some("2026-11-01T00:00:00Z".parse().unwrap());
+        let replicated = |replicas| Mode::Replicated { replicas };
+        let job = Mode::ReplicatedJob { completions: 2 };
+        let complete = ended(TaskState::Complete);
+        let table = [
+            ("2/2", replicated(2), status(2, 2, 0), Restart::Always, vec![]),
+            ("scaled to 0", replicated(0), status(0, 0, 0), Restart::Always, vec![]),
+            ("global 1/1", Mode::Global, status(1, 1, 0), Restart::Always, vec![task()]),
+            ("global, no node suits it", Mode::Global, status(0, 0, 0), Restart::Always, vec![]),
+            ("completed job", job, status(0, 1, 2), Restart::OnFailure, vec![complete.clone()]),
+            (
+                "completed global job",
+                Mode::GlobalJob,
+                status(0, 0, 1),
+                Restart::OnFailure,
+                vec![complete.clone()],
+            ),
+            ("one-shot", replicated(1), status(0, 1, 0), Restart::Never, vec![complete.clone()]),
+            ("one-shot, on-failure", replicated(1), status(0, 1, 0), Restart::OnFailure, vec![complete]),
+            ("global, drained", Mode::Global, status(0, 0, 0), Restart::Always, vec![ended(TaskState::Over)]),
+        ];
+        for (name, mode, status, restart, tasks) in table {
+            let service = Service { mode, status, restart, updated: old, ..service() };
+            assert_eq!(judge(&facts(vec![service], tasks), now()).word(), Word::Open, "{name}");
+        }
+    }
+
+    #[test]
+    fn services_on_their_way_are_closed_with_their_cause() {
+        let one = Mode::Replicated { replicas: 1 };
+        let none = status(0, 1, 0);
+        let no_image = "No such image: app:1@sha256:aa";
+        let table = [
+            ("created", one, none, Restart::Always, vec![], Cause::Starting),
+            (
+                "pulling",
+                one,
+                none,
+                Restart::Always,
+                vec![Task { state: TaskState::Preparing, ..task() }],
+                Cause::Pulling,
+            ),
+            (
+                "crash loop",
+                one,
+                none,
+                Restart::Always,
+                vec![
+                    Task { state: TaskState::Starting, created: Some(now()), ..task() },
+                    failing(TaskState::Failed, "task: non-zero exit (1)"),
+                ],
+                Cause::CrashLooping(Some("task: non-zero exit (1)".into())),
+            ),
+            (
+                "no image",
+                one,
+                none,
+                Restart::Always,
+                vec![
+                    Task { state: TaskState::Preparing, created: Some(now()), ..task() },
+                    failing(TaskState::Rejected, no_image),
+                ],
+                Cause::ImageNotFound(Some(no_image.into())),
+            ),
+            (
+                "no node",
+                one,
+                none,
+                Restart::Always,
+                vec![failing(TaskState::Pending, "no suitable node (1 node unavailable)")],
+                Cause::NoSuitableNode(Some("no suitable node (1 node unavailable)".into())),
+            ),
+            (
+                "one of two",
+                Mode::Replicated { replicas: 2 },
+                status(1, 2, 0),
+                Restart::Always,
+                vec![task()],
+                Cause::Starting,
+            ),
+            (
+                "one-shot that failed",
+                one,
+                none,
+                Restart::Never,
+                vec![ended(TaskState::Failed)],
+                Cause::FailedForGood(None),
+            ),
+            (
+                "a completed task that will be started again",
+                one,
+                none,
+                Restart::Always,
+                vec![ended(TaskState::Complete)],
+                Cause::Starting,
+            ),
+            ("global, just created", Mode::Global, status(0, 0, 0), Restart::Always, vec![], Cause::Starting),
+            (
+                "global job, just created",
+                Mode::GlobalJob,
+                status(0, 0, 0),
+                Restart::OnFailure,
+                vec![],
+                Cause::Starting,
+            ),
+            (
+                "job, one of two",
+                Mode::ReplicatedJob { completions: 2 },
+                status(0, 1, 1),
+                Restart::OnFailure,
+                vec![],
+                Cause::Starting,
+            ),
+        ];
+        for (name, mode, status, restart, tasks, expected) in table {
+            let service = Service { mode, status, restart, updated: Some(now()), ..service() };
+            match judge(&facts(vec![service], tasks), now()) {
+                Verdict::Closed(Closed::Converging(unsettled)) => {
+                    assert_eq!(unsettled[0].cause, expected, "{name}")
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_that_runs_anew_is_judged_by_its_new_tasks_only() {
+        let again = Service {
+            mode: Mode::GlobalJob,
+            status: status(0, 0, 0),
+            job_iteration: 2,
+            updated: Some("2026-11-01T00:00:00Z".parse().unwrap()),
+            ..service()
+        };
+        let old = Task { job_iteration: 1, ..ended(TaskState::Complete) };
+        let new = Task { job_iteration: 2, state: TaskState::Preparing, ..task() };
+        assert_eq!(judge(&facts(vec![again], vec![old, new]), now()).word(), Word::Closed);
+    }
+
+    #[test]
+    fn updates_close_until_they_are_over_or_paused() {
+        for (update, expected) in [
+            (Update::Settled, Word::Open),
+            (Update::Updating, Word::Closed),
+            (Update::RollingBack, Word::Closed),
+        ] {
+            let service = Service { update, ..service() };
+            assert_eq!(judge(&facts(vec![service], vec![task()]), now()).word(), expected, "{update:?}");
+        }
+    }
+
+    #[test]
+    fn a_running_task_without_its_container_means_that_the_engine_is_settling() {
+        let mut facts = facts(vec![service()], vec![task()]);
+        assert_eq!(judge(&facts, now()).word(), Word::Open);
+        facts.containers = Ok(vec![]);
+        assert_eq!(judge(&facts, now()), Verdict::Closed(Closed::EngineSettling(1)));
+        facts.node = Some("another".into());
+        assert_eq!(judge(&facts, now()).word(), Word::Open);
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_unknown() {
+        let unanswered = || Unanswered("503".into());
+        let table: [(&str, &dyn Fn(&mut Facts), Word); 9] = [
+            ("worker", &|it| it.swarm = Ok(SwarmState::Worker), Word::Unknown),
+            ("locked", &|it| it.swarm = Ok(SwarmState::Locked), Word::Unknown),
+            ("pending", &|it| it.swarm = Ok(SwarmState::Pending), Word::Unknown),
+            ("failed", &|it| it.swarm = Ok(SwarmState::Failed("x".into())), Word::Unknown),
+            ("no info", &|it| it.swarm = Err(unanswered()), Word::Unknown),
+            ("no services", &|it| it.services = Err(unanswered()), Word::Unknown),
+            ("no tasks", &|it| it.tasks = Err(unanswered()), Word::Unknown),
+            ("no swarm", &|it| it.swarm = Ok(SwarmState::Inactive), Word::Open),
+            (
+                "worker with a manager elsewhere",
+                &|it| {
+                    it.swarm = Ok(SwarmState::Worker);
+                    it.manager_elsewhere = true;
+                },
+                Word::Open,
+            ),
+        ];
+        for (name, change, expected) in table {
+            let mut facts = facts(vec![service()], vec![task()]);
+            change(&mut facts);
+            assert_eq!(judge(&facts, now()).word(), expected, "{name}");
+        }
+        let uncounted = Service { status: None, ..service() };
+        assert_eq!(judge(&facts(vec![uncounted], vec![]), now()).word(), Word::Unknown);
+    }
+}

@@ -1,0 +1,175 @@
+//! Gate: is no CI run live?
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use regex::Regex;
+
+use crate::facts::{Answer, Container, Labels, Service, Unanswered};
+use crate::units::{Time, elapsed};
+
+const STACK: &str = "com.docker.stack.namespace";
+const COMPOSE: &str = "com.docker.compose.project";
+const SWARM_SERVICE: &str = "com.docker.swarm.service.id";
+
+/// The services of the Swarm and the containers of this node; only live containers count.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub services: Answer<Vec<Service>>,
+    pub containers: Answer<Vec<Container>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Names of stacks, services, Compose projects and containers of a run match this.
+    pub pattern: Regex,
+}
+
+/// What a live run shows itself as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Stack,
+    Service,
+    ComposeProject,
+    Container,
+}
+
+/// Something that keeps a prune away, since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    pub kind: Kind,
+    pub name: String,
+    /// Age of its oldest part, where known.
+    pub age: Option<Duration>,
+}
+
+pub type Verdict = super::Verdict<(), Vec<Run>, Unanswered>;
+
+pub fn judge(facts: &Facts, policy: &Policy, now: Time) -> Verdict {
+    let services = facts.services.as_deref().unwrap_or_default();
+    let containers = facts.containers.as_deref().unwrap_or_default();
+    let mut oldest: BTreeMap<(Kind, &str), Option<Time>> = BTreeMap::new();
+    let live = containers.iter().filter(|container| container.state.is_live());
+    let seen = services
+        .iter()
+        .filter_map(|service| Some((of_service(service, policy)?, service.created)))
+        .chain(live.filter_map(|container| Some((of_container(container, policy)?, container.created))));
+    for (run, created) in seen {
+        let since = oldest.entry(run).or_insert(created);
+        *since = [*since, created].into_iter().flatten().min();
+    }
+    if !oldest.is_empty() {
+        let run = |((kind, name), since): ((Kind, &str), Option<Time>)| Run {
+            kind,
+            name: name.to_owned(),
+            age: since.map(|since| elapsed(now, since)),
+        };
+        return Verdict::Closed(oldest.into_iter().map(run).collect());
+    }
+    match (&facts.services, &facts.containers) {
+        (Err(why), _) | (_, Err(why)) => Verdict::Unknown(why.clone()),
+        (Ok(_), Ok(_)) => Verdict::Open(()),
+    }
+}
+
+fn by_label<'a>(labels: &'a Labels, policy: &Policy) -> Option<(Kind, &'a str)> {
+    [(STACK, Kind::Stack), (COMPOSE, Kind::ComposeProject)].into_iter().find_map(|(label, kind)| {
+        let name = labels.get(label).filter(|name| policy.pattern.is_match(name))?;
+        Some((kind, name.as_str()))
+    })
+}
+
+fn of_service<'a>(service: &'a Service, policy: &Policy) -> Option<(Kind, &'a str)> {
+    by_label(&service.labels, policy)
+        .or_else(|| policy.pattern.is_match(&service.name).then_some((Kind::Service, &service.name)))
+}
+
+fn of_container<'a>(container: &'a Container, policy: &Policy) -> Option<(Kind, &'a str)> {
+    by_label(&container.labels, policy).or_else(|| {
+        let name = container.names.iter().find(|name| policy.pattern.is_match(name))?;
+        // A task's container is named after its service, which is shown under that name already.
+        match container.labels.get("com.docker.swarm.service.name") {
+            Some(service) if container.labels.contains_key(SWARM_SERVICE) => Some((Kind::Service, service)),
+            _ => Some((Kind::Container, name)),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::ContainerState;
+    use crate::gates::Word;
+    use crate::testing::{container, labels, now, service};
+
+    fn policy() -> Policy {
+        Policy { pattern: Regex::new(crate::cli::RUN_PATTERN).unwrap() }
+    }
+
+    #[test]
+    fn the_pattern_has_exact_boundaries() {
+        let table = [
+            ("a-0123ef_ci_commoninternet_net", true),
+            ("abcd-0123ef_ci_commoninternet_net", true),
+            ("abcd-0123ef_ci_commoninternet_net_app", true),
+            ("ab.d-0123ef_ci_commoninternet_net_app.1.xyz", true),
+            ("abcde-0123ef_ci_commoninternet_net", false),
+            ("-0123ef_ci_commoninternet_net", false),
+            ("a_c-0123ef_ci_commoninternet_net", false),
+            ("abcd-0123e_ci_commoninternet_net", false),
+            ("abcd-0123eff_ci_commoninternet_net", false),
+            ("abcd-0123EF_ci_commoninternet_net", false),
+            ("abcd-0123eg_ci_commoninternet_net", false),
+            ("abcd-0123ef_ci_commoninternet_nets", false),
+            ("xabcd-0123ef_ci_commoninternet_net", false),
+            ("abcd-0123ef-ci-commoninternet-net", false),
+            ("äöüß-0123ef_ci_commoninternet_net", true),
+        ];
+        for (name, expected) in table {
+            let closed = |services, containers| {
+                let facts = Facts { services: Ok(services), containers: Ok(containers) };
+                judge(&facts, &policy(), now()).word() == Word::Closed
+            };
+            let named = Service { name: name.into(), ..service() };
+            let stack = Service { labels: labels(&[(STACK, name)]), ..service() };
+            let compose = Container { labels: labels(&[(COMPOSE, name)]), ..container() };
+            let plain = Container { names: vec![name.into()], ..container() };
+            let ended = Container { state: ContainerState::Exited, ..plain.clone() };
+            assert_eq!(closed(vec![named], vec![]), expected, "service {name}");
+            assert_eq!(closed(vec![stack], vec![]), expected, "stack {name}");
+            assert_eq!(closed(vec![], vec![compose]), expected, "project {name}");
+            assert_eq!(closed(vec![], vec![plain]), expected, "container {name}");
+            assert!(!closed(vec![], vec![ended]), "ended container {name}");
+        }
+    }
+
+    #[test]
+    fn a_stack_is_named_once_with_its_oldest_age() {
+        let name = "abcd-0123ef_ci_commoninternet_net";
+        let part = |created: &str| Service {
+            labels: labels(&[(STACK, name)]),
+            created: Some(created.parse().unwrap()),
+            ..service()
+        };
+        let facts = Facts {
+            services: Ok(vec![part("2026-11-19T12:00:00Z"), part("2026-11-20T11:00:00Z")]),
+            containers: Ok(vec![Container {
+                labels: labels(&[(STACK, name)]),
+                created: None,
+                ..container()
+            }]),
+        };
+        let expected = Run { kind: Kind::Stack, name: name.into(), age: Some(Duration::from_secs(86_400)) };
+        assert_eq!(judge(&facts, &policy(), now()), Verdict::Closed(vec![expected]));
+    }
+
+    #[test]
+    fn a_run_that_is_seen_closes_even_where_something_else_is_unanswered() {
+        let run = Container { names: vec!["abcd-0123ef_ci_commoninternet_net".into()], ..container() };
+        let services = || Err(Unanswered("worker".into()));
+        let facts = Facts { services: services(), containers: Ok(vec![run]) };
+        assert_eq!(judge(&facts, &policy(), now()).word(), Word::Closed);
+        let facts = Facts { services: services(), containers: Ok(vec![]) };
+        assert_eq!(judge(&facts, &policy(), now()).word(), Word::Unknown);
+    }
+}

@@ -1,0 +1,54 @@
+//! How full the filesystems are that hold these paths.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::sys::statvfs::statvfs;
+
+use crate::facts::Filesystem;
+
+/// Measure each filesystem once, whichever of the paths lie on it.
+///
+/// # Errors
+/// Names the path that cannot be measured.
+pub fn measure<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Vec<Filesystem>> {
+    let mut seen = HashSet::new();
+    let mut filesystems = Vec::new();
+    for path in paths {
+        if seen.insert(device(path)?) {
+            filesystems.push(one(path)?);
+        }
+    }
+    Ok(filesystems)
+}
+
+fn device(path: &Path) -> Result<u64> {
+    let metadata =
+        fs::metadata(path).with_context(|| format!("cannot measure the disk of {}", path.display()))?;
+    Ok(metadata.dev())
+}
+
+fn one(path: &Path) -> Result<Filesystem> {
+    let stat =
+        statvfs(path).with_context(|| format!("cannot measure the disk of {}: statvfs", path.display()))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    Ok(Filesystem {
+        mount_point: mount_point(path),
+        size: bytes(stat.blocks()),
+        used: bytes(stat.blocks().saturating_sub(stat.blocks_free())),
+        available: bytes(stat.blocks_available()),
+        inodes: stat.files(),
+        inodes_used: stat.files().saturating_sub(stat.files_free()),
+    })
+}
+
+/// Where the filesystem of a path is mounted: the highest folder above it on the same device.
+fn mount_point(path: &Path) -> PathBuf {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let device = |path: &Path| fs::metadata(path).map(|it| it.dev()).ok();
+    let here = device(&path);
+    path.ancestors().take_while(|above| device(above) == here).last().unwrap_or(&path).to_owned()
+}

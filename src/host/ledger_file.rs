@@ -1,0 +1,183 @@
+//! The ledger on disk: read whole, written atomically, never lost.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::{Entry, Ledger};
+use crate::units::Time;
+
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct LedgerJson {
+    schema: u32,
+    noted: Option<Time>,
+    images: BTreeMap<String, EntryJson>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryJson {
+    first_seen: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_used: Option<Time>,
+    #[serde(default)]
+    named: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    orphan_since: Option<Time>,
+}
+
+impl From<LedgerJson> for Ledger {
+    fn from(json: LedgerJson) -> Self {
+        let entry = |EntryJson { first_seen, last_used, named, orphan_since }| Entry {
+            first_seen,
+            last_used,
+            named,
+            orphan_since,
+        };
+        Self { noted: json.noted, images: json.images.into_iter().map(|(id, it)| (id, entry(it))).collect() }
+    }
+}
+
+impl From<&Ledger> for LedgerJson {
+    fn from(ledger: &Ledger) -> Self {
+        let entry = |it: &Entry| EntryJson {
+            first_seen: it.first_seen,
+            last_used: it.last_used,
+            named: it.named,
+            orphan_since: it.orphan_since,
+        };
+        let images = ledger.images.iter().map(|(id, it)| (id.clone(), entry(it))).collect();
+        Self { schema: SCHEMA, noted: ledger.noted, images }
+    }
+}
+
+/// What a ledger's file holds.
+#[derive(Debug)]
+pub enum Content {
+    Ledger(Ledger),
+    Missing,
+    /// It is there and cannot be understood.
+    Unreadable(anyhow::Error),
+}
+
+fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("ledger.json")
+}
+
+/// Read the ledger and leave the file as it is.
+pub fn read(state_dir: &Path) -> Content {
+    let path = path(state_dir);
+    let context = || format!("cannot read the ledger {}", path.display());
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Content::Missing,
+        Err(error) => return Content::Unreadable(anyhow::Error::new(error).context(context())),
+    };
+    let parse = || -> Result<Ledger> {
+        let json: LedgerJson = serde_json::from_slice(&text)?;
+        if json.schema != SCHEMA {
+            bail!("it has schema {}, and this program knows {SCHEMA}", json.schema);
+        }
+        Ok(json.into())
+    };
+    match parse() {
+        Ok(ledger) => Content::Ledger(ledger),
+        Err(error) => Content::Unreadable(error.context(context())),
+    }
+}
+
+/// Read, change and write the ledger, while no other process does. An unreadable file is set aside
+/// under a name of its own, which is returned.
+///
+/// # Errors
+/// The directory cannot be written, or is full; what was there stays as it was.
+pub fn update(
+    state_dir: &Path,
+    now: Time,
+    change: impl FnOnce(&mut Ledger),
+) -> Result<(Ledger, Option<(PathBuf, anyhow::Error)>)> {
+    let context = || format!("cannot write the ledger in {}", state_dir.display());
+    fs::create_dir_all(state_dir).with_context(context)?;
+    let lock = File::options().write(true).create(true).truncate(false).open(state_dir.join("ledger.lock"));
+    let lock = lock.with_context(context)?;
+    let _lock =
+        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(context)?;
+    let mut set_aside = None;
+    let mut ledger = match read(state_dir) {
+        Content::Ledger(ledger) => ledger,
+        Content::Missing => Ledger::default(),
+        Content::Unreadable(why) => {
+            let aside = state_dir.join(format!("ledger.json.unreadable-{}", now.as_second()));
+            fs::rename(path(state_dir), &aside).with_context(context)?;
+            set_aside = Some((aside, why));
+            Ledger::default()
+        }
+    };
+    change(&mut ledger);
+    write(state_dir, &ledger).with_context(context)?;
+    Ok((ledger, set_aside))
+}
+
+/// A temporary file beside it, to the disk, then into place: a reader sees the old or the new one.
+fn write(state_dir: &Path, ledger: &Ledger) -> Result<()> {
+    let mut file = tempfile::Builder::new().prefix(".ledger-").tempfile_in(state_dir)?;
+    serde_json::to_writer_pretty(&mut file, &LedgerJson::from(ledger))?;
+    file.write_all(b"\n")?;
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.as_file().set_permissions(readable)?;
+    file.as_file().sync_all()?;
+    file.persist(path(state_dir))?;
+    File::open(state_dir)?.sync_all()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::now;
+
+    fn ledger() -> Ledger {
+        let entry = Entry { first_seen: now(), last_used: Some(now()), named: true, orphan_since: None };
+        Ledger { noted: Some(now()), images: BTreeMap::from([("sha256:a".into(), entry)]) }
+    }
+
+    #[test]
+    fn a_ledger_survives_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(read(dir.path()), Content::Missing));
+        update(dir.path(), now(), |it| *it = ledger()).unwrap();
+        assert!(matches!(read(dir.path()), Content::Ledger(read) if read == ledger()));
+        let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(files.len(), 2, "the ledger and its lock: {files:?}");
+    }
+
+    #[test]
+    fn an_unreadable_ledger_is_set_aside_whole() {
+        let newer = r#"{"schema":2,"noted":null,"images":{}}"#;
+        for broken in
+            ["", "{", "[]", "\0\u{1}garbage", newer, r#"{"schema":1,"noted":"yesterday","images":{}}"#]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(path(dir.path()), broken).unwrap();
+            assert!(matches!(read(dir.path()), Content::Unreadable(_)), "{broken}");
+            let (_, aside) = update(dir.path(), now(), |it| it.noted = Some(now())).unwrap();
+            assert_eq!(fs::read_to_string(aside.unwrap().0).unwrap(), broken);
+            assert!(matches!(read(dir.path()), Content::Ledger(_)));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes: Vec<u8>) {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(path(dir.path()), bytes).unwrap();
+            let _ = read(dir.path());
+        }
+    }
+}

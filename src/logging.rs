@@ -1,0 +1,39 @@
+//! The log on stderr: for people, or with journal priorities where stderr is the journal.
+
+use std::io::Write;
+
+use log::{Level, LevelFilter};
+
+/// Start logging. `RUST_LOG` decides over the level that was asked for by options.
+pub fn start(level: LevelFilter) {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(LevelFilter::Error).filter_module("ci_docker_prune", level);
+    builder.parse_default_env().format_target(false);
+    if stderr_is_the_journal() {
+        builder.format(|out, record| {
+            // A message of several lines needs the prefix on each: the journal splits by line.
+            record
+                .args()
+                .to_string()
+                .lines()
+                .try_for_each(|line| writeln!(out, "<{}>{line}", priority(record.level())))
+        });
+    }
+    builder.init();
+}
+
+/// `JOURNAL_STREAM` holds the device and inode of the journal's socket (systemd.exec(5)).
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    crate::host::stderr_identity().is_some_and(|(device, inode)| stream == format!("{device}:{inode}"))
+}
+
+/// Priorities as in sd-daemon(3).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}

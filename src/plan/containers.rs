@@ -1,0 +1,133 @@
+//! Which containers go: those that ended or never started, long enough ago.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::{Inventory, Keep, Kept, Kind, Plan, Policy, Removal, Remove};
+use crate::facts::{Container, ContainerState};
+use crate::units::{Time, elapsed};
+
+const SERVICE_ID: &str = "com.docker.swarm.service.id";
+const SERVICE_NAME: &str = "com.docker.swarm.service.name";
+
+pub(super) fn decide(inventory: &Inventory, policy: &Policy, now: Time, plan: &mut Plan) {
+    let services: HashSet<&str> = inventory.services.iter().map(|service| service.id.as_str()).collect();
+    for container in &inventory.containers {
+        let (id, names) = (container.id.clone(), container.names.clone());
+        match judge(container, &services, policy, now) {
+            Ok(reason) => plan.remove.push(Removal { kind: Kind::Container, id, names, size: 0, reason }),
+            Err(reason) => plan.keep.push(Kept { container: true, id, names, size: 0, reason }),
+        }
+    }
+}
+
+/// Must the engine be asked when this container finished? Only where nothing else keeps it: it was
+/// created before it finished, so one that was created lately is too young anyway.
+pub fn wants_finish_time(container: &Container, policy: &Policy, now: Time) -> bool {
+    matches!(container.state, ContainerState::Exited | ContainerState::Dead)
+        && policy.kept_by(&container.labels).is_none()
+        && old_enough(container.created, policy, now).is_ok()
+}
+
+fn judge(
+    container: &Container,
+    services: &HashSet<&str>,
+    policy: &Policy,
+    now: Time,
+) -> Result<Remove, Keep> {
+    let (since, why): (_, fn(Duration) -> Remove) = match container.state {
+        ContainerState::Exited | ContainerState::Dead => (container.finished, Remove::Finished),
+        ContainerState::Created => (container.created, Remove::NeverStarted),
+        live => return Err(Keep::Live(live.name())),
+    };
+    if let Some(label) = policy.kept_by(&container.labels) {
+        return Err(Keep::Label(label.clone()));
+    }
+    if let Some(id) = container.labels.get(SERVICE_ID).filter(|id| services.contains(id.as_str())) {
+        return Err(Keep::TaskOf(container.labels.get(SERVICE_NAME).unwrap_or(id).clone()));
+    }
+    // A container cannot have ended before it was made: the later time tells.
+    old_enough(container.created, policy, now)?;
+    old_enough(since, policy, now).map(why)
+}
+
+/// The age since then, if it is old enough; a zero, future or absent time is never old.
+fn old_enough(since: Option<Time>, policy: &Policy, now: Time) -> Result<Duration, Keep> {
+    let since = since.filter(|since| (Time::UNIX_EPOCH..=now).contains(since)).ok_or(Keep::AgeUnknown)?;
+    let age = elapsed(now, since);
+    if age < policy.older_than { Err(Keep::TooYoung(age, policy.older_than)) } else { Ok(age) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{ago, container, labels, now, service};
+
+    fn policy() -> Policy {
+        Policy {
+            older_than: Duration::from_secs(86_400),
+            cache_age: Duration::ZERO,
+            disk_target: "70".parse().unwrap(),
+            keep_labels: vec!["keep".parse().unwrap()],
+        }
+    }
+
+    fn verdict(container: Container) -> Result<Remove, Keep> {
+        let inventory =
+            Inventory { containers: vec![container], services: vec![service()], ..Inventory::default() };
+        let mut plan = Plan::default();
+        decide(&inventory, &policy(), now(), &mut plan);
+        plan.remove.pop().map(|it| it.reason).ok_or_else(|| plan.keep.pop().unwrap().reason)
+    }
+
+    #[test]
+    fn age_counts_from_the_end_or_for_created_from_the_creation() {
+        let day = Duration::from_secs(86_400);
+        let at = |state, created: &str, finished: Option<&str>| Container {
+            state,
+            created: ago(created),
+            finished: finished.and_then(ago),
+            ..container()
+        };
+        let table = [
+            (at(ContainerState::Exited, "30d", Some("2d")), Ok(Remove::Finished(2 * day))),
+            (at(ContainerState::Exited, "30d", Some("24h")), Ok(Remove::Finished(day))),
+            (at(ContainerState::Dead, "30d", Some("3d")), Ok(Remove::Finished(3 * day))),
+            (at(ContainerState::Created, "30d", None), Ok(Remove::NeverStarted(30 * day))),
+            (
+                at(ContainerState::Exited, "30d", Some("1h")),
+                Err(Keep::TooYoung(Duration::from_secs(3600), day)),
+            ),
+            (at(ContainerState::Exited, "30d", None), Err(Keep::AgeUnknown)),
+            (at(ContainerState::Running, "30d", None), Err(Keep::Live("running"))),
+            (at(ContainerState::Paused, "30d", None), Err(Keep::Live("paused"))),
+            (at(ContainerState::Restarting, "30d", None), Err(Keep::Live("restarting"))),
+            (at(ContainerState::Removing, "30d", None), Err(Keep::Live("removing"))),
+            (at(ContainerState::Other, "30d", Some("2d")), Err(Keep::Live("in an unknown state"))),
+        ];
+        for (container, expected) in table {
+            assert_eq!(verdict(container.clone()), expected, "{container:?}");
+        }
+    }
+
+    #[test]
+    fn a_zero_or_future_time_is_never_old() {
+        for finished in ["0001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
+            let finished = Some(finished.parse().unwrap());
+            let odd = Container { state: ContainerState::Exited, finished, ..container() };
+            assert_eq!(verdict(odd), Err(Keep::AgeUnknown));
+        }
+    }
+
+    #[test]
+    fn labels_and_living_services_protect() {
+        let old = Container { state: ContainerState::Exited, finished: ago("9d"), ..container() };
+        let kept = Container { labels: labels(&[("keep", "")]), ..old.clone() };
+        assert!(matches!(verdict(kept), Err(Keep::Label(_))));
+        let task =
+            Container { labels: labels(&[(SERVICE_ID, "service"), (SERVICE_NAME, "app")]), ..old.clone() };
+        assert_eq!(verdict(task), Err(Keep::TaskOf("app".into())));
+        let gone = Container { labels: labels(&[(SERVICE_ID, "another")]), ..old };
+        assert!(verdict(gone).is_ok());
+    }
+}

@@ -1,0 +1,174 @@
+//! No input makes a plan name a tagged, used, labelled, protected or too young object.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Inventory, Kind, Policy, make};
+use crate::facts::{Container, ContainerState, Image, ImageClass, Service};
+use crate::ledger::{Entry, Ledger};
+use crate::testing::{container, image, labels, now, service};
+use crate::units::{Percent, Time, elapsed};
+
+/// Times around now, long ago, and those that say nothing.
+fn time() -> impl Strategy<Value = Option<Time>> {
+    prop_oneof![
+        Just(None),
+        Just(Some(Time::UNIX_EPOCH)),
+        Just(Some("0001-01-01T00:00:00Z".parse().unwrap())),
+        (-40_i64..40).prop_map(|days| Some(now() + jiff::SignedDuration::from_hours(days * 12))),
+    ]
+}
+
+fn an_image(id: u8) -> impl Strategy<Value = Image> {
+    (any::<bool>(), any::<bool>(), any::<bool>(), time(), time(), any::<u32>()).prop_map(
+        move |(tag, digest, keep, created, last_tagged, size)| Image {
+            tags: if tag { vec![format!("app:{id}")] } else { vec![] },
+            digests: if digest { vec![format!("app@sha256:d{id}")] } else { vec![] },
+            labels: if keep { labels(&[("keep", "x")]) } else { labels(&[]) },
+            created,
+            last_tagged,
+            size: size.into(),
+            ..image(&id.to_string())
+        },
+    )
+}
+
+fn a_container(id: u8) -> impl Strategy<Value = Container> {
+    let state = prop_oneof![
+        Just(ContainerState::Created),
+        Just(ContainerState::Running),
+        Just(ContainerState::Paused),
+        Just(ContainerState::Restarting),
+        Just(ContainerState::Removing),
+        Just(ContainerState::Exited),
+        Just(ContainerState::Dead),
+        Just(ContainerState::Other),
+    ];
+    (state, 0_u8..8, any::<bool>(), any::<bool>(), time(), time()).prop_map(
+        move |(state, image, keep, task, created, finished)| Container {
+            id: format!("c{id}"),
+            image_id: format!("sha256:{image}"),
+            labels: labels(
+                &[("keep", "x"), ("com.docker.swarm.service.id", "service")]
+                    .into_iter()
+                    .zip([keep, task])
+                    .filter_map(|(label, wanted)| wanted.then_some(label))
+                    .collect::<Vec<_>>(),
+            ),
+            state,
+            created,
+            finished,
+            ..container()
+        },
+    )
+}
+
+prop_compose! {
+    fn an_inventory()(
+        images in (0..8_u8).map(an_image).collect::<Vec<_>>(),
+        containers in (0..4_u8).map(a_container).collect::<Vec<_>>(),
+        spec in 0_u8..8,
+        previous in proptest::option::of(0_u8..8),
+        with_service in any::<bool>(),
+    ) -> Inventory {
+        let service = Service {
+            image: format!("app:x@sha256:d{spec}"),
+            previous_image: previous.map(|id| format!("app:y@sha256:d{id}")),
+            ..service()
+        };
+        let services = if with_service { vec![service] } else { vec![] };
+        Inventory { containers, images, services, ..Inventory::default() }
+    }
+}
+
+prop_compose! {
+    fn a_ledger()(
+        entries in proptest::collection::vec((0_u8..8, time(), time(), time(), any::<bool>()), 0..8),
+    ) -> Ledger {
+        let images = entries
+            .into_iter()
+            .filter_map(|(id, first_seen, last_used, orphan_since, named)| {
+                let entry = Entry { first_seen: first_seen?, last_used, named, orphan_since };
+                Some((format!("sha256:{id}"), entry))
+            })
+            .collect();
+        Ledger { noted: None, images }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_plan_names_only_what_nobody_needs(
+        inventory in an_inventory(),
+        ledger in a_ledger(),
+        older_than in 0_u64..10,
+        cache_age in 0_u64..10,
+        usage in 0_u8..=100,
+        target in 0_u8..=100,
+    ) {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let percent = |it: u8| it.to_string().parse::<Percent>().unwrap();
+        let policy = Policy {
+            older_than: days(older_than),
+            cache_age: days(cache_age),
+            disk_target: percent(target),
+            keep_labels: vec!["keep".parse().unwrap()],
+        };
+        let plan = make(&inventory, &ledger, &policy, Some(percent(usage)), now());
+
+        let used: HashSet<&str> = inventory.containers.iter().map(|it| it.image_id.as_str()).collect();
+        let named: Vec<&str> = inventory
+            .services
+            .iter()
+            .flat_map(|it| [Some(&it.image), it.previous_image.as_ref()])
+            .flatten()
+            .filter_map(|it| Some(it.split_once('@')?.1))
+            .collect();
+        let mut order = Vec::new();
+        for removal in &plan.remove {
+            order.push(removal.kind);
+            if removal.kind == Kind::Container {
+                let container = inventory.containers.iter().find(|it| it.id == removal.id).unwrap();
+                prop_assert!(matches!(
+                    container.state,
+                    ContainerState::Exited | ContainerState::Dead | ContainerState::Created
+                ));
+                prop_assert!(!container.labels.contains_key("keep"));
+                prop_assert!(inventory.services.is_empty() || container.labels.is_empty());
+                let since = match container.state {
+                    ContainerState::Created => container.created.unwrap(),
+                    _ => container.finished.unwrap(),
+                };
+                prop_assert!(since <= now() && elapsed(now(), since) >= policy.older_than);
+                continue;
+            }
+            let image = inventory.images.iter().find(|it| it.id == removal.id).unwrap();
+            prop_assert_ne!(image.class(), ImageClass::Tagged);
+            prop_assert!(!used.contains(image.id.as_str()));
+            prop_assert!(!image.labels.contains_key("keep"));
+            for reference in &image.digests {
+                prop_assert!(!named.contains(&reference.split_once('@').unwrap().1));
+            }
+            if image.class() == ImageClass::Cached {
+                prop_assert!(usage >= target);
+                let idle = elapsed(now(), ledger.images[&image.id].last_needed());
+                prop_assert!(idle >= policy.cache_age && idle >= policy.older_than);
+            } else if let Some(created) = image.created.filter(|it| *it <= now()) {
+                prop_assert!(elapsed(now(), created) >= policy.older_than);
+            }
+        }
+        prop_assert!(order.is_sorted());
+        // Every object has exactly one decision.
+        let mut decided: Vec<&str> = plan.remove.iter().map(|it| it.id.as_str()).collect();
+        decided.extend(plan.keep.iter().map(|it| it.id.as_str()));
+        decided.sort_unstable();
+        let mut all: Vec<&str> = inventory.images.iter().map(|it| it.id.as_str()).collect();
+        all.extend(inventory.containers.iter().map(|it| it.id.as_str()));
+        all.sort_unstable();
+        prop_assert_eq!(decided, all);
+    }
+}

@@ -1,0 +1,53 @@
+//! Verdicts, plans and outcomes as text and as JSON, for a writer.
+
+pub mod json;
+pub mod text;
+
+use std::path::PathBuf;
+
+use crate::execute::Outcome;
+use crate::gates::Gate;
+use crate::gates::disk::Usage;
+use crate::plan::Plan;
+
+/// All that a prune has to say at its end.
+#[derive(Debug)]
+pub struct PruneReport {
+    pub dry_run: bool,
+    pub gates: Vec<Gate>,
+    /// Absent where none was made: a real run that a gate held back.
+    pub plan: Option<Plan>,
+    pub ending: Ending,
+    pub before: Vec<Usage>,
+    /// As `before` where nothing was removed.
+    pub after: Vec<Usage>,
+    pub reclaimed: u64,
+}
+
+/// How a prune ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// A dry run looked; or there was a plan with nothing to remove.
+    Looked,
+    /// Gates that are closed held it back.
+    Held,
+    /// Another prune is running: its process ID, where known, and the lock's directory.
+    Busy(Option<u32>, PathBuf),
+    /// A gate could not be answered.
+    Unanswered,
+    CarriedOut(Outcome),
+}
+
+/// The words of `"outcome"`.
+pub fn outcome_word(report: &PruneReport) -> &'static str {
+    match &report.ending {
+        Ending::Held | Ending::Busy(..) => "held",
+        Ending::Looked if report.gates.iter().any(|gate| gate.word() != crate::gates::Word::Open) => "held",
+        Ending::Looked => "nothing",
+        Ending::Unanswered => "failed",
+        Ending::CarriedOut(outcome) if !outcome.failed.is_empty() => "failed",
+        Ending::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped",
+        Ending::CarriedOut(outcome) if outcome.removed.is_empty() => "nothing",
+        Ending::CarriedOut(_) => "pruned",
+    }
+}

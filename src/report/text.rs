@@ -1,0 +1,462 @@
+//! Text for people: one line a gate, tables of at most 100 columns.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
+
+use super::{Ending, PruneReport};
+use crate::execute::{Outcome, Skip, Stop};
+use crate::gates::disk::{self, Measured, Usage};
+use crate::gates::{Gate, Word, converge, runs};
+use crate::plan::{Keep, KeepLabel, Kept, Kind, Plan, Removal, Remove};
+use crate::units::{age, duration, size};
+
+const COLUMNS: u16 = 100;
+
+/// One line a gate: name, verdict, reason. Gates that are unknown for the same reason share a line.
+pub fn gates(out: &mut impl Write, gates: &[Gate]) -> io::Result<()> {
+    let mut lines: Vec<(Vec<&str>, &str, String)> = Vec::new();
+    for gate in gates {
+        let reason = reason(gate);
+        match lines.last_mut() {
+            Some((names, word, last)) if *word == "unknown" && *last == reason => names.push(gate.name()),
+            _ => lines.push((vec![gate.name()], word(gate.word()), reason)),
+        }
+    }
+    let width = lines.iter().map(|(names, ..)| names.join(", ").len()).max().unwrap_or(0);
+    for (names, word, reason) in lines {
+        writeln!(out, "{:width$}  {word:7}  {}", names.join(", "), clean(&reason))?;
+    }
+    Ok(())
+}
+
+pub fn word(word: Word) -> &'static str {
+    match word {
+        Word::Open => "open",
+        Word::Closed => "closed",
+        Word::Unknown => "unknown",
+    }
+}
+
+/// A gate's reason, in one line.
+pub fn reason(gate: &Gate) -> String {
+    use crate::gates::Verdict::{Closed, Open, Unknown};
+    match gate {
+        Gate::Disk(Open(measured)) => {
+            let pressed = |it: &&Usage| it.percent >= measured.threshold;
+            measured_line(measured.usages.iter().filter(pressed), ">=", measured)
+        }
+        Gate::Disk(Closed(measured)) => {
+            format!("{}, keeping local image cache", measured_line(measured.usages.iter(), "<", measured))
+        }
+        Gate::Disk(Unknown(disk::Unknown::Unanswered(why))) => why.0.clone(),
+        Gate::Disk(Unknown(disk::Unknown::NoBlocks(filesystem))) => {
+            format!(
+                "{} says that it has no blocks; name a path on the engine's disk with --disk-path",
+                filesystem.mount_point.display()
+            )
+        }
+        Gate::Runs(Open(())) => "no CI run is live".into(),
+        Gate::Runs(Closed(runs)) => runs.iter().map(run).collect::<Vec<_>>().join(", "),
+        Gate::Runs(Unknown(why)) => why.0.clone(),
+        Gate::Converge(Open(converge::Open::NotInSwarm)) => "this node is not in a Swarm".into(),
+        Gate::Converge(Open(converge::Open::Settled(0))) => "no services".into(),
+        Gate::Converge(Open(converge::Open::Settled(1))) => "1 service, settled".into(),
+        Gate::Converge(Open(converge::Open::Settled(n))) => format!("{n} services, all settled"),
+        Gate::Converge(Closed(converge::Closed::Converging(services))) => {
+            services.iter().map(unsettled).collect::<Vec<_>>().join(", ")
+        }
+        Gate::Converge(Closed(converge::Closed::EngineSettling(tasks))) => {
+            format!("the engine is settling: it lists no container for {tasks} of its running tasks")
+        }
+        Gate::Converge(Unknown(why)) => converge_unknown(why),
+    }
+}
+
+fn measured_line<'a>(usages: impl Iterator<Item = &'a Usage>, relation: &str, measured: &Measured) -> String {
+    let one = |usage: &Usage| {
+        let inodes = if usage.by_inodes() { " of its inodes" } else { "" };
+        format!(
+            "{} at {}{inodes} ({relation} {})",
+            usage.filesystem.mount_point.display(),
+            usage.percent,
+            measured.threshold
+        )
+    };
+    usages.map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn run(run: &runs::Run) -> String {
+    let kind = match run.kind {
+        runs::Kind::Stack => "stack",
+        runs::Kind::Service => "service",
+        runs::Kind::ComposeProject => "compose project",
+        runs::Kind::Container => "container",
+    };
+    match run.age {
+        Some(since) => format!("{kind} {} ({} old)", run.name, age(since)),
+        None => format!("{kind} {}", run.name),
+    }
+}
+
+fn unsettled(service: &converge::Unsettled) -> String {
+    let with = |what: &str, detail: &Option<String>| match detail {
+        Some(detail) => format!("{what}: {detail}"),
+        None => what.to_owned(),
+    };
+    let cause = match &service.cause {
+        converge::Cause::Updating => "update in progress".into(),
+        converge::Cause::RollingBack => "rollback in progress".into(),
+        converge::Cause::Pulling => "pulling its image".into(),
+        converge::Cause::Starting => "starting".into(),
+        converge::Cause::CrashLooping(error) => with("crash-looping", error),
+        converge::Cause::FailedForGood(error) => with("failed, and will not be restarted", error),
+        converge::Cause::ImageNotFound(error) => with("image not found", error),
+        converge::Cause::NoSuitableNode(error) => match error {
+            Some(error) => error.clone(),
+            None => "no suitable node".into(),
+        },
+    };
+    format!("service {} {}/{} ({cause})", service.service, service.has, service.wants)
+}
+
+fn converge_unknown(why: &converge::Unknown) -> String {
+    match why {
+        converge::Unknown::Unanswered(why) => why.0.clone(),
+        converge::Unknown::Worker => {
+            "this node is a Swarm worker and cannot see the services; name a manager with --swarm-host".into()
+        }
+        converge::Unknown::Locked => {
+            "this Swarm manager is locked; unlock it with docker swarm unlock".into()
+        }
+        converge::Unknown::Pending => "this node is still joining its Swarm; try again in a minute".into(),
+        converge::Unknown::Failed(error) => {
+            format!("this node's Swarm is in trouble: {error}; see docker info and journalctl -u docker")
+        }
+        converge::Unknown::NoStatus(service) => {
+            format!(
+                "the engine does not count the tasks of service {service}; is it older than Docker 20.10?"
+            )
+        }
+    }
+}
+
+/// The report of a prune or a dry run.
+pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::Result<()> {
+    gates(out, &report.gates)?;
+    match &report.ending {
+        Ending::Busy(pid, dir) => {
+            let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+            return writeln!(out, "another prune is running{pid}; its lock is in {}", dir.display());
+        }
+        Ending::Unanswered if report.plan.is_none() => {
+            return writeln!(out, "nothing removed: a gate could not be answered");
+        }
+        Ending::Held if report.plan.is_none() => {
+            return writeln!(out, "nothing removed: held back by {}", not_open(&report.gates));
+        }
+        _ => {}
+    }
+    if let Some(plan) = &report.plan {
+        writeln!(out)?;
+        if report.dry_run {
+            plan_text(out, plan, verbose)?;
+            let not_open = not_open(&report.gates);
+            if not_open.is_empty() {
+                writeln!(out, "dry run: nothing was removed")?;
+            } else {
+                writeln!(
+                    out,
+                    "dry run: nothing was removed, and a prune now would be held back by {not_open}"
+                )?;
+            }
+        }
+    }
+    match &report.ending {
+        Ending::CarriedOut(outcome) => carried_out(out, outcome, report, verbose),
+        _ => Ok(()),
+    }
+}
+
+fn not_open(gates: &[Gate]) -> String {
+    let names = gates.iter().filter(|gate| gate.word() != Word::Open).map(Gate::name);
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn plan_text(out: &mut impl Write, plan: &Plan, verbose: bool) -> io::Result<()> {
+    if plan.remove.is_empty() {
+        writeln!(out, "Would remove: nothing")?;
+    } else {
+        writeln!(out, "Would remove:")?;
+        let rows = plan.remove.iter().map(|it| {
+            let (since, why) = remove_reason(&it.reason);
+            [it.kind.name().to_owned(), label(&it.names, &it.id), size_or_dash(it), since, why]
+        });
+        table(out, ["KIND", "NAME", "SIZE", "AGE", "REASON"], rows)?;
+        let total = total(&plan.remove);
+        writeln!(out, "{total}")?;
+        if plan.remove.iter().any(|it| it.kind == Kind::Cached) {
+            writeln!(out, "cached images go in this order, and only until the disk is below the target")?;
+        }
+    }
+    writeln!(out)?;
+    stays(out, &plan.keep, verbose)
+}
+
+fn size_or_dash(removal: &Removal) -> String {
+    if removal.kind == Kind::Container { "-".into() } else { size(removal.size) }
+}
+
+/// `3 containers, 1 orphan, 12 cached images, build cache: at most 1.2 GB`.
+fn total(removals: &[Removal]) -> String {
+    let mut counts: BTreeMap<Kind, usize> = BTreeMap::new();
+    for removal in removals {
+        *counts.entry(removal.kind).or_default() += 1;
+    }
+    let parts: Vec<String> = counts
+        .iter()
+        .map(|(kind, n)| match kind {
+            Kind::Container => plural(*n, "container"),
+            Kind::Orphan => plural(*n, "orphan"),
+            Kind::Cached => plural(*n, "cached image"),
+            Kind::BuildCache => "build cache".into(),
+        })
+        .collect();
+    let bytes = removals.iter().fold(0_u64, |sum, it| sum.saturating_add(it.size));
+    format!("{}: at most {} (images share layers)", parts.join(", "), size(bytes))
+}
+
+fn plural(n: usize, thing: &str) -> String {
+    if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
+}
+
+fn remove_reason(reason: &Remove) -> (String, String) {
+    match reason {
+        Remove::Finished(since) => (age(*since), "finished".into()),
+        Remove::NeverStarted(since) => (age(*since), "created, never started".into()),
+        Remove::Unnamed(since) => (age(*since), "no name, no container".into()),
+        Remove::Unused(since) => (age(*since), "cached, not used since".into()),
+        Remove::StaleCache { records, older_than } => {
+            (format!("> {}", duration(*older_than)), format!("{} not used since", plural(*records, "record")))
+        }
+    }
+}
+
+/// What stays: in numbers by reason, or each.
+fn stays(out: &mut impl Write, keep: &[Kept], verbose: bool) -> io::Result<()> {
+    if keep.is_empty() {
+        return writeln!(out, "Stays: nothing else is there");
+    }
+    writeln!(out, "Stays:")?;
+    if verbose {
+        let rows = keep.iter().map(|it| {
+            let kind = if it.container { "container" } else { "image" };
+            let bytes = if it.container { "-".into() } else { size(it.size) };
+            [kind.to_owned(), label(&it.names, &it.id), bytes, keep_reason(&it.reason)]
+        });
+        return table(out, ["KIND", "NAME", "SIZE", "REASON"], rows);
+    }
+    let mut counts: BTreeMap<(bool, String), usize> = BTreeMap::new();
+    for kept in keep {
+        *counts.entry((!kept.container, keep_group(&kept.reason))).or_default() += 1;
+    }
+    for ((image, why), n) in counts {
+        writeln!(out, "  {}: {why}", plural(n, if image { "image" } else { "container" }))?;
+    }
+    Ok(())
+}
+
+/// A reason to stay that fits every object which shares it.
+fn keep_group(reason: &Keep) -> String {
+    match reason {
+        Keep::Live(state) => (*state).to_owned(),
+        Keep::Label(_) => "keep label".into(),
+        Keep::TaskOf(_) => "belongs to a service that exists".into(),
+        Keep::TooYoung(_, least) => format!("younger than {}", duration(*least)),
+        Keep::AgeUnknown => "nothing trustworthy says how old".into(),
+        Keep::DiskUnknown => "cached, and the disk could not be measured".into(),
+        Keep::Tagged => "tagged".into(),
+        Keep::UsedBy(_) => "used by a container".into(),
+        Keep::NamedBy(_) => "a service names it".into(),
+        Keep::RollbackOf(_) => "a service may roll back to it".into(),
+        Keep::RecentlyUsed(_, least) => format!("cached, in use within the last {}", duration(*least)),
+        Keep::BelowTarget(usage, target) => {
+            format!("cached, and the disk is at {usage}, below the target of {target}")
+        }
+    }
+}
+
+/// A reason to stay, in full.
+pub fn keep_reason(reason: &Keep) -> String {
+    match reason {
+        Keep::Label(KeepLabel { key, value: None }) => format!("keep label {key}"),
+        Keep::Label(KeepLabel { key, value: Some(value) }) => format!("keep label {key}={value}"),
+        Keep::TaskOf(service) => format!("belongs to service {service}"),
+        Keep::TooYoung(since, least) => format!("{} old, younger than {}", age(*since), duration(*least)),
+        Keep::UsedBy(container) => format!("used by container {container}"),
+        Keep::NamedBy(service) => format!("service {service} names it"),
+        Keep::RollbackOf(service) => format!("service {service} may roll back to it"),
+        Keep::RecentlyUsed(since, least) => {
+            format!("cached, in use {} ago, within the last {}", age(*since), duration(*least))
+        }
+        Keep::Live(_) | Keep::AgeUnknown | Keep::DiskUnknown | Keep::Tagged | Keep::BelowTarget(..) => {
+            keep_group(reason)
+        }
+    }
+}
+
+/// A reason to go, in full.
+pub fn remove_reason_line(reason: &Remove) -> String {
+    let (since, why) = remove_reason(reason);
+    format!("{why}: {since}")
+}
+
+fn carried_out(
+    out: &mut impl Write,
+    outcome: &Outcome,
+    report: &PruneReport,
+    verbose: bool,
+) -> io::Result<()> {
+    if outcome.removed.is_empty() {
+        writeln!(out, "Removed: nothing")?;
+    } else {
+        writeln!(out, "Removed:")?;
+        let rows = outcome.removed.iter().map(|it| {
+            let (since, why) = remove_reason(&it.reason);
+            [it.kind.name().to_owned(), label(&it.names, &it.id), size_or_dash(it), since, why]
+        });
+        table(out, ["KIND", "NAME", "SIZE", "AGE", "REASON"], rows)?;
+    }
+    let (reached, skipped): (Vec<_>, Vec<_>) =
+        outcome.skipped.iter().partition(|(_, why)| matches!(why, Skip::TargetReached(_) | Skip::Stopped));
+    for (removal, why) in skipped {
+        writeln!(
+            out,
+            "skipped {} {}: {}",
+            removal.kind.name(),
+            label(&removal.names, &removal.id),
+            clean(&skip(why))
+        )?;
+    }
+    for (removal, error) in &outcome.failed {
+        let error = clean(&error.to_string());
+        writeln!(out, "failed {} {}: {error}", removal.kind.name(), label(&removal.names, &removal.id))?;
+    }
+    if !reached.is_empty() {
+        let why =
+            if outcome.stopped.is_some() { "the run ended early" } else { "the disk is below the target" };
+        writeln!(out, "left {}: {why}", plural(reached.len(), "object"))?;
+    }
+    if let Some(why) = &outcome.stopped {
+        writeln!(out, "stopped: {}", clean(&stop(why)))?;
+    }
+    let percents = |usages: &[Usage]| usages.first().map_or_else(|| "?".into(), |it| it.percent.to_string());
+    writeln!(
+        out,
+        "reclaimed {} (measured): the disk went from {} to {}",
+        size(report.reclaimed),
+        percents(&report.before),
+        percents(&report.after)
+    )?;
+    let threshold = report.gates.iter().find_map(|gate| match gate {
+        Gate::Disk(crate::gates::Verdict::Open(measured)) => Some(measured.threshold),
+        _ => None,
+    });
+    let still = report.after.first().filter(|after| Some(after.percent) >= threshold);
+    if let (Some(usage), Some(plan)) = (still, &report.plan) {
+        writeln!(
+            out,
+            "\n{} is still at {}. Nothing more may go by this policy; what stays:",
+            usage.filesystem.mount_point.display(),
+            usage.percent
+        )?;
+        stays(out, &plan.keep, verbose)?;
+        writeln!(out, "and outside of it volumes, logs and whatever else is on that disk")?;
+    }
+    Ok(())
+}
+
+/// Why something was skipped.
+pub fn skip(why: &Skip) -> String {
+    match why {
+        Skip::Refused(words) => words.clone(),
+        Skip::Renamed => "it got another name since the plan was made".into(),
+        Skip::TargetReached(percent) => format!("the disk is at {percent}, below the target"),
+        Skip::Stopped => "the run ended before its turn".into(),
+    }
+}
+
+/// Why a run ended early.
+pub fn stop(why: &Stop) -> String {
+    match why {
+        Stop::Gates(gates) => {
+            let each = gates.iter().map(|it| format!("{} is {}: {}", it.name(), word(it.word()), reason(it)));
+            each.collect::<Vec<_>>().join("; ")
+        }
+        Stop::Disk(why) => why.0.clone(),
+        Stop::Signal => "told to end by a signal".into(),
+    }
+}
+
+/// What `record` says.
+pub fn recorded(out: &mut impl Write, used: usize, known: usize) -> io::Result<()> {
+    writeln!(out, "{} in use now; the ledger knows {}", plural(used, "image"), plural(known, "image"))
+}
+
+/// The first name and how many more there are, else the beginning of the ID.
+fn label(names: &[String], id: &str) -> String {
+    match names {
+        [] => id.trim_start_matches("sha256:").chars().take(12).collect(),
+        [name] => short(name),
+        [name, more @ ..] => format!("{} (+{})", short(name), more.len()),
+    }
+}
+
+/// A digest in full fills a line and tells a person no more than its beginning.
+fn short(name: &str) -> String {
+    let name = clean(name);
+    match name.split_once("@sha256:") {
+        Some((name, digest)) if digest.len() > 12 => format!("{name}@sha256:{}…", &digest[..12]),
+        _ => name,
+    }
+}
+
+/// Names come from outside: no control character reaches a terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn table<const N: usize>(
+    out: &mut impl Write,
+    header: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> io::Result<()> {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(COLUMNS);
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row.map(|cell| clean(&cell)));
+    }
+    for (at, title) in header.iter().enumerate() {
+        let Some(column) = table.column_mut(at) else { continue };
+        column.set_padding((0, 2));
+        match *title {
+            "SIZE" | "AGE" => {
+                column.set_cell_alignment(CellAlignment::Right);
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+            "KIND" => {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+            "NAME" => {
+                column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(54)));
+            }
+            _ => {}
+        }
+    }
+    table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+}

@@ -1,0 +1,273 @@
+//! What was typed and what the environment says become validated settings; clap ends here.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches};
+use log::LevelFilter;
+
+use crate::cli::{self, Cli, Output};
+use crate::gates::{disk, runs};
+use crate::plan;
+use crate::units::Percent;
+
+#[derive(Debug)]
+pub struct Settings {
+    pub engine: Engine,
+    pub output: Output,
+    /// List everything that stays.
+    pub verbose: bool,
+    pub log: LevelFilter,
+    pub command: Command,
+}
+
+#[derive(Debug)]
+pub struct Engine {
+    pub host: HostUrl,
+    /// The manager to ask about services, where it is another engine.
+    pub swarm_host: Option<HostUrl>,
+    pub timeout: Duration,
+}
+
+#[derive(Debug)]
+pub enum Command {
+    Prune(Box<Prune>),
+    CheckGates { disk: Disk, runs: runs::Policy, state_dir: PathBuf },
+    Disk(Disk),
+    Runs(runs::Policy),
+    Converge,
+    Record { state_dir: PathBuf },
+}
+
+#[derive(Debug)]
+pub struct Disk {
+    /// Empty: where the engine keeps its data.
+    pub paths: Vec<PathBuf>,
+    pub policy: disk::Policy,
+}
+
+#[derive(Debug)]
+pub struct Prune {
+    pub dry_run: bool,
+    pub disk: Disk,
+    pub runs: runs::Policy,
+    pub policy: plan::Policy,
+    pub critical: Percent,
+    pub state_dir: PathBuf,
+    pub runtime_dir: PathBuf,
+}
+
+/// Where an engine listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostUrl {
+    Unix(PathBuf),
+    /// `HOST:PORT`, plain HTTP.
+    Tcp(String),
+}
+
+impl fmt::Display for HostUrl {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+impl HostUrl {
+    fn parse(text: &str) -> Result<Self, String> {
+        let hint = "expected unix:///PATH or tcp://HOST:PORT";
+        match text.split_once("://") {
+            Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(("tcp" | "http", address)) => {
+                let address = address.trim_end_matches('/');
+                match address.rsplit_once(':') {
+                    Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                        Ok(Self::Tcp(address.into()))
+                    }
+                    _ => Err(hint.into()),
+                }
+            }
+            Some(("ssh", _)) => Err(format!(
+                "{hint}; for ssh, forward the remote socket first (ssh -L ./docker.sock:/var/run/docker.sock)"
+            )),
+            _ => Err(hint.into()),
+        }
+    }
+}
+
+/// Read the command line and the environment.
+///
+/// # Errors
+/// Wrong usage, and requests for help or the version: clap's error knows its text, its stream and
+/// its exit status.
+pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Settings, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(arguments)?;
+    let misplaced = matches.subcommand_name().and_then(|command| {
+        let typed = matches.ids().find(|id| {
+            let typed = matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+            typed && Cli::command().get_arguments().any(|it| it.get_id() == *id && !it.is_global_set())
+        })?;
+        Some((command.to_owned(), typed.as_str().replace('_', "-")))
+    });
+    if let Some((command, option)) = misplaced {
+        let text = format!("--{option} stands before the command; write it after: {command} --{option}");
+        return Err(usage(ErrorKind::ArgumentConflict, &text));
+    }
+    let cli = Cli::from_arg_matches(&matches)?;
+    settings(cli)
+}
+
+fn usage(kind: ErrorKind, text: &str) -> clap::Error {
+    Cli::command().error(kind, text)
+}
+
+fn settings(cli: Cli) -> Result<Settings, clap::Error> {
+    let Cli { common, prune, command } = cli;
+    let command = match command {
+        None if prune.dry_run => Command::Prune(Box::new(check(prune)?)),
+        None => {
+            let help = Cli::command().max_term_width(100).render_help();
+            return Err(clap::Error::raw(
+                ErrorKind::MissingSubcommand,
+                format!("no command given: name one, or --dry-run to look without removing\n\n{help}"),
+            ));
+        }
+        Some(cli::Command::Prune(prune)) => Command::Prune(Box::new(check(prune)?)),
+        Some(cli::Command::CheckGates { disk, runs, state }) => {
+            Command::CheckGates { disk: disk.into(), runs: runs.into(), state_dir: state_dir(state) }
+        }
+        Some(cli::Command::Disk(disk)) => Command::Disk(disk.into()),
+        Some(cli::Command::Runs(runs)) => Command::Runs(runs.into()),
+        Some(cli::Command::Converge) => Command::Converge,
+        Some(cli::Command::Record(state)) => Command::Record { state_dir: state_dir(state) },
+    };
+    Ok(Settings {
+        output: common.output,
+        verbose: common.verbose > 0,
+        log: match (common.quiet, common.verbose) {
+            (true, _) => LevelFilter::Error,
+            (_, 0) => LevelFilter::Warn,
+            (_, 1) => LevelFilter::Info,
+            (_, 2) => LevelFilter::Debug,
+            (_, _) => LevelFilter::Trace,
+        },
+        engine: engine(&common)?,
+        command,
+    })
+}
+
+fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
+    let parse = |option: &str, text: &str| {
+        HostUrl::parse(text).map_err(|why| {
+            usage(ErrorKind::ValueValidation, &format!("invalid value '{text}' for {option}: {why}"))
+        })
+    };
+    let docker_host = env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+    let host = match (&common.host, docker_host) {
+        (Some(host), _) => parse("'--host <URL>'", host)?,
+        (None, Some(host)) => parse("the environment variable DOCKER_HOST", &host)?,
+        (None, None) => HostUrl::Unix("/var/run/docker.sock".into()),
+    };
+    let swarm_host = match &common.swarm_host {
+        Some(text) => Some(parse("'--swarm-host <URL>'", text)?).filter(|manager| *manager != host),
+        None => None,
+    };
+    if common.timeout.is_zero() {
+        let text = "invalid value for '--timeout <DUR>': the engine needs some time to answer, such as 30s";
+        return Err(usage(ErrorKind::ValueValidation, text));
+    }
+    Ok(Engine { host, swarm_host, timeout: common.timeout })
+}
+
+fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {
+    let cli::Prune { disk_target: target, disk_critical: critical, .. } = prune;
+    let threshold = prune.disk.disk_threshold;
+    if !(target <= threshold && threshold <= critical) {
+        let text = format!(
+            "the percentages must rise: --disk-target {} <= --disk-threshold {} <= --disk-critical {}",
+            target.get(),
+            threshold.get(),
+            critical.get()
+        );
+        return Err(usage(ErrorKind::ValueValidation, &text));
+    }
+    Ok(Prune {
+        dry_run: prune.dry_run,
+        disk: prune.disk.into(),
+        runs: prune.runs.into(),
+        policy: plan::Policy {
+            older_than: prune.older_than,
+            cache_age: prune.cache_age,
+            disk_target: target,
+            keep_labels: prune.keep_label,
+        },
+        critical,
+        state_dir: state_dir(prune.state),
+        runtime_dir: directory(prune.runtime_dir, "RUNTIME_DIRECTORY", "/run/ci-docker-prune"),
+    })
+}
+
+impl From<cli::Disk> for Disk {
+    fn from(disk: cli::Disk) -> Self {
+        Self { paths: disk.disk_path, policy: disk::Policy { threshold: disk.disk_threshold } }
+    }
+}
+
+impl From<cli::Runs> for runs::Policy {
+    fn from(runs: cli::Runs) -> Self {
+        Self { pattern: runs.run_pattern }
+    }
+}
+
+fn state_dir(state: cli::State) -> PathBuf {
+    directory(state.state_dir, "STATE_DIRECTORY", "/var/lib/ci-docker-prune")
+}
+
+/// What was typed, else the first directory of systemd's variable (it separates several by colons),
+/// else the default.
+fn directory(typed: Option<PathBuf>, variable: &str, default: &str) -> PathBuf {
+    let from_systemd = || env::split_paths(&env::var_os(variable)?).find(|it| !it.as_os_str().is_empty());
+    typed.or_else(from_systemd).unwrap_or_else(|| default.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn host_urls() {
+        let unix = |path: &str| Ok(HostUrl::Unix(path.into()));
+        let tcp = |address: &str| Ok(HostUrl::Tcp(address.into()));
+        let table = [
+            ("unix:///var/run/docker.sock", unix("/var/run/docker.sock")),
+            ("tcp://127.0.0.1:2375", tcp("127.0.0.1:2375")),
+            ("tcp://[::1]:2375/", tcp("[::1]:2375")),
+            ("http://manager:2375", tcp("manager:2375")),
+        ];
+        for (text, expected) in table {
+            assert_eq!(HostUrl::parse(text), expected, "{text}");
+        }
+        for text in [
+            "",
+            "/var/run/docker.sock",
+            "unix://docker.sock",
+            "tcp://host",
+            "tcp://:1",
+            "ssh://host",
+            "npipe:////./pipe/x",
+        ] {
+            assert!(HostUrl::parse(text).unwrap_err().contains("unix:///PATH"), "{text}");
+        }
+    }
+}

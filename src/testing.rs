@@ -1,0 +1,80 @@
+//! Plain objects for the core's tables: a test changes the one field that it is about.
+
+use crate::facts::{
+    Container, ContainerState, Image, Labels, Mode, Restart, Service, Status, Task, TaskState, Update,
+};
+use crate::units::Time;
+
+pub fn now() -> Time {
+    "2026-11-20T12:00:00Z".parse().expect("a time")
+}
+
+pub fn ago(text: &str) -> Option<Time> {
+    let duration = crate::units::parse_duration(text).expect("a duration");
+    Some(now() - jiff::SignedDuration::try_from(duration).expect("a short time"))
+}
+
+pub fn labels(labels: &[(&str, &str)]) -> Labels {
+    labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// A replicated service with its one replica.
+pub fn service() -> Service {
+    Service {
+        id: "service".into(),
+        name: "app".into(),
+        labels: Labels::new(),
+        created: ago("30d"),
+        updated: ago("30d"),
+        image: "app:1@sha256:01".into(),
+        previous_image: None,
+        mode: Mode::Replicated { replicas: 1 },
+        status: Some(Status { running: 1, desired: 1, completed: 0 }),
+        update: Update::Settled,
+        restart: Restart::Always,
+        job_iteration: 0,
+    }
+}
+
+/// The running task of [`service`], in [`container`].
+pub fn task() -> Task {
+    Task {
+        service: "service".into(),
+        slot: 1,
+        node: Some("node".into()),
+        created: ago("30d"),
+        state: TaskState::Running,
+        wanted: true,
+        error: None,
+        container: Some("container".into()),
+        image: "app:1@sha256:01".into(),
+        job_iteration: 0,
+    }
+}
+
+/// A running container without labels.
+pub fn container() -> Container {
+    Container {
+        id: "container".into(),
+        names: vec!["plain".into()],
+        image: "app:1".into(),
+        image_id: "sha256:1a".into(),
+        state: ContainerState::Running,
+        labels: Labels::new(),
+        created: ago("30d"),
+        finished: None,
+    }
+}
+
+/// A cached image that nothing uses, built in 2024.
+pub fn image(id: &str) -> Image {
+    Image {
+        id: format!("sha256:{id}"),
+        tags: vec![],
+        digests: vec![format!("app@sha256:d{id}")],
+        created: Some("2024-02-03T04:05:06Z".parse().expect("a time")),
+        last_tagged: None,
+        size: 1 << 20,
+        labels: Labels::new(),
+    }
+}

@@ -1,0 +1,158 @@
+//! Percentages, ages and sizes: how they are typed, computed and shown.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A point in time, UTC.
+pub type Time = jiff::Timestamp;
+
+/// A whole percentage from 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(u8);
+
+impl Percent {
+    /// `part` of `whole`, rounded up as `df` rounds; `None` where the whole is nothing.
+    ///
+    /// Source of the rounding: coreutils `src/df.c`, which adds one for any remainder.
+    pub fn of(part: u64, whole: u64) -> Option<Self> {
+        let percent = (u128::from(part) * 100).div_ceil(u128::from((whole > 0).then_some(whole)?));
+        Some(Self(u8::try_from(percent.min(100)).unwrap_or(100)))
+    }
+
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_suffix('%').unwrap_or(text).parse() {
+            Ok(percent @ 0..=100) => Ok(Self(percent)),
+            _ => Err("expected a whole number from 0 to 100, such as 80".into()),
+        }
+    }
+}
+
+/// Parse a duration such as `90s`, `30m`, `24h`, `7d` or `1h 30m`.
+///
+/// # Errors
+/// Says what a duration looks like.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; expected a duration such as 90s, 30m, 24h, 7d or \"1h 30m\""))
+}
+
+/// How long ago `then` was; nothing where it lies in the future.
+pub fn elapsed(now: Time, then: Time) -> Duration {
+    Duration::try_from(now.duration_since(then)).unwrap_or_default()
+}
+
+/// An age in the unit that a person would pick: `45 s`, `12 min`, `61 h`, `9 days`.
+pub fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..259_200 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// A duration as it would be typed: `24h`, `7d`, `1h 30m`.
+pub fn duration(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string().replace("days", "d").replace("day", "d")
+}
+
+/// A size in decimal units, as `docker images` shows it: `1.2 GB`.
+pub fn size(bytes: u64) -> String {
+    bytesize::ByteSize::b(bytes).display().si().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_round_up_and_need_a_whole() {
+        let table = [
+            (0, 100, Some(0)),
+            (1, 1000, Some(1)),
+            (800, 1000, Some(80)),
+            (801, 1000, Some(81)),
+            (7, 0, None),
+            (100 << 40, 100 << 40, Some(100)),
+            (u64::MAX, u64::MAX, Some(100)),
+            (u64::MAX, 1, Some(100)),
+        ];
+        for (part, whole, expected) in table {
+            assert_eq!(Percent::of(part, whole).map(Percent::get), expected, "{part} of {whole}");
+        }
+    }
+
+    #[test]
+    fn percentages_are_whole_numbers_to_100() {
+        for (text, expected) in [("0", 0), ("80", 80), ("100", 100), ("95%", 95)] {
+            assert_eq!(text.parse::<Percent>().map(Percent::get), Ok(expected));
+        }
+        for text in ["", "101", "-1", "80.5", "eighty", "%", "80%%"] {
+            assert!(text.parse::<Percent>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_read_as_people_write_them() {
+        for (text, seconds) in
+            [("90s", 90), ("30m", 1800), ("24h", 86_400), ("7d", 604_800), ("1h 30m", 5400), ("0s", 0)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "7", "h", "-1h", "1 fortnight", "99999999999999999999d"] {
+            assert!(parse_duration(text).unwrap_err().contains("24h"), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_show_as_they_are_typed() {
+        for text in ["24h", "7d", "1h 30m", "90s"] {
+            let shown = duration(parse_duration(text).unwrap());
+            assert_eq!(parse_duration(&shown), parse_duration(text), "{text} shows as {shown}");
+        }
+    }
+
+    #[test]
+    fn ages_take_the_unit_a_person_would_pick() {
+        for (seconds, expected) in [
+            (0, "0 s"),
+            (119, "119 s"),
+            (120, "2 min"),
+            (7_200, "2 h"),
+            (219_600, "61 h"),
+            (777_600, "9 days"),
+        ] {
+            assert_eq!(age(Duration::from_secs(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn the_future_is_no_age() {
+        let now: Time = "2026-11-20T00:00:00Z".parse().unwrap();
+        assert_eq!(elapsed(now, "2999-01-01T00:00:00Z".parse().unwrap()), Duration::ZERO);
+        assert_eq!(elapsed(now, "2026-11-19T23:00:00Z".parse().unwrap()), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn sizes_are_decimal() {
+        for (bytes, expected) in [(0, "0 B"), (1_200_000_000, "1.2 GB"), (5_128_026, "5.1 MB")] {
+            assert_eq!(size(bytes), expected);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The `converge` gate against real services.
+
+use lab::{Engine, Image, Kind, Options};
+use predicates::str::contains;
+
+use crate::support::program;
+
+const APP: &str = "127.0.0.1:5000/app:1";
+const NEXT: &str = "127.0.0.1:5000/app:2";
+
+fn engine() -> Engine {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    engine.publish(&Image::new("app", "2"));
+    engine
+}
+
+#[track_caller]
+fn create(engine: &Engine, words: &str) {
+    let fixed = ["service", "create", "--quiet", "--detach", "--name", "it"];
+    engine.docker(fixed.into_iter().chain(words.split(' ')));
+}
+
+fn says(engine: &Engine, code: i32, text: &str) -> bool {
+    let output = program(engine).arg("converge").output().expect("run converge");
+    output.status.code() == Some(code) && String::from_utf8_lossy(&output.stdout).contains(text)
+}
+
+#[track_caller]
+fn becomes(engine: &Engine, code: i32, text: &str) {
+    engine.eventually(&format!("converge exits {code} and says {text}"), || says(engine, code, text));
+}
+
+#[track_caller]
+fn gone(engine: &Engine) {
+    engine.docker(["service", "rm", "it"]);
+    becomes(engine, 0, "no services");
+}
+
+#[test]
+fn services_of_every_mode_settle() {
+    let engine = engine();
+    becomes(&engine, 0, "no services");
+
+    create(&engine, &format!("--replicas 2 {APP}"));
+    becomes(&engine, 0, "1 service, settled");
+    engine.docker(["service", "scale", "--detach", "it=0"]);
+    becomes(&engine, 0, "1 service, settled");
+    gone(&engine);
+
+    create(&engine, &format!("--mode global {APP}"));
+    becomes(&engine, 0, "1 service, settled");
+    gone(&engine);
+
+    create(&engine, &format!("--mode replicated-job --replicas 2 {APP} true"));
+    assert!(says(&engine, 3, "service it 0/2"), "outstanding completions close the gate");
+    becomes(&engine, 0, "1 service, settled");
+    gone(&engine);
+
+    create(&engine, &format!("--mode global-job {APP} true"));
+    becomes(&engine, 0, "1 service, settled");
+    gone(&engine);
+
+    for condition in ["none", "on-failure"] {
+        create(&engine, &format!("--restart-condition {condition} {APP} true"));
+        becomes(&engine, 0, "1 service, settled");
+        gone(&engine);
+    }
+}
+
+#[test]
+fn a_new_global_service_or_job_is_closed_from_its_first_moment() {
+    let engine = engine();
+    for mode in ["global", "global-job"] {
+        create(&engine, &format!("--mode {mode} {APP}"));
+        assert!(says(&engine, 3, "service it 0/1"), "{mode}");
+        engine.docker(["service", "rm", "it"]);
+    }
+}
+
+#[test]
+fn what_hinders_a_service_is_told_apart() {
+    let engine = engine();
+    create(&engine, "--no-resolve-image 127.0.0.1:5000/missing:1");
+    becomes(&engine, 3, "image not found");
+    gone(&engine);
+
+    create(&engine, &format!("--restart-delay 100ms {APP} false"));
+    becomes(&engine, 3, "crash-looping");
+    gone(&engine);
+
+    create(&engine, &format!("--constraint node.labels.nowhere==1 {APP}"));
+    becomes(&engine, 3, "no suitable node");
+    gone(&engine);
+
+    create(&engine, &format!("--restart-condition none {APP} false"));
+    becomes(&engine, 3, "failed, and will not be restarted");
+    gone(&engine);
+}
+
+#[test]
+fn updates_and_rollbacks_close_until_they_are_over_or_paused() {
+    let engine = engine();
+    create(&engine, &format!("--replicas 2 --update-delay 2s --rollback-delay 2s {APP}"));
+    becomes(&engine, 0, "1 service, settled");
+    engine.docker(["service", "update", "--quiet", "--detach", "--image", NEXT, "it"]);
+    becomes(&engine, 3, "update in progress");
+    becomes(&engine, 0, "1 service, settled");
+    engine.docker(["service", "rollback", "--quiet", "--detach", "it"]);
+    becomes(&engine, 3, "rollback in progress");
+    becomes(&engine, 0, "1 service, settled");
+    // A failing update is paused: its replica that failed is missing, then the service is repaired.
+    engine.docker([
+        "service",
+        "update",
+        "--quiet",
+        "--detach",
+        "--update-delay",
+        "0s",
+        "--update-order",
+        "start-first",
+        "--restart-condition",
+        "none",
+        "--args",
+        "false",
+        "it",
+    ]);
+    engine.eventually("the update is paused", || {
+        engine.docker(["service", "inspect", "--format", "{{.UpdateStatus.State}}", "it"]) == "paused"
+    });
+    let replicas = engine.docker(["service", "ls", "--format", "{{.Replicas}}"]);
+    let (running, wanted) = replicas.split_once('/').unwrap();
+    becomes(&engine, if running == wanted { 0 } else { 3 }, "");
+}
+
+#[test]
+fn a_node_that_is_in_no_swarm_has_nothing_to_converge() {
+    let engine = Engine::start_with(Options { swarm: false, ..Options::default() });
+    program(&engine).arg("converge").assert().code(0).stdout(contains("not in a Swarm"));
+    program(&engine).arg("check-gates").assert().code(3).stdout(contains("runs      open"));
+}
+
+#[test]
+fn a_locked_manager_is_unknown() {
+    let engine = Engine::start_with(Options { swarm: false, ..Options::default() });
+    engine.docker(["swarm", "init", "--autolock", "--advertise-addr", "127.0.0.1"]);
+    engine.restart();
+    becomes(&engine, 255, "docker swarm unlock");
+    program(&engine).arg("runs").assert().code(255).stdout(contains("docker swarm unlock"));
+}
+
+#[test]
+fn a_worker_needs_to_be_told_its_manager() {
+    let engine = Engine::start_with(Options { second: true, ..Options::default() });
+    let token = engine.docker(["swarm", "join-token", "--quiet", "worker"]);
+    let worker = format!("unix://{}", engine.folder().join("second.sock").display());
+    engine.docker([
+        "--host",
+        &worker,
+        "swarm",
+        "join",
+        "--listen-addr",
+        "127.0.0.2:2377",
+        "--advertise-addr",
+        "127.0.0.2",
+        "--token",
+        &token,
+        "127.0.0.1:2377",
+    ]);
+    for gate in ["converge", "runs"] {
+        program(&engine).args([gate, "--host", &worker]).assert().code(255).stdout(contains("--swarm-host"));
+        let manager = engine.url();
+        program(&engine).args([gate, "--host", &worker, "--swarm-host", &manager]).assert().code(0);
+    }
+    assert_ne!(Kind::from_env(), Kind::Host, "two daemons need a root of their own");
+}
+
+#[test]
+fn a_restarted_engine_that_lists_no_containers_is_settling() {
+    let engine = engine();
+    create(&engine, APP);
+    becomes(&engine, 0, "1 service, settled");
+    engine.restart();
+    // Whatever moment is met: open only with the container back.
+    for _ in 0..40 {
+        let output = program(&engine).arg("converge").output().unwrap();
+        if output.status.code() == Some(0) {
+            assert!(!engine.docker(["ps", "--quiet"]).is_empty(), "open, and no container is listed");
+        }
+    }
+    becomes(&engine, 0, "1 service, settled");
+}

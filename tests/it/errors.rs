@@ -1,0 +1,178 @@
+//! An engine that is not there, not permitted, hangs or talks nonsense: one clear line each.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use lab::{Engine, Fault, Image, Options, Proxy};
+use predicates::prelude::*;
+use predicates::str::contains;
+
+use crate::support::{RUN, bare, json_of, program};
+
+fn proxy(engine: &Engine) -> (Proxy, PathBuf) {
+    let path = engine.folder().join("proxy.sock");
+    (Proxy::start(&path, &engine.socket()), path)
+}
+
+/// What each command says and how it ends where no gate can be answered.
+#[track_caller]
+fn unanswered(command: impl Fn() -> assert_cmd::Command, text: &str) {
+    for gate in ["disk", "runs", "converge", "check-gates"] {
+        let assert = command().arg(gate).assert().code(255).stdout(contains(text));
+        let shown = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
+        assert_eq!(shown.lines().count(), 1, "{gate} says it once: {shown}");
+    }
+    let assert = command().args(["check-gates", "-o", "json"]).assert().code(255);
+    assert_eq!(json_of(&assert)["gates"].as_array().unwrap().len(), 3);
+    command().arg("prune").assert().code(1).stdout(contains(text).and(contains("nothing removed")));
+    command().arg("--dry-run").assert().code(1).stderr(contains(text));
+    command().arg("record").assert().code(1).stderr(contains(text));
+}
+
+#[test]
+fn no_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = format!("unix://{}/none.sock", dir.path().display());
+    let command = || {
+        let mut command = bare();
+        command
+            .args(["--host", &host])
+            .env("STATE_DIRECTORY", dir.path())
+            .env("RUNTIME_DIRECTORY", dir.path());
+        command
+    };
+    unanswered(command, &format!("no Docker engine at {host}: there is no such socket; start the engine"));
+    // A socket that nobody listens on any more.
+    drop(std::os::unix::net::UnixListener::bind(dir.path().join("none.sock")).unwrap());
+    unanswered(command, &format!("no Docker engine at {host}"));
+    bare()
+        .args(["disk", "--host", "tcp://127.0.0.1:1"])
+        .assert()
+        .code(255)
+        .stdout(contains("no Docker engine at tcp://127.0.0.1:1"));
+}
+
+#[test]
+fn not_permitted() {
+    let engine = Engine::start_with(Options { swarm: false, ..Options::default() });
+    let copy = engine.folder().join("ci-docker-prune");
+    fs::copy(assert_cmd::cargo::cargo_bin!("ci-docker-prune"), &copy).unwrap();
+    let output = Command::new(copy)
+        .uid(65534)
+        .gid(65534)
+        .env_clear()
+        .args(["disk", "--host", &engine.url()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(255));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("member of the docker group"));
+}
+
+#[test]
+fn an_engine_that_hangs_fails_or_talks_nonsense_is_unknown_and_nothing_is_removed() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["run", "--name", "old", "127.0.0.1:5000/app:1", "true"]);
+    engine.fill_to(90);
+    let (proxy, _) = proxy(&engine);
+    let questions = ["/version", "/info", "/services", "/tasks", "/containers/json"];
+    let faults = [
+        (Fault::Hang, "--timeout"),
+        (Fault::Status(500), "with 500: the proxy says no"),
+        (Fault::Malformed, "cannot understand the answer"),
+        (Fault::Truncated, "cannot understand the answer"),
+        (Fault::CutBefore, "was lost"),
+        (Fault::CutMiddle, "was lost"),
+        (Fault::CutAfter, "was lost"),
+    ];
+    for question in questions {
+        for (fault, text) in faults {
+            proxy.on_request(move |_, line| line.contains(question).then_some(fault));
+            let command = || {
+                let mut command = program(&engine);
+                command.args(["--host", &proxy.url(), "--timeout", "300ms"]);
+                command
+            };
+            command()
+                .args(["prune", "--older-than", "0s"])
+                .assert()
+                .code(1)
+                .stdout(contains(text).and(contains("unix://")))
+                .stdout(contains("nothing removed"));
+            assert_eq!(proxy.writes(), Vec::<String>::new(), "{question} {fault:?}");
+            command().arg("check-gates").assert().code(255).stdout(contains(text));
+        }
+    }
+}
+
+#[test]
+fn an_engine_of_the_wrong_age_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("engine.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let versions = [("1.40", "1.12", "too old"), ("1.99", "1.90", "too new")];
+    std::thread::spawn(move || {
+        for (newest, oldest, _) in versions {
+            let (mut stream, _) = listener.accept().unwrap();
+            std::io::Read::read(&mut stream, &mut [0; 4096]).unwrap();
+            let body = format!(r#"{{"ApiVersion":"{newest}","MinAPIVersion":"{oldest}"}}"#);
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            std::io::Write::write_all(&mut stream, format!("{head}{body}").as_bytes()).unwrap();
+        }
+    });
+    let host = format!("unix://{}", path.display());
+    for (_, _, text) in versions {
+        bare().args(["disk", "--host", &host]).assert().code(255).stdout(contains(text));
+    }
+}
+
+#[test]
+fn a_remote_engine_needs_a_path_to_measure() {
+    let engine = Engine::start();
+    // The same engine by TCP, through a forwarder of one thread a connection.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    let socket = engine.socket();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, socket) = (client.unwrap(), socket.clone());
+            std::thread::spawn(move || {
+                let engine = std::os::unix::net::UnixStream::connect(socket).unwrap();
+                let (mut from, mut to) = (client.try_clone().unwrap(), engine.try_clone().unwrap());
+                let back = std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut { engine }, &mut { client });
+                });
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Write);
+                let _ = back.join();
+            });
+        }
+    });
+    program(&engine).args(["disk", "--host", &host]).assert().code(255).stdout(contains("--disk-path"));
+    program(&engine)
+        .args(["disk", "--host", &host, "--disk-path"])
+        .arg(engine.data())
+        .assert()
+        .code(3)
+        .stdout(contains("keeping local image cache"));
+    program(&engine).args(["runs", "--host", &host]).assert().code(0);
+}
+
+#[test]
+fn gates_ask_each_question_once_and_cheaply() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["run", "--detach", "--name", RUN, "127.0.0.1:5000/app:1"]);
+    let (proxy, _) = proxy(&engine);
+    proxy.on_request(|_, _| None);
+    program(&engine).args(["check-gates", "--host", &proxy.url()]).assert().code(3);
+    let mut asked: Vec<String> =
+        proxy.requests().iter().map(|it| it.split('?').next().unwrap().to_owned()).collect();
+    asked.sort();
+    let expected =
+        ["GET /containers/json", "GET /events", "GET /info", "GET /services", "GET /tasks", "GET /version"];
+    assert_eq!(asked, expected);
+    assert!(!proxy.requests().iter().any(|it| it.contains("all=1")));
+}

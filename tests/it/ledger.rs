@@ -1,0 +1,136 @@
+//! The ledger: what is noted, what survives, and what happens where it cannot be written.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use lab::{Engine, Image};
+use predicates::str::contains;
+use serde_json::Value;
+
+use crate::support::{cached, image_id, ledger, ledger_path, program, prune};
+
+fn app(engine: &Engine) -> &'static str {
+    engine.publish(&Image::new("app", "1"));
+    "127.0.0.1:5000/app:1"
+}
+
+#[test]
+fn images_in_use_are_noted_and_by_events_those_that_just_were() {
+    let engine = Engine::start();
+    let image = app(&engine);
+    // Gone before anyone looked: only the events tell.
+    engine.docker(["run", "--rm", image, "true"]);
+    program(&engine)
+        .arg("record")
+        .assert()
+        .success()
+        .stdout(contains("0 images in use now; the ledger knows 1"));
+    let id = image_id(&engine, image);
+    let first = ledger(&engine)["images"][&id]["last_used"].as_str().unwrap().to_owned();
+
+    engine.docker(["run", "--detach", "--name", "now", image]);
+    program(&engine).arg("record").assert().success().stdout(contains("1 image in use now"));
+    let second = ledger(&engine)["images"][&id]["last_used"].as_str().unwrap().to_owned();
+    assert!(second > first, "{second} is not after {first}");
+
+    engine.docker(["rm", "--force", "now"]);
+    program(&engine).arg("check-gates").assert().code(3);
+    assert!(ledger(&engine)["images"][&id]["last_used"].as_str().unwrap() >= second.as_str());
+}
+
+#[test]
+fn a_held_back_prune_notes_every_image_and_drops_those_that_are_gone() {
+    let engine = Engine::start();
+    let image = app(&engine);
+    engine.docker(["pull", "--quiet", image]);
+    let id = image_id(&engine, image);
+    assert_eq!(prune(&engine, "")["outcome"], "held");
+    assert!(ledger(&engine)["images"][&id]["first_seen"].is_string());
+    engine.docker(["image", "rm", image]);
+    prune(&engine, "");
+    assert_eq!(ledger(&engine)["images"][&id], Value::Null);
+}
+
+#[test]
+fn a_dry_run_only_reads() {
+    let engine = Engine::start();
+    program(&engine).args(["prune", "--dry-run"]).assert().success();
+    assert!(!ledger_path(&engine).exists());
+}
+
+#[test]
+fn an_unreadable_ledger_is_set_aside_and_protects_every_cached_image() {
+    let engine = Engine::start();
+    let name = cached(&engine, &Image::new("app", "1"));
+    fs::create_dir_all(engine.folder().join("state")).unwrap();
+    fs::write(ledger_path(&engine), "{half a ledg").unwrap();
+    engine.fill_to(90);
+    program(&engine)
+        .args(["--dry-run"])
+        .assert()
+        .success()
+        .stderr(contains("cannot read the ledger").and(contains("ledger.json")));
+    assert_eq!(fs::read_to_string(ledger_path(&engine)).unwrap(), "{half a ledg", "a dry run leaves it");
+    program(&engine).arg("prune").assert().success().stderr(contains("it is kept as"));
+    image_id(&engine, &name);
+    let aside = fs::read_dir(engine.folder().join("state")).unwrap().flatten();
+    let aside: Vec<_> = aside.filter(|it| it.file_name().to_string_lossy().contains("unreadable")).collect();
+    assert_eq!(fs::read_to_string(aside[0].path()).unwrap(), "{half a ledg");
+}
+
+#[test]
+fn a_user_who_may_not_write_it_still_gets_an_answer() {
+    let engine = Engine::start();
+    program(&engine).arg("record").assert().success();
+    let socket = engine.socket();
+    fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let run = |words: &[&str]| {
+        let mut command = Command::new(as_anyone(&engine));
+        command.uid(65534).gid(65534).args(words).env_clear();
+        let output = command
+            .env("DOCKER_HOST", engine.url())
+            .env("STATE_DIRECTORY", engine.folder().join("state"))
+            .env("RUNTIME_DIRECTORY", engine.folder().join("runtime"))
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, stdout, stderr) = run(&["check-gates"]);
+    assert_eq!((code, stderr.as_str()), (Some(3), ""), "{stdout}");
+    let (code, ..) = run(&["--dry-run"]);
+    assert_eq!(code, Some(0));
+    let (code, _, stderr) = run(&["record"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot write the ledger"), "{stderr}");
+    let (code, _, stderr) = run(&["prune"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("--runtime-dir"), "{stderr}");
+}
+
+/// The program where every user can reach it.
+fn as_anyone(engine: &Engine) -> std::path::PathBuf {
+    let copy = engine.folder().join("ci-docker-prune");
+    fs::copy(assert_cmd::cargo::cargo_bin!("ci-docker-prune"), &copy).unwrap();
+    copy
+}
+
+#[test]
+fn times_of_the_future_count_as_now() {
+    let engine = Engine::start();
+    let name = cached(&engine, &Image::new("app", "1"));
+    let id = image_id(&engine, &name);
+    fs::create_dir_all(engine.folder().join("state")).unwrap();
+    let future = "2999-01-01T00:00:00Z";
+    let text = format!(
+        r#"{{"schema":1,"noted":"{future}","images":{{"{id}":{{"first_seen":"{future}","last_used":"{future}"}}}}}}"#
+    );
+    fs::write(ledger_path(&engine), text).unwrap();
+    prune(&engine, "");
+    let entry = ledger(&engine)["images"][&id].clone();
+    assert!(entry["first_seen"].as_str().unwrap() < "2900", "{entry}");
+    assert!(entry["last_used"].as_str().unwrap() < "2900", "{entry}");
+}
+
+use predicates::prelude::*;

@@ -1,0 +1,348 @@
+//! `prune` and its dry run on a real engine, under real pressure.
+
+use std::fs;
+
+use lab::{Engine, Image, Proxy};
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::Value;
+
+use crate::support::{
+    RUN, cached, compose, create, has_image, image_id, json_of, names, program, prune, remember, stdout,
+};
+
+const STACK: &str = "shop";
+
+/// What this tool is for: a stack of an image built long ago is deployed, torn down, the disk fills,
+/// something prunes, and the stack comes back. How many blobs the second deploy downloads.
+fn redeploy(engine: &Engine, mut prune: impl FnMut()) -> usize {
+    engine.publish(&Image::new("library/redis", "7-alpine").size_mib(8));
+    let file = compose(&["redis:7-alpine"]);
+    engine.deploy(STACK, &file);
+    assert!(engine.blobs_sent() >= 3, "the first deploy downloads two layers and a configuration");
+    engine.tear_down(STACK);
+    engine.fill_to(85);
+    prune();
+    let before = engine.blobs_sent();
+    engine.deploy(STACK, &file);
+    engine.blobs_sent() - before
+}
+
+#[test]
+fn a_redeploy_after_our_prune_downloads_nothing() {
+    let engine = Engine::start();
+    let downloaded = redeploy(&engine, || {
+        let report = prune(&engine, "");
+        assert_eq!(report["outcome"], "nothing");
+        assert!(report["disk"]["after"]["used_percent"].as_u64().unwrap() >= 80);
+    });
+    assert_eq!(downloaded, 0);
+}
+
+#[test]
+fn a_redeploy_after_dockers_own_prune_downloads_every_layer_again() {
+    let engine = Engine::start();
+    let downloaded = redeploy(&engine, || {
+        engine.docker(["image", "prune", "--force", "--filter", "until=24h"]);
+    });
+    // The containerd store never finds such an image, and so never reclaims it either.
+    assert_eq!(downloaded, if engine.kind.containerd_store() { 0 } else { 3 });
+}
+
+#[test]
+fn cached_images_go_least_recently_used_first_until_the_target() {
+    let engine = Engine::start();
+    let big = |n: &str| Image::new(n, "1").size_mib(120);
+    let names_by_digest: Vec<String> =
+        ["old", "older", "oldest", "recent"].map(|n| cached(&engine, &big(n))).into();
+    let ids: Vec<String> = names_by_digest.iter().map(|name| image_id(&engine, name)).collect();
+    remember(&engine, &[(&ids[0], 10), (&ids[1], 20), (&ids[2], 30), (&ids[3], 2)]);
+    engine.fill_to(85);
+
+    let plan = program(&engine).args(["--dry-run", "-o", "json"]).assert().success();
+    let planned = json_of(&plan)["plan"]["remove"].clone();
+    assert_eq!(names(&planned), ["oldest", "older", "old"]);
+
+    // Each is 6 % of the disk: 85, 79, 73, and below 75 it ends.
+    let report = prune(&engine, "--disk-target 75");
+    assert_eq!(report["outcome"], "pruned");
+    assert_eq!(report["plan"]["remove"], planned, "a run carries out what the dry run showed");
+    assert_eq!(names(&report["removed"]), ["oldest", "older"]);
+    assert!(report["skipped"][0]["reason"].as_str().unwrap().contains("below the target"));
+    let reclaimed = report["reclaimed_bytes"].as_u64().unwrap();
+    assert!((230 << 20..270 << 20).contains(&reclaimed), "{reclaimed} is not two images");
+    assert!(!has_image(&engine, &names_by_digest[2]) && !has_image(&engine, &names_by_digest[1]));
+    assert!(has_image(&engine, &names_by_digest[0]) && has_image(&engine, &names_by_digest[3]));
+}
+
+#[test]
+fn what_someone_needs_stays_under_full_pressure() {
+    let engine = Engine::start();
+    for tag in ["1", "2", "3"] {
+        engine.publish(&Image::new("app", tag));
+    }
+    let name = |tag: &str| format!("127.0.0.1:5000/app:{tag}");
+    // Scaled to 0 after an update: the spec names 2, the previous spec 1.
+    create(&engine, "app", &name("1"));
+    let to_2 = ["service", "update", "--quiet", "--detach", "--image", &name("2"), "--replicas", "0", "app"];
+    engine.docker(to_2);
+    engine.eventually("no container is running", || engine.docker(["ps", "--quiet"]).is_empty());
+    engine.docker(["container", "prune", "--force"]);
+    let label = "ci-docker-prune.keep";
+    let kept = cached(&engine, &Image::new("kept", "1").label(label, ""));
+    let young = cached(&engine, &Image::new("young", "1"));
+    let idle = cached(&engine, &Image::new("idle", "1"));
+    engine.docker(["pull", "--quiet", &name("3")]);
+
+    let by_digest = |tag: &str| {
+        let images = engine.docker(["service", "inspect", "--format", "{{json .}}", "app"]);
+        let service: Value = serde_json::from_str(&images).unwrap();
+        let spec = if tag == "1" { "PreviousSpec" } else { "Spec" };
+        let image = service[spec]["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap().to_owned();
+        format!("127.0.0.1:5000/app@{}", image.split_once('@').unwrap().1)
+    };
+    let (spec, previous) = (by_digest("2"), by_digest("1"));
+    engine.docker(["pull", "--quiet", &spec]);
+    let ids: Vec<String> =
+        [&spec, &previous, &kept, &idle, &name("3")].map(|name| image_id(&engine, name)).into();
+    remember(&engine, &ids.iter().map(|id| (id.as_str(), 90)).collect::<Vec<_>>());
+    engine.fill_to(95);
+
+    let report = prune(&engine, "--disk-critical 100 --cache-age 1d");
+    assert_eq!(names(&report["removed"]), ["idle"]);
+    for name in [&spec, &previous, &kept, &young, &name("3")] {
+        assert!(has_image(&engine, name), "{name}");
+    }
+    assert!(!has_image(&engine, &idle));
+    let reasons = report["plan"]["keep"].to_string();
+    for reason in
+        ["service app names it", "service app may roll back to it", "keep label", "tagged", "in use"]
+    {
+        assert!(reasons.contains(reason), "{reason} in {reasons}");
+    }
+}
+
+#[test]
+fn containers_go_by_the_time_they_finished_and_volumes_stay() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let image = "127.0.0.1:5000/app:1";
+    let label = "ci-docker-prune.keep=yes";
+    engine.docker(["run", "--name", "ended", "--volume", "named:/a", "--volume", "/b", image, "true"]);
+    engine.docker(["run", "--name", "kept", "--label", label, image, "true"]);
+    engine.docker(["create", "--name", "never", image]);
+    engine.docker(["run", "--detach", "--name", "running", image]);
+    engine.docker(["run", "--detach", "--name", "paused", image]);
+    engine.docker(["pause", "paused"]);
+    engine.docker([
+        "service",
+        "create",
+        "--quiet",
+        "--detach",
+        "--restart-condition",
+        "none",
+        "--name",
+        "job",
+        image,
+        "true",
+    ]);
+    engine.eventually("the one-shot has ended", || {
+        !engine.docker(["ps", "--quiet", "--filter", "status=exited", "--filter", "name=job"]).is_empty()
+    });
+    engine.fill_to(85);
+    let volumes = engine.docker(["volume", "ls", "--quiet"]);
+    assert_eq!(volumes.lines().count(), 2);
+
+    assert_eq!(prune(&engine, "")["outcome"], "nothing", "nothing is a day old");
+    engine.eventually("a second has passed since the last end", || {
+        let report = prune(&engine, "--older-than 1s");
+        let mut gone = names(&report["removed"]);
+        gone.sort();
+        gone == ["ended", "never"] || {
+            assert!(gone.iter().all(|it| it == "ended" || it == "never"), "{gone:?}");
+            !engine.docker(["ps", "--all", "--format", "{{.Names}}"]).contains("ended")
+                && !engine.docker(["ps", "--all", "--format", "{{.Names}}"]).contains("never")
+        }
+    });
+    let left = engine.docker(["ps", "--all", "--format", "{{.Names}}"]);
+    for name in ["kept", "running", "paused", "job.1."] {
+        assert!(left.contains(name), "{name} in {left}");
+    }
+    assert_eq!(engine.docker(["volume", "ls", "--quiet"]), volumes);
+}
+
+#[test]
+fn orphans_go_when_their_age_is_known_and_long_enough() {
+    let engine = Engine::start();
+    // A tag that moves leaves its old image without any name.
+    engine.load(&Image::new("built", "1").seed("a"), Some("built:1"));
+    engine.load(&Image::new("odd", "1").seed("b").created(Some("1970-01-01T00:00:01Z")), Some("odd:1"));
+    let built = image_id(&engine, "built:1");
+    let odd = image_id(&engine, "odd:1");
+    prune(&engine, "");
+    engine.load(&Image::new("built", "1").seed("c"), Some("built:1"));
+    engine.load(&Image::new("odd", "1").seed("d"), Some("odd:1"));
+    engine.fill_to(85);
+
+    let report = prune(&engine, "");
+    assert_eq!(report["outcome"], "nothing", "both became orphans just now: {report}");
+    engine.eventually("both are a second old", || {
+        prune(&engine, "--older-than 1s");
+        !has_image(&engine, &built) && !has_image(&engine, &odd)
+    });
+    assert!(has_image(&engine, "built:1") && has_image(&engine, "odd:1"));
+}
+
+#[test]
+fn stale_build_cache_goes_and_what_images_share_stays() {
+    let engine = Engine::start();
+    let dockerfile = "FROM 127.0.0.1:5000/app:1\nRUN dd if=/dev/zero of=/x bs=1M count=4\n";
+    engine.publish(&Image::new("app", "1"));
+    let context = engine.folder().join("context");
+    fs::create_dir(&context).unwrap();
+    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    let build = |tag: &str| {
+        let folder = context.to_str().unwrap();
+        let output = engine
+            .inside("docker")
+            .env("DOCKER_BUILDKIT", "1")
+            .args(["build", "--quiet", "--network", "none", "--tag", tag, folder])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    build("built:1");
+    engine.fill_to(85);
+    assert_eq!(names(&prune(&engine, "")["removed"]), Vec::<String>::new());
+    engine.docker(["image", "rm", "built:1"]);
+    engine.eventually("the cache is a second old", || {
+        let report = prune(&engine, "--older-than 1s");
+        report["removed"].as_array().unwrap().iter().any(|it| it["kind"] == "build-cache")
+    });
+    let report = prune(&engine, "--older-than 1s");
+    assert_eq!(report["plan"]["remove"], Value::Array(vec![]), "once is enough");
+}
+
+#[test]
+fn a_dry_run_sends_nothing_but_reads_and_shows_the_plan_also_when_a_gate_is_closed() {
+    let engine = Engine::start();
+    let name = cached(&engine, &Image::new("app", "1").size_mib(8));
+    remember(&engine, &[(&image_id(&engine, &name), 30)]);
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["run", "--detach", "--name", RUN, "127.0.0.1:5000/app:1"]);
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let assert = program(&engine).args(["--dry-run", "--host", &proxy.url()]).assert().success();
+    let text = stdout(&assert);
+    assert!(
+        text.contains("dry run: nothing was removed, and a prune now would be held back by runs"),
+        "{text}"
+    );
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    assert_eq!(proxy.writes(), Vec::<String>::new());
+    for path in ["state/ledger.lock", "runtime"] {
+        assert!(!engine.folder().join(path).exists(), "{path}");
+    }
+    let verbose = program(&engine).args(["--dry-run", "-v"]).assert().success();
+    assert!(stdout(&verbose).contains("used by container"), "{}", stdout(&verbose));
+}
+
+#[test]
+fn only_the_documented_removals_are_on_the_wire() {
+    let engine = Engine::start();
+    let name = cached(&engine, &Image::new("app", "1").size_mib(8));
+    remember(&engine, &[(&image_id(&engine, &name), 30)]);
+    engine.publish(&Image::new("other", "1"));
+    engine.docker(["run", "--name", "ended", "127.0.0.1:5000/other:1", "true"]);
+    engine.load(&Image::new("built", "1").seed("a"), Some("built:1"));
+    engine.load(&Image::new("built", "1").seed("b"), Some("built:1"));
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    engine.eventually("everything is a second old", || {
+        proxy.on_request(|_, _| None);
+        prune(&engine, &format!("--older-than 1s --host {}", proxy.url()));
+        !has_image(&engine, &name)
+    });
+    for request in proxy.writes() {
+        let (method, path) = request.split_once(' ').unwrap();
+        let kind = path.split('/').nth(1).unwrap();
+        assert!(
+            method == "DELETE" && matches!(kind, "images" | "containers")
+                || request.starts_with("POST /build/prune"),
+            "{request}"
+        );
+        assert!(!path.contains("force=true") && !path.contains("all=true"), "{request}");
+    }
+}
+
+#[test]
+fn one_stuck_or_vanished_object_never_ends_the_run() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    for name in ["one", "two", "three", "four"] {
+        engine.docker(["run", "--name", name, "127.0.0.1:5000/app:1", "true"]);
+    }
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let mut faults = [lab::Fault::Status(409), lab::Fault::Status(404), lab::Fault::Status(500)].into_iter();
+    proxy.on_request(move |_, line| if line.starts_with("DELETE") { faults.next() } else { None });
+    let arguments = ["prune", "-o", "json", "--older-than", "0s", "--host", &proxy.url()];
+    let assert = program(&engine).args(arguments).assert().code(1);
+    let report = json_of(&assert);
+    assert_eq!(report["outcome"], "failed");
+    assert_eq!(report["skipped"].as_array().unwrap().len(), 1);
+    assert_eq!(report["failed"].as_array().unwrap().len(), 1);
+    assert_eq!(report["removed"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_second_prune_says_that_one_is_running() {
+    let engine = Engine::start();
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let (entered, first_is_in) = std::sync::mpsc::channel();
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    proxy.on_request(move |number, _| {
+        if number == 1 {
+            entered.send(()).unwrap();
+            wait.recv().unwrap();
+        }
+        None
+    });
+    let url = proxy.url();
+    let mut first = std::process::Command::new(program(&engine).get_program());
+    first
+        .args(["prune", "--host", &url])
+        .env("STATE_DIRECTORY", engine.folder().join("state"))
+        .env("RUNTIME_DIRECTORY", engine.folder().join("runtime"))
+        .stdout(std::process::Stdio::null());
+    let mut first = first.spawn().unwrap();
+    first_is_in.recv().unwrap();
+    let pid = first.id();
+    program(&engine)
+        .arg("prune")
+        .assert()
+        .success()
+        .stdout(contains(format!("another prune is running (process {pid})")));
+    go_on.send(()).unwrap();
+    assert!(first.wait().unwrap().success());
+    program(&engine).arg("prune").assert().success().stdout(contains("another prune").not());
+}
+
+#[test]
+fn a_disk_that_stays_critical_exits_4() {
+    let engine = Engine::start();
+    engine.fill_to(97);
+    program(&engine).arg("prune").assert().code(4).stdout(contains("is still at 9").and(contains("Stays:")));
+}
+
+#[test]
+fn a_prune_works_on_a_disk_that_is_100_percent_full() {
+    let engine = Engine::start();
+    let name = cached(&engine, &Image::new("app", "1").size_mib(64));
+    remember(&engine, &[(&image_id(&engine, &name), 30)]);
+    engine.fill_to(100);
+    let report = json_of(&program(&engine).args(["prune", "-o", "json"]).assert().code(4));
+    assert_eq!(names(&report["removed"]), ["app"]);
+    assert!(report["reclaimed_bytes"].as_u64().unwrap() > 60 << 20);
+}

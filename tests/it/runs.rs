@@ -1,0 +1,67 @@
+//! The `runs` gate against stacks, services, Compose projects and plain containers.
+
+use lab::{Engine, Image};
+use predicates::prelude::*;
+use predicates::str::contains;
+
+use crate::support::{RUN, compose, program};
+
+const IMAGE: &str = "127.0.0.1:5000/app:1";
+
+#[track_caller]
+fn held_by(engine: &Engine, what: &str) {
+    program(engine).arg("runs").assert().code(3).stdout(contains(what).and(contains("old)")));
+}
+
+#[track_caller]
+fn open(engine: &Engine) {
+    program(engine).arg("runs").assert().code(0).stdout(contains("no CI run is live"));
+}
+
+#[test]
+fn stacks_services_projects_and_containers_of_a_run_close_the_gate() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    open(&engine);
+
+    engine.deploy(RUN, &compose(&[IMAGE]));
+    held_by(&engine, &format!("stack {RUN} ("));
+    engine.tear_down(RUN);
+    open(&engine);
+
+    let service = format!("{RUN}_app");
+    engine.docker(["service", "create", "--quiet", "--name", &service, "--replicas", "0", IMAGE]);
+    held_by(&engine, &format!("service {service} ("));
+    engine.docker(["service", "rm", &service]);
+    open(&engine);
+
+    let label = format!("com.docker.compose.project={RUN}");
+    engine.docker(["run", "--detach", "--name", "one", "--label", &label, IMAGE]);
+    held_by(&engine, &format!("compose project {RUN} ("));
+    engine.docker(["pause", "one"]);
+    held_by(&engine, &format!("compose project {RUN} ("));
+    engine.docker(["unpause", "one"]);
+    engine.docker(["kill", "one"]);
+    open(&engine);
+
+    engine.docker(["create", "--name", RUN, IMAGE]);
+    held_by(&engine, &format!("container {RUN} ("));
+    engine.docker(["rm", RUN]);
+    open(&engine);
+}
+
+#[test]
+fn names_just_beyond_the_pattern_are_no_runs() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    for name in [
+        "abcde-0123ef_ci_commoninternet_net",
+        "abcd-0123e_ci_commoninternet_net",
+        "abcd-0123EF_ci_commoninternet_net",
+        "abcd-0123ef_ci_commoninternet_nets",
+    ] {
+        engine.docker(["run", "--detach", "--name", name, IMAGE]);
+    }
+    open(&engine);
+    program(&engine).args(["runs", "--run-pattern", "^abcde-"]).assert().code(3).stdout(contains("abcde-"));
+}

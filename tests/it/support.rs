@@ -1,0 +1,125 @@
+//! The program with a test's engine, and what the tests say about it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use assert_cmd::Command;
+use assert_cmd::assert::Assert;
+use lab::{Engine, Image};
+use serde_json::{Value, json};
+
+/// A stack's name as a CI run has it.
+pub const RUN: &str = "abcd-0123ef_ci_commoninternet_net";
+
+/// The program, with its directories in the lab's folder.
+pub fn program(engine: &Engine) -> Command {
+    let mut command = bare();
+    command
+        .env("DOCKER_HOST", engine.url())
+        .env("STATE_DIRECTORY", engine.folder().join("state"))
+        .env("RUNTIME_DIRECTORY", engine.folder().join("runtime"));
+    command
+}
+
+/// The program with nothing of this machine's environment that it would listen to.
+pub fn bare() -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ci-docker-prune"));
+    for (name, _) in std::env::vars() {
+        if name.starts_with("CI_DOCKER_PRUNE_") || name.starts_with("DOCKER_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("STATE_DIRECTORY").env_remove("RUNTIME_DIRECTORY").env_remove("JOURNAL_STREAM");
+    command.timeout(std::time::Duration::from_secs(120));
+    command
+}
+
+/// The one JSON object on stdout.
+#[track_caller]
+pub fn json_of(assert: &Assert) -> Value {
+    let stdout = &assert.get_output().stdout;
+    serde_json::from_slice(stdout)
+        .unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(stdout)))
+}
+
+pub fn stdout(assert: &Assert) -> String {
+    String::from_utf8_lossy(&assert.get_output().stdout).into_owned()
+}
+
+/// `prune` with these words, as JSON; it must succeed.
+#[track_caller]
+pub fn prune(engine: &Engine, words: &str) -> Value {
+    let assert = program(engine).arg("prune").args(words.split_whitespace()).args(["-o", "json"]).assert();
+    json_of(&assert.success())
+}
+
+/// The names of what a list in a report is about, digests shortened to their repository.
+pub fn names(list: &Value) -> Vec<String> {
+    let name = |it: &Value| {
+        let name = it["names"][0].as_str().unwrap_or("-");
+        let name = name.split('@').next().unwrap_or(name);
+        name.trim_start_matches("127.0.0.1:5000/").to_owned()
+    };
+    list.as_array().expect("a list").iter().map(name).collect()
+}
+
+pub fn ledger_path(engine: &Engine) -> PathBuf {
+    engine.folder().join("state/ledger.json")
+}
+
+pub fn ledger(engine: &Engine) -> Value {
+    serde_json::from_slice(&fs::read(ledger_path(engine)).expect("read the ledger")).expect("JSON")
+}
+
+/// Let the ledger say that it saw each of these images in use so many days ago.
+pub fn remember(engine: &Engine, images: &[(&str, i64)]) {
+    let now = jiff::Timestamp::now();
+    let entry = |days: i64| {
+        let at = (now - jiff::SignedDuration::from_hours(24 * days)).to_string();
+        json!({"first_seen": at, "last_used": at, "named": true})
+    };
+    let images: serde_json::Map<String, Value> =
+        images.iter().map(|(id, days)| ((*id).to_owned(), entry(*days))).collect();
+    fs::create_dir_all(engine.folder().join("state")).expect("create the state directory");
+    let ledger = json!({"schema": 1, "noted": now.to_string(), "images": images});
+    fs::write(ledger_path(engine), ledger.to_string()).expect("write the ledger");
+}
+
+/// The ID of an image by any of its names.
+#[track_caller]
+pub fn image_id(engine: &Engine, name: &str) -> String {
+    engine.docker(["image", "inspect", "--format", "{{.Id}}", name])
+}
+
+/// Is there an image by this name?
+pub fn has_image(engine: &Engine, name: &str) -> bool {
+    engine.docker_output(&["image", "inspect", name], None).status.success()
+}
+
+/// A Compose file with one service for each image.
+pub fn compose(images: &[&str]) -> String {
+    let services: String =
+        images.iter().enumerate().map(|(n, image)| format!("  s{n}:\n    image: {image}\n")).collect();
+    format!("version: '3.8'\nservices:\n{services}")
+}
+
+/// Create a service and wait until it has its replica.
+#[track_caller]
+pub fn create(engine: &Engine, name: &str, image: &str) {
+    engine.docker(["service", "create", "--quiet", "--detach", "--name", name, image]);
+    engine.converged();
+}
+
+/// Publish an image, let Swarm pull it by digest, and tear the service down: what a CI run leaves.
+/// Its name by digest.
+#[track_caller]
+pub fn cached(engine: &Engine, image: &Image) -> String {
+    let digest = engine.publish(image);
+    let name = format!("127.0.0.1:5000/{}", image.repository);
+    create(engine, "warm", &format!("{name}:{}", image.tag));
+    engine.docker(["service", "rm", "warm"]);
+    engine.eventually("the service's container is gone", || {
+        engine.docker(["ps", "--all", "--quiet", "--filter", "name=warm"]).is_empty()
+    });
+    format!("{name}@{digest}")
+}

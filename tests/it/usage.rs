@@ -1,0 +1,69 @@
+//! Wrong usage: exit status 2, the option's name, and nothing asked of any engine.
+
+use predicates::prelude::*;
+use predicates::str::contains;
+
+use crate::support::bare;
+
+#[test]
+fn bad_values_name_their_option() {
+    let table: [(&[&str], &str); 16] = [
+        (&["disk", "--disk-threshold", "101"], "--disk-threshold"),
+        (&["disk", "--disk-threshold", "-1"], "-1"),
+        (&["disk", "--disk-threshold", "80.5"], "--disk-threshold"),
+        (&["disk", "--disk-threshold", ""], "--disk-threshold"),
+        (&["prune", "--disk-target", "90"], "--disk-target 90 <= --disk-threshold 80"),
+        (&["prune", "--disk-critical", "79"], "--disk-threshold 80 <= --disk-critical 79"),
+        (&["prune", "--older-than", "soon"], "--older-than"),
+        (&["prune", "--cache-age", "7"], "--cache-age"),
+        (&["runs", "--run-pattern", "("], "--run-pattern"),
+        (&["runs", "--run-pattern", ""], "--run-pattern"),
+        (&["prune", "--keep-label", "=x"], "--keep-label"),
+        (&["disk", "--timeout", "0s"], "--timeout"),
+        (&["disk", "--host", "docker.sock"], "--host"),
+        (&["disk", "--swarm-host", "manager"], "--swarm-host"),
+        (&["disk", "--output", "yaml"], "--output"),
+        (&["prnue"], "prune"),
+    ];
+    for (arguments, expected) in table {
+        let assert = bare().args(arguments).assert().code(2).stdout("");
+        assert.stderr(contains(expected));
+    }
+}
+
+#[test]
+fn the_environment_is_checked_like_the_command_line() {
+    bare().env("DOCKER_HOST", "nowhere").arg("disk").assert().code(2).stderr(contains("DOCKER_HOST"));
+    bare()
+        .env("CI_DOCKER_PRUNE_DISK_THRESHOLD", "full")
+        .arg("disk")
+        .assert()
+        .code(2)
+        .stderr(contains("--disk-threshold"));
+}
+
+#[test]
+fn a_removal_is_always_spelled_out() {
+    bare().assert().code(2).stdout("").stderr(contains("Usage:").and(contains("--dry-run")));
+    bare()
+        .args(["--disk-threshold", "50", "prune"])
+        .assert()
+        .code(2)
+        .stderr(contains("prune --disk-threshold"));
+}
+
+#[test]
+fn help_fits_100_columns_and_names_every_exit_status() {
+    for command in ["", "prune", "check-gates", "disk", "runs", "converge", "record"] {
+        let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|it| !it.is_empty()).collect();
+        let assert = bare().args(arguments).env("COLUMNS", "200").assert().success().stderr("");
+        let help = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
+        for line in help.lines() {
+            assert!(line.chars().count() <= 100, "{command}: {line}");
+        }
+    }
+    let codes = ["0  ", "1  ", "2  ", "3  ", "4  ", "255"];
+    let assert = bare().arg("--help").assert();
+    let help = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
+    assert!(codes.iter().all(|code| help.contains(&format!("\n  {code}"))), "{help}");
+}

@@ -1,0 +1,141 @@
+//! The rules of the house that a machine can check.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            files.push((path.clone(), fs::read_to_string(&path).unwrap()));
+        }
+    }
+    files
+}
+
+/// The product's part of a file: what stands before its unit tests.
+fn product(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap()
+}
+
+/// `src/gates/disk.rs` is of module `gates`.
+fn module(path: &Path) -> String {
+    let inside = path.strip_prefix(root().join("src")).unwrap();
+    inside.components().next().unwrap().as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned()
+}
+
+#[test]
+fn modules_know_only_whom_they_may() {
+    let may: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("units", &[] as &[&str]),
+        ("exit", &[]),
+        ("facts", &["units"]),
+        ("gates", &["facts", "units"]),
+        ("ledger", &["facts", "units"]),
+        ("plan", &["facts", "gates", "ledger", "units"]),
+        ("cli", &["plan", "units"]),
+        ("settings", &["cli", "gates", "plan", "units"]),
+        ("engine", &["facts", "units", "settings"]),
+        ("host", &["facts", "ledger", "units"]),
+        ("execute", &["plan", "gates", "facts", "engine", "host", "units"]),
+        ("report", &["execute", "facts", "gates", "ledger", "plan", "units"]),
+        ("logging", &["host"]),
+    ]);
+    for (path, text) in sources(&root().join("src")) {
+        let module = module(&path);
+        let Some(may) = may.get(module.as_str()) else { continue };
+        for used in product(&text).split("crate::").skip(1) {
+            let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let fine = used == module || used.is_empty() || may.contains(&used.as_str());
+            assert!(fine, "{} knows {used}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_core_does_no_io_and_reads_no_clock() {
+    for (path, text) in sources(&root().join("src")) {
+        if ["units", "facts", "gates", "ledger", "plan"].contains(&module(&path).as_str()) {
+            for word in ["std::fs", "std::env", "std::io", "log::", "::now()", "println!", "tokio", "bollard", "nix::"] {
+                assert!(!product(&text).contains(word), "{} has {word}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_edges_have_one_importer_each() {
+    for (path, text) in sources(&root().join("src")) {
+        let (module, text) = (module(&path), product(&text));
+        for (word, owner) in [("bollard::", "engine"), ("nix::", "host"), ("clap::", "cli settings")] {
+            assert!(!text.contains(word) || owner.contains(&module), "{} uses {word}", path.display());
+        }
+        assert!(!text.contains("println!"), "{} prints by itself", path.display());
+        let dry = ["cli", "settings", "report"].contains(&module.as_str()) || path.ends_with("commands/prune.rs");
+        assert!(dry || !text.contains("dry_run"), "{} knows dry runs", path.display());
+        for endpoint in ["images/prune", "prune_images", "prune_containers", "prune_volumes", "system/prune"] {
+            assert!(!text.contains(endpoint), "{} names {endpoint}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_says_first_what_it_is() {
+    for folder in ["src", "tests"] {
+        for (path, text) in sources(&root().join(folder)) {
+            assert!(text.starts_with("//! "), "{}", path.display());
+            for word in ["#[ignore", "todo!(", "unimplemented!(", "thread::sleep", "#[allow("] {
+                let fine = path.ends_with("tests/style.rs");
+                assert!(fine || !text.contains(word), "{} has {word}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_changelog_knows_this_version() {
+    let changelog = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(changelog.contains(&format!("## [{version}]")), "CHANGELOG.md has no section for {version}");
+}
+
+/// Every option of `--help` stands in the README's table of options, with its default.
+#[test]
+fn the_readme_has_every_option_and_its_default() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let cli = fs::read_to_string(root().join("src/cli.rs")).unwrap();
+    let mut rows = readme.lines().filter(|line| line.starts_with("| `--"));
+    for (name, default) in options(&cli) {
+        let row = rows.clone().find(|row| row.contains(&format!("`--{name}")));
+        let row = row.unwrap_or_else(|| panic!("README.md has no row for --{name}"));
+        assert!(default.is_none_or(|it| row.contains(&format!("`{it}`"))), "the default in: {row}");
+    }
+    assert!(rows.next().is_some());
+}
+
+/// Names and literal defaults of the options, as the source declares them.
+fn options(cli: &str) -> Vec<(String, Option<String>)> {
+    let mut options = Vec::new();
+    let (mut long, mut default) = (false, None);
+    for line in cli.lines().map(str::trim) {
+        if line.starts_with("#[arg(") {
+            long |= line.contains("long");
+            if let Some((_, rest)) = line.split_once("default_value = \"") {
+                default = rest.split('"').next().map(str::to_owned);
+            }
+        } else if let (Some(field), true) = (line.strip_prefix("pub "), long) {
+            let name = field.split(':').next().unwrap().replace('_', "-");
+            options.push((name, default.take()));
+            long = false;
+        }
+    }
+    options
+}

@@ -1,0 +1,69 @@
+# What tests/demo shows, inside the lab. Argument: the folder of the built program.
+set -euo pipefail
+PATH=$1:$PATH
+export STATE_DIRECTORY=$LAB/state RUNTIME_DIRECTORY=$LAB/runtime
+docker() { $LAB_ENTER docker "$@"; }
+title() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+run() { printf '$ %s\n' "$*"; "$@" || printf '(exit status %s)\n' $?; }
+[ -t 1 ] || title() { printf '\n== %s\n' "$*"; }
+
+deploy() { # STACK IMAGE
+  printf 'version: "3.8"\nservices:\n  app:\n    image: %s\n' "$2" |
+    docker stack deploy --compose-file - "$1" >/dev/null
+  until docker service ls --format '{{.Replicas}}' | grep -q 1/1; do sleep 0.1; done
+}
+tear_down() { # STACK
+  docker stack rm "$1" >/dev/null
+  while [ -n "$(docker ps --all --quiet; docker network ls --quiet --filter "label=com.docker.stack.namespace=$1")" ]; do
+    sleep 0.1
+  done
+}
+downloaded() { grep -c '"GET /v2/.*/blobs/sha256:' "$LAB/registry.log" || true; }
+deploy_and_count() { # STACK IMAGE
+  local before
+  before=$(downloaded)
+  deploy "$1" "$2"
+  echo "deployed $2 as stack $1: $(($(downloaded) - before)) blobs downloaded (2 layers, 1 configuration)"
+}
+fill() { # PERCENT
+  read -r used available < <(df --block-size=1 --output=used,avail "$LAB/data" | tail -n 1)
+  fallocate --length $(((used + available) * $1 / 100 - used)) "$LAB/data/ballast"
+}
+
+title "A CI run: a stack is deployed by Swarm, tested, and torn down"
+run ci-docker-prune --version
+deploy_and_count abcd-1a2b3c_ci_commoninternet_net redis:7-alpine
+echo; echo "while it is live, the gates hold every prune back:"
+run ci-docker-prune check-gates
+tear_down abcd-1a2b3c_ci_commoninternet_net
+echo; echo "its image was built in 2024, has no tag, and is the cache of the next run:"
+docker image ls --digests
+
+title "Another image that no run has used for a month"
+deploy shop 127.0.0.1:5000/shop/frontend:1
+ci-docker-prune record
+tear_down shop
+old=$(docker image inspect --format '{{.Id}}' "$(docker image ls --digests --format '{{.Repository}}@{{.Digest}}' | grep shop)")
+month_ago=$(date --utc --date '30 days ago' +%FT%TZ)
+rm -rf "$STATE_DIRECTORY"; mkdir "$STATE_DIRECTORY"
+printf '{"schema": 1, "noted": "%s", "images": {"%s": {"first_seen": "%s", "named": true}}}\n' \
+  "$(date --utc +%FT%T.%NZ)" "$old" "$month_ago" > "$STATE_DIRECTORY/ledger.json"
+echo "(this demo has no month: it writes the date into the ledger)"
+
+title "An idle disk: nothing is ever removed"
+run ci-docker-prune prune
+
+title "The disk fills: what would go, and what stays"
+fill 82
+run ci-docker-prune --dry-run -v
+
+title "The prune"
+run ci-docker-prune prune --disk-target 79
+
+title "The next CI run: its cache is still there"
+deploy_and_count efgh-4d5e6f_ci_commoninternet_net redis:7-alpine
+tear_down efgh-4d5e6f_ci_commoninternet_net
+
+title "The same with docker's own prune: this is what ci-docker-prune prevents"
+run docker image prune --force --filter until=24h
+deploy_and_count ijkl-7a8b9c_ci_commoninternet_net redis:7-alpine

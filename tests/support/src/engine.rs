@@ -1,0 +1,481 @@
+//! One private engine: namespaces, a small filesystem, a registry and dockerd, gone with the value.
+//!
+//! Everything is mounted in a mount namespace that belongs to the calling thread, so the program
+//! under test, started by that thread, sees the engine's data at the path that the engine names,
+//! and the machine's other processes see nothing. The kernel takes it all down when the last
+//! process of the namespace ends, however it ends.
+
+use std::env;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
+
+use crate::Image;
+
+/// Where a lab is mounted: the same path for each, for each has its own mount namespace.
+const LAB: &str = "/tmp/ci-docker-prune-lab";
+
+/// Which engine to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Debian bookworm's 20.10 with overlay2.
+    #[value(name = "20.10")]
+    Bookworm,
+    /// Debian trixie's 26.1 with overlay2.
+    #[value(name = "26.1")]
+    Trixie,
+    /// Debian trixie's 26.1 with the containerd image store.
+    #[value(name = "26.1-c8d")]
+    TrixieContainerd,
+    /// What this machine has on its PATH, in its own tree.
+    #[value(name = "host")]
+    Host,
+}
+
+impl Kind {
+    /// The engine that `LAB_ENGINE` names; bookworm's where it names none.
+    pub fn from_env() -> Self {
+        let name = env::var("LAB_ENGINE").unwrap_or_else(|_| "20.10".into());
+        <Self as clap::ValueEnum>::from_str(&name, false)
+            .unwrap_or_else(|_| panic!("LAB_ENGINE={name} is no engine: 20.10, 26.1, 26.1-c8d or host"))
+    }
+
+    /// Does the containerd image store hold the images?
+    pub fn containerd_store(self) -> bool {
+        self == Self::TrixieContainerd
+    }
+
+    /// The Debian root that this engine runs in.
+    pub fn root(self) -> PathBuf {
+        let roots = env::var_os("LAB_ROOTS")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab"), PathBuf::from);
+        match self {
+            Self::Bookworm => roots.join("bookworm"),
+            Self::Trixie | Self::TrixieContainerd => roots.join("trixie"),
+            Self::Host => PathBuf::from("/"),
+        }
+    }
+}
+
+/// How to start an engine.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub kind: Kind,
+    /// `docker swarm init` at the start.
+    pub swarm: bool,
+    /// Size of the filesystem that holds the engine's data, MiB.
+    pub size_mib: u64,
+    /// A second daemon beside the first, with its own data, to join a swarm with.
+    pub second: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { kind: Kind::from_env(), swarm: true, size_mib: 2048, second: false }
+    }
+}
+
+/// A running engine. Dropping it takes everything down.
+pub struct Engine {
+    pub kind: Kind,
+    outer: Child,
+    init: u32,
+    cgroup: String,
+}
+
+impl Engine {
+    /// The default engine with a one-node swarm.
+    pub fn start() -> Self {
+        Self::start_with(Options::default())
+    }
+
+    /// # Panics
+    /// When the engine cannot be started; the message says what is missing.
+    pub fn start_with(options: Options) -> Self {
+        Self::try_start(options).unwrap_or_else(|error| panic!("the lab's engine did not start: {error:#}"))
+    }
+
+    pub fn try_start(options: Options) -> Result<Self> {
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "a private Docker engine needs root (namespaces, loop mounts): run it as root or with sudo"
+        );
+        let root = options.kind.root().canonicalize().with_context(|| {
+            format!("{} is not there; tests/support/roots makes it", options.kind.root().display())
+        })?;
+        sweep_cgroups();
+        mount_lab(options.size_mib)?;
+        let lab = Path::new(LAB);
+        fs::write(lab.join("registry.yml"), REGISTRY.replace("{root}", &format!("{LAB}/registry")))?;
+        fs::write(lab.join("init.sh"), include_str!("init.sh"))?;
+
+        let cgroup = format!("ci-docker-prune-lab-{}-{}", std::process::id(), nix::unistd::gettid());
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "sh"])
+            .arg(lab.join("init.sh"))
+            .arg(&root)
+            .arg(LAB)
+            .args(["--registry-mirror", "http://127.0.0.1:5000", "--config-file"])
+            .arg(lab.join("daemon.json"))
+            .env("LAB_CGROUP", &cgroup)
+            .env("LAB_SECOND", if options.second { "1" } else { "" })
+            .env("PATH", format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default()))
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(lab.join("init.log"))?)
+            .stderr(fs::File::options().append(true).open(lab.join("init.log"))?)
+            .process_group(0);
+        let configuration =
+            format!("{{\"features\": {{\"containerd-snapshotter\": {}}}}}", options.kind.containerd_store());
+        fs::write(lab.join("daemon.json"), configuration)?;
+        // SAFETY: prctl is async-signal-safe and nothing else happens between fork and exec.
+        #[expect(unsafe_code, reason = "the engine must not outlive the thread that started it")]
+        unsafe {
+            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
+        }
+        let outer = command.spawn().context("start unshare (util-linux)")?;
+        let mut engine = Self { kind: options.kind, outer, init: 0, cgroup };
+        let answered = wait_for(Duration::from_secs(30), || ping(&engine.socket()))
+            && (!options.second || wait_for(Duration::from_secs(30), || ping(&lab.join("second.sock"))));
+        if !answered {
+            bail!("no answer in 30 s; the end of its log:\n{}", engine.log_tail());
+        }
+        let children = format!("/proc/{0}/task/{0}/children", engine.outer.id());
+        engine.init = fs::read_to_string(&children)?
+            .trim()
+            .parse()
+            .with_context(|| format!("read the engine's first process from {children}"))?;
+        if options.swarm {
+            engine.docker(["swarm", "init", "--advertise-addr", "127.0.0.1"]);
+        }
+        Ok(engine)
+    }
+
+    /// The lab's own folder: in memory, private to the thread, gone with the engine.
+    pub fn folder(&self) -> &'static Path {
+        Path::new(LAB)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder().join("data.sock")
+    }
+
+    /// What to give `--host`.
+    pub fn url(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// The engine's data root, a filesystem of its own.
+    pub fn data(&self) -> PathBuf {
+        self.folder().join("data")
+    }
+
+    /// A command that runs inside the engine's namespaces.
+    pub fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.init.to_string(), "--mount", "--net", "--pid", "--uts", "--ipc"]);
+        if self.kind != Kind::Host {
+            command.arg("--root").arg("--wd");
+        }
+        command.arg("--").arg(program).env("DOCKER_HOST", self.url()).env("DOCKER_CLI_HINTS", "false");
+        command
+    }
+
+    /// Run the docker CLI; its standard output.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn docker<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> String {
+        let arguments: Vec<&str> = arguments.into_iter().collect();
+        let output = self.docker_output(&arguments, None);
+        assert!(
+            output.status.success(),
+            "docker {} failed: {}{}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Run the docker CLI, whatever comes of it.
+    pub fn docker_output(&self, arguments: &[&str], input: Option<&[u8]>) -> Output {
+        let mut child = self
+            .inside("docker")
+            .args(arguments)
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start nsenter");
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+            stdin.write_all(input).expect("write to docker");
+        }
+        child.wait_with_output().expect("wait for docker")
+    }
+
+    fn busybox(&self) -> PathBuf {
+        let root = self.kind.root();
+        ["bin/busybox", "usr/bin/busybox"]
+            .map(|path| root.join(path))
+            .into_iter()
+            .find(|path| path.exists())
+            .unwrap_or_else(|| panic!("busybox is missing in {}", root.display()))
+    }
+
+    /// Put an image into the private registry (as `127.0.0.1:5000/REPOSITORY:TAG`, and through the
+    /// mirror as a name of Docker Hub's where the repository starts with `library/`); its digest.
+    pub fn publish(&self, image: &Image) -> String {
+        image.publish(&self.folder().join("registry"), &self.busybox())
+    }
+
+    /// Load an image into the engine's store without a registry.
+    #[track_caller]
+    pub fn load(&self, image: &Image, name: Option<&str>) {
+        let output = self.docker_output(&["load"], Some(&image.archive(name, &self.busybox())));
+        assert!(output.status.success(), "docker load: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Deploy a stack from a Compose file and wait until each service has its replicas.
+    #[track_caller]
+    pub fn deploy(&self, stack: &str, compose: &str) {
+        let output =
+            self.docker_output(&["stack", "deploy", "--compose-file", "-", stack], Some(compose.as_bytes()));
+        assert!(output.status.success(), "docker stack deploy: {}", String::from_utf8_lossy(&output.stderr));
+        self.converged();
+    }
+
+    /// Wait until `docker service ls` shows each service with all of its replicas.
+    #[track_caller]
+    pub fn converged(&self) {
+        self.eventually("the services converge", || {
+            self.docker(["service", "ls", "--format", "{{.Replicas}}"]).lines().all(|line| {
+                line.split_whitespace().next().and_then(|it| it.split_once('/')).is_some_and(|(a, b)| a == b)
+            })
+        });
+    }
+
+    /// Remove a stack and wait until its containers are gone.
+    #[track_caller]
+    pub fn tear_down(&self, stack: &str) {
+        self.docker(["stack", "rm", stack]);
+        let filter = format!("label=com.docker.stack.namespace={stack}");
+        self.eventually("the stack's containers are gone", || {
+            self.docker(["ps", "--all", "--quiet", "--filter", &filter]).is_empty()
+        });
+        self.eventually("the stack's networks are gone", || {
+            self.docker(["network", "ls", "--quiet", "--filter", &filter]).is_empty()
+        });
+    }
+
+    /// How many layers and configurations (blobs) the registry has sent so far.
+    pub fn blobs_sent(&self) -> usize {
+        let log = fs::read_to_string(self.folder().join("registry.log")).expect("read the registry's log");
+        log.lines().filter(|line| line.contains("\"GET /v2/") && line.contains("/blobs/sha256:")).count()
+    }
+
+    /// Fill the data filesystem to this percentage, as `df` counts.
+    #[track_caller]
+    pub fn fill_to(&self, percent: u64) {
+        fill_to(&self.data(), percent);
+    }
+
+    /// The percentage that `df` shows for the data filesystem.
+    pub fn df_percent(&self) -> u64 {
+        df_percent(&self.data())
+    }
+
+    /// Stop dockerd and wait until it answers again.
+    pub fn restart(&self) {
+        let log_before = self.started_count();
+        self.inside("sh")
+            .args(["-c", &format!("kill -TERM $(cat {LAB}/data.pid)")])
+            .status()
+            .expect("signal dockerd");
+        self.eventually("dockerd is back", || self.started_count() > log_before && ping(&self.socket()));
+    }
+
+    fn started_count(&self) -> usize {
+        fs::read_to_string(self.folder().join("data.log"))
+            .map_or(0, |log| log.matches("API listen on").count())
+    }
+
+    /// Wait until the condition holds; it is asked 20 times a second for a minute.
+    #[track_caller]
+    pub fn eventually(&self, what: &str, condition: impl FnMut() -> bool) {
+        assert!(wait_for(Duration::from_secs(60), condition), "waited a minute in vain until {what}");
+    }
+
+    /// The end of the daemon's log, for a failing test.
+    pub fn log_tail(&self) -> String {
+        ["init.log", "registry.log", "data.log"]
+            .iter()
+            .filter_map(|name| fs::read_to_string(self.folder().join(name)).ok())
+            .flat_map(|log| {
+                log.lines().rev().take(8).map(str::to_owned).collect::<Vec<_>>().into_iter().rev()
+            })
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the lab's log ends:\n{}", self.log_tail());
+        }
+        // The first process of a PID namespace takes all others with it.
+        let _ = self.outer.kill();
+        let _ = self.outer.wait();
+        remove_cgroups(&self.cgroup);
+        wait_for(Duration::from_secs(5), || !Path::new(&format!("/proc/{}", self.init)).exists());
+        for place in [format!("{LAB}/data"), LAB.to_owned()] {
+            let _ = umount2(place.as_str(), MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// Fill the filesystem that is mounted here to this percentage, as `df` counts, anew each time.
+#[track_caller]
+pub fn fill_to(mount_point: &Path, percent: u64) {
+    let ballast = mount_point.join("ballast");
+    let _ = fs::remove_file(&ballast);
+    let stat = statvfs(mount_point).expect("statvfs");
+    let used = stat.blocks() - stat.blocks_free();
+    let want = (used + stat.blocks_available()) * percent / 100;
+    assert!(want > used, "{} is fuller than {percent}% already", mount_point.display());
+    let file = fs::File::create(ballast).expect("create the ballast");
+    let bytes = (want - used) * stat.fragment_size();
+    nix::fcntl::posix_fallocate(&file, 0, bytes.try_into().expect("a small size")).expect("fill the disk");
+}
+
+/// What `df` shows for the filesystem that holds a path.
+pub fn df_percent(path: &Path) -> u64 {
+    let output = Command::new("df").arg("--output=pcent").arg(path).output().expect("run df");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines()
+        .nth(1)
+        .and_then(|line| line.trim().trim_end_matches('%').parse().ok())
+        .expect("df's percentage")
+}
+
+const REGISTRY: &str = "\
+version: 0.1
+log: {level: warn, accesslog: {disabled: false}}
+storage: {filesystem: {rootdirectory: {root}}}
+http: {addr: '127.0.0.1:5000'}
+";
+
+/// A private mount namespace for this thread, the lab's folder in memory and its disk in a file
+/// there. Doing it again in the same thread replaces what an earlier engine left.
+fn mount_lab(size_mib: u64) -> Result<()> {
+    fs::create_dir_all(LAB).with_context(|| format!("create {LAB}"))?;
+    unshare(CloneFlags::CLONE_NEWNS).context("unshare the mount namespace")?;
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make mounts private")?;
+    mount(Some("lab"), LAB, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .context("mount the lab's tmpfs")?;
+    for folder in ["data", "second", "registry"] {
+        fs::create_dir(Path::new(LAB).join(folder))?;
+    }
+    let disk = format!("{LAB}/disk");
+    fs::File::create(&disk)?.set_len(size_mib << 20)?;
+    run(Command::new("mkfs.ext4").args(["-q", &disk]))?;
+    run(Command::new("mount").args(["-o", "loop", &disk, &format!("{LAB}/data")]))?;
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    command.env("PATH", format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default()));
+    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Poll 20 times a second until the condition holds or the time is over.
+pub fn wait_for(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+fn ping(socket: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(socket) else { return false };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+    let mut answer = [0; 12];
+    stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n").is_ok()
+        && stream.read_exact(&mut answer).is_ok()
+        && answer.ends_with(b"200")
+}
+
+/// The groups that this process is in and the tops of their hierarchies (v1) or hierarchy (v2): an
+/// engine makes its own below one of them.
+fn cgroup_roots() -> Vec<PathBuf> {
+    let top = Path::new("/sys/fs/cgroup");
+    let mut roots = vec![top.to_owned(), top.join("unified")];
+    for line in fs::read_to_string("/proc/self/cgroup").unwrap_or_default().lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next().unwrap_or(""), fields.next().unwrap_or("/"));
+        let hierarchy = top.join(controllers.trim_start_matches("name="));
+        roots.push(hierarchy.join(path.trim_start_matches('/')));
+        roots.push(hierarchy);
+    }
+    roots.sort();
+    roots.dedup();
+    roots
+}
+
+fn remove_cgroups(name: &str) {
+    for root in cgroup_roots() {
+        remove_cgroup(&root.join(name));
+    }
+}
+
+fn remove_cgroup(path: &Path) {
+    // A paused container's processes cannot even be killed before they are thawed.
+    for (file, thaw) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        if path.join(file).exists() {
+            let _ = fs::write(path.join(file), thaw);
+        }
+    }
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_cgroup(&entry.path());
+        }
+    }
+    // The kernel refuses a group whose last process is still going; a moment later it does not.
+    if path.exists() {
+        wait_for(Duration::from_secs(2), || fs::remove_dir(path).is_ok());
+    }
+}
+
+/// Remove the control groups of labs whose process was killed before it could.
+pub fn sweep_cgroups() {
+    for root in cgroup_roots() {
+        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = name.strip_prefix("ci-docker-prune-lab-").and_then(|rest| rest.split('-').next());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                remove_cgroup(&entry.path());
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `lab`: start a throw-away engine and run a command with it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+use lab::{Engine, Image, Kind, Options};
+
+#[derive(Parser)]
+struct Cli {
+    /// Which engine
+    #[arg(long, value_enum, env = "LAB_ENGINE", default_value = "20.10")]
+    engine: Kind,
+    /// Images to put into its registry: REPOSITORY:TAG[,MIB]
+    #[arg(long = "image", value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Start nothing: clear away what labs that were killed left behind
+    #[arg(long)]
+    sweep: bool,
+    /// The command, with DOCKER_HOST set, the lab's folder in LAB, and in LAB_ENTER the words that
+    /// run another inside the engine's namespaces
+    #[arg(required_unless_present = "sweep", trailing_var_arg = true)]
+    command: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.sweep {
+        lab::engine::sweep_cgroups();
+        return ExitCode::SUCCESS;
+    }
+    let engine = match Engine::try_start(Options { kind: cli.engine, ..Options::default() }) {
+        Ok(engine) => engine,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for text in &cli.images {
+        let (name, size) = text.split_once(',').unwrap_or((text, "1"));
+        let (repository, tag) = name.rsplit_once(':').expect("an image is REPOSITORY:TAG[,MIB]");
+        engine.publish(&Image::new(repository, tag).size_mib(size.parse().expect("MiB")));
+    }
+    let status = Command::new(&cli.command[0])
+        .args(&cli.command[1..])
+        .env("DOCKER_HOST", engine.url())
+        .env("LAB", engine.folder())
+        .env("LAB_ENTER", enter(&engine))
+        .status();
+    match status {
+        Ok(status) => {
+            let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+            ExitCode::from(u8::try_from(code).unwrap_or(1))
+        }
+        Err(error) => {
+            eprintln!("lab: {}: {error}", cli.command[0]);
+            ExitCode::from(127)
+        }
+    }
+}
+
+/// The words that run a command inside the engine's namespaces, for a shell script.
+fn enter(engine: &Engine) -> String {
+    let command = engine.inside("");
+    let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
+    let words: Vec<String> = std::iter::once("nsenter".to_owned()).chain(words).collect();
+    words.join(" ").trim_end().to_owned()
+}
