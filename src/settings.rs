@@ -178,6 +178,13 @@ fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
         Some(text) => Some(parse("'--swarm-host <URL>'", text)?).filter(|manager| *manager != host),
         None => None,
     };
+    let tls = env::var("DOCKER_TLS_VERIFY").is_ok_and(|it| !it.is_empty());
+    if tls && [Some(&host), swarm_host.as_ref()].into_iter().flatten().any(|it| matches!(it, HostUrl::Tcp(_)))
+    {
+        let text = "DOCKER_TLS_VERIFY is set, and TLS is not supported so far: nothing was sent in the clear; \
+                    use the engine's socket, forwarded by ssh where it is remote";
+        return Err(usage(ErrorKind::ValueValidation, text));
+    }
     if common.timeout.is_zero() {
         let text = "invalid value for '--timeout <DUR>': the engine needs some time to answer, such as 30s";
         return Err(usage(ErrorKind::ValueValidation, text));

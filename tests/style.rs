@@ -52,6 +52,9 @@ fn modules_know_only_whom_they_may() {
     for (path, text) in sources(&root().join("src")) {
         let module = module(&path);
         let Some(may) = may.get(module.as_str()) else { continue };
+        if path.ends_with("properties.rs") {
+            continue; // a test
+        }
         for used in product(&text).split("crate::").skip(1) {
             let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             let fine = used == module || used.is_empty() || may.contains(&used.as_str());
@@ -64,7 +67,10 @@ fn modules_know_only_whom_they_may() {
 fn the_core_does_no_io_and_reads_no_clock() {
     for (path, text) in sources(&root().join("src")) {
         if ["units", "facts", "gates", "ledger", "plan"].contains(&module(&path).as_str()) {
-            for word in ["std::fs", "std::env", "std::io", "log::", "::now()", "println!", "tokio", "bollard", "nix::"] {
+            for word in [
+                "std::fs", "std::env", "std::io", "log::", "::now()", "println!", "tokio", "bollard",
+                " nix::",
+            ] {
                 assert!(!product(&text).contains(word), "{} has {word}", path.display());
             }
         }
@@ -75,13 +81,15 @@ fn the_core_does_no_io_and_reads_no_clock() {
 fn the_edges_have_one_importer_each() {
     for (path, text) in sources(&root().join("src")) {
         let (module, text) = (module(&path), product(&text));
-        for (word, owner) in [("bollard::", "engine"), ("nix::", "host"), ("clap::", "cli settings")] {
+        for (word, owner) in [("bollard::", "engine"), (" nix::", "host"), ("clap::", "cli settings")] {
             assert!(!text.contains(word) || owner.contains(&module), "{} uses {word}", path.display());
         }
         assert!(!text.contains("println!"), "{} prints by itself", path.display());
-        let dry = ["cli", "settings", "report"].contains(&module.as_str()) || path.ends_with("commands/prune.rs");
+        let dry =
+            ["cli", "settings", "report"].contains(&module.as_str()) || path.ends_with("commands/prune.rs");
         assert!(dry || !text.contains("dry_run"), "{} knows dry runs", path.display());
-        for endpoint in ["images/prune", "prune_images", "prune_containers", "prune_volumes", "system/prune"] {
+        for endpoint in ["images/prune", "prune_images", "prune_containers", "prune_volumes", "system/prune"]
+        {
             assert!(!text.contains(endpoint), "{} names {endpoint}", path.display());
         }
     }

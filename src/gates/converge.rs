@@ -420,7 +420,8 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_unknown() {
         let unanswered = || Unanswered("503".into());
-        let table: [(&str, &dyn Fn(&mut Facts), Word); 9] = [
+        type Change<'a> = &'a dyn Fn(&mut Facts);
+        let table: [(&str, Change, Word); 9] = [
             ("worker", &|it| it.swarm = Ok(SwarmState::Worker), Word::Unknown),
             ("locked", &|it| it.swarm = Ok(SwarmState::Locked), Word::Unknown),
             ("pending", &|it| it.swarm = Ok(SwarmState::Pending), Word::Unknown),

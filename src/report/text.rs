@@ -417,7 +417,9 @@ fn label(names: &[String], id: &str) -> String {
 fn short(name: &str) -> String {
     let name = clean(name);
     match name.split_once("@sha256:") {
-        Some((name, digest)) if digest.len() > 12 => format!("{name}@sha256:{}…", &digest[..12]),
+        Some((name, digest)) if digest.len() > 12 && digest.is_ascii() => {
+            format!("{name}@sha256:{}", &digest[..12])
+        }
         _ => name,
     }
 }

@@ -108,7 +108,7 @@ fn each_filesystem_counts_once_and_the_fullest_decides() {
         .args(["disk", "-o", "json", "--disk-path"])
         .arg(engine.data())
         .arg("--disk-path")
-        .arg(engine.data().join("image"))
+        .arg(engine.data().join("containers"))
         .arg("--disk-path")
         .arg(&place)
         .assert()

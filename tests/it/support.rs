@@ -53,12 +53,13 @@ pub fn prune(engine: &Engine, words: &str) -> Value {
     json_of(&assert.success())
 }
 
-/// The names of what a list in a report is about, digests shortened to their repository.
+/// The names of what a list in a report is about, cached images by their repository.
 pub fn names(list: &Value) -> Vec<String> {
     let name = |it: &Value| {
-        let name = it["names"][0].as_str().unwrap_or("-");
-        let name = name.split('@').next().unwrap_or(name);
-        name.trim_start_matches("127.0.0.1:5000/").to_owned()
+        let name = it["names"][0].as_str().unwrap_or("-").trim_start_matches("127.0.0.1:5000/");
+        // `name@sha256:…`, or on the containerd store `name:tag@sha256:…`.
+        let name = name.split_once('@').map_or(name, |(name, _)| name.split(':').next().unwrap_or(name));
+        name.to_owned()
     };
     list.as_array().expect("a list").iter().map(name).collect()
 }

@@ -43,6 +43,16 @@ fn the_environment_is_checked_like_the_command_line() {
 }
 
 #[test]
+fn a_host_that_wants_tls_is_never_asked_in_the_clear() {
+    bare()
+        .env("DOCKER_TLS_VERIFY", "1")
+        .args(["disk", "--host", "tcp://127.0.0.1:2376"])
+        .assert()
+        .code(2)
+        .stderr(contains("DOCKER_TLS_VERIFY"));
+}
+
+#[test]
 fn a_removal_is_always_spelled_out() {
     bare().assert().code(2).stdout("").stderr(contains("Usage:").and(contains("--dry-run")));
     bare()

@@ -1,10 +1,12 @@
 //! `lab`: start a throw-away engine and run a command with it.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
 
 use clap::Parser;
 use lab::{Engine, Image, Kind, Options};
+use nix::sys::resource::{UsageWho, getrusage};
 
 #[derive(Parser)]
 struct Cli {
@@ -17,6 +19,10 @@ struct Cli {
     /// Start nothing: clear away what labs that were killed left behind
     #[arg(long)]
     sweep: bool,
+    /// Start no engine: run the command this often and print means of wall and CPU time (ms) and its
+    /// peak memory (KiB)
+    #[arg(long, value_name = "TIMES")]
+    measure: Option<u32>,
     /// The command, with DOCKER_HOST set, the lab's folder in LAB, and in LAB_ENTER the words that
     /// run another inside the engine's namespaces
     #[arg(required_unless_present = "sweep", trailing_var_arg = true)]
@@ -27,6 +33,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.sweep {
         lab::engine::sweep_cgroups();
+        return ExitCode::SUCCESS;
+    }
+    if let Some(times) = cli.measure {
+        measure(&cli.command, times);
         return ExitCode::SUCCESS;
     }
     let engine = match Engine::try_start(Options { kind: cli.engine, ..Options::default() }) {
@@ -57,6 +67,27 @@ fn main() -> ExitCode {
             ExitCode::from(127)
         }
     }
+}
+
+/// Children are counted with all that they waited for.
+#[expect(clippy::print_stdout, reason = "this is the result")]
+fn measure(command: &[String], times: u32) {
+    let run = || {
+        let status = Command::new(&command[0]).args(&command[1..]).stdout(Stdio::null()).status();
+        status.expect("run the command");
+    };
+    (0..3).for_each(|_| run());
+    let cpu = || {
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("getrusage");
+        let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+        (seconds(usage.user_time()) + seconds(usage.system_time()), usage.max_rss())
+    };
+    let ((before, _), start) = (cpu(), Instant::now());
+    (0..times).for_each(|_| run());
+    let wall = start.elapsed().as_secs_f64();
+    let (after, peak) = cpu();
+    let mean = |seconds: f64| seconds * 1000.0 / f64::from(times);
+    println!("{:.2} {:.2} {peak}", mean(wall), mean(after - before));
 }
 
 /// The words that run a command inside the engine's namespaces, for a shell script.
