@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and its help.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ Examples:
   ci-docker-prune --dry-run                  what would a prune remove now, and what stays
   ci-docker-prune prune                      prune, if the disk is under pressure and nothing runs
   ci-docker-prune check-gates -o json        the three gates, for a script
+  ci-docker-prune inhibit -- ./deploy.sh     deploy while keeping prune away
 
 Exit status:
   0    done; for prune also: nothing to do, or held back by a gate
@@ -26,6 +28,7 @@ Exit status:
   3    a gate is closed (disk, runs, converge, check-gates)
   4    prune ended with the disk at or above --disk-critical
   255  a gate could not be answered (disk, runs, converge, check-gates)
+  inhibit exits with the status of its command
 
 Every option can be set by an environment variable too: --disk-threshold by
 CI_DOCKER_PRUNE_DISK_THRESHOLD, and so on.";
@@ -53,18 +56,27 @@ pub enum Command {
         #[command(flatten)]
         disk: Disk,
         #[command(flatten)]
-        runs: Runs,
+        runs: RunArgs,
         #[command(flatten)]
         state: State,
+        #[command(flatten)]
+        runtime: Runtime,
     },
     /// Gate: is the disk under pressure?
     Disk(Disk),
     /// Gate: is no CI run live?
-    Runs(Runs),
+    Runs {
+        #[command(flatten)]
+        runs: RunArgs,
+        #[command(flatten)]
+        runtime: Runtime,
+    },
     /// Gate: is no Swarm service converging?
     Converge,
     /// Note in the ledger which images are in use now
     Record(State),
+    /// Run a command while keeping prune away
+    Inhibit(Inhibit),
 }
 
 #[derive(Debug, Args)]
@@ -113,7 +125,7 @@ pub struct Disk {
 }
 
 #[derive(Debug, Args)]
-pub struct Runs {
+pub struct RunArgs {
     /// Names of a run's stacks, services, Compose projects and containers match this
     #[arg(long, value_name = "REGEX", default_value = RUN_PATTERN, value_parser = pattern)]
     #[arg(env = "CI_DOCKER_PRUNE_RUN_PATTERN", hide_env = true)]
@@ -128,6 +140,13 @@ pub struct State {
 }
 
 #[derive(Debug, Args)]
+pub struct Runtime {
+    /// Where locks and inhibitors are kept [default: $RUNTIME_DIRECTORY, else /run/ci-docker-prune]
+    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_RUNTIME_DIR", hide_env = true)]
+    pub runtime_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct Prune {
     /// Show what a prune would remove now, and why everything else stays; remove nothing
     #[arg(long, action = ArgAction::SetTrue, env = "CI_DOCKER_PRUNE_DRY_RUN", hide_env = true)]
@@ -136,7 +155,7 @@ pub struct Prune {
     #[command(flatten)]
     pub disk: Disk,
     #[command(flatten)]
-    pub runs: Runs,
+    pub runs: RunArgs,
     /// Least age of what is removed
     #[arg(long, value_name = "DUR", default_value = "24h", value_parser = parse_duration)]
     #[arg(env = "CI_DOCKER_PRUNE_OLDER_THAN", hide_env = true)]
@@ -159,10 +178,31 @@ pub struct Prune {
     pub keep_label: Vec<KeepLabel>,
     #[command(flatten)]
     pub state: State,
-    /// Where the lock is kept [default: $RUNTIME_DIRECTORY, else /run/ci-docker-prune]
-    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_RUNTIME_DIR", hide_env = true)]
-    pub runtime_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub runtime: Runtime,
 }
+
+#[derive(Debug, Args)]
+#[command(after_help = INHIBIT_HELP)]
+pub struct Inhibit {
+    /// What the gates show while the command runs [default: the command]
+    #[arg(long, value_name = "TEXT", env = "CI_DOCKER_PRUNE_WHY", hide_env = true)]
+    pub why: Option<String>,
+    #[command(flatten)]
+    pub state: State,
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// The command and its arguments, after --
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+const INHIBIT_HELP: &str = "\
+Example:
+  ci-docker-prune inhibit --why 'deploy shop' -- docker stack deploy -c shop.yml shop
+
+Exit status: that of the command; 128 and the signal's number where a signal ended it; 127 where there is
+no such command, 126 where it cannot be run; 1 where prune cannot be kept away (CMD is not started).";
 
 fn pattern(text: &str) -> Result<Regex, String> {
     if text.is_empty() {

@@ -1,14 +1,50 @@
 //! Carries a plan out, and makes no choices: what goes, in which order, was decided.
+//!
+//! A gate is a sample, not a lock. So a run subscribes to the engine's events before it asks the
+//! gates, and looks at them, at the inhibitors and at its signals before each single removal.
 
+use std::collections::{HashSet, VecDeque};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::engine::remove::{Removed, Remover};
+use crate::engine::watch::{Sign, Watch};
 use crate::engine::{Engine, EngineError};
-use crate::facts::{Image, ImageClass, Unanswered};
+use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unanswered};
 use crate::gates::Gate;
 use crate::gates::disk::Usage;
+use crate::host::inhibitors;
+use crate::host::lock::{self, Removing};
 use crate::plan::{Kind, Plan, Removal, Remove};
 use crate::units::Percent;
+
+/// Between taking an image's names away and removing it. A deploy that found the names just before
+/// makes its container by them 0.2 s after its `service create` event (observed on 20.10 to 29), and
+/// one that begins now needs a moment to bring them back.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// Cached images that share one such moment, at most.
+const BATCH: usize = 32;
+
+/// Where a run works, and what may stop it.
+pub struct Site<'a> {
+    pub engine: &'a Engine,
+    pub remover: &'a Remover,
+    /// The events of every engine that is asked.
+    pub watches: &'a [Watch],
+    pub runtime_dir: &'a Path,
+    pub told_to_end: &'a AtomicBool,
+    pub target: Percent,
+}
+
+/// What a run learns when it asks again.
+pub struct Asked {
+    /// `runs` and `converge`, where they are not open.
+    pub closed: Vec<Gate>,
+    /// IDs of the images that any container uses.
+    pub in_use: HashSet<String>,
+}
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -25,12 +61,18 @@ pub struct Outcome {
 pub enum Skip {
     /// The engine would not remove it now, in its own words.
     Refused(String),
-    /// Since the plan was made it got a name, or another than it had.
+    /// Since the plan was made it got another name than it had.
     Renamed,
+    /// Since the plan was made a container uses it.
+    InUse,
+    /// Somebody asked for it while it was going: it has its names back.
+    Back,
     /// The disk fell below the target.
     TargetReached(Percent),
     /// The run ended before its turn.
     Stopped,
+    /// The run ended while it was going: it has lost its names, and its layers are still there.
+    HalfWay,
 }
 
 /// Why a run ended early.
@@ -38,68 +80,261 @@ pub enum Skip {
 pub enum Stop {
     /// These gates are no longer open.
     Gates(Vec<Gate>),
-    /// The disk could not be measured any more.
-    Disk(Unanswered),
+    /// The engine's events.
+    Sign(Sign),
+    Inhibited(Vec<Inhibitor>),
     /// SIGTERM or SIGINT.
     Signal,
+    /// Nobody can tell whether it may go on.
+    Unanswered(Unanswered),
 }
 
-/// Carry the plan out. `closed_gates` asks `runs` and `converge` anew and names those that are not
-/// open: before each kind of object, and after a failure. `usage` measures the fullest filesystem.
-pub async fn execute(
-    plan: Plan,
-    target: Percent,
-    engine: &Engine,
-    remover: &Remover,
-    mut closed_gates: impl AsyncFnMut() -> Vec<Gate>,
-    usage: impl Fn() -> Result<Usage, Unanswered>,
-    told_to_end: &AtomicBool,
-) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut asked_for = None;
-    for removal in plan.remove {
-        if outcome.stopped.is_none() {
-            outcome.stopped = if told_to_end.load(Ordering::Relaxed) {
-                Some(Stop::Signal)
-            } else if asked_for == Some(removal.kind) {
+struct Run<'a, Ask, Measure> {
+    site: Site<'a>,
+    ask: Ask,
+    usage: Measure,
+    /// For which kind of object, and after how many events, the gates were asked last.
+    asked_for: Option<(Kind, usize)>,
+    in_use: HashSet<String>,
+    outcome: Outcome,
+}
+
+/// Carry the plan out. `ask` asks the gates and looks at the containers anew; `usage` measures the
+/// fullest filesystem.
+pub async fn execute<Ask, Measure>(plan: Plan, site: Site<'_>, ask: Ask, usage: Measure) -> Outcome
+where
+    Ask: AsyncFnMut() -> Asked,
+    Measure: Fn() -> Answer<Usage>,
+{
+    let mut run =
+        Run { site, ask, usage, asked_for: None, in_use: HashSet::new(), outcome: Outcome::default() };
+    for tag in plan.release {
+        run.release(&tag).await;
+    }
+    let mut left = VecDeque::from(plan.remove);
+    while let Some(removal) = left.pop_front() {
+        if run.outcome.stopped.is_some() {
+            run.outcome.skipped.push((removal, Skip::Stopped));
+        } else if removal.kind == Kind::Cached {
+            run.evict(removal, &mut left).await;
+        } else if let Some(_lock) = run.clear(removal.kind).await {
+            let tried = run.remove(&removal).await;
+            run.note(removal, tried);
+        } else {
+            run.outcome.skipped.push((removal, Skip::Stopped));
+        }
+    }
+    run.outcome
+}
+
+impl<Ask, Measure> Run<'_, Ask, Measure>
+where
+    Ask: AsyncFnMut() -> Asked,
+    Measure: Fn() -> Answer<Usage>,
+{
+    /// May a removal of this kind begin? With the answer comes the lock that an inhibitor waits for.
+    async fn clear(&mut self, kind: Kind) -> Option<Removing> {
+        match self.may_go_on(kind).await {
+            Ok(lock) => Some(lock),
+            Err(stop) => {
+                self.outcome.stopped = Some(stop);
                 None
-            } else {
-                asked_for = Some(removal.kind);
-                Some(closed_gates().await).filter(|closed| !closed.is_empty()).map(Stop::Gates)
-            };
-        }
-        if outcome.stopped.is_some() {
-            outcome.skipped.push((removal, Skip::Stopped));
-            continue;
-        }
-        if removal.kind == Kind::Cached {
-            match usage() {
-                Ok(usage) if usage.percent < target => {
-                    outcome.skipped.push((removal, Skip::TargetReached(usage.percent)));
-                    continue;
-                }
-                Ok(_) => {}
-                Err(why) => {
-                    outcome.stopped = Some(Stop::Disk(why));
-                    outcome.skipped.push((removal, Skip::Stopped));
-                    continue;
-                }
-            }
-        }
-        match remove(&removal, engine, remover).await {
-            Tried::Removed => {
-                log::info!("removed {} {}", removal.kind.name(), removal.label());
-                outcome.removed.push(removal);
-            }
-            Tried::Skipped(why) => outcome.skipped.push((removal, why)),
-            Tried::Failed(error) => {
-                // The engine may be in trouble: ask again before anything else goes.
-                asked_for = None;
-                outcome.failed.push((removal, error));
             }
         }
     }
-    outcome
+
+    async fn may_go_on(&mut self, kind: Kind) -> Result<Removing, Stop> {
+        loop {
+            if self.site.told_to_end.load(Ordering::Relaxed) {
+                return Err(Stop::Signal);
+            }
+            let mut events = 0;
+            for watch in self.site.watches {
+                let (sign, others) = watch.look().await;
+                events += others;
+                if let Some(sign) = sign {
+                    return Err(Stop::Sign(sign));
+                }
+            }
+            if self.asked_for != Some((kind, events)) {
+                let asked = (self.ask)().await;
+                if !asked.closed.is_empty() {
+                    return Err(Stop::Gates(asked.closed));
+                }
+                self.in_use = asked.in_use;
+                self.asked_for = Some((kind, events));
+                // Asking took its time: look at the events once more.
+                continue;
+            }
+            let unanswered = |error: anyhow::Error| Stop::Unanswered(Unanswered(format!("{error:#}")));
+            let lock = lock::begin_removal(self.site.runtime_dir).map_err(unanswered)?;
+            let inhibitors = inhibitors::active(self.site.runtime_dir).map_err(unanswered)?;
+            return if inhibitors.is_empty() { Ok(lock) } else { Err(Stop::Inhibited(inhibitors)) };
+        }
+    }
+
+    fn note(&mut self, removal: Removal, tried: Tried) {
+        match tried {
+            Tried::Removed => {
+                log::info!("removed {} {}", removal.kind.name(), removal.label());
+                self.outcome.removed.push(removal);
+            }
+            Tried::Skipped(why) => self.outcome.skipped.push((removal, why)),
+            Tried::Failed(error) => {
+                // The engine may be in trouble: ask again before anything else goes.
+                self.asked_for = None;
+                self.outcome.failed.push((removal, error));
+            }
+        }
+    }
+
+    /// Take a tag of our own off an image that has its names back.
+    async fn release(&mut self, tag: &str) {
+        if self.outcome.stopped.is_some() {
+            return;
+        }
+        let Some(_lock) = self.clear(Kind::Cached).await else { return };
+        if let Removed::Failed(error) = self.site.remover.image(tag).await {
+            self.asked_for = None;
+            log::warn!("the tag {tag} of an interrupted eviction stays: {error}");
+        }
+    }
+
+    async fn remove(&self, removal: &Removal) -> Tried {
+        let Site { engine, remover, .. } = self.site;
+        match (removal.kind, &removal.reason) {
+            (Kind::BuildCache, Remove::StaleCache { older_than, .. }) => {
+                remover.build_cache(*older_than).await.into()
+            }
+            (Kind::Orphan, _) => match engine.image(&removal.id).await {
+                Ok(None) => Tried::Removed,
+                Ok(Some(_)) if self.in_use.contains(&removal.id) => Tried::Skipped(Skip::InUse),
+                Ok(Some(image)) if image.class() == ImageClass::Orphan => {
+                    remover.image(&image.id).await.into()
+                }
+                Ok(Some(_)) => Tried::Skipped(Skip::Renamed),
+                Err(error) => Tried::Failed(error),
+            },
+            _ => remover.container(&removal.id).await.into(),
+        }
+    }
+
+    /// Evict as many cached images, from this one on, as the target still wants: take their names
+    /// away, wait a moment, look again, and remove those that nobody asked for meanwhile.
+    async fn evict(&mut self, first: Removal, left: &mut VecDeque<Removal>) {
+        let usage = match (self.usage)() {
+            Ok(usage) => usage,
+            Err(why) => {
+                self.outcome.stopped = Some(Stop::Unanswered(why));
+                return self.outcome.skipped.push((first, Skip::Stopped));
+            }
+        };
+        if usage.percent < self.site.target {
+            return self.outcome.skipped.push((first, Skip::TargetReached(usage.percent)));
+        }
+        let wanted = wanted_bytes(&usage, self.site.target);
+        let mut batch_size = first.size;
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && batch_size < wanted
+            && left.front().is_some_and(|it| it.kind == Kind::Cached)
+        {
+            if let Some(next) = left.pop_front() {
+                batch_size = batch_size.saturating_add(next.size);
+                batch.push(next);
+            }
+        }
+
+        let mut nameless = Vec::new();
+        for removal in batch {
+            if self.outcome.stopped.is_some() {
+                self.outcome.skipped.push((removal, Skip::Stopped));
+            } else if let Some(_lock) = self.clear(Kind::Cached).await {
+                match self.take_names(&removal).await {
+                    Ok(own_tag) => nameless.push((removal, own_tag)),
+                    Err(tried) => self.note(removal, tried),
+                }
+            } else {
+                self.outcome.skipped.push((removal, Skip::Stopped));
+            }
+        }
+        if nameless.is_empty() {
+            return;
+        }
+        if self.outcome.stopped.is_none() {
+            tokio::time::sleep(MOMENT).await;
+            self.asked_for = None;
+        }
+        for (removal, own_tag) in nameless {
+            if self.outcome.stopped.is_some() {
+                self.outcome.skipped.push((removal, Skip::HalfWay));
+            } else if let Some(_lock) = self.clear(Kind::Cached).await {
+                let tried = self.finish(&removal, &own_tag).await;
+                self.note(removal, tried);
+            } else {
+                self.outcome.skipped.push((removal, Skip::HalfWay));
+            }
+        }
+    }
+
+    /// Give a cached image a tag of our own, so that nothing is deleted, and take its digests away:
+    /// from then on no deploy finds it by name, and one that wants it downloads no layer.
+    async fn take_names(&self, removal: &Removal) -> Result<String, Tried> {
+        let Site { engine, remover, .. } = self.site;
+        let image: Image = match engine.image(&removal.id).await {
+            Ok(Some(image)) => image,
+            Ok(None) => return Err(Tried::Removed),
+            Err(error) => return Err(Tried::Failed(error)),
+        };
+        if self.in_use.contains(&removal.id) {
+            return Err(Tried::Skipped(Skip::InUse));
+        }
+        if image.class() != ImageClass::Cached {
+            return Err(Tried::Skipped(Skip::Renamed));
+        }
+        let own_tag = match image.own_tag {
+            Some(tag) => tag,
+            None => remover.tag(&image.id).await?,
+        };
+        for reference in &image.digests {
+            match remover.image(reference).await {
+                Removed::Untagged | Removed::Gone => {}
+                other => return Err(other.into()),
+            }
+        }
+        Ok(own_tag)
+    }
+
+    /// Remove our tag, and with it the image, unless somebody wants it again.
+    async fn finish(&self, removal: &Removal, own_tag: &str) -> Tried {
+        let Site { engine, remover, .. } = self.site;
+        let image = match engine.image(&removal.id).await {
+            Ok(Some(image)) => image,
+            Ok(None) => return Tried::Removed,
+            Err(error) => return Tried::Failed(error),
+        };
+        let named = !image.tags.is_empty() || !image.digests.is_empty();
+        if self.in_use.contains(&removal.id) && !named {
+            // Our tag is the only thing that keeps the image.
+            return Tried::Skipped(Skip::InUse);
+        }
+        match remover.image(own_tag).await {
+            Removed::Untagged => Tried::Skipped(Skip::Back),
+            other => other.into(),
+        }
+    }
+}
+
+/// How many bytes must go until the filesystem is below the target; where its inodes decide, one
+/// image at a time.
+fn wanted_bytes(usage: &Usage, target: Percent) -> u64 {
+    if usage.by_inodes() {
+        return 0;
+    }
+    let it = &usage.filesystem;
+    let whole = u128::from(it.used) + u128::from(it.available);
+    let allowed = whole * u128::from(target.get().saturating_sub(1)) / 100;
+    u64::try_from(u128::from(it.used).saturating_sub(allowed)).unwrap_or(u64::MAX)
 }
 
 enum Tried {
@@ -112,41 +347,40 @@ impl From<Removed> for Tried {
     fn from(removed: Removed) -> Self {
         match removed {
             Removed::Yes | Removed::Gone => Self::Removed,
+            // By ID an orphan goes whole; one that lost a reference instead had just got it.
+            Removed::Untagged => Self::Skipped(Skip::Renamed),
             Removed::Refused(why) => Self::Skipped(Skip::Refused(why)),
             Removed::Failed(error) => Self::Failed(error),
         }
     }
 }
 
-async fn remove(removal: &Removal, engine: &Engine, remover: &Remover) -> Tried {
-    match removal.kind {
-        Kind::Container => remover.container(&removal.id).await.into(),
-        Kind::BuildCache => match removal.reason {
-            Remove::StaleCache { older_than, .. } => remover.build_cache(older_than).await.into(),
-            _ => Tried::Skipped(Skip::Stopped),
-        },
-        Kind::Orphan | Kind::Cached => remove_image(removal, engine, remover).await,
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Filesystem;
 
-/// Look once more, then take the references away one by one; the image goes with the last.
-async fn remove_image(removal: &Removal, engine: &Engine, remover: &Remover) -> Tried {
-    let image: Image = match engine.image(&removal.id).await {
-        Ok(Some(image)) => image,
-        Ok(None) => return Tried::Removed,
-        Err(error) => return Tried::Failed(error),
-    };
-    match image.class() {
-        ImageClass::Orphan => remover.image(&image.id).await.into(),
-        ImageClass::Cached if removal.kind == Kind::Cached => {
-            for reference in &image.digests {
-                match remover.image(reference).await.into() {
-                    Tried::Removed => {}
-                    other => return other,
-                }
-            }
-            Tried::Removed
+    #[test]
+    fn a_batch_is_as_large_as_the_target_wants() {
+        let usage = |used, inodes_used| {
+            let filesystem = Filesystem {
+                mount_point: "/".into(),
+                size: 1000,
+                used,
+                available: 1000 - used,
+                inodes: 100,
+                inodes_used,
+            };
+            Usage { percent: filesystem.percent().unwrap(), filesystem }
+        };
+        for (used, inodes, target, expected) in [
+            (850, 1, "70", 160),
+            (700, 1, "70", 10),
+            (500, 1, "70", 0),
+            (500, 90, "70", 0),
+            (500, 1, "0", 500),
+        ] {
+            assert_eq!(wanted_bytes(&usage(used, inodes), target.parse().unwrap()), expected);
         }
-        ImageClass::Cached | ImageClass::Tagged => Tried::Skipped(Skip::Renamed),
     }
 }

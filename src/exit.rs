@@ -18,6 +18,8 @@ pub enum Exit {
     /// A gate could not be answered. systemd's `ExecCondition=` skips the unit in silence for 1 to
     /// 254 and fails it for 255 (systemd.service(5)).
     Unanswered,
+    /// The status of the command under `inhibit`.
+    OfCommand(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -29,6 +31,7 @@ impl From<Exit> for ExitCode {
             Exit::Closed => 3,
             Exit::Critical => 4,
             Exit::Unanswered => 255,
+            Exit::OfCommand(code) => code,
         })
     }
 }

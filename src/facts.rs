@@ -198,6 +198,8 @@ pub struct Image {
     pub tags: Vec<String>,
     /// `name@sha256:…` and, on the containerd image store, `name:tag@sha256:…`.
     pub digests: Vec<String>,
+    /// The tag of our own that a removal under way gave it; never among its tags.
+    pub own_tag: Option<String>,
     /// Build date; `None` where the engine shows none.
     pub created: Option<Time>,
     /// When its tag was last set, where that was asked and is known (`GET /images/{id}/json`).
@@ -205,6 +207,18 @@ pub struct Image {
     /// Bytes, layers shared with other images included.
     pub size: u64,
     pub labels: Labels,
+}
+
+/// The repository of our own tags: an image that is being evicted gets one, loses its names, and
+/// goes a moment later. No registry can have this name (RFC 2606).
+pub const OWN_REPOSITORY: &str = "ci-docker-prune.invalid/evicting";
+
+/// What the references of an answer are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct References {
+    pub tags: Vec<String>,
+    pub digests: Vec<String>,
+    pub own_tag: Option<String>,
 }
 
 /// What a name-less and what a named image is to this program.
@@ -217,24 +231,30 @@ pub enum ImageClass {
 
 impl Image {
     pub fn class(&self) -> ImageClass {
-        match (self.tags.is_empty(), self.digests.is_empty()) {
-            (false, _) => ImageClass::Tagged,
-            (true, false) => ImageClass::Cached,
-            (true, true) => ImageClass::Orphan,
+        match (self.tags.is_empty(), self.digests.is_empty(), &self.own_tag) {
+            (false, ..) => ImageClass::Tagged,
+            (true, false, _) | (true, true, Some(_)) => ImageClass::Cached,
+            (true, true, None) => ImageClass::Orphan,
         }
     }
+}
 
+impl References {
     /// Tell the references of an answer apart. The engine's literals for "none" (20.10 writes
     /// `<none>:<none>` and `<none>@<none>`) and the containerd store's `moby-dangling@…` count as
     /// no name; a tag with a digest in it is a digest.
-    pub fn references(tags: Vec<String>, digests: Vec<String>) -> (Vec<String>, Vec<String>) {
-        let named = |name: &String| !name.starts_with("<none>") && !name.starts_with("moby-dangling@");
+    pub fn new(tags: Vec<String>, digests: Vec<String>) -> Self {
+        let own =
+            |name: &String| name.strip_prefix(OWN_REPOSITORY).is_some_and(|it| it.starts_with([':', '@']));
+        let named =
+            |name: &String| !name.starts_with("<none>") && !name.starts_with("moby-dangling@") && !own(name);
+        let own_tag = tags.iter().find(|tag| own(tag)).cloned();
         let (pinned, tags): (Vec<_>, Vec<_>) =
             tags.into_iter().filter(named).partition(|tag| tag.contains('@'));
         let mut digests: Vec<_> = digests.into_iter().filter(named).chain(pinned).collect();
         digests.sort();
         digests.dedup();
-        (tags, digests)
+        Self { tags, digests, own_tag }
     }
 }
 
@@ -249,6 +269,15 @@ pub struct CacheRecord {
     pub internal: bool,
     /// Last use, else creation.
     pub last_used: Option<Time>,
+}
+
+/// A running command that keeps prune away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inhibitor {
+    /// Its process; `None`, like the rest, where its file says nothing.
+    pub pid: Option<u32>,
+    pub since: Option<Time>,
+    pub why: Option<String>,
 }
 
 /// A filesystem as statvfs(3) sees it, in bytes and inodes.
@@ -299,14 +328,22 @@ mod tests {
             (words(&["<none>:<none>"]), words(&["<none>@<none>"]), ImageClass::Orphan),
             (words(&[]), words(&["moby-dangling@sha256:aa"]), ImageClass::Orphan),
             (words(&["app:1", "app:1@sha256:aa"]), words(&[digest]), ImageClass::Tagged),
+            (words(&["ci-docker-prune.invalid/evicting:aa"]), words(&[]), ImageClass::Cached),
+            (words(&["ci-docker-prune.invalid/evictings:aa"]), words(&[]), ImageClass::Tagged),
+            (
+                words(&["app:1", "ci-docker-prune.invalid/evicting:aa"]),
+                words(&["ci-docker-prune.invalid/evicting@sha256:aa"]),
+                ImageClass::Tagged,
+            ),
         ];
         for (tags, digests, expected) in table {
             let shown = format!("{tags:?} {digests:?}");
-            let (tags, digests) = Image::references(tags, digests);
+            let References { tags, digests, own_tag } = References::new(tags, digests);
             let image = Image {
                 id: String::new(),
                 tags,
                 digests,
+                own_tag,
                 created: None,
                 last_tagged: None,
                 size: 0,

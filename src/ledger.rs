@@ -11,6 +11,16 @@ pub struct Ledger {
     /// When images were last noted: the engine's events since then are still to be replayed.
     pub noted: Option<Time>,
     pub images: BTreeMap<String, Entry>,
+    /// Present while the disk is under pressure.
+    pub pressure: Option<Pressure>,
+}
+
+/// Pressure that lasts, and what kept prunes away meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pressure {
+    pub since: Time,
+    /// How often each gate held a prune back.
+    pub held_back: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +96,24 @@ impl Ledger {
         }
     }
 
+    /// A prune found the disk under pressure; these gates, if any, held it back.
+    pub fn pressed<'a>(&mut self, held_back_by: impl IntoIterator<Item = &'a str>, now: Time) {
+        let pressure =
+            self.pressure.get_or_insert_with(|| Pressure { since: now, held_back: BTreeMap::new() });
+        for gate in held_back_by {
+            *pressure.held_back.entry(gate.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// The disk is not under pressure (any more).
+    pub fn eased(&mut self) {
+        self.pressure = None;
+    }
+
     fn clamp(&mut self, now: Time) {
+        if let Some(pressure) = &mut self.pressure {
+            pressure.since = pressure.since.min(now);
+        }
         self.noted = self.noted.map(|at| at.min(now));
         for entry in self.images.values_mut() {
             entry.first_seen = entry.first_seen.min(now);
@@ -151,6 +178,19 @@ mod tests {
         assert_eq!(ledger.images["b"].orphan_since, None);
         ledger.note(&listed(&[("a", ImageClass::Cached)]), now());
         assert_eq!(ledger.images["a"].orphan_since, None);
+    }
+
+    #[test]
+    fn pressure_is_remembered_until_it_eases() {
+        let mut ledger = Ledger::default();
+        ledger.pressed(["runs"], ago("3d").unwrap());
+        ledger.pressed(["runs", "converge"], ago("1d").unwrap());
+        ledger.pressed([], now());
+        let pressure = ledger.pressure.clone().unwrap();
+        assert_eq!(Some(pressure.since), ago("3d"));
+        assert_eq!(pressure.held_back, BTreeMap::from([("runs".into(), 2), ("converge".into(), 1)]));
+        ledger.eased();
+        assert_eq!(ledger.pressure, None);
     }
 
     #[test]

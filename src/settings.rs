@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -37,11 +37,19 @@ pub struct Engine {
 #[derive(Debug)]
 pub enum Command {
     Prune(Box<Prune>),
-    CheckGates { disk: Disk, runs: runs::Policy, state_dir: PathBuf },
+    CheckGates { disk: Disk, runs: Runs, state_dir: PathBuf },
     Disk(Disk),
-    Runs(runs::Policy),
+    Runs(Runs),
     Converge,
     Record { state_dir: PathBuf },
+    Inhibit { why: Option<String>, command: Vec<OsString>, state_dir: PathBuf, runtime_dir: PathBuf },
+}
+
+#[derive(Debug)]
+pub struct Runs {
+    pub policy: runs::Policy,
+    /// Where inhibitors register.
+    pub runtime_dir: PathBuf,
 }
 
 #[derive(Debug)]
@@ -55,11 +63,10 @@ pub struct Disk {
 pub struct Prune {
     pub dry_run: bool,
     pub disk: Disk,
-    pub runs: runs::Policy,
+    pub runs: Runs,
     pub policy: plan::Policy,
     pub critical: Percent,
     pub state_dir: PathBuf,
-    pub runtime_dir: PathBuf,
 }
 
 /// Where an engine listens.
@@ -80,6 +87,14 @@ impl fmt::Display for HostUrl {
 }
 
 impl HostUrl {
+    /// The socket of an engine on this host.
+    pub fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) => Some(path),
+            Self::Tcp(_) => None,
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let hint = "expected unix:///PATH or tcp://HOST:PORT";
         match text.split_once("://") {
@@ -139,13 +154,21 @@ fn settings(cli: Cli) -> Result<Settings, clap::Error> {
             ));
         }
         Some(cli::Command::Prune(prune)) => Command::Prune(Box::new(check(prune)?)),
-        Some(cli::Command::CheckGates { disk, runs, state }) => {
-            Command::CheckGates { disk: disk.into(), runs: runs.into(), state_dir: state_dir(state) }
-        }
+        Some(cli::Command::CheckGates { disk, runs: pattern, state, runtime }) => Command::CheckGates {
+            disk: disk.into(),
+            runs: runs(pattern, runtime),
+            state_dir: state_dir(state),
+        },
         Some(cli::Command::Disk(disk)) => Command::Disk(disk.into()),
-        Some(cli::Command::Runs(runs)) => Command::Runs(runs.into()),
+        Some(cli::Command::Runs { runs: pattern, runtime }) => Command::Runs(runs(pattern, runtime)),
         Some(cli::Command::Converge) => Command::Converge,
         Some(cli::Command::Record(state)) => Command::Record { state_dir: state_dir(state) },
+        Some(cli::Command::Inhibit(inhibit)) => Command::Inhibit {
+            why: inhibit.why,
+            command: inhibit.command,
+            state_dir: state_dir(inhibit.state),
+            runtime_dir: runtime_dir(inhibit.runtime),
+        },
     };
     Ok(Settings {
         output: common.output,
@@ -207,7 +230,7 @@ fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {
     Ok(Prune {
         dry_run: prune.dry_run,
         disk: prune.disk.into(),
-        runs: prune.runs.into(),
+        runs: runs(prune.runs, prune.runtime),
         policy: plan::Policy {
             older_than: prune.older_than,
             cache_age: prune.cache_age,
@@ -216,7 +239,6 @@ fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {
         },
         critical,
         state_dir: state_dir(prune.state),
-        runtime_dir: directory(prune.runtime_dir, "RUNTIME_DIRECTORY", "/run/ci-docker-prune"),
     })
 }
 
@@ -226,10 +248,12 @@ impl From<cli::Disk> for Disk {
     }
 }
 
-impl From<cli::Runs> for runs::Policy {
-    fn from(runs: cli::Runs) -> Self {
-        Self { pattern: runs.run_pattern }
-    }
+fn runs(runs: cli::RunArgs, runtime: cli::Runtime) -> Runs {
+    Runs { policy: runs::Policy { pattern: runs.run_pattern }, runtime_dir: runtime_dir(runtime) }
+}
+
+fn runtime_dir(runtime: cli::Runtime) -> PathBuf {
+    directory(runtime.runtime_dir, "RUNTIME_DIRECTORY", "/run/ci-docker-prune")
 }
 
 fn state_dir(state: cli::State) -> PathBuf {

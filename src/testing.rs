@@ -71,6 +71,7 @@ pub fn image(id: &str) -> Image {
     Image {
         id: format!("sha256:{id}"),
         tags: vec![],
+        own_tag: None,
         digests: vec![format!("app@sha256:d{id}")],
         created: Some("2024-02-03T04:05:06Z".parse().expect("a time")),
         last_tagged: None,

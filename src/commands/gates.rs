@@ -22,10 +22,10 @@ pub async fn disk(engine: settings::Engine, disk: settings::Disk, output: Output
     report(&gates, output)
 }
 
-pub async fn runs(engine: settings::Engine, policy: gates::runs::Policy, output: Output) -> Result<Exit> {
+pub async fn runs(engine: settings::Engine, runs: &settings::Runs, output: Output) -> Result<Exit> {
     let gates = match Engines::connect(&engine).await {
         Err(why) => unanswered(&[runs_unanswered], &why),
-        Ok(engines) => vec![survey::take(&engines, Questions::RUNS).await.runs(&policy, now())],
+        Ok(engines) => vec![survey::take(&engines, Questions::RUNS).await.runs(runs, now())],
     };
     report(&gates, output)
 }
@@ -41,7 +41,7 @@ pub async fn converge(engine: settings::Engine, output: Output) -> Result<Exit> 
 pub async fn check_gates(
     engine: settings::Engine,
     disk: settings::Disk,
-    runs: gates::runs::Policy,
+    runs: &settings::Runs,
     state_dir: &Path,
     output: Output,
 ) -> Result<Exit> {
@@ -54,7 +54,7 @@ pub async fn check_gates(
     let questions = Questions { containers: Some(Containers::Live), ..Questions::EVERYTHING };
     let survey = survey::take(&engines, questions).await;
     let now = now();
-    let gates = [survey.disk(&engines, &disk), survey.runs(&runs, now), survey.converge(now)];
+    let gates = [survey.disk(&engines, &disk), survey.runs(runs, now), survey.converge(now)];
     if let Err(error) = ledger::note_containers(&engines.local, &survey, state_dir, now).await {
         // A user of the docker group may ask the gates without owning the ledger.
         log::info!("the ledger was not updated: {error:#}");

@@ -19,8 +19,7 @@ use crate::units::Time;
 
 pub async fn record(engine: settings::Engine, state_dir: &Path, output: Output) -> Result<Exit> {
     let engines = Engines::connect(&engine).await.map_err(|why| anyhow!(why.0))?;
-    let questions = Questions { services: false, tasks: false, ..Questions::EVERYTHING };
-    let survey = survey::take(&engines, questions).await;
+    let survey = survey::take(&engines, Questions::IN_USE).await;
     let now = now();
     let (used, ledger) = note_containers(&engines.local, &survey, state_dir, now).await?;
     print(|mut out| match output {
@@ -43,7 +42,7 @@ pub async fn note_containers(
     let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
     let seen = sightings(engine, containers, noted, until).await?;
     let used = seen.in_use.len();
-    Ok((used, note(state_dir, &seen, now)?))
+    Ok((used, note(state_dir, now, |ledger| ledger.note(&seen, now))?))
 }
 
 /// What containers and recent events show to be in use.
@@ -88,9 +87,9 @@ pub fn look(state_dir: &Path) -> Ledger {
     }
 }
 
-/// Write down what was seen.
-pub fn note(state_dir: &Path, seen: &Sightings, now: Time) -> Result<Ledger> {
-    let (ledger, set_aside) = ledger_file::update(state_dir, now, |ledger| ledger.note(seen, now))?;
+/// Change the ledger and write it down.
+pub fn note(state_dir: &Path, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger> {
+    let (ledger, set_aside) = ledger_file::update(state_dir, now, change)?;
     if let Some((path, error)) = set_aside {
         log::warn!("{error:#}; it is kept as {}, and a new one begins", path.display());
     }

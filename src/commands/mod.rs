@@ -1,6 +1,7 @@
 //! One module per subcommand: read facts, judge or plan, report, maybe carry out.
 
 mod gates;
+mod inhibit;
 mod ledger;
 mod prune;
 mod survey;
@@ -18,12 +19,15 @@ pub async fn run(settings: Settings) -> Result<Exit> {
     match command {
         Command::Prune(prune) => prune::run(engine, *prune, output, verbose).await,
         Command::CheckGates { disk, runs, state_dir } => {
-            gates::check_gates(engine, disk, runs, &state_dir, output).await
+            gates::check_gates(engine, disk, &runs, &state_dir, output).await
         }
         Command::Disk(disk) => gates::disk(engine, disk, output).await,
-        Command::Runs(policy) => gates::runs(engine, policy, output).await,
+        Command::Runs(runs) => gates::runs(engine, &runs, output).await,
         Command::Converge => gates::converge(engine, output).await,
         Command::Record { state_dir } => ledger::record(engine, &state_dir, output).await,
+        Command::Inhibit { why, command, state_dir, runtime_dir } => {
+            inhibit::run(engine, why.as_deref(), &command, &state_dir, &runtime_dir).await
+        }
     }
 }
 

@@ -12,18 +12,19 @@ use super::gates::{all_unanswered, usages};
 use super::survey::{self, Engines, Questions, Survey};
 use super::{ledger, now, print};
 use crate::cli::Output;
-use crate::engine::Engine;
 use crate::engine::remove::Remover;
-use crate::execute::{Outcome, Stop, execute};
+use crate::engine::watch::{Sign, Watch};
+use crate::engine::{Engine, EngineError};
+use crate::execute::{Asked, Outcome, Site, Stop, execute};
 use crate::exit::Exit;
 use crate::facts::{Answer, Unanswered};
 use crate::gates::disk::Usage;
-use crate::gates::{Gate, Word, together};
-use crate::host::ledger_file;
+use crate::gates::{Gate, Verdict, Word, together};
+use crate::host::inhibitors;
 use crate::host::lock::{self, Taken};
 use crate::ledger::Ledger;
 use crate::plan::{self, Inventory, Plan, containers, images};
-use crate::report::{Ending, PruneReport, json, text};
+use crate::report::{Ending, Lasting, PruneReport, json, text};
 use crate::settings::{self, Prune};
 use crate::units::{Percent, Time};
 
@@ -34,9 +35,11 @@ pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose
     let report = if prune.dry_run {
         look(&engine, &prune).await?
     } else {
-        match lock::take(&prune.runtime_dir)? {
+        inhibitors::prepare(&prune.runs.runtime_dir, engine.host.socket())
+            .context("name another directory with --runtime-dir")?;
+        match lock::take(&prune.runs.runtime_dir)? {
             Taken::Mine(_lock) => carry_out(&engine, &prune).await?,
-            Taken::Busy(pid) => ended(vec![], Ending::Busy(pid, prune.runtime_dir.clone())),
+            Taken::Busy(pid) => ended(vec![], Ending::Busy(pid, prune.runs.runtime_dir.clone())),
         }
     };
     print(|mut out| match output {
@@ -56,21 +59,21 @@ pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose
 fn failed(outcome: &Outcome) -> bool {
     let unanswered = match &outcome.stopped {
         Some(Stop::Gates(gates)) => gates.iter().any(|gate| gate.word() == Word::Unknown),
-        Some(Stop::Disk(_)) => true,
-        Some(Stop::Signal) | None => false,
+        Some(Stop::Unanswered(_) | Stop::Sign(Sign::Lost(_))) => true,
+        Some(Stop::Signal | Stop::Sign(_) | Stop::Inhibited(_)) | None => false,
     };
     unanswered || !outcome.failed.is_empty()
 }
 
 fn ended(gates: Vec<Gate>, ending: Ending) -> PruneReport {
     let before = measured(&gates);
-    PruneReport { dry_run: false, plan: None, ending, after: before.clone(), before, gates, reclaimed: 0 }
+    let after = before.clone();
+    PruneReport { dry_run: false, plan: None, ending, after, before, gates, reclaimed: 0, pressure: None }
 }
 
 fn measured(gates: &[Gate]) -> Vec<Usage> {
-    use crate::gates::Verdict::{Closed, Open};
     let found = gates.iter().find_map(|gate| match gate {
-        Gate::Disk(Open(measured) | Closed(measured)) => Some(measured.usages.clone()),
+        Gate::Disk(Verdict::Open(measured) | Verdict::Closed(measured)) => Some(measured.usages.clone()),
         _ => None,
     });
     found.unwrap_or_default()
@@ -113,6 +116,11 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneRepo
         Ok(engines) => engines,
         Err(why) => return Ok(ended(all_unanswered(&why), Ending::Unanswered)),
     };
+    // Before the gates are asked, so that nothing can begin unseen in between.
+    let watches = match watch(&engines, prune, now()).await {
+        Ok(watches) => watches,
+        Err(why) => return Ok(ended(all_unanswered(&why.into()), Ending::Unanswered)),
+    };
     let survey = survey::take(&engines, Questions::EVERYTHING).await;
     let now = now();
     let gates = evaluate(&engines, &survey, prune, now);
@@ -121,31 +129,47 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneRepo
     }
     // Noted on every day, so that ages are known on the day when the disk is full.
     let mut inventory = inventory(&engines.local, &survey).await?;
-    let known = note(&engines.local, &survey, &inventory, &prune.state_dir, now).await?;
+    let known = note(&engines.local, &survey, &inventory, &gates, &prune.state_dir, now).await?;
     if together(&gates) == Word::Closed {
-        return Ok(ended(gates, Ending::Held));
+        let pressure = known.pressure.as_ref().map(|it| Lasting::new(it, now));
+        if let Some(pressure) = &pressure {
+            log::warn!("{}", text::held_back(pressure, &gates));
+        }
+        return Ok(PruneReport { pressure, ..ended(gates, Ending::Held) });
     }
     let before = measured(&gates);
     let usage = before.first().map(|it| it.percent);
     let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, usage, now).await?;
     let places = survey.disk_places(&engines, &prune.disk).map_err(|why| anyhow!(why.0))?;
 
-    let outcome = execute(
-        plan.clone(),
-        prune.policy.disk_target,
-        &engines.local,
-        &Remover::new(&engines.local),
-        async || closed_gates(&engines, prune).await,
-        || fullest(&places),
-        &told_to_end,
-    )
-    .await;
+    let site = Site {
+        engine: &engines.local,
+        remover: &Remover::new(&engines.local),
+        watches: &watches,
+        runtime_dir: &prune.runs.runtime_dir,
+        told_to_end: &told_to_end,
+        target: prune.policy.disk_target,
+    };
+    let outcome =
+        execute(plan.clone(), site, async || ask_again(&engines, prune).await, || fullest(&places)).await;
 
-    let gone = outcome.removed.iter().map(|it| it.id.as_str());
-    if let Err(error) = ledger_file::update(&prune.state_dir, now, |ledger| ledger.forget(gone)) {
-        log::warn!("{error:#}");
-    }
     let after = usages(survey::measure(&places)).map_err(|why| anyhow!(why.0)).context("after the prune")?;
+    let eased = after.iter().all(|it| it.percent < prune.disk.policy.threshold);
+    let stopped_by = match &outcome.stopped {
+        Some(Stop::Gates(gates)) => gates.iter().map(Gate::name).collect(),
+        _ => vec![],
+    };
+    let noted = ledger::note(&prune.state_dir, now, |ledger| {
+        ledger.forget(outcome.removed.iter().map(|it| it.id.as_str()));
+        if eased { ledger.eased() } else { ledger.pressed(stopped_by, now) }
+    });
+    let pressure = match noted {
+        Ok(ledger) => ledger.pressure.map(|it| Lasting::new(&it, now)),
+        Err(error) => {
+            log::warn!("{error:#}");
+            None
+        }
+    };
     let reclaimed = used(&before).saturating_sub(used(&after));
     Ok(PruneReport {
         dry_run: false,
@@ -155,7 +179,17 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneRepo
         before,
         after,
         reclaimed,
+        pressure,
     })
+}
+
+/// Subscribe to the events of every engine that is asked.
+async fn watch(engines: &Engines, prune: &Prune, since: Time) -> Result<Vec<Watch>, EngineError> {
+    let mut watches = Vec::new();
+    for engine in [Some(&engines.local), engines.manager.as_ref()].into_iter().flatten() {
+        watches.push(engine.watch(since, prune.runs.policy.pattern.clone()).await?);
+    }
+    Ok(watches)
 }
 
 fn used(usages: &[Usage]) -> u64 {
@@ -167,13 +201,14 @@ fn fullest(places: &[PathBuf]) -> Answer<Usage> {
     usages.into_iter().next().ok_or_else(|| Unanswered("no filesystem to measure".into()))
 }
 
-/// `runs` and `converge`, asked anew; those that are not open.
-async fn closed_gates(engines: &Engines, prune: &Prune) -> Vec<Gate> {
-    let survey = survey::take(engines, Questions::CONVERGE).await;
+/// `runs` and `converge`, asked anew, and the images that containers use.
+async fn ask_again(engines: &Engines, prune: &Prune) -> Asked {
+    let survey = survey::take(engines, Questions::EVERYTHING).await;
     let now = now();
-    let mut gates = vec![survey.runs(&prune.runs, now), survey.converge(now)];
-    gates.retain(|gate| gate.word() != Word::Open);
-    gates
+    let mut closed = vec![survey.runs(&prune.runs, now), survey.converge(now)];
+    closed.retain(|gate| gate.word() != Word::Open);
+    let in_use = survey.containers.iter().flatten().map(|it| it.image_id.clone()).collect();
+    Asked { closed, in_use }
 }
 
 /// Everything that is there.
@@ -201,7 +236,7 @@ async fn make_plan(
     let ended = inventory.containers.iter_mut().filter(|it| containers::wants_finish_time(it, policy, now));
     let asked = stream::iter(ended).map(|container| async move {
         container.finished = engine.finish_time(&container.id).await?;
-        Ok::<_, crate::engine::EngineError>(())
+        Ok::<_, EngineError>(())
     });
     asked.buffer_unordered(AT_A_TIME).try_collect::<()>().await?;
 
@@ -222,6 +257,7 @@ async fn note(
     engine: &Engine,
     survey: &Survey,
     inventory: &Inventory,
+    gates: &[Gate],
     state_dir: &Path,
     now: Time,
 ) -> Result<Ledger> {
@@ -229,11 +265,17 @@ async fn note(
     let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
     let mut seen = ledger::sightings(engine, &inventory.containers, known.noted, until).await?;
     seen.list(&inventory.images);
-    match ledger::note(state_dir, &seen, now) {
+    let change = |ledger: &mut Ledger| {
+        ledger.note(&seen, now);
+        let pressed = gates.iter().any(|it| matches!(it, Gate::Disk(Verdict::Open(_))));
+        let closed = gates.iter().filter(|it| it.word() == Word::Closed).map(Gate::name);
+        if pressed { ledger.pressed(closed, now) } else { ledger.eased() }
+    };
+    match ledger::note(state_dir, now, change) {
         Ok(ledger) => Ok(ledger),
         Err(error) => {
             log::warn!("{error:#}; going on with what is known");
-            known.note(&seen, now);
+            change(&mut known);
             Ok(known)
         }
     }

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use futures_util::future::{OptionFuture, join, join5};
+use futures_util::future::{OptionFuture, join, join4};
 
-use crate::engine::Engine;
 use crate::engine::read::Containers;
+use crate::engine::{Engine, EngineError};
 use crate::facts::{Answer, Container, Filesystem, Info, Service, SwarmState, Task, Unanswered};
 use crate::gates::{Gate, converge, disk, runs};
-use crate::host::filesystem;
+use crate::host::{filesystem, inhibitors};
 use crate::settings;
 use crate::units::Time;
 
@@ -41,6 +41,7 @@ impl Questions {
     pub const DISK: Self = Self { services: false, tasks: false, containers: None };
     pub const RUNS: Self = Self { services: true, tasks: false, containers: Some(Containers::Live) };
     pub const CONVERGE: Self = Self { services: true, tasks: true, containers: Some(Containers::Live) };
+    pub const IN_USE: Self = Self { services: false, tasks: false, containers: Some(Containers::All) };
     pub const EVERYTHING: Self = Self { services: true, tasks: true, containers: Some(Containers::All) };
 }
 
@@ -57,26 +58,24 @@ pub struct Survey {
 pub async fn take(engines: &Engines, questions: Questions) -> Survey {
     let Engines { local, manager } = engines;
     let about_services = manager.as_ref().unwrap_or(local);
-    let not_asked = || Unanswered("not asked".into());
     let services = OptionFuture::from(questions.services.then(|| about_services.services()));
     let tasks = OptionFuture::from(questions.tasks.then(|| about_services.tasks()));
     let containers = OptionFuture::from(questions.containers.map(|which| local.containers(which)));
     // The manager's own state needs no question: its answer about the services tells.
-    let (info, services, tasks, containers, ()) =
-        join5(local.info(), services, tasks, containers, std::future::ready(())).await;
-    let info = info.map_err(Unanswered::from);
-    let known = |answer: Option<Result<_, _>>| {
-        answer.map_or_else(|| Err(not_asked()), |it| it.map_err(Unanswered::from))
-    };
+    let (info, services, tasks, containers) = join4(local.info(), services, tasks, containers).await;
     let mut survey = Survey {
-        services: known(services),
-        tasks: tasks.map_or_else(|| Err(not_asked()), |it| it.map_err(Unanswered::from)),
-        containers: containers.map_or_else(|| Err(not_asked()), |it| it.map_err(Unanswered::from)),
-        info,
+        info: info.map_err(Unanswered::from),
+        services: answer(services),
+        tasks: answer(tasks),
+        containers: answer(containers),
         manager_elsewhere: manager.is_some(),
     };
     survey.explain();
     survey
+}
+
+fn answer<T>(answer: Option<Result<T, EngineError>>) -> Answer<T> {
+    answer.ok_or_else(|| Unanswered("not asked".into()))?.map_err(Unanswered::from)
 }
 
 impl Survey {
@@ -103,9 +102,14 @@ impl Survey {
         self.services = Err(Unanswered(why.into()));
     }
 
-    pub fn runs(&self, policy: &runs::Policy, now: Time) -> Gate {
-        let facts = runs::Facts { services: self.services.clone(), containers: self.containers.clone() };
-        Gate::Runs(runs::judge(&facts, policy, now))
+    pub fn runs(&self, settings: &settings::Runs, now: Time) -> Gate {
+        let facts = runs::Facts {
+            inhibitors: inhibitors::active(&settings.runtime_dir)
+                .map_err(|error| Unanswered(format!("{error:#}"))),
+            services: self.services.clone(),
+            containers: self.containers.clone(),
+        };
+        Gate::Runs(runs::judge(&facts, &settings.policy, now))
     }
 
     pub fn converge(&self, now: Time) -> Gate {

@@ -3,6 +3,7 @@
 pub mod read;
 pub mod remove;
 mod transport;
+pub mod watch;
 
 use std::error::Error as _;
 use std::fmt;

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{Engine, EngineError, Version};
 use crate::facts::{
-    CacheRecord, Container, ContainerState, Image, Info, Labels, Mode, Restart, Service, Status, Swarm,
-    SwarmState, Task, TaskState, Update,
+    CacheRecord, Container, ContainerState, Image, Info, Labels, Mode, References, Restart, Service, Status,
+    Swarm, SwarmState, Task, TaskState, Update,
 };
 use crate::units::Time;
 
@@ -112,7 +112,8 @@ impl Engine {
         struct Event {
             #[serde(rename = "Actor")]
             actor: Actor,
-            time: i64,
+            #[serde(rename = "timeNano")]
+            time_nano: i64,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -126,7 +127,7 @@ impl Engine {
         let events: Vec<Event> = self.get_lines(&path).await?;
         let uses = events.into_iter().filter_map(|event| {
             let image = event.actor.attributes?.remove("image")?;
-            Some(Use { image, at: Time::from_second(event.time).ok()? })
+            Some(Use { image, at: Time::from_nanosecond(event.time_nano.into()).ok()? })
         });
         Ok(uses.collect())
     }
@@ -141,7 +142,7 @@ fn gone_is_none<T>(answer: Result<T, EngineError>) -> Result<Option<T>, EngineEr
 }
 
 /// Percent-encode for a query.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
@@ -458,12 +459,13 @@ struct ImageAnswer {
 
 impl From<ImageAnswer> for Image {
     fn from(image: ImageAnswer) -> Self {
-        let (tags, digests) =
-            Self::references(image.repo_tags.unwrap_or_default(), image.repo_digests.unwrap_or_default());
+        let References { tags, digests, own_tag } =
+            References::new(image.repo_tags.unwrap_or_default(), image.repo_digests.unwrap_or_default());
         Self {
             id: image.id,
             tags,
             digests,
+            own_tag,
             created: from_seconds(image.created),
             last_tagged: None,
             size: u64::try_from(image.size).unwrap_or(0),
@@ -499,12 +501,13 @@ struct MetadataAnswer {
 
 impl From<InspectAnswer> for Image {
     fn from(image: InspectAnswer) -> Self {
-        let (tags, digests) =
-            Self::references(image.repo_tags.unwrap_or_default(), image.repo_digests.unwrap_or_default());
+        let References { tags, digests, own_tag } =
+            References::new(image.repo_tags.unwrap_or_default(), image.repo_digests.unwrap_or_default());
         Self {
             id: image.id,
             tags,
             digests,
+            own_tag,
             created: image.created.as_deref().and_then(parse_time),
             last_tagged: image.metadata.unwrap_or_default().last_tag_time.as_deref().and_then(parse_time),
             size: u64::try_from(image.size).unwrap_or(0),

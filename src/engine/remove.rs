@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bollard::query_parameters::{PruneBuildOptions, RemoveContainerOptions, RemoveImageOptions};
+use bollard::query_parameters::{
+    PruneBuildOptions, RemoveContainerOptions, RemoveImageOptions, TagImageOptions,
+};
 
 use super::{Engine, EngineError};
+use crate::facts::OWN_REPOSITORY;
 
 /// The part of the engine that can remove. A dry run never makes one.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub enum Removed {
     Yes,
     /// It was gone already (404).
     Gone,
+    /// The reference went, and others keep the image.
+    Untagged,
     /// The engine will not remove it now (409), in its own words.
     Refused(String),
     Failed(EngineError),
@@ -33,7 +38,7 @@ impl Remover {
     pub async fn container(&self, id: &str) -> Removed {
         let options = RemoveContainerOptions { v: false, force: false, link: false };
         self.carry_out(&format!("DELETE /containers/{id}"), async {
-            self.engine.docker.remove_container(id, Some(options)).await
+            self.engine.docker.remove_container(id, Some(options)).await.map(|()| Removed::Yes)
         })
         .await
     }
@@ -42,9 +47,26 @@ impl Remover {
     pub async fn image(&self, reference: &str) -> Removed {
         let options = RemoveImageOptions { force: false, noprune: false, ..RemoveImageOptions::default() };
         self.carry_out(&format!("DELETE /images/{reference}"), async {
-            self.engine.docker.remove_image(reference, Some(options), None).await.map(drop)
+            let done = self.engine.docker.remove_image(reference, Some(options), None).await?;
+            let whole = done.iter().any(|it| it.deleted.is_some());
+            Ok(if whole { Removed::Yes } else { Removed::Untagged })
         })
         .await
+    }
+
+    /// Give an image a tag of our own; the tag.
+    pub async fn tag(&self, id: &str) -> Result<String, Removed> {
+        let tag = id.trim_start_matches("sha256:").to_owned();
+        let name = format!("{OWN_REPOSITORY}:{tag}");
+        let options = TagImageOptions { repo: Some(OWN_REPOSITORY.to_owned()), tag: Some(tag) };
+        let order = async {
+            self.engine.docker.tag_image(id, Some(options)).await?;
+            Ok(Removed::Yes)
+        };
+        match self.carry_out(&format!("POST /images/{id}/tag"), order).await {
+            Removed::Yes => Ok(name),
+            other => Err(other),
+        }
     }
 
     /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share.
@@ -54,7 +76,7 @@ impl Remover {
         let filters = Some(HashMap::from([("until".to_owned(), until)]));
         let options = PruneBuildOptions { filters, ..PruneBuildOptions::default() };
         self.carry_out("POST /build/prune", async {
-            self.engine.docker.prune_build(Some(options)).await.map(drop)
+            self.engine.docker.prune_build(Some(options)).await.map(|_| Removed::Yes)
         })
         .await
     }
@@ -62,11 +84,11 @@ impl Remover {
     async fn carry_out(
         &self,
         asked: &str,
-        order: impl Future<Output = Result<(), bollard::errors::Error>>,
+        order: impl Future<Output = Result<Removed, bollard::errors::Error>>,
     ) -> Removed {
         let Engine { host, timeout, .. } = &self.engine;
         let error = match tokio::time::timeout(*timeout, order).await {
-            Ok(Ok(())) => return Removed::Yes,
+            Ok(Ok(done)) => return done,
             Ok(Err(error)) => error,
             Err(_) => bollard::errors::Error::RequestTimeoutError,
         };

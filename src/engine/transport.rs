@@ -90,13 +90,18 @@ impl Transport {
 
     /// `GET` a path with its query; the status and the whole body.
     pub async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
+        let response = self.request(path).await?;
+        let status = response.status();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    }
+
+    /// `GET` a path with its query; the body is still to come.
+    pub async fn request(&self, path: &str) -> Result<Response<Incoming>, Box<dyn std::error::Error>> {
         let request = Request::builder()
             .method(Method::GET)
             .uri(format!("{}{path}", self.base))
             .body(bollard::body_full(Bytes::new()))?;
-        let response = self.client.request(request).await?;
-        let status = response.status();
-        Ok((status, response.into_body().collect().await?.to_bytes()))
+        Ok(self.client.request(request).await?)
     }
 }
 

@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::facts::{Answer, Container, Labels, Service, Unanswered};
+use crate::facts::{Answer, Container, Inhibitor, Labels, Service, Unanswered};
 use crate::units::{Time, elapsed};
 
 const STACK: &str = "com.docker.stack.namespace";
 const COMPOSE: &str = "com.docker.compose.project";
 const SWARM_SERVICE: &str = "com.docker.swarm.service.id";
 
-/// The services of the Swarm and the containers of this node; only live containers count.
+/// A run older than this was probably left behind: runs take minutes, not days.
+pub const LOOKS_ABANDONED: Duration = Duration::from_secs(24 * 3600);
+
+/// The services of the Swarm, the containers of this node (only live ones count), and who inhibits.
 #[derive(Debug, Clone)]
 pub struct Facts {
+    pub inhibitors: Answer<Vec<Inhibitor>>,
     pub services: Answer<Vec<Service>>,
     pub containers: Answer<Vec<Container>>,
 }
@@ -32,6 +36,8 @@ pub enum Kind {
     Service,
     ComposeProject,
     Container,
+    /// A command under `ci-docker-prune inhibit`; its name is its reason.
+    Inhibitor,
 }
 
 /// Something that keeps a prune away, since when.
@@ -41,6 +47,14 @@ pub struct Run {
     pub name: String,
     /// Age of its oldest part, where known.
     pub age: Option<Duration>,
+    /// The process of an inhibitor, where known.
+    pub pid: Option<u32>,
+}
+
+impl Run {
+    pub fn looks_abandoned(&self) -> bool {
+        self.age.is_some_and(|age| age >= LOOKS_ABANDONED)
+    }
 }
 
 pub type Verdict = super::Verdict<(), Vec<Run>, Unanswered>;
@@ -58,17 +72,25 @@ pub fn judge(facts: &Facts, policy: &Policy, now: Time) -> Verdict {
         let since = oldest.entry(run).or_insert(created);
         *since = [*since, created].into_iter().flatten().min();
     }
-    if !oldest.is_empty() {
-        let run = |((kind, name), since): ((Kind, &str), Option<Time>)| Run {
-            kind,
-            name: name.to_owned(),
-            age: since.map(|since| elapsed(now, since)),
-        };
-        return Verdict::Closed(oldest.into_iter().map(run).collect());
+    let age = |since: Option<Time>| since.map(|since| elapsed(now, since));
+    let mut live: Vec<Run> = oldest
+        .into_iter()
+        .map(|((kind, name), since)| Run { kind, name: name.to_owned(), age: age(since), pid: None })
+        .collect();
+    live.extend(facts.inhibitors.iter().flatten().map(|it| Run {
+        kind: Kind::Inhibitor,
+        name: it.why.clone().unwrap_or_default(),
+        age: age(it.since),
+        pid: it.pid,
+    }));
+    if !live.is_empty() {
+        return Verdict::Closed(live);
     }
-    match (&facts.services, &facts.containers) {
-        (Err(why), _) | (_, Err(why)) => Verdict::Unknown(why.clone()),
-        (Ok(_), Ok(_)) => Verdict::Open(()),
+    let unanswered =
+        [facts.services.as_ref().err(), facts.containers.as_ref().err(), facts.inhibitors.as_ref().err()];
+    match unanswered.into_iter().flatten().next() {
+        Some(why) => Verdict::Unknown(why.clone()),
+        None => Verdict::Open(()),
     }
 }
 
@@ -100,7 +122,7 @@ mod tests {
     use super::*;
     use crate::facts::ContainerState;
     use crate::gates::Word;
-    use crate::testing::{container, labels, now, service};
+    use crate::testing::{ago, container, labels, now, service};
 
     fn policy() -> Policy {
         Policy { pattern: Regex::new(crate::cli::RUN_PATTERN).unwrap() }
@@ -127,7 +149,8 @@ mod tests {
         ];
         for (name, expected) in table {
             let closed = |services, containers| {
-                let facts = Facts { services: Ok(services), containers: Ok(containers) };
+                let facts =
+                    Facts { inhibitors: Ok(vec![]), services: Ok(services), containers: Ok(containers) };
                 judge(&facts, &policy(), now()).word() == Word::Closed
             };
             let named = Service { name: name.into(), ..service() };
@@ -152,6 +175,7 @@ mod tests {
             ..service()
         };
         let facts = Facts {
+            inhibitors: Ok(vec![]),
             services: Ok(vec![part("2026-11-19T12:00:00Z"), part("2026-11-20T11:00:00Z")]),
             containers: Ok(vec![Container {
                 labels: labels(&[(STACK, name)]),
@@ -159,7 +183,8 @@ mod tests {
                 ..container()
             }]),
         };
-        let expected = Run { kind: Kind::Stack, name: name.into(), age: Some(Duration::from_secs(86_400)) };
+        let expected =
+            Run { kind: Kind::Stack, name: name.into(), age: Some(Duration::from_secs(86_400)), pid: None };
         assert_eq!(judge(&facts, &policy(), now()), Verdict::Closed(vec![expected]));
     }
 
@@ -167,9 +192,27 @@ mod tests {
     fn a_run_that_is_seen_closes_even_where_something_else_is_unanswered() {
         let run = Container { names: vec!["abcd-0123ef_ci_commoninternet_net".into()], ..container() };
         let services = || Err(Unanswered("worker".into()));
-        let facts = Facts { services: services(), containers: Ok(vec![run]) };
+        let facts = Facts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![run]) };
         assert_eq!(judge(&facts, &policy(), now()).word(), Word::Closed);
-        let facts = Facts { services: services(), containers: Ok(vec![]) };
+        let facts = Facts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![]) };
         assert_eq!(judge(&facts, &policy(), now()).word(), Word::Unknown);
+    }
+
+    #[test]
+    fn an_inhibitor_closes_the_gate_and_not_knowing_of_any_is_unknown() {
+        let judged = |inhibitors| {
+            let facts = Facts { inhibitors, services: Ok(vec![]), containers: Ok(vec![]) };
+            judge(&facts, &policy(), now())
+        };
+        let deploy = Inhibitor { pid: Some(7), since: ago("61h"), why: Some("deploy".into()) };
+        match judged(Ok(vec![deploy])) {
+            Verdict::Closed(runs) => {
+                assert_eq!((runs[0].name.as_str(), runs[0].pid), ("deploy", Some(7)));
+                assert!(runs[0].looks_abandoned());
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(judged(Err(Unanswered("EACCES".into()))).word(), Word::Unknown);
+        assert_eq!(judged(Ok(vec![])).word(), Word::Open);
     }
 }

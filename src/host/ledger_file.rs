@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::{Entry, Ledger};
+use crate::ledger::{Entry, Ledger, Pressure};
 use crate::units::Time;
 
 const SCHEMA: u32 = 1;
@@ -19,6 +19,14 @@ struct LedgerJson {
     schema: u32,
     noted: Option<Time>,
     images: BTreeMap<String, EntryJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pressure: Option<PressureJson>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PressureJson {
+    since: Time,
+    held_back: BTreeMap<String, u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,7 +48,11 @@ impl From<LedgerJson> for Ledger {
             named,
             orphan_since,
         };
-        Self { noted: json.noted, images: json.images.into_iter().map(|(id, it)| (id, entry(it))).collect() }
+        Self {
+            noted: json.noted,
+            images: json.images.into_iter().map(|(id, it)| (id, entry(it))).collect(),
+            pressure: json.pressure.map(|it| Pressure { since: it.since, held_back: it.held_back }),
+        }
     }
 }
 
@@ -53,7 +65,9 @@ impl From<&Ledger> for LedgerJson {
             orphan_since: it.orphan_since,
         };
         let images = ledger.images.iter().map(|(id, it)| (id.clone(), entry(it))).collect();
-        Self { schema: SCHEMA, noted: ledger.noted, images }
+        let pressure = ledger.pressure.as_ref();
+        let pressure = pressure.map(|it| PressureJson { since: it.since, held_back: it.held_back.clone() });
+        Self { schema: SCHEMA, noted: ledger.noted, images, pressure }
     }
 }
 
@@ -144,7 +158,12 @@ mod tests {
 
     fn ledger() -> Ledger {
         let entry = Entry { first_seen: now(), last_used: Some(now()), named: true, orphan_since: None };
-        Ledger { noted: Some(now()), images: BTreeMap::from([("sha256:a".into(), entry)]) }
+        let held_back = BTreeMap::from([("runs".into(), 5)]);
+        Ledger {
+            noted: Some(now()),
+            images: BTreeMap::from([("sha256:a".into(), entry)]),
+            pressure: Some(Pressure { since: now(), held_back }),
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! One prune at a time: a lock on a file, which the kernel frees however the program ends.
+//! Locks on files, which the kernel frees however the program ends: one prune at a time, and one
+//! removal at a time, which an inhibitor waits for.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::path::Path;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -45,5 +47,44 @@ pub fn take(runtime_dir: &Path) -> Result<Taken> {
         }
         Err((_, Errno::EWOULDBLOCK)) => Ok(Taken::Busy(holder.trim().parse().ok())),
         Err((_, error)) => Err(error).with_context(hint),
+    }
+}
+
+/// Held while a removal is under way.
+#[derive(Debug)]
+pub struct Removing(#[expect(dead_code, reason = "held, never read")] Flock<File>);
+
+fn removing_path(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("removing.lock")
+}
+
+/// Begin a removal. Whoever registers an inhibitor first and then waits for this lock meets at most
+/// the removal in flight; so inhibitors must be looked for after this.
+///
+/// # Errors
+/// The lock's file cannot be opened.
+pub fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
+    let path = removing_path(runtime_dir);
+    let context = || format!("cannot use the lock {}", path.display());
+    let file = File::options().write(true).create(true).truncate(false).mode(0o644).open(&path);
+    let lock = Flock::lock(file.with_context(context)?, FlockArg::LockExclusive);
+    Ok(Removing(lock.map_err(|(_, error)| error).with_context(context)?))
+}
+
+/// Wait until no removal is under way.
+///
+/// # Errors
+/// The lock's file is there and cannot be opened.
+pub fn wait_for_removal(runtime_dir: &Path) -> Result<()> {
+    let path = removing_path(runtime_dir);
+    let context = || format!("cannot use the lock {}", path.display());
+    match File::open(&path) {
+        // No prune has ever removed anything here.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(context),
+        Ok(file) => match Flock::lock(file, FlockArg::LockShared) {
+            Ok(_nobody_removes) => Ok(()),
+            Err((_, error)) => Err(error).with_context(context),
+        },
     }
 }

@@ -1,6 +1,8 @@
-//! The host: filesystems, the ledger's file and the lock. The only place that asks the kernel.
+//! The host: filesystems, the ledger's file, locks and inhibitors. The only place that asks the kernel.
 
+pub mod child;
 pub mod filesystem;
+pub mod inhibitors;
 pub mod ledger_file;
 pub mod lock;
 

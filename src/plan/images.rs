@@ -29,6 +29,9 @@ pub(super) fn decide(
             ImageClass::Cached => cached_age(image, ledger, policy, now).map(Remove::Unused),
         });
         let (id, names, size) = (image.id.clone(), image.digests.clone(), image.size);
+        if decision.is_err() && !(image.tags.is_empty() && image.digests.is_empty()) {
+            plan.release.extend(image.own_tag.clone());
+        }
         match decision {
             Ok(reason @ Remove::Unused(_)) if usage >= Some(policy.disk_target) => {
                 cached.push(Removal { kind: Kind::Cached, id, names, size, reason });
@@ -169,7 +172,7 @@ mod tests {
             orphan_since: None,
         };
         let images = images.iter().map(|&(id, used)| (format!("sha256:{id}"), entry(used))).collect();
-        Ledger { noted: None, images }
+        Ledger { images, ..Ledger::default() }
     }
 
     fn plan(inventory: &Inventory, ledger: &Ledger, usage: &str) -> Plan {
@@ -233,6 +236,17 @@ mod tests {
     }
 
     #[test]
+    fn an_interrupted_eviction_is_finished_or_undone() {
+        let own_tag = Some("ci-docker-prune.invalid/evicting:a".to_owned());
+        let nameless = Image { digests: vec![], own_tag: own_tag.clone(), ..image("a") };
+        assert!(verdict(&only(nameless.clone()), &ledger(&[("a", "90d")])).is_ok());
+        assert!(plan(&only(nameless), &ledger(&[("a", "1h")]), "85").release.is_empty());
+        let back = only(Image { own_tag: own_tag.clone(), ..image("a") });
+        assert_eq!(plan(&back, &ledger(&[("a", "1h")]), "85").release, [own_tag.unwrap()]);
+        assert!(plan(&back, &ledger(&[("a", "90d")]), "85").release.is_empty(), "it goes anyway");
+    }
+
+    #[test]
     fn a_service_that_names_an_image_by_its_id_keeps_it() {
         let by_id = Service { image: "sha256:a".into(), ..service() };
         let inventory = Inventory { services: vec![by_id], ..only(image("a")) };
@@ -281,7 +295,7 @@ mod tests {
         for (name, created, last_tagged, entry, expected) in table {
             let orphan = Image { digests: vec![], created, last_tagged, ..image("a") };
             let images = entry.map(|entry| ("sha256:a".to_owned(), entry)).into_iter().collect();
-            let verdict = verdict(&only(orphan), &Ledger { noted: None, images });
+            let verdict = verdict(&only(orphan), &Ledger { images, ..Ledger::default() });
             assert_eq!(verdict.map_err(|_| ()), expected.map(Remove::Unnamed), "{name}");
         }
     }

@@ -169,6 +169,8 @@ pub struct Plan {
     /// In the order in which it is carried out.
     pub remove: Vec<Removal>,
     pub keep: Vec<Kept>,
+    /// Tags of our own to take off images that have their names back: an eviction was interrupted.
+    pub release: Vec<String>,
 }
 
 /// Decide about everything. `usage` is that of the fullest filesystem, where it could be measured.

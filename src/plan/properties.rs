@@ -94,7 +94,7 @@ prop_compose! {
                 Some((format!("sha256:{id}"), entry))
             })
             .collect();
-        Ledger { noted: None, images }
+        Ledger { images, ..Ledger::default() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The JSON shapes: an interface of its own, apart from the types inside.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -10,6 +11,7 @@ use super::{Ending, PruneReport, outcome_word};
 use crate::gates::disk::{self, Usage};
 use crate::gates::{Gate, Verdict, Word, converge, runs, together};
 use crate::plan::{Kept, Removal};
+use crate::units::Time;
 
 const SCHEMA: u32 = 1;
 
@@ -42,12 +44,25 @@ struct PruneJson {
     stopped: Option<String>,
     disk: DiskJson,
     reclaimed_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pressure: Option<PressureJson>,
+}
+
+/// Present while the disk stays under pressure.
+#[derive(Serialize)]
+struct PressureJson {
+    since: Time,
+    seconds: u64,
+    held_back: BTreeMap<String, u64>,
 }
 
 #[derive(Serialize, Default)]
 struct PlanJson {
     remove: Vec<RemovalJson>,
     keep: Vec<KeptJson>,
+    /// Tags of our own that come off images whose eviction was interrupted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    release: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -127,8 +142,10 @@ fn facts(gate: &Gate) -> Value {
                     runs::Kind::Service => "service",
                     runs::Kind::ComposeProject => "compose-project",
                     runs::Kind::Container => "container",
+                    runs::Kind::Inhibitor => "inhibitor",
                 };
-                json!({"kind": kind, "name": run.name, "age": run.age.map(|age| age.as_secs())})
+                let age = run.age.map(|age| age.as_secs());
+                json!({"kind": kind, "name": run.name, "pid": run.pid, "age": age})
             };
             json!({"runs": found.iter().map(run).collect::<Vec<_>>()})
         }
@@ -164,6 +181,7 @@ pub fn prune(out: &mut impl Write, report: &PruneReport) -> io::Result<()> {
     let plan = report.plan.as_ref().map(|plan| PlanJson {
         remove: plan.remove.iter().map(removal).collect(),
         keep: plan.keep.iter().map(kept).collect(),
+        release: plan.release.clone(),
     });
     print(
         out,
@@ -187,6 +205,11 @@ pub fn prune(out: &mut impl Write, report: &PruneReport) -> io::Result<()> {
             stopped: outcome.stopped.as_ref().map(stop),
             disk: DiskJson { before: fullest(&report.before), after: fullest(&report.after) },
             reclaimed_bytes: report.reclaimed,
+            pressure: report.pressure.as_ref().map(|it| PressureJson {
+                since: it.since,
+                seconds: it.duration.as_secs(),
+                held_back: it.held_back.clone(),
+            }),
         },
     )
 }

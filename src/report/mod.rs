@@ -3,12 +3,16 @@
 pub mod json;
 pub mod text;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::execute::Outcome;
 use crate::gates::Gate;
 use crate::gates::disk::Usage;
+use crate::ledger::Pressure;
 use crate::plan::Plan;
+use crate::units::{Time, elapsed};
 
 /// All that a prune has to say at its end.
 #[derive(Debug)]
@@ -22,6 +26,24 @@ pub struct PruneReport {
     /// As `before` where nothing was removed.
     pub after: Vec<Usage>,
     pub reclaimed: u64,
+    /// Present while the disk stays under pressure, as far as the ledger could tell.
+    pub pressure: Option<Lasting>,
+}
+
+/// Pressure that lasts.
+#[derive(Debug)]
+pub struct Lasting {
+    pub since: Time,
+    pub duration: Duration,
+    /// How often each gate held a prune back meanwhile.
+    pub held_back: BTreeMap<String, u64>,
+}
+
+impl Lasting {
+    pub fn new(pressure: &Pressure, now: Time) -> Self {
+        let duration = elapsed(now, pressure.since);
+        Self { since: pressure.since, duration, held_back: pressure.held_back.clone() }
+    }
 }
 
 /// How a prune ended.

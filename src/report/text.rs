@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
-use super::{Ending, PruneReport};
+use super::{Ending, Lasting, PruneReport};
+use crate::engine::watch::Sign;
 use crate::execute::{Outcome, Skip, Stop};
 use crate::gates::disk::{self, Measured, Usage};
-use crate::gates::{Gate, Word, converge, runs};
+use crate::gates::{Gate, Verdict, Word, converge, runs};
 use crate::plan::{Keep, KeepLabel, Kept, Kind, Plan, Removal, Remove};
 use crate::units::{age, duration, size};
 
@@ -93,11 +95,20 @@ fn run(run: &runs::Run) -> String {
         runs::Kind::Service => "service",
         runs::Kind::ComposeProject => "compose project",
         runs::Kind::Container => "container",
+        runs::Kind::Inhibitor => return inhibitor(run.pid, Some(&run.name), run.age),
     };
+    let abandoned = if run.looks_abandoned() { ", looks abandoned" } else { "" };
     match run.age {
-        Some(since) => format!("{kind} {} ({} old)", run.name, age(since)),
+        Some(since) => format!("{kind} {} ({} old{abandoned})", run.name, age(since)),
         None => format!("{kind} {}", run.name),
     }
+}
+
+fn inhibitor(pid: Option<u32>, why: Option<&str>, since: Option<Duration>) -> String {
+    let process = pid.map_or_else(|| "a process".into(), |pid| format!("process {pid}"));
+    let why = why.filter(|it| !it.is_empty()).map(|it| format!(" '{it}'")).unwrap_or_default();
+    let since = since.map(|it| format!(" ({} old)", age(it))).unwrap_or_default();
+    format!("inhibited by {process}{why}{since}")
 }
 
 fn unsettled(service: &converge::Unsettled) -> String {
@@ -154,7 +165,11 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
             return writeln!(out, "nothing removed: a gate could not be answered");
         }
         Ending::Held if report.plan.is_none() => {
-            return writeln!(out, "nothing removed: held back by {}", not_open(&report.gates));
+            writeln!(out, "nothing removed: held back by {}", not_open(&report.gates))?;
+            return match &report.pressure {
+                Some(pressure) => writeln!(out, "{}", clean(&held_back(pressure, &report.gates))),
+                None => Ok(()),
+            };
         }
         _ => {}
     }
@@ -177,6 +192,27 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
         Ending::CarriedOut(outcome) => carried_out(out, outcome, report, verbose),
         _ => Ok(()),
     }
+}
+
+/// `over 80% for 3 days, held back 5 times by runs: stack abcd-… (61 h old, looks abandoned)`.
+pub fn held_back(pressure: &Lasting, gates: &[Gate]) -> String {
+    let threshold = gates.iter().find_map(|gate| match gate {
+        Gate::Disk(Verdict::Open(measured)) => Some(format!("over {}", measured.threshold)),
+        _ => None,
+    });
+    let times = |n: u64| if n == 1 { "once".to_owned() } else { format!("{n} times") };
+    let by: Vec<String> = pressure
+        .held_back
+        .iter()
+        .map(|(name, n)| {
+            let now = gates.iter().find(|gate| gate.name() == name && gate.word() == Word::Closed);
+            let why = now.map(|gate| format!(": {}", reason(gate))).unwrap_or_default();
+            format!("{} by {name}{why}", times(*n))
+        })
+        .collect();
+    let threshold = threshold.unwrap_or_else(|| "under pressure".into());
+    let held = if by.is_empty() { String::new() } else { format!(", held back {}", by.join(", ")) };
+    format!("{threshold} for {}{held}", age(pressure.duration))
 }
 
 fn not_open(gates: &[Gate]) -> String {
@@ -364,6 +400,9 @@ fn carried_out(
         _ => None,
     });
     let still = report.after.first().filter(|after| Some(after.percent) >= threshold);
+    if let (Some(pressure), true) = (&report.pressure, still.is_some()) {
+        writeln!(out, "{}", clean(&held_back(pressure, &report.gates)))?;
+    }
     if let (Some(usage), Some(plan)) = (still, &report.plan) {
         writeln!(
             out,
@@ -382,6 +421,12 @@ pub fn skip(why: &Skip) -> String {
     match why {
         Skip::Refused(words) => words.clone(),
         Skip::Renamed => "it got another name since the plan was made".into(),
+        Skip::InUse => "a container uses it since the plan was made".into(),
+        Skip::Back => "somebody asked for it while it was going".into(),
+        Skip::HalfWay => {
+            "the run ended while it was going; its layers are there, and the next prune finishes or undoes it"
+                .into()
+        }
         Skip::TargetReached(percent) => format!("the disk is at {percent}, below the target"),
         Skip::Stopped => "the run ended before its turn".into(),
     }
@@ -394,7 +439,16 @@ pub fn stop(why: &Stop) -> String {
             let each = gates.iter().map(|it| format!("{} is {}: {}", it.name(), word(it.word()), reason(it)));
             each.collect::<Vec<_>>().join("; ")
         }
-        Stop::Disk(why) => why.0.clone(),
+        Stop::Sign(Sign::ServiceCreated(name)) => format!("service {name} was created"),
+        Stop::Sign(Sign::ServiceUpdated(name)) => format!("service {name} was updated"),
+        Stop::Sign(Sign::Pulled(name)) => format!("image {name} was pulled"),
+        Stop::Sign(Sign::Run(name)) => format!("a CI run began: {name}"),
+        Stop::Sign(Sign::Lost(why)) => format!("the engine's event stream was lost: {why}"),
+        Stop::Inhibited(by) => {
+            let each = by.iter().map(|it| inhibitor(it.pid, it.why.as_deref(), None));
+            each.collect::<Vec<_>>().join(", ")
+        }
+        Stop::Unanswered(why) => why.0.clone(),
         Stop::Signal => "told to end by a signal".into(),
     }
 }

@@ -1,10 +1,14 @@
 //! The program from outside: against a real engine that each test starts for itself.
 
 mod converge;
+mod deploys;
 mod disk;
 mod errors;
+mod inhibit;
+mod interrupt;
 mod ledger;
 mod prune;
 mod runs;
 mod support;
+mod sweep;
 mod usage;

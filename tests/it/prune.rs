@@ -52,7 +52,9 @@ fn a_redeploy_after_dockers_own_prune_downloads_every_layer_again() {
 #[test]
 fn cached_images_go_least_recently_used_first_until_the_target() {
     let engine = Engine::start();
-    let big = |n: &str| Image::new(n, "1").size_mib(120);
+    // The containerd store keeps what it pulled beside what it unpacked.
+    let size = if engine.kind.containerd_store() { 60 } else { 120 };
+    let big = |n: &str| Image::new(n, "1").size_mib(size);
     let names_by_digest: Vec<String> =
         ["old", "older", "oldest", "recent"].map(|n| cached(&engine, &big(n))).into();
     let ids: Vec<String> = names_by_digest.iter().map(|name| image_id(&engine, name)).collect();
@@ -267,8 +269,11 @@ fn only_the_documented_removals_are_on_the_wire() {
     for request in proxy.writes() {
         let (method, path) = request.split_once(' ').unwrap();
         let kind = path.split('/').nth(1).unwrap();
+        // Our own tag, for the time of an eviction.
+        let own_tag = method == "POST" && path.contains("/tag?repo=ci-docker-prune.invalid");
         assert!(
             method == "DELETE" && matches!(kind, "images" | "containers")
+                || own_tag
                 || request.starts_with("POST /build/prune"),
             "{request}"
         );

@@ -279,6 +279,14 @@ impl Engine {
         });
     }
 
+    /// How often the registry has sent this blob.
+    pub fn times_sent(&self, digest: &str) -> usize {
+        let log = fs::read_to_string(self.folder().join("registry.log")).expect("read the registry's log");
+        log.lines()
+            .filter(|line| line.contains("\"GET /v2/") && line.contains(&format!("/blobs/{digest}")))
+            .count()
+    }
+
     /// How many layers and configurations (blobs) the registry has sent so far.
     pub fn blobs_sent(&self) -> usize {
         let log = fs::read_to_string(self.folder().join("registry.log")).expect("read the registry's log");

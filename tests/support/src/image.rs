@@ -66,6 +66,11 @@ impl Image {
         self
     }
 
+    /// Digest of the layer that only this image has.
+    pub fn payload_digest(&self) -> String {
+        digest(&payload_layer(&self.seed, self.size_mib))
+    }
+
     fn layers(&self, busybox: &Path) -> Vec<Vec<u8>> {
         vec![base_layer(&fs::read(busybox).expect("read busybox")), payload_layer(&self.seed, self.size_mib)]
     }

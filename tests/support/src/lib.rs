@@ -1,5 +1,6 @@
 //! The lab: a private Docker engine that a test starts, fills, breaks and throws away.
 
+pub mod deploys;
 pub mod engine;
 pub mod image;
 pub mod proxy;

@@ -27,6 +27,8 @@ pub enum Fault {
     Delay(u64),
     /// Never answer.
     Hang,
+    /// Close every event stream that is open, and pass this request on.
+    LoseEvents,
 }
 
 /// Decides what happens to a request, by its number from 1 and its line (`GET /v1.41/info`); it may
@@ -36,6 +38,7 @@ pub type Decide = dyn FnMut(usize, &str) -> Option<Fault> + Send;
 struct State {
     requests: Vec<String>,
     decide: Box<Decide>,
+    event_streams: Vec<UnixStream>,
 }
 
 /// A listening proxy; dropping it ends it.
@@ -49,7 +52,11 @@ impl Proxy {
     pub fn start(path: &Path, engine: &Path) -> Self {
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path).expect("bind the proxy's socket");
-        let state = Arc::new(Mutex::new(State { requests: vec![], decide: Box::new(|_, _| None) }));
+        let state = Arc::new(Mutex::new(State {
+            requests: vec![],
+            decide: Box::new(|_, _| None),
+            event_streams: vec![],
+        }));
         let (shared, engine) = (Arc::clone(&state), engine.to_owned());
         thread::spawn(move || {
             for client in listener.incoming() {
@@ -109,8 +116,17 @@ fn serve(mut client: UnixStream, engine: &Path, state: &Mutex<State>) -> std::io
     let fault = {
         let mut state = state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         state.requests.push(line.clone());
+        if line.starts_with("GET /events") && !line.contains("until=") {
+            state.event_streams.push(client.try_clone()?);
+        }
         let number = state.requests.len();
-        (state.decide)(number, &line)
+        let fault = (state.decide)(number, &line);
+        if fault == Some(Fault::LoseEvents) {
+            for stream in state.event_streams.drain(..) {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        fault
     };
     match fault {
         Some(Fault::CutBefore) => return Ok(()),
@@ -124,7 +140,7 @@ fn serve(mut client: UnixStream, engine: &Path, state: &Mutex<State>) -> std::io
         }
         Some(Fault::Malformed) => return answer(&mut client, 200, "<html>I am no engine</html>"),
         Some(Fault::Truncated) => return answer(&mut client, 200, "[{\"Id\":\"sha256:"),
-        None | Some(Fault::CutMiddle | Fault::CutAfter | Fault::Delay(_)) => {}
+        None | Some(Fault::CutMiddle | Fault::CutAfter | Fault::Delay(_) | Fault::LoseEvents) => {}
     }
     let mut upstream = UnixStream::connect(engine)?;
     upstream.write_all(&head)?;

@@ -1,0 +1,41 @@
+//! `inhibit`: run a command while keeping prune away.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+
+use super::survey::{self, Engines, Questions};
+use super::{ledger, now};
+use crate::exit::Exit;
+use crate::host::{child, inhibitors, lock};
+use crate::settings;
+
+pub async fn run(
+    engine: settings::Engine,
+    why: Option<&str>,
+    command: &[OsString],
+    state_dir: &Path,
+    runtime_dir: &Path,
+) -> Result<Exit> {
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    let why = why.map_or_else(|| words.join(" "), str::to_owned);
+    if let Err(error) = inhibitors::prepare(runtime_dir, engine.host.socket()) {
+        log::debug!("{error:#}");
+    }
+    let inhibitor = inhibitors::register(runtime_dir, Some(&why), now())?;
+    // Prune looks for inhibitors before each removal, so at most the one in flight is waited for.
+    lock::wait_for_removal(runtime_dir)?;
+    let code = child::run(command).await?;
+    if let Err(error) = note(&engine, state_dir).await {
+        log::info!("the images in use were not noted in the ledger: {error:#}");
+    }
+    drop(inhibitor);
+    Ok(Exit::OfCommand(code))
+}
+
+async fn note(engine: &settings::Engine, state_dir: &Path) -> Result<()> {
+    let engines = Engines::connect(engine).await.map_err(|why| anyhow!(why.0))?;
+    let survey = survey::take(&engines, Questions::IN_USE).await;
+    ledger::note_containers(&engines.local, &survey, state_dir, now()).await.map(drop)
+}

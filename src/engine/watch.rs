@@ -1,0 +1,196 @@
+//! The engine's event stream: tells a prune under way that something began.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::read::encode;
+use super::{Engine, EngineError, Problem};
+use crate::facts::OWN_REPOSITORY;
+use crate::units::Time;
+
+/// Something after which no removal is safe any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sign {
+    ServiceCreated(String),
+    ServiceUpdated(String),
+    Pulled(String),
+    /// A container of a CI run.
+    Run(String),
+    /// The stream ended, for this reason.
+    Lost(String),
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// The first.
+    sign: Option<Sign>,
+    /// How many other events there were: each makes the gates worth asking again.
+    others: usize,
+}
+
+/// A subscription; it ends with the value.
+#[derive(Debug)]
+pub struct Watch {
+    seen: Arc<Mutex<Seen>>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "Type")]
+    kind: String,
+    #[serde(rename = "Action")]
+    action: String,
+    #[serde(rename = "Actor")]
+    actor: Actor,
+}
+
+#[derive(Deserialize)]
+struct Actor {
+    #[serde(rename = "ID", default)]
+    id: String,
+    #[serde(rename = "Attributes")]
+    attributes: Option<HashMap<String, String>>,
+}
+
+impl Engine {
+    /// Subscribe. The engine replays what it remembers since `since`, so that nothing falls between
+    /// its answer and its subscription (it answers first).
+    ///
+    /// # Errors
+    /// The engine does not answer the subscription.
+    pub async fn watch(&self, since: Time, run_pattern: Regex) -> Result<Watch, EngineError> {
+        let filters = json!({
+            "type": ["container", "image", "service"],
+            "event": ["create", "start", "rename", "update", "pull", "tag"],
+        });
+        let since = format!("{}.{:09}", since.as_second(), since.subsec_nanosecond().max(0));
+        let path =
+            format!("/v{}/events?since={since}&filters={}", self.version, encode(&filters.to_string()));
+        let error = |problem| EngineError::new(&self.host, "GET /events", problem);
+        let response = match tokio::time::timeout(self.timeout, self.transport.request(&path)).await {
+            Err(_) => return Err(error(Problem::TimedOut(self.timeout))),
+            Ok(Err(lost)) => return Err(error(Problem::of(lost.as_ref()))),
+            Ok(Ok(response)) => response,
+        };
+        let status = response.status();
+        if !status.is_success() {
+            return Err(error(Problem::Status(status.as_u16(), status.to_string())));
+        }
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let reader = tokio::spawn(read(response.into_body(), Arc::clone(&seen), run_pattern));
+        Ok(Watch { seen, reader })
+    }
+}
+
+impl Watch {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first sign that something began, and how many lesser events there were.
+    pub async fn look(&self) -> (Option<Sign>, usize) {
+        // A yield lets the runtime look at its sockets and the reader work off what came in.
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+        }
+        let seen = self.seen();
+        (seen.sign.clone(), seen.others)
+    }
+}
+
+async fn read(mut body: Incoming, seen: Arc<Mutex<Seen>>, run_pattern: Regex) {
+    let note = |sign: Option<Sign>| {
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match sign {
+            Some(sign) => drop(seen.sign.get_or_insert(sign)),
+            None => seen.others += 1,
+        }
+    };
+    let mut pending = Vec::new();
+    loop {
+        let frame = match body.frame().await {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return note(Some(Sign::Lost(error.to_string()))),
+            None => return note(Some(Sign::Lost("the engine closed it".into()))),
+        };
+        pending.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        // One event a line.
+        while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            match serde_json::from_slice::<Event>(&line) {
+                Ok(event) => {
+                    if let Some(what) = judge(event, &run_pattern) {
+                        note(what);
+                    }
+                }
+                Err(error) => return note(Some(Sign::Lost(format!("an event makes no sense: {error}")))),
+            }
+        }
+    }
+}
+
+/// A sign to stop, another event (`None`), or nothing of interest.
+#[expect(clippy::option_option, reason = "three answers, used in one place")]
+fn judge(event: Event, run_pattern: &Regex) -> Option<Option<Sign>> {
+    let attributes = event.actor.attributes.unwrap_or_default();
+    let name = attributes.get("name").unwrap_or(&event.actor.id).clone();
+    match (event.kind.as_str(), event.action.as_str()) {
+        ("service", "create") => Some(Some(Sign::ServiceCreated(name))),
+        ("service", "update") => Some(Some(Sign::ServiceUpdated(name))),
+        ("image", "pull") => Some(Some(Sign::Pulled(event.actor.id))),
+        ("image", "tag")
+            if name.starts_with(OWN_REPOSITORY) || event.actor.id.starts_with(OWN_REPOSITORY) =>
+        {
+            None
+        }
+        ("container", _) => {
+            let labels = ["com.docker.stack.namespace", "com.docker.compose.project"];
+            let names = labels.into_iter().filter_map(|label| attributes.get(label)).chain([&name]);
+            Some(names.into_iter().find(|it| run_pattern.is_match(it)).map(|it| Sign::Run(it.clone())))
+        }
+        _ => Some(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_told_apart() {
+        let run = "abcd-0123ef_ci_commoninternet_net";
+        let own = "ci-docker-prune.invalid/evicting:aa";
+        let table = [
+            ("service", "create", "app", "", Some(Some(Sign::ServiceCreated("app".into())))),
+            ("service", "update", "app", "", Some(Some(Sign::ServiceUpdated("app".into())))),
+            ("image", "pull", "app", "", Some(Some(Sign::Pulled("id".into())))),
+            ("image", "tag", "app:1", "", Some(None)),
+            ("image", "tag", own, "", None),
+            ("container", "create", "cron", "", Some(None)),
+            ("container", "start", run, "", Some(Some(Sign::Run(run.into())))),
+            ("container", "create", "task", run, Some(Some(Sign::Run(run.into())))),
+        ];
+        let pattern = Regex::new("_ci_commoninternet_net").unwrap();
+        for (kind, action, name, stack, expected) in table {
+            let attributes = HashMap::from(
+                [("name", name), ("com.docker.stack.namespace", stack)].map(|(k, v)| (k.into(), v.into())),
+            );
+            let actor = Actor { id: "id".into(), attributes: Some(attributes) };
+            let event = Event { kind: kind.into(), action: action.into(), actor };
+            assert_eq!(judge(event, &pattern), expected, "{kind} {action} {name}");
+        }
+    }
+}

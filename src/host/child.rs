@@ -1,0 +1,62 @@
+//! Runs a command in this process's place: its streams, its signals, its exit status.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpgrp, tcgetpgrp};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What a shell says of commands that cannot be started (POSIX, 2.8.2).
+const NOT_FOUND: u8 = 127;
+const NOT_EXECUTABLE: u8 = 126;
+
+/// Run a command and wait for it; its exit status, or 128 and the signal that ended it.
+///
+/// # Errors
+/// Signals cannot be watched, or the child cannot be waited for.
+pub async fn run(command: &[OsString]) -> Result<u8> {
+    let passed_on =
+        [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    for kind in passed_on {
+        let mut signals = signal(SignalKind::from_raw(kind as i32)).context("cannot watch for signals")?;
+        let tell = tell.clone();
+        tokio::spawn(async move { while signals.recv().await.is_some() && tell.send(kind).is_ok() {} });
+    }
+    let [program, arguments @ ..] = command else { anyhow::bail!("no command") };
+    let mut child = match Command::new(program).args(arguments).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            log::error!("cannot run {}: {error}", program.display());
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            return Ok(if missing { NOT_FOUND } else { NOT_EXECUTABLE });
+        }
+    };
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+    loop {
+        tokio::select! {
+            status = child.wait() => return Ok(code(status.context("cannot wait for the command")?)),
+            Some(signal) = told.recv() => {
+                // The terminal has sent it to the whole foreground, the child included.
+                let from_terminal = matches!(signal, Signal::SIGINT | Signal::SIGQUIT) && in_foreground();
+                if let (Some(pid), false) = (pid, from_terminal) {
+                    // It may have ended meanwhile; the wait tells.
+                    let _ = kill(pid, signal);
+                }
+            }
+        }
+    }
+}
+
+fn in_foreground() -> bool {
+    tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code).unwrap_or(1)
+}

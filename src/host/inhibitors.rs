@@ -1,0 +1,179 @@
+//! Inhibitors: locked files that say who keeps prune away, freed by the kernel with their process.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::facts::Inhibitor;
+use crate::units::Time;
+
+#[derive(Serialize, Deserialize)]
+struct InhibitorJson {
+    pid: u32,
+    since: Time,
+    #[serde(default)]
+    why: Option<String>,
+}
+
+/// An inhibitor of this process; it ends with the value.
+#[derive(Debug)]
+pub struct Registered {
+    path: PathBuf,
+    #[expect(dead_code, reason = "held, never read")]
+    lock: Flock<File>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // The lock goes with the file's descriptor; a file that stays is stale, and cleared away later.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn folder(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("inhibitors")
+}
+
+/// Make the directories where they are missing, as far as this user may. `socket` is the engine's:
+/// whoever may use it may inhibit, so its group owns the folder of the inhibitors.
+///
+/// # Errors
+/// Names the directory.
+pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
+    let folder = folder(runtime_dir);
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let make = || -> std::io::Result<()> {
+        fs::create_dir_all(runtime_dir)?;
+        match DirBuilder::new().mode(0o755).create(&folder) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+            made => made?,
+        }
+        if let (true, Some(socket)) = (nix::unistd::geteuid().is_root(), socket) {
+            chown(&folder, None, Some(fs::metadata(socket)?.gid()))?;
+            // Sticky: nobody clears another's inhibitor away.
+            fs::set_permissions(&folder, Permissions::from_mode(0o1775))?;
+        }
+        Ok(())
+    };
+    make().with_context(|| format!("cannot make the directory {}", folder.display()))
+}
+
+/// Register an inhibitor for this process.
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn register(runtime_dir: &Path, why: Option<&str>, now: Time) -> Result<Registered> {
+    let folder = folder(runtime_dir);
+    let write = || -> Result<Registered> {
+        // Locked before it has its name: nobody sees it without its lock.
+        let pid = std::process::id();
+        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&folder)?;
+        serde_json::to_writer(&mut file, &InhibitorJson { pid, since: now, why: why.map(str::to_owned) })?;
+        file.write_all(b"\n")?;
+        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        let (file, temporary) = file.into_parts();
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error)?;
+        let name = temporary.file_name().unwrap_or_default().to_string_lossy().replace(".new-", "");
+        let path = folder.join(format!("{pid}-{name}"));
+        temporary.persist(&path)?;
+        Ok(Registered { path, lock })
+    };
+    write().with_context(|| {
+        format!(
+            "cannot register an inhibitor in {}: run as root or as a member of the group that owns it, \
+             or name the directory that prune uses with --runtime-dir",
+            folder.display()
+        )
+    })
+}
+
+/// The inhibitors that are active now, oldest first. Stale files are cleared away where permitted.
+///
+/// # Errors
+/// The directory is there and cannot be read: then nobody knows.
+pub fn active(runtime_dir: &Path) -> Result<Vec<Inhibitor>> {
+    let folder = folder(runtime_dir);
+    let context = || format!("cannot read the inhibitors in {}", folder.display());
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(error).with_context(context),
+    };
+    let mut active = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(context)?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+            continue;
+        }
+        active.extend(one(&path).with_context(context)?);
+    }
+    active.sort_by_key(|it: &Inhibitor| it.since);
+    Ok(active)
+}
+
+fn one(path: &Path) -> Result<Option<Inhibitor>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_stale) => {
+            let _ = fs::remove_file(path);
+            Ok(None)
+        }
+        Err((_, Errno::EWOULDBLOCK)) => {
+            // Whatever its text says: somebody holds it.
+            let json: Option<InhibitorJson> = serde_json::from_slice(&text).ok();
+            Ok(Some(Inhibitor {
+                pid: json.as_ref().map(|it| it.pid),
+                since: json.as_ref().map(|it| it.since),
+                why: json.and_then(|it| it.why),
+            }))
+        }
+        Err((_, error)) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::now;
+
+    #[test]
+    fn an_inhibitor_is_active_as_long_as_it_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(active(dir.path()).unwrap(), []);
+        assert!(register(dir.path(), None, now()).is_err(), "its directory is missing");
+        prepare(dir.path(), None).unwrap();
+        let held = register(dir.path(), Some("deploy"), now()).unwrap();
+        let expected =
+            Inhibitor { pid: Some(std::process::id()), since: Some(now()), why: Some("deploy".into()) };
+        assert_eq!(active(dir.path()).unwrap(), [expected]);
+        drop(held);
+        assert_eq!(active(dir.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn a_stale_file_is_cleared_away_and_a_held_one_counts_whatever_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path(), None).unwrap();
+        let path = folder(dir.path()).join("7-x");
+        fs::write(&path, "{half").unwrap();
+        let held = Flock::lock(File::open(&path).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+        assert_eq!(active(dir.path()).unwrap(), [Inhibitor { pid: None, since: None, why: None }]);
+        drop(held);
+        assert_eq!(active(dir.path()).unwrap(), []);
+        assert!(!path.exists());
+    }
+}

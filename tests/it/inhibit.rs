@@ -1,0 +1,184 @@
+//! `inhibit`: keeps prune away while a command runs, however it ends.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use lab::{Engine, Image, Options, Proxy};
+use predicates::prelude::*;
+use predicates::str::contains;
+
+use crate::support::{json_of, ledger, program, remember};
+
+/// `inhibit` with these words, as a command of the standard library.
+fn inhibit(engine: &Engine, words: &[&str]) -> Command {
+    let template = program(engine);
+    let mut command = Command::new(template.get_program());
+    for (name, value) in template.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    command.arg("inhibit").args(words);
+    command
+}
+
+fn active(engine: &Engine) -> bool {
+    program(engine).arg("runs").assert().get_output().status.code() == Some(3)
+}
+
+fn start(engine: &Engine, words: &[&str]) -> Child {
+    let child = inhibit(engine, words).stdin(Stdio::null()).spawn().unwrap();
+    engine.eventually("the inhibitor is active", || active(engine));
+    child
+}
+
+fn idle_engine() -> Engine {
+    Engine::start_with(Options { swarm: false, ..Options::default() })
+}
+
+#[test]
+fn it_has_the_commands_streams_and_status_and_leaks_no_descriptor() {
+    let engine = idle_engine();
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143), ("kill -9 $$", 137)] {
+        let status = inhibit(&engine, &["--", "sh", "-c", script]).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{script}");
+    }
+    let mut child = inhibit(&engine, &["--", "sh", "-c", "cat; echo err >&2; ls /proc/self/fd | wc -l"]);
+    let mut child =
+        child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"in\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    // 0, 1, 2 and the folder that ls itself reads.
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "in\n4");
+    assert_eq!(output.stderr, b"err\n");
+    assert_eq!(inhibit(&engine, &["--", "no-such-command"]).status().unwrap().code(), Some(127));
+    assert_eq!(inhibit(&engine, &["--", "/etc/passwd"]).status().unwrap().code(), Some(126));
+    program(&engine).arg("inhibit").assert().code(2).stderr(contains("<CMD>"));
+}
+
+#[test]
+fn the_gates_show_it_with_its_reason_and_a_prune_is_held() {
+    let engine = idle_engine();
+    engine.fill_to(85);
+    let mut child = start(&engine, &["--why", "deploy shop", "--", "sleep", "60"]);
+    let shown = format!("inhibited by process {} 'deploy shop' (", child.id());
+    for gate in ["runs", "check-gates"] {
+        program(&engine).arg(gate).assert().code(3).stdout(contains(&shown).and(contains("old)")));
+    }
+    let facts = json_of(&program(&engine).args(["runs", "-o", "json"]).assert());
+    assert_eq!(facts["gates"][0]["facts"]["runs"][0]["pid"], child.id());
+    program(&engine).arg("prune").assert().success().stdout(contains("held back by runs"));
+    // kill -9 frees it at once.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!active(&engine));
+}
+
+#[test]
+fn signals_reach_the_command() {
+    let engine = idle_engine();
+    for signal in ["TERM", "INT", "HUP", "USR1"] {
+        let script = format!("trap 'exit 42' {signal}; echo; while :; do sleep 0.05; done");
+        let mut child =
+            inhibit(&engine, &["--", "sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+        // The trap is set when the line comes.
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let status = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(42), "{signal}");
+    }
+}
+
+#[test]
+fn images_in_use_at_its_end_are_noted() {
+    let engine = idle_engine();
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["run", "--detach", "127.0.0.1:5000/app:1"]);
+    assert!(inhibit(&engine, &["--", "true"]).status().unwrap().success());
+    let id = crate::support::image_id(&engine, "127.0.0.1:5000/app:1");
+    assert!(ledger(&engine)["images"][id]["last_used"].is_string());
+}
+
+#[test]
+fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
+    let engine = Engine::start();
+    let cached: Vec<String> = ["one", "two"]
+        .map(|name| {
+            let digest = engine.publish(&Image::new(name, "1"));
+            let name = format!("127.0.0.1:5000/{name}@{digest}");
+            engine.docker(["pull", "--quiet", &name]);
+            crate::support::image_id(&engine, &name)
+        })
+        .into();
+    remember(&engine, &[(&cached[0], 40), (&cached[1], 30)]);
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let marker = engine.folder().join("began");
+    let mut deploy = inhibit(&engine, &["--why", "deploy", "--", "sh", "-c"]);
+    deploy.arg(format!("touch {}; sleep 60", marker.display()));
+    let template = program(&engine);
+    let url = proxy.url();
+    let (began, shown) = (marker.clone(), std::sync::Arc::new(std::sync::Mutex::new(None::<Child>)));
+    let child = std::sync::Arc::clone(&shown);
+    let socket = engine.socket();
+    proxy.on_request(move |_, line| {
+        let mut child = child.lock().unwrap();
+        if line.starts_with("DELETE /images/127.0.0.1") && child.is_none() {
+            // While this removal is in flight the inhibitor registers, and must not begin.
+            *child = Some(deploy.spawn().unwrap());
+            let registered = || {
+                let folder = socket.parent().unwrap().join("runtime/inhibitors");
+                fs::read_dir(folder).is_ok_and(|it| it.count() > 0)
+            };
+            assert!(lab::engine::wait_for(std::time::Duration::from_secs(10), registered));
+            assert!(!began.exists(), "the command began beside a removal");
+        }
+        None
+    });
+    let mut prune = assert_cmd::Command::new(template.get_program());
+    for (name, value) in template.get_envs() {
+        if let Some(value) = value {
+            prune.env(name, value);
+        }
+    }
+    let report = json_of(&prune.args(["prune", "-o", "json", "--host", &url]).assert().success());
+    assert_eq!(report["outcome"], "stopped", "{report}");
+    assert!(report["stopped"].as_str().unwrap().contains("'deploy'"), "{report}");
+    engine.eventually("the command begins", || marker.exists());
+    let deletes = proxy.writes().iter().filter(|it| it.starts_with("DELETE")).count();
+    assert_eq!(deletes, 1, "{:?}", proxy.writes());
+    let mut child = shown.lock().unwrap().take().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_user_of_the_sockets_group_can_inhibit_and_another_is_told_what_to_do() {
+    let engine = idle_engine();
+    let group = 4242;
+    std::os::unix::fs::chown(engine.socket(), None, Some(group)).unwrap();
+    // The first prune of root makes the directory.
+    program(&engine).arg("prune").assert().success();
+    let copy = engine.folder().join("ci-docker-prune");
+    fs::copy(assert_cmd::cargo::cargo_bin!("ci-docker-prune"), &copy).unwrap();
+    let run = |gid: u32| {
+        let mut command = Command::new(&copy);
+        command.uid(65534).gid(gid).env_clear().env("PATH", "/usr/bin:/bin");
+        command
+            .env("DOCKER_HOST", engine.url())
+            .env("STATE_DIRECTORY", engine.folder().join("state"))
+            .env("RUNTIME_DIRECTORY", engine.folder().join("runtime"))
+            .args(["inhibit", "--", "echo", "ran"])
+            .output()
+            .unwrap()
+    };
+    let output = run(group);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout, b"ran\n");
+    assert_eq!(output.stderr, b"");
+    let output = run(65534);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, b"", "the command did not start");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--runtime-dir"));
+}

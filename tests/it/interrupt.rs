@@ -1,0 +1,183 @@
+//! What ends a prune in the middle, and what does not.
+
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+
+use lab::{Engine, Image, Proxy};
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::Value;
+
+use crate::support::{RUN, has_image, json_of, ledger, names, program, prune, remember};
+
+const APP: &str = "127.0.0.1:5000/app:1";
+
+/// Three cached images that are to go, oldest first, under pressure.
+fn scene() -> (Engine, Proxy, Vec<(String, String)>) {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["pull", "--quiet", APP]);
+    let cached: Vec<(String, String)> = ["one", "two", "three"]
+        .map(|name| {
+            let digest = engine.publish(&Image::new(name, "1"));
+            let name = format!("127.0.0.1:5000/{name}@{digest}");
+            engine.docker(["pull", "--quiet", &name]);
+            let id = crate::support::image_id(&engine, &name);
+            (name, id)
+        })
+        .into();
+    let days: Vec<(&str, i64)> =
+        cached.iter().zip([40, 30, 20]).map(|((_, id), d)| (id.as_str(), d)).collect();
+    remember(&engine, &days);
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    (engine, proxy, cached)
+}
+
+/// A prune during which this is done once, before the first image loses its name.
+fn meanwhile(
+    engine: &Engine,
+    proxy: &Proxy,
+    act: impl FnOnce() + Send + 'static,
+) -> assert_cmd::assert::Assert {
+    let mut act = Some(act);
+    proxy.on_request(move |_, line| {
+        if line.starts_with("DELETE /images/127.0.0.1") {
+            act.take().into_iter().for_each(|act| act());
+        }
+        None
+    });
+    program(engine).args(["prune", "-o", "json", "--host", &proxy.url()]).assert()
+}
+
+fn docker(engine: &Engine, arguments: &[&str]) -> impl FnOnce() + Send + 'static + use<> {
+    let mut command = engine.inside("docker");
+    command.args(arguments).stdout(Stdio::null());
+    move || assert!(command.status().expect("docker").success())
+}
+
+#[test]
+fn a_foreign_container_makes_it_ask_again_and_go_on() {
+    let (engine, proxy, cached) = scene();
+    let assert = meanwhile(&engine, &proxy, docker(&engine, &["run", "--detach", "--name", "cron", APP]));
+    let report = json_of(&assert.success());
+    assert_eq!(report["outcome"], "pruned", "{report}");
+    assert!(cached.iter().all(|(_, id)| !has_image(&engine, id)), "{report}");
+    // Asked for the plan, for the kind, and because of the container; and after the moment.
+    let asked = proxy.requests().iter().filter(|it| it.starts_with("GET /services")).count();
+    assert!(asked >= 4, "{asked}");
+}
+
+#[test]
+fn a_container_of_an_image_that_is_to_go_keeps_it() {
+    let (engine, proxy, cached) = scene();
+    // The first has lost its name already; the second is still to lose it.
+    let (second, id) = cached[1].clone();
+    let act = docker(&engine, &["run", "--detach", "--name", "late", &second]);
+    let report = json_of(&meanwhile(&engine, &proxy, act).success());
+    assert!(has_image(&engine, &id), "{report}");
+    assert_eq!(names(&report["removed"]), ["one", "three"], "{report}");
+    assert!(report["skipped"][0]["reason"].as_str().unwrap().contains("a container uses it"), "{report}");
+}
+
+#[test]
+fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
+    let cases: [(&[&str], &str); 4] = [
+        (&["service", "create", "--quiet", "--detach", "--name", "new", APP], "service new was created"),
+        (
+            &["service", "update", "--quiet", "--detach", "--replicas", "2", "there"],
+            "service there was updated",
+        ),
+        (&["pull", "--quiet", APP], "was pulled"),
+        (&["run", "--detach", "--name", RUN, APP], "a CI run began"),
+    ];
+    for (act, why) in cases {
+        let (engine, proxy, cached) = scene();
+        engine.docker(["service", "create", "--quiet", "--detach", "--name", "there", APP]);
+        engine.converged();
+        let report = json_of(&meanwhile(&engine, &proxy, docker(&engine, act)).success());
+        assert_eq!(report["outcome"], "stopped", "{why}: {report}");
+        assert!(report["stopped"].as_str().unwrap().contains(why), "{report}");
+        assert!(cached.iter().all(|(_, id)| has_image(&engine, id)), "{why}: {report}");
+        // A deploy of the image that had just lost its name downloads nothing.
+        let before = engine.blobs_sent();
+        engine.docker(["pull", "--quiet", &cached[0].0]);
+        assert_eq!(engine.blobs_sent(), before, "{why}");
+        // The next run takes our tag off again.
+        engine.docker(["service", "rm", "there"]);
+        engine.docker_output(&["service", "rm", "new"], None);
+        engine.docker_output(&["rm", "--force", RUN], None);
+        engine.eventually("nothing converges", || {
+            let report = prune(&engine, "--cache-age 60d");
+            report["outcome"] == "nothing"
+        });
+        assert!(
+            !engine.docker(["image", "ls", "--format", "{{.Repository}}"]).contains("ci-docker-prune"),
+            "{why}"
+        );
+        assert!(cached.iter().all(|(_, id)| has_image(&engine, id)), "{why}");
+    }
+}
+
+#[test]
+fn signals_end_it_after_the_removal_in_flight_with_a_report() {
+    for name in ["TERM", "INT"] {
+        let (engine, proxy, cached) = scene();
+        let (tell, told) = mpsc::channel::<u32>();
+        proxy.on_request(move |_, line| {
+            if line.starts_with("DELETE /images/127.0.0.1") {
+                let pid = told.recv().unwrap_or_default();
+                if pid != 0 {
+                    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+                    assert!(status.unwrap().success());
+                }
+            }
+            None
+        });
+        let template = program(&engine);
+        let mut command = Command::new(template.get_program());
+        for (name, value) in template.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        command.args(["prune", "-o", "json", "--host", &proxy.url()]).stdout(Stdio::piped());
+        let child = command.spawn().unwrap();
+        tell.send(child.id()).unwrap();
+        drop(tell);
+        let output = child.wait_with_output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{report}");
+        assert_eq!(report["stopped"], "told to end by a signal");
+        assert!(cached.iter().all(|(_, id)| has_image(&engine, id)));
+        assert_eq!(ledger(&engine)["schema"], 1);
+        // The lock is free, and the next run finishes what was begun.
+        assert_eq!(prune(&engine, "")["outcome"], "pruned");
+        assert!(cached.iter().all(|(_, id)| !has_image(&engine, id)));
+    }
+}
+
+#[test]
+fn pressure_that_is_held_back_is_remembered_and_said() {
+    let (engine, _, _) = scene();
+    engine.docker(["run", "--detach", "--name", RUN, APP]);
+    for n in 1..=3 {
+        let report = prune(&engine, "");
+        assert_eq!(report["outcome"], "held");
+        assert_eq!(report["pressure"]["held_back"]["runs"], n);
+    }
+    // Let it have lasted.
+    let text = std::fs::read_to_string(crate::support::ledger_path(&engine)).unwrap();
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    let since = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(73);
+    value["pressure"]["since"] = since.to_string().into();
+    std::fs::write(crate::support::ledger_path(&engine), value.to_string()).unwrap();
+    let line = format!("over 80% for 3 days, held back 4 times by runs: container {RUN}");
+    program(&engine).arg("prune").assert().success().stdout(contains(&line)).stderr(contains(&line));
+    // From the critical percentage on a person must look.
+    program(&engine).args(["prune", "--disk-critical", "82"]).assert().code(4);
+    engine.docker(["rm", "--force", RUN]);
+    engine.fill_to(50);
+    program(&engine).arg("prune").assert().success().stdout(contains("over 80%").not());
+    assert_eq!(ledger(&engine)["pressure"], Value::Null);
+}

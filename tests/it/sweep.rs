@@ -1,0 +1,263 @@
+//! Every fault at every request of a prune: it ends by itself, says what happened, and removes
+//! nothing after a deploy has begun or a gate has become unknown.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lab::{Engine, Fault, Image, Proxy};
+use serde_json::Value;
+
+use crate::support::{has_image, image_id, json_of, program, remember};
+
+const APP: &str = "127.0.0.1:5000/app:1";
+
+/// An engine with one object of each kind that is to go, and some that must stay.
+struct Scene {
+    engine: Arc<Engine>,
+    proxy: Proxy,
+    cached: Vec<(String, String)>,
+    orphan: String,
+    stays: Vec<String>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let engine = Engine::start();
+        for name in ["app", "tagged"] {
+            engine.publish(&Image::new(name, "1"));
+        }
+        engine.docker(["run", "--detach", "--name", "busy", "--volume", "data:/data", APP]);
+        engine.docker(["pull", "--quiet", "127.0.0.1:5000/tagged:1"]);
+        let stays = [APP, "127.0.0.1:5000/tagged:1"].map(|name| image_id(&engine, name)).into();
+        let cached = ["one", "two"].map(|name| {
+            let digest = engine.publish(&Image::new(name, "1"));
+            let name = format!("127.0.0.1:5000/{name}@{digest}");
+            engine.docker(["pull", "--quiet", &name]);
+            let id = image_id(&engine, &name);
+            (name, id)
+        });
+        engine.load(&Image::new("built", "1").seed("a"), Some("built:1"));
+        let orphan = image_id(&engine, "built:1");
+        engine.load(&Image::new("built", "1").seed("b"), Some("built:1"));
+        let context = engine.folder().join("context");
+        fs::create_dir(&context).unwrap();
+        fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+        let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+        let scene = Self { engine: Arc::new(engine), proxy, cached: cached.into(), orphan, stays };
+        scene.build();
+        scene.engine.fill_to(85);
+        scene
+    }
+
+    /// Leave a record in the build cache.
+    fn build(&self) {
+        let output = self
+            .engine
+            .inside("docker")
+            .env("DOCKER_BUILDKIT", "1")
+            .args(["build", "--quiet", self.engine.folder().join("context").to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        self.engine.docker_output(&["image", "rm", &id], None);
+    }
+
+    /// Put everything back that is to go.
+    fn restore(&self) {
+        let engine = &self.engine;
+        let names = engine.docker(["ps", "--all", "--format", "{{.Names}}"]);
+        if !names.lines().any(|it| it == "old") {
+            engine.docker(["create", "--name", "old", APP]);
+        }
+        for (name, id) in &self.cached {
+            engine.docker(["pull", "--quiet", name]);
+            let own = format!("ci-docker-prune.invalid/evicting:{}", id.trim_start_matches("sha256:"));
+            engine.docker_output(&["image", "rm", &own], None);
+        }
+        if !has_image(engine, &self.orphan) {
+            engine.load(&Image::new("built", "1").seed("a"), Some("built:1"));
+            engine.load(&Image::new("built", "1").seed("b"), Some("built:1"));
+        }
+        if self.proxy.writes().iter().any(|it| it.starts_with("POST /build/prune")) {
+            self.build();
+        }
+        let ids: Vec<(&str, i64)> = self.cached.iter().map(|(_, id)| (id.as_str(), 30)).collect();
+        remember(engine, &ids);
+    }
+
+    fn command(&self) -> assert_cmd::Command {
+        let mut command = program(&self.engine);
+        command.args(["prune", "-o", "json", "--older-than", "0s", "--disk-target", "10"]);
+        command.args(["--timeout", "400ms", "--host", &self.proxy.url()]);
+        command
+    }
+
+    /// Whatever happened, these are still there.
+    #[track_caller]
+    fn nothing_else_is_gone(&self, case: &str) {
+        for id in &self.stays {
+            assert!(has_image(&self.engine, id), "{case}: {id}");
+        }
+        let ls = self.engine.docker(["ps", "--format", "{{.Names}}"]);
+        assert!(ls.lines().any(|it| it == "busy"), "{case}: {ls}");
+        assert!(self.engine.docker(["volume", "ls", "--quiet"]).contains("data"), "{case}");
+    }
+}
+
+fn is_removal(request: &str) -> bool {
+    request.starts_with("DELETE ") || request.starts_with("POST /build/prune")
+}
+
+/// Those after request number `k`.
+fn removals_after(requests: &[String], k: usize) -> Vec<&String> {
+    requests.iter().skip(k).filter(|it| is_removal(it)).collect()
+}
+
+#[track_caller]
+fn sweep(faults: &[Fault]) {
+    let scene = Scene::new();
+    scene.restore();
+    scene.proxy.on_request(|_, _| None);
+    let report = json_of(&scene.command().assert().success());
+    assert_eq!(report["removed"].as_array().unwrap().len(), 5, "{report}");
+    let requests = scene.proxy.requests();
+    let mut cases = 0;
+    for &fault in faults {
+        for k in 1..=requests.len() {
+            cases += 1;
+            scene.restore();
+            scene.proxy.on_request(move |number, _| (number == k).then_some(fault));
+            let assert = scene.command().assert();
+            let code = assert.get_output().status.code();
+            let seen = scene.proxy.requests();
+            let hit = seen.get(k - 1).cloned().unwrap_or_default();
+            let case = format!("{fault:?} at {k} ({hit})");
+            let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+            let report: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap_or_default();
+            // It ended by itself, with a status of the contract, and said why.
+            assert!(matches!(code, Some(0 | 1)), "{case}: {code:?} {stderr}");
+            if report.is_null() {
+                assert!(code == Some(1) && stderr.contains("unix://"), "{case}: {stderr}");
+            } else {
+                assert_eq!(code == Some(1), report["outcome"] == "failed", "{case}: {report}");
+            }
+            let gate = ["/version", "/info", "/services", "/tasks", "/containers/json?"];
+            let about_a_gate = gate.iter().any(|it| hit.starts_with(&format!("GET {it}")));
+            let harmless = matches!(fault, Fault::Delay(_));
+            let lost = fault == Fault::LoseEvents && k > 2;
+            if about_a_gate && !harmless && fault != Fault::LoseEvents || lost {
+                assert_eq!(removals_after(&seen, k), Vec::<&String>::new(), "{case}");
+                assert_eq!(code, Some(1), "{case}: {report}");
+            }
+            scene.nothing_else_is_gone(&case);
+        }
+    }
+    println!("{cases} cases: {} faults at each of {} requests", faults.len(), requests.len());
+}
+
+#[test]
+fn cut_connections() {
+    sweep(&[Fault::CutBefore, Fault::CutMiddle, Fault::CutAfter, Fault::LoseEvents]);
+}
+
+#[test]
+fn error_answers() {
+    sweep(&[Fault::Status(404), Fault::Status(409), Fault::Status(500), Fault::Status(503)]);
+}
+
+#[test]
+fn nonsense_and_silence() {
+    sweep(&[Fault::Malformed, Fault::Truncated, Fault::Delay(150), Fault::Hang]);
+}
+
+#[test]
+fn a_deploy_that_begins_at_any_request_ends_all_removals() {
+    let scene = Scene::new();
+    scene.restore();
+    scene.proxy.on_request(|_, _| None);
+    scene.command().assert().success();
+    let requests = scene.proxy.requests().len();
+    for k in 1..=requests {
+        scene.restore();
+        let engine = Arc::clone(&scene.engine);
+        scene.proxy.on_request(move |number, _| {
+            if number == k {
+                let image = "127.0.0.1:5000/one:1";
+                engine.docker(["service", "create", "--quiet", "--detach", "--name", "deploy", image]);
+            }
+            None
+        });
+        // The deploy takes its time at one request.
+        let assert = scene.command().args(["--timeout", "5s"]).assert();
+        let seen = scene.proxy.requests();
+        let report = json_of(&assert.success());
+        let case = format!("at {k} ({}): {report}", seen.get(k - 1).cloned().unwrap_or_default());
+        assert_eq!(removals_after(&seen, k), Vec::<&String>::new(), "{case}");
+        if seen.len() >= k {
+            assert!(report["outcome"] == "stopped" || report["outcome"] == "held" || k == requests, "{case}");
+            scene.engine.converged();
+            let tasks = scene.engine.docker(["service", "ps", "--format", "{{.CurrentState}}", "deploy"]);
+            assert!(!tasks.contains("Rejected"), "{case}: {tasks}");
+            scene.engine.docker(["service", "rm", "deploy"]);
+            scene.engine.eventually("the deploy is gone", || {
+                scene.engine.docker(["ps", "--all", "--quiet", "--filter", "name=deploy"]).is_empty()
+            });
+        }
+        scene.nothing_else_is_gone(&case);
+    }
+    println!("{requests} cases: a deploy at each request");
+}
+
+#[test]
+fn after_a_kill_at_any_request_a_normal_run_works() {
+    let scene = Scene::new();
+    scene.restore();
+    scene.proxy.on_request(|_, _| None);
+    scene.command().assert().success();
+    let requests = scene.proxy.requests().len();
+    for k in 1..=requests {
+        scene.restore();
+        let pid = Arc::new(AtomicU32::new(0));
+        let victim = Arc::clone(&pid);
+        scene.proxy.on_request(move |number, _| {
+            if number != k {
+                return None;
+            }
+            while victim.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            let pid = victim.load(Ordering::SeqCst).to_string();
+            assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+            Some(Fault::CutAfter)
+        });
+        let template = scene.command();
+        let mut command = std::process::Command::new(template.get_program());
+        command.args(template.get_args()).stdout(std::process::Stdio::null());
+        for (name, value) in template.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let mut child = command.spawn().unwrap();
+        pid.store(child.id(), Ordering::SeqCst);
+        child.wait().unwrap();
+        scene.nothing_else_is_gone(&format!("killed at {k}"));
+        let rebuilt = scene.proxy.writes().iter().any(|it| it.starts_with("POST /build/prune"));
+
+        // The ledger can be read, no lock is stale, and what was begun is finished.
+        scene.proxy.on_request(|_, _| None);
+        let report = json_of(&scene.command().assert().success());
+        assert_eq!(report["outcome"], "pruned", "killed at {k}: {report}");
+        for (name, id) in &scene.cached {
+            assert!(!has_image(&scene.engine, id), "killed at {k}: {name} is still there: {report}");
+        }
+        scene.nothing_else_is_gone(&format!("after a kill at {k}"));
+        if rebuilt {
+            scene.build();
+        }
+    }
+    println!("{requests} cases: killed at each request");
+}
