@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::engine::remove::{Removed, Remover};
+use crate::engine::remove::{Removed, Remover, own_tag};
 use crate::engine::watch::{Sign, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unanswered};
-use crate::gates::Gate;
 use crate::gates::disk::Usage;
+use crate::gates::{Gate, Word};
 use crate::host::inhibitors;
 use crate::host::lock::{self, Removing};
 use crate::plan::{Kind, Plan, Removal, Remove};
@@ -54,6 +54,18 @@ pub struct Outcome {
     pub failed: Vec<(Removal, EngineError)>,
     /// Why it ended before its plan was carried out.
     pub stopped: Option<Stop>,
+}
+
+impl Outcome {
+    /// Did something fail, be it a removal or a question on the way? Being stopped is no failure.
+    pub fn has_failed(&self) -> bool {
+        let unanswered = match &self.stopped {
+            Some(Stop::Gates(gates)) => gates.iter().any(|gate| gate.word() == Word::Unknown),
+            Some(Stop::Unanswered(_) | Stop::Sign(Sign::Lost(_))) => true,
+            Some(Stop::Signal | Stop::Sign(_) | Stop::Inhibited(_)) | None => false,
+        };
+        unanswered || !self.failed.is_empty()
+    }
 }
 
 /// Why something that was to go stayed.
@@ -117,11 +129,9 @@ where
             run.outcome.skipped.push((removal, Skip::Stopped));
         } else if removal.kind == Kind::Cached {
             run.evict(removal, &mut left).await;
-        } else if let Some(_lock) = run.clear(removal.kind).await {
+        } else {
             let tried = run.remove(&removal).await;
             run.note(removal, tried);
-        } else {
-            run.outcome.skipped.push((removal, Skip::Stopped));
         }
     }
     run.outcome
@@ -132,17 +142,27 @@ where
     Ask: AsyncFnMut() -> Asked,
     Measure: Fn() -> Answer<Usage>,
 {
-    /// May a removal of this kind begin? With the answer comes the lock that an inhibitor waits for.
-    async fn clear(&mut self, kind: Kind) -> Option<Removing> {
+    /// The one way to change the engine: look whether anything began, and give the order in the same
+    /// breath. `unless_used` is an image that must have no container.
+    async fn order(
+        &mut self,
+        kind: Kind,
+        unless_used: Option<&str>,
+        order: impl Future<Output = Removed>,
+    ) -> Result<Removed, Tried> {
         match self.may_go_on(kind).await {
-            Ok(lock) => Some(lock),
+            Ok(_lock) if unless_used.is_some_and(|id| self.in_use.contains(id)) => {
+                Err(Tried::Skipped(Skip::InUse))
+            }
+            Ok(_lock) => Ok(order.await),
             Err(stop) => {
                 self.outcome.stopped = Some(stop);
-                None
+                Err(Tried::Skipped(Skip::Stopped))
             }
         }
     }
 
+    /// May a removal of this kind begin? With the answer comes the lock that an inhibitor waits for.
     async fn may_go_on(&mut self, kind: Kind) -> Result<Removing, Stop> {
         loop {
             if self.site.told_to_end.load(Ordering::Relaxed) {
@@ -193,30 +213,30 @@ where
         if self.outcome.stopped.is_some() {
             return;
         }
-        let Some(_lock) = self.clear(Kind::Cached).await else { return };
-        if let Removed::Failed(error) = self.site.remover.image(tag).await {
+        let order = self.site.remover.image(tag);
+        if let Ok(Removed::Failed(error)) = self.order(Kind::Cached, None, order).await {
             self.asked_for = None;
             log::warn!("the tag {tag} of an interrupted eviction stays: {error}");
         }
     }
 
-    async fn remove(&self, removal: &Removal) -> Tried {
+    async fn remove(&mut self, removal: &Removal) -> Tried {
         let Site { engine, remover, .. } = self.site;
-        match (removal.kind, &removal.reason) {
+        let done = match (removal.kind, &removal.reason) {
             (Kind::BuildCache, Remove::StaleCache { older_than, .. }) => {
-                remover.build_cache(*older_than).await.into()
+                self.order(removal.kind, None, remover.build_cache(*older_than)).await
             }
             (Kind::Orphan, _) => match engine.image(&removal.id).await {
-                Ok(None) => Tried::Removed,
-                Ok(Some(_)) if self.in_use.contains(&removal.id) => Tried::Skipped(Skip::InUse),
+                Ok(None) => return Tried::Removed,
                 Ok(Some(image)) if image.class() == ImageClass::Orphan => {
-                    remover.image(&image.id).await.into()
+                    self.order(removal.kind, Some(&removal.id), remover.image(&removal.id)).await
                 }
-                Ok(Some(_)) => Tried::Skipped(Skip::Renamed),
-                Err(error) => Tried::Failed(error),
+                Ok(Some(_)) => return Tried::Skipped(Skip::Renamed),
+                Err(error) => return Tried::Failed(error),
             },
-            _ => remover.container(&removal.id).await.into(),
-        }
+            _ => self.order(removal.kind, None, remover.container(&removal.id)).await,
+        };
+        done.map_or_else(|tried| tried, Tried::from)
     }
 
     /// Evict as many cached images, from this one on, as the target still wants: take their names
@@ -233,71 +253,55 @@ where
             return self.outcome.skipped.push((first, Skip::TargetReached(usage.percent)));
         }
         let wanted = wanted_bytes(&usage, self.site.target);
-        let mut batch_size = first.size;
-        let mut batch = vec![first];
-        while batch.len() < BATCH
-            && batch_size < wanted
-            && left.front().is_some_and(|it| it.kind == Kind::Cached)
-        {
-            if let Some(next) = left.pop_front() {
-                batch_size = batch_size.saturating_add(next.size);
-                batch.push(next);
-            }
-        }
-
         let mut nameless = Vec::new();
-        for removal in batch {
-            if self.outcome.stopped.is_some() {
-                self.outcome.skipped.push((removal, Skip::Stopped));
-            } else if let Some(_lock) = self.clear(Kind::Cached).await {
-                match self.take_names(&removal).await {
-                    Ok(own_tag) => nameless.push((removal, own_tag)),
-                    Err(tried) => self.note(removal, tried),
-                }
-            } else {
-                self.outcome.skipped.push((removal, Skip::Stopped));
+        let mut size = 0_u64;
+        let mut next = Some(first);
+        while let Some(removal) = next {
+            size = size.saturating_add(removal.size);
+            match self.take_names(&removal).await {
+                Ok(own_tag) => nameless.push((removal, own_tag)),
+                Err(tried) => self.note(removal, tried),
             }
+            let more = self.outcome.stopped.is_none() && nameless.len() < BATCH && size < wanted;
+            let another = more && left.front().is_some_and(|it| it.kind == Kind::Cached);
+            next = if another { left.pop_front() } else { None };
         }
-        if nameless.is_empty() {
-            return;
-        }
-        if self.outcome.stopped.is_none() {
+        if !nameless.is_empty() && self.outcome.stopped.is_none() {
             tokio::time::sleep(MOMENT).await;
             self.asked_for = None;
         }
         for (removal, own_tag) in nameless {
-            if self.outcome.stopped.is_some() {
-                self.outcome.skipped.push((removal, Skip::HalfWay));
-            } else if let Some(_lock) = self.clear(Kind::Cached).await {
-                let tried = self.finish(&removal, &own_tag).await;
-                self.note(removal, tried);
-            } else {
-                self.outcome.skipped.push((removal, Skip::HalfWay));
-            }
+            let tried = match self.outcome.stopped {
+                None => self.finish(&removal, &own_tag).await,
+                Some(_) => Tried::Skipped(Skip::Stopped),
+            };
+            self.note(removal, tried.or_half_way());
         }
     }
 
     /// Give a cached image a tag of our own, so that nothing is deleted, and take its digests away:
     /// from then on no deploy finds it by name, and one that wants it downloads no layer.
-    async fn take_names(&self, removal: &Removal) -> Result<String, Tried> {
+    async fn take_names(&mut self, removal: &Removal) -> Result<String, Tried> {
         let Site { engine, remover, .. } = self.site;
         let image: Image = match engine.image(&removal.id).await {
             Ok(Some(image)) => image,
             Ok(None) => return Err(Tried::Removed),
             Err(error) => return Err(Tried::Failed(error)),
         };
-        if self.in_use.contains(&removal.id) {
-            return Err(Tried::Skipped(Skip::InUse));
-        }
         if image.class() != ImageClass::Cached {
             return Err(Tried::Skipped(Skip::Renamed));
         }
+        let unless_used = Some(image.id.as_str());
         let own_tag = match image.own_tag {
             Some(tag) => tag,
-            None => remover.tag(&image.id).await?,
+            None => match self.order(removal.kind, unless_used, remover.tag(&image.id)).await? {
+                Removed::Yes => own_tag(&image.id),
+                other => return Err(other.into()),
+            },
         };
         for reference in &image.digests {
-            match remover.image(reference).await {
+            let done = self.order(removal.kind, unless_used, remover.image(reference)).await;
+            match done.map_err(Tried::or_half_way)? {
                 Removed::Untagged | Removed::Gone => {}
                 other => return Err(other.into()),
             }
@@ -306,21 +310,20 @@ where
     }
 
     /// Remove our tag, and with it the image, unless somebody wants it again.
-    async fn finish(&self, removal: &Removal, own_tag: &str) -> Tried {
+    async fn finish(&mut self, removal: &Removal, own_tag: &str) -> Tried {
         let Site { engine, remover, .. } = self.site;
         let image = match engine.image(&removal.id).await {
             Ok(Some(image)) => image,
             Ok(None) => return Tried::Removed,
             Err(error) => return Tried::Failed(error),
         };
+        // Without a name of its own, our tag is all that keeps it for a container.
         let named = !image.tags.is_empty() || !image.digests.is_empty();
-        if self.in_use.contains(&removal.id) && !named {
-            // Our tag is the only thing that keeps the image.
-            return Tried::Skipped(Skip::InUse);
-        }
-        match remover.image(own_tag).await {
-            Removed::Untagged => Tried::Skipped(Skip::Back),
-            other => other.into(),
+        let unless_used = (!named).then_some(removal.id.as_str());
+        match self.order(removal.kind, unless_used, remover.image(own_tag)).await {
+            Ok(Removed::Untagged) => Tried::Skipped(Skip::Back),
+            Ok(other) => other.into(),
+            Err(tried) => tried,
         }
     }
 }
@@ -341,6 +344,16 @@ enum Tried {
     Removed,
     Skipped(Skip),
     Failed(EngineError),
+}
+
+impl Tried {
+    /// An image that had lost its names when the run was stopped.
+    fn or_half_way(self) -> Self {
+        match self {
+            Self::Skipped(Skip::Stopped) => Self::Skipped(Skip::HalfWay),
+            other => other,
+        }
+    }
 }
 
 impl From<Removed> for Tried {

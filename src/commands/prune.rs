@@ -13,9 +13,9 @@ use super::survey::{self, Engines, Questions, Survey};
 use super::{ledger, now, print};
 use crate::cli::Output;
 use crate::engine::remove::Remover;
-use crate::engine::watch::{Sign, Watch};
+use crate::engine::watch::Watch;
 use crate::engine::{Engine, EngineError};
-use crate::execute::{Asked, Outcome, Site, Stop, execute};
+use crate::execute::{Asked, Site, Stop, execute};
 use crate::exit::Exit;
 use crate::facts::{Answer, Unanswered};
 use crate::gates::disk::Usage;
@@ -49,20 +49,10 @@ pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose
     let critical = report.after.first().is_some_and(|it| it.percent >= prune.critical);
     Ok(match &report.ending {
         Ending::Unanswered => Exit::Failed,
-        Ending::CarriedOut(outcome) if failed(outcome) => Exit::Failed,
+        Ending::CarriedOut(outcome) if outcome.has_failed() => Exit::Failed,
         _ if critical && !report.dry_run => Exit::Critical,
         _ => Exit::Done,
     })
-}
-
-/// Did something fail, be it a removal or a gate that could not be answered on the way?
-fn failed(outcome: &Outcome) -> bool {
-    let unanswered = match &outcome.stopped {
-        Some(Stop::Gates(gates)) => gates.iter().any(|gate| gate.word() == Word::Unknown),
-        Some(Stop::Unanswered(_) | Stop::Sign(Sign::Lost(_))) => true,
-        Some(Stop::Signal | Stop::Sign(_) | Stop::Inhibited(_)) | None => false,
-    };
-    unanswered || !outcome.failed.is_empty()
 }
 
 fn ended(gates: Vec<Gate>, ending: Ending) -> PruneReport {

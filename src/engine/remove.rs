@@ -16,6 +16,11 @@ pub struct Remover {
     engine: Engine,
 }
 
+/// The tag that an image has while it is being evicted.
+pub fn own_tag(id: &str) -> String {
+    format!("{OWN_REPOSITORY}:{}", id.trim_start_matches("sha256:"))
+}
+
 /// What came of one removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removed {
@@ -54,19 +59,14 @@ impl Remover {
         .await
     }
 
-    /// Give an image a tag of our own; the tag.
-    pub async fn tag(&self, id: &str) -> Result<String, Removed> {
+    /// `POST /images/{id}/tag`: give an image its [`own_tag`], which deletes nothing.
+    pub async fn tag(&self, id: &str) -> Removed {
         let tag = id.trim_start_matches("sha256:").to_owned();
-        let name = format!("{OWN_REPOSITORY}:{tag}");
         let options = TagImageOptions { repo: Some(OWN_REPOSITORY.to_owned()), tag: Some(tag) };
-        let order = async {
-            self.engine.docker.tag_image(id, Some(options)).await?;
-            Ok(Removed::Yes)
-        };
-        match self.carry_out(&format!("POST /images/{id}/tag"), order).await {
-            Removed::Yes => Ok(name),
-            other => Err(other),
-        }
+        self.carry_out(&format!("POST /images/{id}/tag"), async {
+            self.engine.docker.tag_image(id, Some(options)).await.map(|()| Removed::Yes)
+        })
+        .await
     }
 
     /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share.

@@ -67,7 +67,7 @@ pub fn outcome_word(report: &PruneReport) -> &'static str {
         Ending::Looked if report.gates.iter().any(|gate| gate.word() != crate::gates::Word::Open) => "held",
         Ending::Looked => "nothing",
         Ending::Unanswered => "failed",
-        Ending::CarriedOut(outcome) if !outcome.failed.is_empty() => "failed",
+        Ending::CarriedOut(outcome) if outcome.has_failed() => "failed",
         Ending::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped",
         Ending::CarriedOut(outcome) if outcome.removed.is_empty() => "nothing",
         Ending::CarriedOut(_) => "pruned",

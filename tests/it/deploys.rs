@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use lab::Engine;
 use lab::deploys::{Tally, beside};
 
-use crate::support::{json_of, names, program};
+use crate::support::{json_of, program};
 
 const DEPLOYS: usize = 100;
 
@@ -27,9 +27,8 @@ fn beside_our_prune(
         if code != Some(0) {
             odd.lock().unwrap().push(format!("exit {code:?}: {report}"));
         }
-        let cached = report["removed"].as_array().unwrap().iter().filter(|it| it["kind"] == "cached");
-        for name in names(&cached.cloned().collect()) {
-            *removed.lock().unwrap().entry(name).or_default() += 1;
+        for image in report["removed"].as_array().unwrap().iter().filter(|it| it["kind"] == "cached") {
+            *removed.lock().unwrap().entry(image["id"].as_str().unwrap().to_owned()).or_default() += 1;
         }
     };
     let tally = beside(&engine, DEPLOYS, |script| deploy(&engine, script), prune);

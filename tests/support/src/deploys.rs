@@ -17,7 +17,7 @@ pub struct Tally {
     pub ghosts: usize,
     /// Rounds of pruning meanwhile.
     pub prunes: usize,
-    /// How often each image's own layer was downloaded.
+    /// By image ID, how often the layer that only this image has was downloaded.
     pub downloads: Vec<(String, usize)>,
 }
 
@@ -61,7 +61,7 @@ pub fn beside(
     });
     tally.downloads = images
         .iter()
-        .map(|image| (image.repository.clone(), engine.times_sent(&image.payload_digest())))
+        .map(|image| (engine.id_of(image), engine.times_sent(&image.payload_digest())))
         .collect();
     tally
 }

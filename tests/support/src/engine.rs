@@ -225,6 +225,11 @@ impl Engine {
         child.wait_with_output().expect("wait for docker")
     }
 
+    /// The ID that this engine gives an image that it pulled.
+    pub fn id_of(&self, image: &Image) -> String {
+        if self.kind.containerd_store() { self.publish(image) } else { image.config_digest(&self.busybox()) }
+    }
+
     fn busybox(&self) -> PathBuf {
         let root = self.kind.root();
         ["bin/busybox", "usr/bin/busybox"]

@@ -71,6 +71,11 @@ impl Image {
         digest(&payload_layer(&self.seed, self.size_mib))
     }
 
+    /// Digest of its configuration: its ID where the engine keeps images by overlay2.
+    pub fn config_digest(&self, busybox: &Path) -> String {
+        digest(&self.config(&self.layers(busybox)))
+    }
+
     fn layers(&self, busybox: &Path) -> Vec<Vec<u8>> {
         vec![base_layer(&fs::read(busybox).expect("read busybox")), payload_layer(&self.seed, self.size_mib)]
     }

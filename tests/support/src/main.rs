@@ -19,6 +19,9 @@ struct Cli {
     /// Start nothing: clear away what labs that were killed left behind
     #[arg(long)]
     sweep: bool,
+    /// Make this many Swarm deploys while the command (a shell's) runs in a loop; print what they met
+    #[arg(long, value_name = "DEPLOYS")]
+    beside: Option<usize>,
     /// Start no engine: run the command this often and print means of wall and CPU time (ms) and its
     /// peak memory (KiB)
     #[arg(long, value_name = "TIMES")]
@@ -46,6 +49,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Some(deploys) = cli.beside {
+        beside(&engine, deploys, &cli.command.join(" "));
+        return ExitCode::SUCCESS;
+    }
     for text in &cli.images {
         let (name, size) = text.split_once(',').unwrap_or((text, "1"));
         let (repository, tag) = name.rsplit_once(':').expect("an image is REPOSITORY:TAG[,MIB]");
@@ -67,6 +74,25 @@ fn main() -> ExitCode {
             ExitCode::from(127)
         }
     }
+}
+
+/// Prints deploys, tasks, rejected tasks, ghosts and rounds of the command.
+#[expect(clippy::print_stdout, reason = "this is the result")]
+fn beside(engine: &Engine, deploys: usize, command: &str) {
+    let deploy = |script: &str| {
+        let mut command = engine.inside("sh");
+        command.args(["-c", script]);
+        command
+    };
+    let prune = || {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command]).env("LAB", engine.folder()).env("LAB_ENTER", enter(engine));
+        let status =
+            shell.env("DOCKER_HOST", engine.url()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.expect("run the command");
+    };
+    let tally = lab::deploys::beside(engine, deploys, deploy, prune);
+    println!("{} {} {} {} {}", tally.deploys, tally.tasks, tally.rejected.len(), tally.ghosts, tally.prunes);
 }
 
 /// Children are counted with all that they waited for.
