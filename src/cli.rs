@@ -74,7 +74,12 @@ pub enum Command {
     /// Gate: is no Swarm service converging?
     Converge,
     /// Note in the ledger which images are in use now
-    Record(State),
+    Record {
+        #[command(flatten)]
+        state: State,
+        #[command(flatten)]
+        runtime: Runtime,
+    },
     /// Run a command while keeping prune away
     Inhibit(Inhibit),
 }

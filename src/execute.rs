@@ -17,7 +17,7 @@ use crate::gates::{Gate, Word};
 use crate::host::inhibitors;
 use crate::host::lock::{self, Removing};
 use crate::plan::{Kind, Plan, Removal, Remove};
-use crate::units::Percent;
+use crate::units::{Percent, Time};
 
 /// Between taking an image's names away and removing it. A deploy that found the names just before
 /// makes its container by them 0.2 s after its `service create` event (observed on 20.10 to 29), and
@@ -26,6 +26,9 @@ const MOMENT: Duration = Duration::from_secs(1);
 
 /// Cached images that share one such moment, at most.
 const BATCH: usize = 32;
+
+/// How often the gates are asked anew because of events that came while they were asked.
+const RESTLESS: usize = 20;
 
 /// Where a run works, and what may stop it.
 pub struct Site<'a> {
@@ -77,6 +80,8 @@ pub enum Skip {
     Renamed,
     /// Since the plan was made a container uses it.
     InUse,
+    /// Since the plan was made the container ran again.
+    RanAgain,
     /// Somebody asked for it while it was going: it has its names back.
     Back,
     /// The disk fell below the target.
@@ -142,44 +147,32 @@ where
     Ask: AsyncFnMut() -> Asked,
     Measure: Fn() -> Answer<Usage>,
 {
-    /// The one way to change the engine: look whether anything began, and give the order in the same
-    /// breath. `unless_used` is an image that must have no container.
+    /// The one way to change the engine: look whether anything began and whether the object is still
+    /// what the plan saw, and give the order in the same breath.
     async fn order(
         &mut self,
         kind: Kind,
-        unless_used: Option<&str>,
+        expect: Expect<'_>,
         order: impl Future<Output = Removed>,
     ) -> Result<Removed, Tried> {
-        match self.may_go_on(kind).await {
-            Ok(_lock) if unless_used.is_some_and(|id| self.in_use.contains(id)) => {
-                Err(Tried::Skipped(Skip::InUse))
-            }
+        match self.may_go_on(kind, expect).await {
             Ok(_lock) => Ok(order.await),
-            Err(stop) => {
+            Err(NotNow::Tried(tried)) => Err(tried),
+            Err(NotNow::Stop(stop)) => {
                 self.outcome.stopped = Some(stop);
                 Err(Tried::Skipped(Skip::Stopped))
             }
         }
     }
 
-    /// May a removal of this kind begin? With the answer comes the lock that an inhibitor waits for.
-    async fn may_go_on(&mut self, kind: Kind) -> Result<Removing, Stop> {
-        loop {
-            if self.site.told_to_end.load(Ordering::Relaxed) {
-                return Err(Stop::Signal);
-            }
-            let mut events = 0;
-            for watch in self.site.watches {
-                let (sign, others) = watch.look().await;
-                events += others;
-                if let Some(sign) = sign {
-                    return Err(Stop::Sign(sign));
-                }
-            }
+    /// May this be done now? With the answer comes the lock that an inhibitor waits for.
+    async fn may_go_on(&mut self, kind: Kind, expect: Expect<'_>) -> Result<Removing, NotNow> {
+        for _ in 0..RESTLESS {
+            let events = self.events().await?;
             if self.asked_for != Some((kind, events)) {
                 let asked = (self.ask)().await;
                 if !asked.closed.is_empty() {
-                    return Err(Stop::Gates(asked.closed));
+                    return Err(Stop::Gates(asked.closed).into());
                 }
                 self.in_use = asked.in_use;
                 self.asked_for = Some((kind, events));
@@ -189,7 +182,61 @@ where
             let unanswered = |error: anyhow::Error| Stop::Unanswered(Unanswered(format!("{error:#}")));
             let lock = lock::begin_removal(self.site.runtime_dir).map_err(unanswered)?;
             let inhibitors = inhibitors::active(self.site.runtime_dir).map_err(unanswered)?;
-            return if inhibitors.is_empty() { Ok(lock) } else { Err(Stop::Inhibited(inhibitors)) };
+            if !inhibitors.is_empty() {
+                return Err(Stop::Inhibited(inhibitors).into());
+            }
+            self.check(expect).await?;
+            if self.events().await? == events {
+                return Ok(lock);
+            }
+        }
+        let why = "containers start faster than the gates can be asked; try again when it is calmer";
+        Err(Stop::Unanswered(Unanswered(why.into())).into())
+    }
+
+    /// How many events there were, if none of them, and no signal, says that this must end.
+    async fn events(&self) -> Result<usize, Stop> {
+        if self.site.told_to_end.load(Ordering::Relaxed) {
+            return Err(Stop::Signal);
+        }
+        let mut events = 0;
+        for watch in self.site.watches {
+            let (sign, others) = watch.look().await;
+            events += others;
+            if let Some(sign) = sign {
+                return Err(Stop::Sign(sign));
+            }
+        }
+        Ok(events)
+    }
+
+    /// Is the object still what the plan saw?
+    async fn check(&self, expect: Expect<'_>) -> Result<(), Tried> {
+        let engine = self.site.engine;
+        match expect {
+            Expect::Anything => Ok(()),
+            Expect::Finished(id, planned) => match engine.finish_time(id).await {
+                Ok(Some(finished)) if Some(finished) != planned => Err(Tried::Skipped(Skip::RanAgain)),
+                Ok(_) => Ok(()),
+                Err(error) => Err(Tried::Failed(error)),
+            },
+            Expect::Unused(id, class) => match engine.image(id).await {
+                Ok(None) => Err(Tried::Removed),
+                Ok(Some(_)) if self.in_use.contains(id) => Err(Tried::Skipped(Skip::InUse)),
+                Ok(Some(image)) if image.class() == class => Ok(()),
+                Ok(Some(_)) => Err(Tried::Skipped(Skip::Renamed)),
+                Err(error) => Err(Tried::Failed(error)),
+            },
+            // Whatever has a name again loses no more than our tag; without one our tag is all that
+            // keeps it for a container.
+            Expect::Nameless(id) => match engine.image(id).await {
+                Ok(None) => Err(Tried::Removed),
+                Ok(Some(image)) if self.in_use.contains(id) && image.is_nameless() => {
+                    Err(Tried::Skipped(Skip::InUse))
+                }
+                Ok(Some(_)) => Ok(()),
+                Err(error) => Err(Tried::Failed(error)),
+            },
         }
     }
 
@@ -203,6 +250,10 @@ where
             Tried::Failed(error) => {
                 // The engine may be in trouble: ask again before anything else goes.
                 self.asked_for = None;
+                if error.timed_out() && self.outcome.stopped.is_none() {
+                    // It may still be at work on it: nothing more beside that.
+                    self.outcome.stopped = Some(Stop::Unanswered(error.clone().into()));
+                }
                 self.outcome.failed.push((removal, error));
             }
         }
@@ -214,27 +265,23 @@ where
             return;
         }
         let order = self.site.remover.image(tag);
-        if let Ok(Removed::Failed(error)) = self.order(Kind::Cached, None, order).await {
+        if let Ok(Removed::Failed(error)) = self.order(Kind::Cached, Expect::Anything, order).await {
             self.asked_for = None;
             log::warn!("the tag {tag} of an interrupted eviction stays: {error}");
         }
     }
 
     async fn remove(&mut self, removal: &Removal) -> Tried {
-        let Site { engine, remover, .. } = self.site;
-        let done = match (removal.kind, &removal.reason) {
+        let remover = self.site.remover;
+        let Removal { kind, id, .. } = removal;
+        let done = match (kind, &removal.reason) {
             (Kind::BuildCache, Remove::StaleCache { older_than, .. }) => {
-                self.order(removal.kind, None, remover.build_cache(*older_than)).await
+                self.order(*kind, Expect::Anything, remover.build_cache(*older_than)).await
             }
-            (Kind::Orphan, _) => match engine.image(&removal.id).await {
-                Ok(None) => return Tried::Removed,
-                Ok(Some(image)) if image.class() == ImageClass::Orphan => {
-                    self.order(removal.kind, Some(&removal.id), remover.image(&removal.id)).await
-                }
-                Ok(Some(_)) => return Tried::Skipped(Skip::Renamed),
-                Err(error) => return Tried::Failed(error),
-            },
-            _ => self.order(removal.kind, None, remover.container(&removal.id)).await,
+            (Kind::Orphan, _) => {
+                self.order(*kind, Expect::Unused(id, ImageClass::Orphan), remover.image(id)).await
+            }
+            _ => self.order(*kind, Expect::Finished(id, removal.finished), remover.container(id)).await,
         };
         done.map_or_else(|tried| tried, Tried::from)
     }
@@ -288,19 +335,16 @@ where
             Ok(None) => return Err(Tried::Removed),
             Err(error) => return Err(Tried::Failed(error)),
         };
-        if image.class() != ImageClass::Cached {
-            return Err(Tried::Skipped(Skip::Renamed));
-        }
-        let unless_used = Some(image.id.as_str());
+        let expect = Expect::Unused(&removal.id, ImageClass::Cached);
         let own_tag = match image.own_tag {
             Some(tag) => tag,
-            None => match self.order(removal.kind, unless_used, remover.tag(&image.id)).await? {
-                Removed::Yes => own_tag(&image.id),
+            None => match self.order(removal.kind, expect, remover.tag(&removal.id)).await? {
+                Removed::Yes => own_tag(&removal.id),
                 other => return Err(other.into()),
             },
         };
         for reference in &image.digests {
-            let done = self.order(removal.kind, unless_used, remover.image(reference)).await;
+            let done = self.order(removal.kind, expect, remover.image(reference)).await;
             match done.map_err(Tried::or_half_way)? {
                 Removed::Untagged | Removed::Gone => {}
                 other => return Err(other.into()),
@@ -311,16 +355,8 @@ where
 
     /// Remove our tag, and with it the image, unless somebody wants it again.
     async fn finish(&mut self, removal: &Removal, own_tag: &str) -> Tried {
-        let Site { engine, remover, .. } = self.site;
-        let image = match engine.image(&removal.id).await {
-            Ok(Some(image)) => image,
-            Ok(None) => return Tried::Removed,
-            Err(error) => return Tried::Failed(error),
-        };
-        // Without a name of its own, our tag is all that keeps it for a container.
-        let named = !image.tags.is_empty() || !image.digests.is_empty();
-        let unless_used = (!named).then_some(removal.id.as_str());
-        match self.order(removal.kind, unless_used, remover.image(own_tag)).await {
+        let order = self.site.remover.image(own_tag);
+        match self.order(removal.kind, Expect::Nameless(&removal.id), order).await {
             Ok(Removed::Untagged) => Tried::Skipped(Skip::Back),
             Ok(other) => other.into(),
             Err(tried) => tried,
@@ -338,6 +374,36 @@ fn wanted_bytes(usage: &Usage, target: Percent) -> u64 {
     let whole = u128::from(it.used) + u128::from(it.available);
     let allowed = whole * u128::from(target.get().saturating_sub(1)) / 100;
     u64::try_from(u128::from(it.used).saturating_sub(allowed)).unwrap_or(u64::MAX)
+}
+
+/// What an object must still be for its order to be given.
+#[derive(Clone, Copy)]
+enum Expect<'a> {
+    Anything,
+    /// A container that finished then, or never ran.
+    Finished(&'a str, Option<Time>),
+    /// An image of this class that no container uses.
+    Unused(&'a str, ImageClass),
+    /// An image with our tag; where that is all it has, no container uses it.
+    Nameless(&'a str),
+}
+
+/// Why an order was not given.
+enum NotNow {
+    Stop(Stop),
+    Tried(Tried),
+}
+
+impl From<Stop> for NotNow {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+impl From<Tried> for NotNow {
+    fn from(tried: Tried) -> Self {
+        Self::Tried(tried)
+    }
 }
 
 enum Tried {
@@ -360,7 +426,7 @@ impl From<Removed> for Tried {
     fn from(removed: Removed) -> Self {
         match removed {
             Removed::Yes | Removed::Gone => Self::Removed,
-            // By ID an orphan goes whole; one that lost a reference instead had just got it.
+            // It had just got another reference, which keeps it.
             Removed::Untagged => Self::Skipped(Skip::Renamed),
             Removed::Refused(why) => Self::Skipped(Skip::Refused(why)),
             Removed::Failed(error) => Self::Failed(error),

@@ -230,6 +230,11 @@ pub enum ImageClass {
 }
 
 impl Image {
+    /// Has it no name but perhaps our own?
+    pub fn is_nameless(&self) -> bool {
+        self.tags.is_empty() && self.digests.is_empty()
+    }
+
     pub fn class(&self) -> ImageClass {
         match (self.tags.is_empty(), self.digests.is_empty(), &self.own_tag) {
             (false, ..) => ImageClass::Tagged,

@@ -41,6 +41,8 @@ pub struct Sightings {
     pub in_use: HashSet<String>,
     /// IDs of images that a container used at this time, by the engine's events.
     pub used: Vec<(String, Time)>,
+    /// Up to when events were replayed, by the engine's clock.
+    pub until: Option<Time>,
     /// Every image that the engine has, where that was asked.
     pub all: Option<Vec<(String, ImageClass)>>,
 }
@@ -86,7 +88,7 @@ impl Ledger {
             let entry = self.images.entry(id.clone()).or_insert_with(|| Entry::new(now));
             entry.last_used = entry.last_used.max(Some(at.min(now)));
         }
-        self.noted = Some(now);
+        self.noted = Some(seen.until.unwrap_or(now).min(now));
     }
 
     /// Drop images that were just removed.

@@ -41,7 +41,7 @@ pub enum Command {
     Disk(Disk),
     Runs(Runs),
     Converge,
-    Record { state_dir: PathBuf },
+    Record { state_dir: PathBuf, runtime_dir: PathBuf },
     Inhibit { why: Option<String>, command: Vec<OsString>, state_dir: PathBuf, runtime_dir: PathBuf },
 }
 
@@ -109,7 +109,7 @@ impl HostUrl {
                 }
             }
             Some(("ssh", _)) => Err(format!(
-                "{hint}; for ssh, forward the remote socket first (ssh -L ./docker.sock:/var/run/docker.sock)"
+                "{hint}; for ssh, forward the remote socket (ssh -L ./docker.sock:/var/run/docker.sock), and name --disk-path"
             )),
             _ => Err(hint.into()),
         }
@@ -162,7 +162,9 @@ fn settings(cli: Cli) -> Result<Settings, clap::Error> {
         Some(cli::Command::Disk(disk)) => Command::Disk(disk.into()),
         Some(cli::Command::Runs { runs: pattern, runtime }) => Command::Runs(runs(pattern, runtime)),
         Some(cli::Command::Converge) => Command::Converge,
-        Some(cli::Command::Record(state)) => Command::Record { state_dir: state_dir(state) },
+        Some(cli::Command::Record { state, runtime }) => {
+            Command::Record { state_dir: state_dir(state), runtime_dir: runtime_dir(runtime) }
+        }
         Some(cli::Command::Inhibit(inhibit)) => Command::Inhibit {
             why: inhibit.why,
             command: inhibit.command,
@@ -205,7 +207,7 @@ fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
     if tls && [Some(&host), swarm_host.as_ref()].into_iter().flatten().any(|it| matches!(it, HostUrl::Tcp(_)))
     {
         let text = "DOCKER_TLS_VERIFY is set, and TLS is not supported so far: nothing was sent in the clear; \
-                    use the engine's socket, forwarded by ssh where it is remote";
+                    use the engine's socket, forwarded by ssh where it is remote (and then name --disk-path)";
         return Err(usage(ErrorKind::ValueValidation, text));
     }
     if common.timeout.is_zero() {

@@ -27,8 +27,11 @@ pub async fn run(
     // Prune looks for inhibitors before each removal, so at most the one in flight is waited for.
     lock::wait_for_removal(runtime_dir)?;
     let code = child::run(command).await?;
-    if let Err(error) = note(&engine, state_dir).await {
-        log::info!("the images in use were not noted in the ledger: {error:#}");
+    // The command is over, and a hanging engine must not hold its caller up for long.
+    match tokio::time::timeout(engine.timeout, note(&engine, state_dir)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::info!("the images in use were not noted in the ledger: {error:#}"),
+        Err(_) => log::info!("the images in use were not noted in the ledger: the engine hangs"),
     }
     drop(inhibitor);
     Ok(Exit::OfCommand(code))

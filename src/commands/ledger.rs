@@ -11,13 +11,23 @@ use crate::cli::Output;
 use crate::engine::Engine;
 use crate::exit::Exit;
 use crate::facts::Container;
+use crate::host::inhibitors;
 use crate::host::ledger_file::{self, Content};
 use crate::ledger::{Ledger, Sightings};
 use crate::report::{json, text};
 use crate::settings;
 use crate::units::Time;
 
-pub async fn record(engine: settings::Engine, state_dir: &Path, output: Output) -> Result<Exit> {
+pub async fn record(
+    engine: settings::Engine,
+    state_dir: &Path,
+    runtime_dir: &Path,
+    output: Output,
+) -> Result<Exit> {
+    // After a boot the directory of the inhibitors is gone; this comes long before the next prune.
+    if let Err(error) = inhibitors::prepare(runtime_dir, engine.host.socket()) {
+        log::info!("{error:#}");
+    }
     let engines = Engines::connect(&engine).await.map_err(|why| anyhow!(why.0))?;
     let survey = survey::take(&engines, Questions::IN_USE).await;
     let now = now();
@@ -72,7 +82,7 @@ pub async fn sightings(
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Sightings { in_use, used, all: None })
+    Ok(Sightings { in_use, used, until: Some(until), all: None })
 }
 
 /// The ledger as it is; one that is missing or unreadable knows nothing, and so protects all.

@@ -24,7 +24,9 @@ pub async fn run(settings: Settings) -> Result<Exit> {
         Command::Disk(disk) => gates::disk(engine, disk, output).await,
         Command::Runs(runs) => gates::runs(engine, &runs, output).await,
         Command::Converge => gates::converge(engine, output).await,
-        Command::Record { state_dir } => ledger::record(engine, &state_dir, output).await,
+        Command::Record { state_dir, runtime_dir } => {
+            ledger::record(engine, &state_dir, &runtime_dir, output).await
+        }
         Command::Inhibit { why, command, state_dir, runtime_dir } => {
             inhibit::run(engine, why.as_deref(), &command, &state_dir, &runtime_dir).await
         }

@@ -1,11 +1,12 @@
 //! `prune` and `prune --dry-run`.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, anyhow};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::gates::{all_unanswered, usages};
@@ -13,7 +14,7 @@ use super::survey::{self, Engines, Questions, Survey};
 use super::{ledger, now, print};
 use crate::cli::Output;
 use crate::engine::remove::Remover;
-use crate::engine::watch::Watch;
+use crate::engine::watch::{Scope, Sign, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::execute::{Asked, Site, Stop, execute};
 use crate::exit::Exit;
@@ -32,14 +33,15 @@ use crate::units::{Percent, Time};
 const AT_A_TIME: usize = 8;
 
 pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose: bool) -> Result<Exit> {
-    let report = if prune.dry_run {
-        look(&engine, &prune).await?
-    } else {
-        inhibitors::prepare(&prune.runs.runtime_dir, engine.host.socket())
-            .context("name another directory with --runtime-dir")?;
-        match lock::take(&prune.runs.runtime_dir)? {
-            Taken::Mine(_lock) => carry_out(&engine, &prune).await?,
-            Taken::Busy(pid) => ended(vec![], Ending::Busy(pid, prune.runs.runtime_dir.clone())),
+    let report = match make(&engine, &prune).await {
+        Ok(report) => report,
+        Err(error) => {
+            if output == Output::Json {
+                let report = ended(vec![], Ending::Failed(format!("{error:#}")));
+                let report = PruneReport { dry_run: prune.dry_run, ..report };
+                print(|mut out| json::prune(&mut out, &report))?;
+            }
+            return Err(error);
         }
     };
     print(|mut out| match output {
@@ -48,11 +50,24 @@ pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose
     })?;
     let critical = report.after.first().is_some_and(|it| it.percent >= prune.critical);
     Ok(match &report.ending {
-        Ending::Unanswered => Exit::Failed,
-        Ending::CarriedOut(outcome) if outcome.has_failed() => Exit::Failed,
+        Ending::Unanswered | Ending::Failed(_) => Exit::Failed,
         _ if critical && !report.dry_run => Exit::Critical,
+        Ending::CarriedOut(outcome) if outcome.has_failed() => Exit::Failed,
         _ => Exit::Done,
     })
+}
+
+async fn make(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
+    if prune.dry_run {
+        return look(engine, prune).await;
+    }
+    let runtime_dir = &prune.runs.runtime_dir;
+    inhibitors::prepare(runtime_dir, engine.host.socket())
+        .context("name another directory with --runtime-dir")?;
+    match lock::take(runtime_dir)? {
+        Taken::Mine(_lock) => carry_out(engine, prune).await,
+        Taken::Busy(pid) => Ok(ended(vec![], Ending::Busy(pid, runtime_dir.clone()))),
+    }
 }
 
 fn ended(gates: Vec<Gate>, ending: Ending) -> PruneReport {
@@ -143,11 +158,18 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneRepo
     let outcome =
         execute(plan.clone(), site, async || ask_again(&engines, prune).await, || fullest(&places)).await;
 
-    let after = usages(survey::measure(&places)).map_err(|why| anyhow!(why.0)).context("after the prune")?;
+    let after = usages(survey::measure(&places)).unwrap_or_else(|why| {
+        log::warn!("after the prune: {}", why.0);
+        before.clone()
+    });
     let eased = after.iter().all(|it| it.percent < prune.disk.policy.threshold);
     let stopped_by = match &outcome.stopped {
         Some(Stop::Gates(gates)) => gates.iter().map(Gate::name).collect(),
-        _ => vec![],
+        Some(Stop::Inhibited(_) | Stop::Sign(Sign::Run(_))) => vec!["runs"],
+        Some(Stop::Sign(Sign::ServiceCreated(_) | Sign::ServiceUpdated(_) | Sign::Pulled(_))) => {
+            vec!["converge"]
+        }
+        Some(Stop::Sign(Sign::Lost(_)) | Stop::Signal | Stop::Unanswered(_)) | None => vec![],
     };
     let noted = ledger::note(&prune.state_dir, now, |ledger| {
         ledger.forget(outcome.removed.iter().map(|it| it.id.as_str()));
@@ -176,8 +198,10 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneRepo
 /// Subscribe to the events of every engine that is asked.
 async fn watch(engines: &Engines, prune: &Prune, since: Time) -> Result<Vec<Watch>, EngineError> {
     let mut watches = Vec::new();
-    for engine in [Some(&engines.local), engines.manager.as_ref()].into_iter().flatten() {
-        watches.push(engine.watch(since, prune.runs.policy.pattern.clone()).await?);
+    let pattern = &prune.runs.policy.pattern;
+    watches.push(engines.local.watch(Scope::Everything(since), pattern.clone()).await?);
+    if let Some(manager) = &engines.manager {
+        watches.push(manager.watch(Scope::Services, pattern.clone()).await?);
     }
     Ok(watches)
 }
@@ -222,21 +246,35 @@ async fn make_plan(
     usage: Option<Percent>,
     now: Time,
 ) -> Result<Plan> {
-    inventory.build_cache = engine.build_cache().await?;
+    // One object that cannot be asked about must not keep everything else from being pruned.
+    inventory.build_cache = engine.build_cache().await.unwrap_or_else(|error| {
+        log::warn!("the build cache stays: {error}");
+        vec![]
+    });
     let ended = inventory.containers.iter_mut().filter(|it| containers::wants_finish_time(it, policy, now));
     let asked = stream::iter(ended).map(|container| async move {
-        container.finished = engine.finish_time(&container.id).await?;
-        Ok::<_, EngineError>(())
+        match engine.finish_time(&container.id).await {
+            Ok(finished) => container.finished = finished,
+            Err(error) => log::warn!("container {} stays: {error}", container.id),
+        }
     });
-    asked.buffer_unordered(AT_A_TIME).try_collect::<()>().await?;
+    asked.buffer_unordered(AT_A_TIME).collect::<()>().await;
 
     let orphans: Vec<String> =
         images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
-    let asked = stream::iter(orphans).map(|id| async move { engine.image(&id).await });
-    let inspected: Vec<_> = asked.buffer_unordered(AT_A_TIME).try_collect().await?;
-    for image in inspected.into_iter().flatten() {
-        if let Some(known) = inventory.images.iter_mut().find(|it| it.id == image.id) {
-            known.last_tagged = image.last_tagged;
+    let asked = stream::iter(orphans).map(|id| async move {
+        let image = engine.image(&id).await;
+        (id, image)
+    });
+    let asked: HashMap<String, _> = asked.buffer_unordered(AT_A_TIME).collect().await;
+    for image in &mut inventory.images {
+        match asked.get(&image.id) {
+            Some(Ok(inspected)) => image.last_tagged = inspected.as_ref().and_then(|it| it.last_tagged),
+            Some(Err(error)) => {
+                log::warn!("image {} stays: {error}", image.id);
+                image.last_tagged = Some(now);
+            }
+            None => {}
         }
     }
     Ok(plan::make(inventory, ledger, policy, usage, now))

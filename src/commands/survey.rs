@@ -148,7 +148,9 @@ impl Survey {
         // A containerd that the engine runs itself keeps its data below the engine's; a separate one
         // in its own root.
         let separate = Path::new("/var/lib/containerd");
-        if info.containerd_store && !info.root.join("containerd/daemon").exists() && separate.exists() {
+        // Where that may not be looked at, the engine's own is what there usually is.
+        let own = !matches!(info.root.join("containerd/daemon").try_exists(), Ok(false));
+        if info.containerd_store && !own && separate.exists() {
             places.push(separate.to_owned());
         }
         Ok(places)

@@ -211,6 +211,11 @@ impl EngineError {
         Self::new(host, asked, problem)
     }
 
+    /// Did the engine take too long, so that it may still be at work?
+    pub fn timed_out(&self) -> bool {
+        matches!(self.problem, Problem::TimedOut(_))
+    }
+
     /// The engine's HTTP status, where it answered with one that is an error.
     pub fn status(&self) -> Option<(u16, &str)> {
         match &self.problem {

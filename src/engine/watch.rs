@@ -20,10 +20,20 @@ pub enum Sign {
     ServiceCreated(String),
     ServiceUpdated(String),
     Pulled(String),
-    /// A container of a CI run.
+    /// A container, network, volume, secret or config of a CI run.
     Run(String),
     /// The stream ended, for this reason.
     Lost(String),
+}
+
+/// Which events.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope {
+    /// All of this host's engine, and those that it remembers since then: it answers a subscription
+    /// first and subscribes after that (source: moby `api/server/router/system`, `getEvents`).
+    Everything(Time),
+    /// Of a manager elsewhere: its pulls and containers are none of our business.
+    Services,
 }
 
 #[derive(Debug, Default)]
@@ -66,19 +76,21 @@ struct Actor {
 }
 
 impl Engine {
-    /// Subscribe. The engine replays what it remembers since `since`, so that nothing falls between
-    /// its answer and its subscription (it answers first).
+    /// Subscribe.
     ///
     /// # Errors
     /// The engine does not answer the subscription.
-    pub async fn watch(&self, since: Time, run_pattern: Regex) -> Result<Watch, EngineError> {
-        let filters = json!({
-            "type": ["container", "image", "service"],
-            "event": ["create", "start", "rename", "update", "pull", "tag"],
-        });
-        let since = format!("{}.{:09}", since.as_second(), since.subsec_nanosecond().max(0));
-        let path =
-            format!("/v{}/events?since={since}&filters={}", self.version, encode(&filters.to_string()));
+    pub async fn watch(&self, scope: Scope, run_pattern: Regex) -> Result<Watch, EngineError> {
+        let (kinds, since): (&[&str], _) = match scope {
+            Scope::Everything(since) => {
+                let since = format!("since={}.{:09}&", since.as_second(), since.subsec_nanosecond().max(0));
+                (&["container", "image", "service", "network", "volume", "secret", "config"], since)
+            }
+            Scope::Services => (&["service", "network", "secret", "config"], String::new()),
+        };
+        let actions = ["create", "start", "rename", "update", "pull", "tag", "load", "import"];
+        let filters = encode(&json!({"type": kinds, "event": actions}).to_string());
+        let path = format!("/v{}/events?{since}filters={filters}", self.version);
         let error = |problem| EngineError::new(&self.host, "GET /events", problem);
         let response = match tokio::time::timeout(self.timeout, self.transport.request(&path)).await {
             Err(_) => return Err(error(Problem::TimedOut(self.timeout))),
@@ -161,6 +173,9 @@ fn judge(event: Event, run_pattern: &Regex) -> Option<Option<Sign>> {
             let names = labels.into_iter().filter_map(|label| attributes.get(label)).chain([&name]);
             Some(names.into_iter().find(|it| run_pattern.is_match(it)).map(|it| Sign::Run(it.clone())))
         }
+        ("network" | "volume" | "secret" | "config", _) => {
+            run_pattern.is_match(&name).then_some(Some(Sign::Run(name)))
+        }
         _ => Some(None),
     }
 }
@@ -179,6 +194,9 @@ mod tests {
             ("image", "pull", "app", "", Some(Some(Sign::Pulled("id".into())))),
             ("image", "tag", "app:1", "", Some(None)),
             ("image", "tag", own, "", None),
+            ("image", "load", "app:1", "", Some(None)),
+            ("network", "create", run, "", Some(Some(Sign::Run(run.into())))),
+            ("network", "create", "other", "", None),
             ("container", "create", "cron", "", Some(None)),
             ("container", "start", run, "", Some(Some(Sign::Run(run.into())))),
             ("container", "create", "task", run, Some(Some(Sign::Run(run.into())))),

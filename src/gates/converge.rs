@@ -60,7 +60,7 @@ pub struct Unsettled {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
     Converging(Vec<Unsettled>),
-    /// This many tasks run on this node although the engine lists no container for them: it has
+    /// This many tasks run on this node although the engine lists no live container for them: it has
     /// just been started and is still finding its containers (observed on 20.10 to 29).
     EngineSettling(usize),
 }
@@ -119,7 +119,8 @@ fn verdict(facts: &Facts, now: Time) -> Result<Verdict, Unknown> {
 
 /// Running tasks of this node whose container the engine does not list.
 fn without_container(tasks: &[Task], node: Option<&str>, containers: &[Container]) -> usize {
-    let listed: HashSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
+    let live = containers.iter().filter(|container| container.state.is_live());
+    let listed: HashSet<&str> = live.map(|container| container.id.as_str()).collect();
     tasks
         .iter()
         .filter(|task| node.is_some() && task.node.as_deref() == node)
@@ -227,7 +228,7 @@ fn cause(restart: Restart, history: &[&Task]) -> Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::Status;
+    use crate::facts::{ContainerState, Status};
     use crate::gates::Word;
     use crate::testing::{container, now, service, task};
 
@@ -411,6 +412,9 @@ mod tests {
     fn a_running_task_without_its_container_means_that_the_engine_is_settling() {
         let mut facts = facts(vec![service()], vec![task()]);
         assert_eq!(judge(&facts, now()).word(), Word::Open);
+        // Also while it is listed as ended: the Swarm has not heard of that so far.
+        facts.containers = Ok(vec![Container { state: ContainerState::Exited, ..container() }]);
+        assert_eq!(judge(&facts, now()), Verdict::Closed(Closed::EngineSettling(1)));
         facts.containers = Ok(vec![]);
         assert_eq!(judge(&facts, now()), Verdict::Closed(Closed::EngineSettling(1)));
         facts.node = Some("another".into());

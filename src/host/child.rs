@@ -22,7 +22,9 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
     let passed_on =
         [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    for kind in passed_on {
+    // What this process was told to ignore (nohup), its command ignores too.
+    let ignored = ignored_signals();
+    for kind in passed_on.into_iter().filter(|&it| ignored & (1 << (it as u64 - 1)) == 0) {
         let mut signals = signal(SignalKind::from_raw(kind as i32)).context("cannot watch for signals")?;
         let tell = tell.clone();
         tokio::spawn(async move { while signals.recv().await.is_some() && tell.send(kind).is_ok() {} });
@@ -50,6 +52,13 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
             }
         }
     }
+}
+
+/// The mask of ignored signals (proc(5), `SigIgn`).
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).unwrap_or(0)
 }
 
 fn in_foreground() -> bool {

@@ -47,17 +47,22 @@ fn folder(runtime_dir: &Path) -> PathBuf {
 /// Names the directory.
 pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
     let folder = folder(runtime_dir);
-    if folder.is_dir() {
-        return Ok(());
-    }
     let make = || -> std::io::Result<()> {
-        fs::create_dir_all(runtime_dir)?;
-        match DirBuilder::new().mode(0o755).create(&folder) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
-            made => made?,
+        if !runtime_dir.is_dir() {
+            fs::create_dir_all(runtime_dir)?;
+            // Whoever inhibits must get in, whatever the umask.
+            fs::set_permissions(runtime_dir, Permissions::from_mode(0o755))?;
         }
-        if let (true, Some(socket)) = (nix::unistd::geteuid().is_root(), socket) {
-            chown(&folder, None, Some(fs::metadata(socket)?.gid()))?;
+        if let Err(error) = DirBuilder::new().mode(0o755).create(&folder)
+            && error.kind() != ErrorKind::AlreadyExists
+        {
+            return Err(error);
+        }
+        let group = socket.and_then(|socket| fs::metadata(socket).ok()).map(|it| it.gid());
+        if let (true, Some(group)) = (nix::unistd::geteuid().is_root(), group)
+            && fs::metadata(&folder)?.gid() != group
+        {
+            chown(&folder, None, Some(group))?;
             // Sticky: nobody clears another's inhibitor away.
             fs::set_permissions(&folder, Permissions::from_mode(0o1775))?;
         }
@@ -87,9 +92,14 @@ pub fn register(runtime_dir: &Path, why: Option<&str>, now: Time) -> Result<Regi
         Ok(Registered { path, lock })
     };
     write().with_context(|| {
+        let what_to_do = if folder.is_dir() {
+            "run as root or as a member of the group that owns it"
+        } else {
+            "it is not there: run ci-docker-prune record once as root, which makes it"
+        };
         format!(
-            "cannot register an inhibitor in {}: run as root or as a member of the group that owns it, \
-             or name the directory that prune uses with --runtime-dir",
+            "cannot register an inhibitor in {}: {what_to_do}, or name the directory that prune uses \
+             with --runtime-dir",
             folder.display()
         )
     })

@@ -6,9 +6,9 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::lock::lock_soon;
 use crate::ledger::{Entry, Ledger, Pressure};
 use crate::units::Time;
 
@@ -120,8 +120,7 @@ pub fn update(
     fs::create_dir_all(state_dir).with_context(context)?;
     let lock = File::options().write(true).create(true).truncate(false).open(state_dir.join("ledger.lock"));
     let lock = lock.with_context(context)?;
-    let _lock =
-        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(context)?;
+    let _lock = lock_soon(lock).with_context(context)?;
     let mut set_aside = None;
     let mut ledger = match read(state_dir) {
         Content::Ledger(ledger) => ledger,

@@ -1,10 +1,11 @@
 //! Locks on files, which the kernel frees however the program ends: one prune at a time, and one
 //! removal at a time, which an inhibitor waits for.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -31,8 +32,14 @@ pub fn take(runtime_dir: &Path) -> Result<Taken> {
     let hint =
         || format!("cannot use the lock {}; name another directory with --runtime-dir", path.display());
     fs::create_dir_all(runtime_dir).with_context(hint)?;
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(&path).with_context(hint)?;
+    let mut file = File::options()
+        .mode(0o600)
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(hint)?;
     let mut holder = String::new();
     // The holder's note is a courtesy; a file that cannot be read as text has none.
     let _ = file.read_to_string(&mut holder);
@@ -58,23 +65,53 @@ fn removing_path(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("removing.lock")
 }
 
+/// Longest wait for a lock that others hold for a moment only.
+const MOMENTARY: Duration = Duration::from_secs(10);
+/// Longest wait for a removal in flight: twice the default `--timeout`, which bounds it.
+const REMOVAL: Duration = Duration::from_secs(60);
+
+/// Lock, but wait no longer than this.
+///
+/// # Errors
+/// `EWOULDBLOCK` where somebody else still holds it.
+pub(super) fn lock_within(mut file: File, how: FlockArg, limit: Duration) -> Result<Flock<File>, Errno> {
+    let end = Instant::now() + limit;
+    loop {
+        match Flock::lock(file, how) {
+            Err((again, Errno::EWOULDBLOCK)) if Instant::now() < end => {
+                file = again;
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            locked => return locked.map_err(|(_, error)| error),
+        }
+    }
+}
+
+/// Lock a file that others hold for a moment only.
+pub(super) fn lock_soon(file: File) -> Result<Flock<File>> {
+    lock_within(file, FlockArg::LockExclusiveNonblock, MOMENTARY).with_context(|| {
+        format!("somebody has held it for over {} s (lslocks tells who)", MOMENTARY.as_secs())
+    })
+}
+
 /// Begin a removal. Whoever registers an inhibitor first and then waits for this lock meets at most
 /// the removal in flight; so inhibitors must be looked for after this.
 ///
 /// # Errors
-/// The lock's file cannot be opened.
+/// The lock's file cannot be opened, or somebody keeps it.
 pub fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
-    let file = File::options().write(true).create(true).truncate(false).mode(0o644).open(&path);
-    let lock = Flock::lock(file.with_context(context)?, FlockArg::LockExclusive);
-    Ok(Removing(lock.map_err(|(_, error)| error).with_context(context)?))
+    let file = File::options().write(true).create(true).truncate(false).open(&path).with_context(context)?;
+    // Whoever inhibits must be able to wait for it, whatever the umask.
+    file.set_permissions(Permissions::from_mode(0o644)).with_context(context)?;
+    lock_soon(file).map(Removing).with_context(context)
 }
 
 /// Wait until no removal is under way.
 ///
 /// # Errors
-/// The lock's file is there and cannot be opened.
+/// The lock's file is there and cannot be opened, or the removal takes too long.
 pub fn wait_for_removal(runtime_dir: &Path) -> Result<()> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
@@ -82,9 +119,8 @@ pub fn wait_for_removal(runtime_dir: &Path) -> Result<()> {
         // No prune has ever removed anything here.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).with_context(context),
-        Ok(file) => match Flock::lock(file, FlockArg::LockShared) {
-            Ok(_nobody_removes) => Ok(()),
-            Err((_, error)) => Err(error).with_context(context),
-        },
+        Ok(file) => lock_within(file, FlockArg::LockSharedNonblock, REMOVAL).map(drop).with_context(|| {
+            format!("a removal has been under way for over {} s; see journalctl -u docker", REMOVAL.as_secs())
+        }),
     }
 }

@@ -15,7 +15,10 @@ pub(super) fn decide(inventory: &Inventory, policy: &Policy, now: Time, plan: &m
     for container in &inventory.containers {
         let (id, names) = (container.id.clone(), container.names.clone());
         match judge(container, &services, policy, now) {
-            Ok(reason) => plan.remove.push(Removal { kind: Kind::Container, id, names, size: 0, reason }),
+            Ok(reason) => {
+                let finished = container.finished;
+                plan.remove.push(Removal { kind: Kind::Container, id, names, size: 0, finished, reason });
+            }
             Err(reason) => plan.keep.push(Kept { container: true, id, names, size: 0, reason }),
         }
     }

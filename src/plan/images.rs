@@ -29,19 +29,22 @@ pub(super) fn decide(
             ImageClass::Cached => cached_age(image, ledger, policy, now).map(Remove::Unused),
         });
         let (id, names, size) = (image.id.clone(), image.digests.clone(), image.size);
-        if decision.is_err() && !(image.tags.is_empty() && image.digests.is_empty()) {
+        let goes = decision.is_ok() && usage >= Some(policy.disk_target);
+        if !goes && !image.is_nameless() {
             plan.release.extend(image.own_tag.clone());
         }
         match decision {
             Ok(reason @ Remove::Unused(_)) if usage >= Some(policy.disk_target) => {
-                cached.push(Removal { kind: Kind::Cached, id, names, size, reason });
+                cached.push(Removal { kind: Kind::Cached, id, names, size, finished: None, reason });
             }
             Ok(Remove::Unused(_)) => {
                 let below = |usage| Keep::BelowTarget(usage, policy.disk_target);
                 let reason = usage.map_or(Keep::DiskUnknown, below);
                 plan.keep.push(Kept { container: false, id, names, size, reason });
             }
-            Ok(reason) => plan.remove.push(Removal { kind: Kind::Orphan, id, names, size, reason }),
+            Ok(reason) => {
+                plan.remove.push(Removal { kind: Kind::Orphan, id, names, size, finished: None, reason });
+            }
             Err(reason) => {
                 let names = if image.tags.is_empty() { names } else { image.tags.clone() };
                 plan.keep.push(Kept { container: false, id, names, size, reason });
@@ -237,12 +240,14 @@ mod tests {
 
     #[test]
     fn an_interrupted_eviction_is_finished_or_undone() {
-        let own_tag = Some("ci-docker-prune.invalid/evicting:a".to_owned());
+        let tag = "ci-docker-prune.invalid/evicting:a";
+        let own_tag = Some(tag.to_owned());
         let nameless = Image { digests: vec![], own_tag: own_tag.clone(), ..image("a") };
         assert!(verdict(&only(nameless.clone()), &ledger(&[("a", "90d")])).is_ok());
         assert!(plan(&only(nameless), &ledger(&[("a", "1h")]), "85").release.is_empty());
-        let back = only(Image { own_tag: own_tag.clone(), ..image("a") });
-        assert_eq!(plan(&back, &ledger(&[("a", "1h")]), "85").release, [own_tag.unwrap()]);
+        let back = only(Image { own_tag, ..image("a") });
+        assert_eq!(plan(&back, &ledger(&[("a", "1h")]), "85").release, [tag]);
+        assert_eq!(plan(&back, &ledger(&[("a", "90d")]), "50").release, [tag], "below the target");
         assert!(plan(&back, &ledger(&[("a", "90d")]), "85").release.is_empty(), "it goes anyway");
     }
 

@@ -99,6 +99,8 @@ pub struct Removal {
     /// Bytes; for an image with the layers that it shares, for a container 0 (the engine would have
     /// to walk its files to tell).
     pub size: u64,
+    /// When a container ended; it is left alone if it ran again since.
+    pub finished: Option<Time>,
     pub reason: Remove,
 }
 
@@ -201,6 +203,7 @@ fn build_cache(records: &[CacheRecord], policy: &Policy, now: Time, plan: &mut P
             id: String::new(),
             names: vec![],
             size,
+            finished: None,
             reason: Remove::StaleCache { records, older_than: policy.older_than },
         });
     }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::text::{keep_reason, reason, remove_reason_line, skip, stop, word};
+use super::text::{busy, keep_reason, reason, remove_reason_line, skip, stop, word};
 use super::{Ending, PruneReport, outcome_word};
 use crate::gates::disk::{self, Usage};
 use crate::gates::{Gate, Verdict, Word, converge, runs, together};
@@ -202,7 +202,11 @@ pub fn prune(out: &mut impl Write, report: &PruneReport) -> io::Result<()> {
                 .iter()
                 .map(|(it, error)| FailedJson { id: it.id.clone(), error: error.to_string() })
                 .collect(),
-            stopped: outcome.stopped.as_ref().map(stop),
+            stopped: match &report.ending {
+                Ending::Busy(pid, dir) => Some(busy(*pid, dir)),
+                Ending::Failed(why) => Some(why.clone()),
+                _ => outcome.stopped.as_ref().map(stop),
+            },
             disk: DiskJson { before: fullest(&report.before), after: fullest(&report.after) },
             reclaimed_bytes: report.reclaimed,
             pressure: report.pressure.as_ref().map(|it| PressureJson {

@@ -57,6 +57,8 @@ pub enum Ending {
     Busy(Option<u32>, PathBuf),
     /// A gate could not be answered.
     Unanswered,
+    /// It could not even plan, for this reason.
+    Failed(String),
     CarriedOut(Outcome),
 }
 
@@ -66,7 +68,7 @@ pub fn outcome_word(report: &PruneReport) -> &'static str {
         Ending::Held | Ending::Busy(..) => "held",
         Ending::Looked if report.gates.iter().any(|gate| gate.word() != crate::gates::Word::Open) => "held",
         Ending::Looked => "nothing",
-        Ending::Unanswered => "failed",
+        Ending::Unanswered | Ending::Failed(_) => "failed",
         Ending::CarriedOut(outcome) if outcome.has_failed() => "failed",
         Ending::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped",
         Ending::CarriedOut(outcome) if outcome.removed.is_empty() => "nothing",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
@@ -157,10 +158,7 @@ fn converge_unknown(why: &converge::Unknown) -> String {
 pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::Result<()> {
     gates(out, &report.gates)?;
     match &report.ending {
-        Ending::Busy(pid, dir) => {
-            let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-            return writeln!(out, "another prune is running{pid}; its lock is in {}", dir.display());
-        }
+        Ending::Busy(pid, dir) => return writeln!(out, "{}", busy(*pid, dir)),
         Ending::Unanswered if report.plan.is_none() => {
             return writeln!(out, "nothing removed: a gate could not be answered");
         }
@@ -192,6 +190,11 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
         Ending::CarriedOut(outcome) => carried_out(out, outcome, report, verbose),
         _ => Ok(()),
     }
+}
+
+pub fn busy(pid: Option<u32>, runtime_dir: &Path) -> String {
+    let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+    format!("another prune is running{pid}; its lock is in {}", runtime_dir.display())
 }
 
 /// `over 80% for 3 days, held back 5 times by runs: stack abcd-… (61 h old, looks abandoned)`.
@@ -404,12 +407,13 @@ fn carried_out(
         writeln!(out, "{}", clean(&held_back(pressure, &report.gates)))?;
     }
     if let (Some(usage), Some(plan)) = (still, &report.plan) {
-        writeln!(
-            out,
-            "\n{} is still at {}. Nothing more may go by this policy; what stays:",
-            usage.filesystem.mount_point.display(),
-            usage.percent
-        )?;
+        let more = outcome.skipped.len() + outcome.failed.len();
+        let why = match more {
+            0 => "Nothing more may go by this policy".to_owned(),
+            n => format!("{} may still go with the next run", plural(n, "object")),
+        };
+        let place = usage.filesystem.mount_point.display();
+        writeln!(out, "\n{place} is still at {}. {why}; what stays:", usage.percent)?;
         stays(out, &plan.keep, verbose)?;
         writeln!(out, "and outside of it volumes, logs and whatever else is on that disk")?;
     }
@@ -421,6 +425,7 @@ pub fn skip(why: &Skip) -> String {
     match why {
         Skip::Refused(words) => words.clone(),
         Skip::Renamed => "it got another name since the plan was made".into(),
+        Skip::RanAgain => "it ran again since the plan was made".into(),
         Skip::InUse => "a container uses it since the plan was made".into(),
         Skip::Back => "somebody asked for it while it was going".into(),
         Skip::HalfWay => {

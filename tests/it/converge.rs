@@ -1,6 +1,6 @@
 //! The `converge` gate against real services.
 
-use lab::{Engine, Image, Kind, Options};
+use lab::{Engine, Fault, Image, Kind, Options, Proxy};
 use predicates::str::contains;
 
 use crate::support::program;
@@ -52,7 +52,7 @@ fn services_of_every_mode_settle() {
     becomes(&engine, 0, "1 service, settled");
     gone(&engine);
 
-    create(&engine, &format!("--mode replicated-job --replicas 2 {APP} true"));
+    create(&engine, &format!("--mode replicated-job --replicas 2 {APP} sleep 3"));
     assert!(says(&engine, 3, "service it 0/2"), "outstanding completions close the gate");
     becomes(&engine, 0, "1 service, settled");
     gone(&engine);
@@ -72,7 +72,7 @@ fn services_of_every_mode_settle() {
 fn a_new_global_service_or_job_is_closed_from_its_first_moment() {
     let engine = engine();
     for mode in ["global", "global-job"] {
-        create(&engine, &format!("--mode {mode} {APP}"));
+        create(&engine, &format!("--mode {mode} --no-resolve-image 127.0.0.1:5000/missing:1"));
         assert!(says(&engine, 3, "service it 0/1"), "{mode}");
         engine.docker(["service", "rm", "it"]);
     }
@@ -109,28 +109,14 @@ fn updates_and_rollbacks_close_until_they_are_over_or_paused() {
     engine.docker(["service", "rollback", "--quiet", "--detach", "it"]);
     becomes(&engine, 3, "rollback in progress");
     becomes(&engine, 0, "1 service, settled");
-    // A failing update is paused: its replica that failed is missing, then the service is repaired.
-    engine.docker([
-        "service",
-        "update",
-        "--quiet",
-        "--detach",
-        "--update-delay",
-        "0s",
-        "--update-order",
-        "start-first",
-        "--restart-condition",
-        "none",
-        "--args",
-        "false",
-        "it",
-    ]);
+    // An update to an image that is not there is paused; the old replicas go on.
+    let to_missing = ["service", "update", "--quiet", "--detach", "--no-resolve-image", "--update-order"];
+    engine.docker(to_missing.into_iter().chain(["start-first", "--image", "127.0.0.1:5000/missing:1", "it"]));
     engine.eventually("the update is paused", || {
         engine.docker(["service", "inspect", "--format", "{{.UpdateStatus.State}}", "it"]) == "paused"
     });
-    let replicas = engine.docker(["service", "ls", "--format", "{{.Replicas}}"]);
-    let (running, wanted) = replicas.split_once('/').unwrap();
-    becomes(&engine, if running == wanted { 0 } else { 3 }, "");
+    assert_eq!(engine.docker(["service", "ls", "--format", "{{.Replicas}}"]), "2/2");
+    assert!(says(&engine, 0, "1 service, settled"));
 }
 
 #[test]
@@ -173,6 +159,20 @@ fn a_worker_needs_to_be_told_its_manager() {
         program(&engine).args([gate, "--host", &worker, "--swarm-host", &manager]).assert().code(0);
     }
     assert_ne!(Kind::from_env(), Kind::Host, "two daemons need a root of their own");
+}
+
+#[test]
+fn a_running_task_without_a_container_in_the_list_means_that_the_engine_is_settling() {
+    let engine = engine();
+    create(&engine, APP);
+    becomes(&engine, 0, "1 service, settled");
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    proxy.on_request(|_, line| line.starts_with("GET /containers/json").then_some(Fault::Answer("[]")));
+    program(&engine)
+        .args(["converge", "--host", &proxy.url()])
+        .assert()
+        .code(3)
+        .stdout(contains("the engine is settling"));
 }
 
 #[test]

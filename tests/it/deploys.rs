@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use lab::Engine;
 use lab::deploys::{Tally, beside};
 
-use crate::support::{json_of, program};
+use crate::support::{json_of, program, standard};
 
 const DEPLOYS: usize = 100;
 
@@ -37,7 +37,7 @@ fn beside_our_prune(
 
 #[track_caller]
 fn unnoticed((tally, removed, odd): (Tally, BTreeMap<String, usize>, Vec<String>)) {
-    println!(
+    eprintln!(
         "{} deploys, {} tasks, {} rejected, {} ghosts beside {} prunes that removed {} images",
         tally.deploys,
         tally.tasks,
@@ -68,14 +68,7 @@ fn deploys_beside_a_looping_prune_lose_nothing() {
 #[test]
 fn deploys_under_inhibit_lose_nothing() {
     unnoticed(beside_our_prune(|engine, script| {
-        let ours = program(engine);
-        let mut command = Command::new(ours.get_program());
-        for (name, value) in ours.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
+        let mut command = standard(&program(engine));
         let inner = engine.inside("sh");
         command.args(["inhibit", "--why", "deploy", "--"]).arg(inner.get_program());
         command.args(inner.get_args()).args(["-c", script]);

@@ -3,23 +3,18 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lab::{Engine, Image, Options, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-use crate::support::{json_of, ledger, program, remember};
+use crate::support::{json_of, ledger, program, remember, standard};
 
 /// `inhibit` with these words, as a command of the standard library.
 fn inhibit(engine: &Engine, words: &[&str]) -> Command {
-    let template = program(engine);
-    let mut command = Command::new(template.get_program());
-    for (name, value) in template.get_envs() {
-        if let Some(value) = value {
-            command.env(name, value);
-        }
-    }
-    command.arg("inhibit").args(words);
+    let mut command = standard(&program(engine));
+    command.arg("inhibit").args(words).process_group(0);
     command
 }
 
@@ -31,6 +26,13 @@ fn start(engine: &Engine, words: &[&str]) -> Child {
     let child = inhibit(engine, words).stdin(Stdio::null()).spawn().unwrap();
     engine.eventually("the inhibitor is active", || active(engine));
     child
+}
+
+/// End an inhibitor and its command, which outlives it.
+fn end(mut child: Child) {
+    let group = format!("-{}", child.id());
+    Command::new("kill").args(["-9", "--", &group]).status().unwrap();
+    child.wait().unwrap();
 }
 
 fn idle_engine() -> Engine {
@@ -76,6 +78,7 @@ fn the_gates_show_it_with_its_reason_and_a_prune_is_held() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!active(&engine));
+    end(child);
 }
 
 #[test]
@@ -120,40 +123,35 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
     let marker = engine.folder().join("began");
     let mut deploy = inhibit(&engine, &["--why", "deploy", "--", "sh", "-c"]);
     deploy.arg(format!("touch {}; sleep 60", marker.display()));
-    let template = program(&engine);
     let url = proxy.url();
     let (began, shown) = (marker.clone(), std::sync::Arc::new(std::sync::Mutex::new(None::<Child>)));
     let child = std::sync::Arc::clone(&shown);
-    let socket = engine.socket();
+    let waited = std::sync::Arc::new(AtomicBool::new(false));
+    let seen = std::sync::Arc::clone(&waited);
     proxy.on_request(move |_, line| {
         let mut child = child.lock().unwrap();
         if line.starts_with("DELETE /images/127.0.0.1") && child.is_none() {
             // While this removal is in flight the inhibitor registers, and must not begin.
             *child = Some(deploy.spawn().unwrap());
-            let registered = || {
-                let folder = socket.parent().unwrap().join("runtime/inhibitors");
-                fs::read_dir(folder).is_ok_and(|it| it.count() > 0)
+            // It waits for the lock: the kernel lists waiters with an arrow.
+            let pid = format!(" {} ", child.as_ref().unwrap().id());
+            let waits = || {
+                let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+                locks.lines().any(|line| line.contains("->") && line.contains(&pid))
             };
-            assert!(lab::engine::wait_for(std::time::Duration::from_secs(10), registered));
-            assert!(!began.exists(), "the command began beside a removal");
+            let waited = lab::engine::wait_for(std::time::Duration::from_secs(10), waits);
+            seen.store(waited && !began.exists(), Ordering::SeqCst);
         }
         None
     });
-    let mut prune = assert_cmd::Command::new(template.get_program());
-    for (name, value) in template.get_envs() {
-        if let Some(value) = value {
-            prune.env(name, value);
-        }
-    }
-    let report = json_of(&prune.args(["prune", "-o", "json", "--host", &url]).assert().success());
+    let report = json_of(&program(&engine).args(["prune", "-o", "json", "--host", &url]).assert().success());
     assert_eq!(report["outcome"], "stopped", "{report}");
     assert!(report["stopped"].as_str().unwrap().contains("'deploy'"), "{report}");
+    assert!(waited.load(Ordering::SeqCst), "the command began beside a removal");
     engine.eventually("the command begins", || marker.exists());
     let deletes = proxy.writes().iter().filter(|it| it.starts_with("DELETE")).count();
     assert_eq!(deletes, 1, "{:?}", proxy.writes());
-    let mut child = shown.lock().unwrap().take().unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    end(shown.lock().unwrap().take().unwrap());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 
-use crate::support::{RUN, has_image, json_of, ledger, names, program, prune, remember};
+use crate::support::{RUN, has_image, json_of, ledger, names, program, prune, remember, standard};
 
 const APP: &str = "127.0.0.1:5000/app:1";
 
@@ -120,6 +120,53 @@ fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
 }
 
 #[test]
+fn an_orphan_that_gets_a_name_at_the_last_moment_stays() {
+    let engine = Engine::start();
+    let context = engine.folder().join("context");
+    std::fs::create_dir(&context).unwrap();
+    std::fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+    let mut build = engine.inside("docker");
+    let output =
+        build.env("DOCKER_BUILDKIT", "1").args(["build", "--quiet", context.to_str().unwrap()]).output();
+    let orphan = String::from_utf8_lossy(&output.unwrap().stdout).trim().to_owned();
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    // While the gates are asked once more, after the plan.
+    let mut act = Some(docker(&engine, &["tag", &orphan, "wanted:1"]));
+    let mut asked = 0;
+    proxy.on_request(move |_, line| {
+        asked += usize::from(line.starts_with("GET /services"));
+        if asked == 2 {
+            act.take().into_iter().for_each(|act| act());
+        }
+        None
+    });
+    let arguments = ["prune", "-o", "json", "--older-than", "0s", "--host", &proxy.url()];
+    let report = json_of(&program(&engine).args(arguments).assert().success());
+    assert!(has_image(&engine, "wanted:1"), "{report}");
+    assert!(report["skipped"][0]["reason"].as_str().unwrap().contains("another name"), "{report}");
+}
+
+#[test]
+fn a_container_that_ran_again_stays() {
+    let (engine, proxy, _) = scene();
+    engine.docker(["run", "--name", "again", APP, "true"]);
+    let mut act = Some(docker(&engine, &["start", "--attach", "again"]));
+    let mut asked = 0;
+    proxy.on_request(move |_, line| {
+        asked += usize::from(line.starts_with("GET /services"));
+        if asked == 2 {
+            act.take().into_iter().for_each(|act| act());
+        }
+        None
+    });
+    let arguments = ["prune", "-o", "json", "--older-than", "0s", "--host", &proxy.url()];
+    let report = json_of(&program(&engine).args(arguments).assert().success());
+    assert!(report["skipped"].to_string().contains("it ran again"), "{report}");
+    assert!(engine.docker(["ps", "--all", "--format", "{{.Names}}"]).contains("again"));
+}
+
+#[test]
 fn signals_end_it_after_the_removal_in_flight_with_a_report() {
     for name in ["TERM", "INT"] {
         let (engine, proxy, cached) = scene();
@@ -134,13 +181,7 @@ fn signals_end_it_after_the_removal_in_flight_with_a_report() {
             }
             None
         });
-        let template = program(&engine);
-        let mut command = Command::new(template.get_program());
-        for (name, value) in template.get_envs() {
-            if let Some(value) = value {
-                command.env(name, value);
-            }
-        }
+        let mut command = standard(&program(&engine));
         command.args(["prune", "-o", "json", "--host", &proxy.url()]).stdout(Stdio::piped());
         let child = command.spawn().unwrap();
         tell.send(child.id()).unwrap();

@@ -8,7 +8,8 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, cached, compose, create, has_image, image_id, json_of, names, program, prune, remember, stdout,
+    RUN, cached, compose, create, has_image, image_id, json_of, names, program, prune, remember, standard,
+    stdout,
 };
 
 const STACK: &str = "shop";
@@ -132,6 +133,8 @@ fn containers_go_by_the_time_they_finished_and_volumes_stay() {
     let label = "ci-docker-prune.keep=yes";
     engine.docker(["run", "--name", "ended", "--volume", "named:/a", "--volume", "/b", image, "true"]);
     engine.docker(["run", "--name", "kept", "--label", label, image, "true"]);
+    engine.docker(["run", "--name", "mine", "--label", "owner=me", image, "true"]);
+    let keep = "--keep-label owner=me --keep-label ci-docker-prune.keep";
     engine.docker(["create", "--name", "never", image]);
     engine.docker(["run", "--detach", "--name", "running", image]);
     engine.docker(["run", "--detach", "--name", "paused", image]);
@@ -157,7 +160,7 @@ fn containers_go_by_the_time_they_finished_and_volumes_stay() {
 
     assert_eq!(prune(&engine, "")["outcome"], "nothing", "nothing is a day old");
     engine.eventually("a second has passed since the last end", || {
-        let report = prune(&engine, "--older-than 1s");
+        let report = prune(&engine, &format!("--older-than 1s {keep}"));
         let mut gone = names(&report["removed"]);
         gone.sort();
         gone == ["ended", "never"] || {
@@ -167,7 +170,7 @@ fn containers_go_by_the_time_they_finished_and_volumes_stay() {
         }
     });
     let left = engine.docker(["ps", "--all", "--format", "{{.Names}}"]);
-    for name in ["kept", "running", "paused", "job.1."] {
+    for name in ["kept", "mine", "running", "paused", "job.1."] {
         assert!(left.contains(name), "{name} in {left}");
     }
     assert_eq!(engine.docker(["volume", "ls", "--quiet"]), volumes);
@@ -179,11 +182,20 @@ fn orphans_go_when_their_age_is_known_and_long_enough() {
     // A tag that moves leaves its old image without any name.
     engine.load(&Image::new("built", "1").seed("a"), Some("built:1"));
     engine.load(&Image::new("odd", "1").seed("b").created(Some("1970-01-01T00:00:01Z")), Some("odd:1"));
-    let built = image_id(&engine, "built:1");
-    let odd = image_id(&engine, "odd:1");
+    let mut built = image_id(&engine, "built:1");
+    let mut odd = image_id(&engine, "odd:1");
     prune(&engine, "");
     engine.load(&Image::new("built", "1").seed("c"), Some("built:1"));
     engine.load(&Image::new("odd", "1").seed("d"), Some("odd:1"));
+    if !has_image(&engine, &built) {
+        // 26.1 with the containerd store drops such an image by itself: there only builds leave orphans.
+        assert!(engine.kind.containerd_store());
+        let context = engine.folder().join("context");
+        fs::create_dir(&context).unwrap();
+        fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+        built = engine.docker(["build", "--quiet", context.to_str().unwrap()]);
+        odd = built.clone();
+    }
     engine.fill_to(85);
 
     let report = prune(&engine, "");
@@ -216,12 +228,18 @@ fn stale_build_cache_goes_and_what_images_share_stays() {
     build("built:1");
     engine.fill_to(85);
     assert_eq!(names(&prune(&engine, "")["removed"]), Vec::<String>::new());
+    // What the image shares stays while it is there.
+    prune(&engine, "--older-than 0s");
+    engine.docker(["run", "--rm", "--network", "none", "built:1", "true"]);
+    engine.docker(["image", "rm", "built:1"]);
+    build("built:1");
     engine.docker(["image", "rm", "built:1"]);
     let mut removed = 0;
     engine.eventually("all of the cache is a second old and gone", || {
         let report = prune(&engine, "--older-than 1s");
         let planned = report["plan"]["remove"].as_array().unwrap();
-        removed += planned.iter().filter(|it| it["kind"] == "build-cache").count();
+        let gone = report["removed"].as_array().unwrap();
+        removed += gone.iter().filter(|it| it["kind"] == "build-cache").count();
         planned.is_empty() && removed > 0
     });
 }
@@ -262,10 +280,12 @@ fn only_the_documented_removals_are_on_the_wire() {
     engine.fill_to(85);
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     engine.eventually("everything is a second old", || {
-        proxy.on_request(|_, _| None);
         prune(&engine, &format!("--older-than 1s --host {}", proxy.url()));
         !has_image(&engine, &name)
     });
+    for expected in ["DELETE /containers/", "POST /images/sha256", "DELETE /images/ci-docker-prune.invalid"] {
+        assert!(proxy.writes().iter().any(|it| it.starts_with(expected)), "{expected}: {:?}", proxy.writes());
+    }
     for request in proxy.writes() {
         let (method, path) = request.split_once(' ').unwrap();
         let kind = path.split('/').nth(1).unwrap();
@@ -316,12 +336,8 @@ fn a_second_prune_says_that_one_is_running() {
         None
     });
     let url = proxy.url();
-    let mut first = std::process::Command::new(program(&engine).get_program());
-    first
-        .args(["prune", "--host", &url])
-        .env("STATE_DIRECTORY", engine.folder().join("state"))
-        .env("RUNTIME_DIRECTORY", engine.folder().join("runtime"))
-        .stdout(std::process::Stdio::null());
+    let mut first = standard(&program(&engine));
+    first.args(["prune", "--host", &url]).stdout(std::process::Stdio::null());
     let mut first = first.spawn().unwrap();
     first_is_in.recv().unwrap();
     let pid = first.id();

@@ -25,12 +25,24 @@ pub fn program(engine: &Engine) -> Command {
 pub fn bare() -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ci-docker-prune"));
     for (name, _) in std::env::vars() {
-        if name.starts_with("CI_DOCKER_PRUNE_") || name.starts_with("DOCKER_") || name == "RUST_LOG" {
+        if lab::is_foreign(&name) {
             command.env_remove(name);
         }
     }
-    command.env_remove("STATE_DIRECTORY").env_remove("RUNTIME_DIRECTORY").env_remove("JOURNAL_STREAM");
     command.timeout(std::time::Duration::from_secs(120));
+    command
+}
+
+/// The same as a command of the standard library, to be started and left running.
+pub fn standard(template: &Command) -> std::process::Command {
+    let mut command = std::process::Command::new(template.get_program());
+    command.args(template.get_args());
+    for (name, value) in template.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     command
 }
 

@@ -1,5 +1,7 @@
 //! Wrong usage: exit status 2, the option's name, and nothing asked of any engine.
 
+use std::os::unix::fs::MetadataExt;
+
 use predicates::prelude::*;
 use predicates::str::contains;
 
@@ -76,4 +78,26 @@ fn help_fits_100_columns_and_names_every_exit_status() {
     let assert = bare().arg("--help").assert();
     let help = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
     assert!(codes.iter().all(|code| help.contains(&format!("\n  {code}"))), "{help}");
+}
+
+#[test]
+fn in_the_journal_lines_carry_their_priority_and_nothing_else() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let identity = log.as_file().metadata().unwrap();
+    let run = |stream: String| {
+        let program = bare();
+        let status = std::process::Command::new(program.get_program())
+            .args(["record", "--host", "unix:///nowhere/docker.sock"])
+            .env("JOURNAL_STREAM", stream)
+            .stderr(log.reopen().unwrap())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(1));
+        std::fs::read_to_string(log.path()).unwrap()
+    };
+    let (device, inode) = (identity.dev(), identity.ino());
+    let line = "no Docker engine at unix:///nowhere/docker.sock";
+    assert!(run(format!("{device}:{inode}")).starts_with(&format!("<3>{line}")));
+    // Somebody else's journal is not ours.
+    assert!(!run(format!("{device}:{}", inode + 1)).starts_with("<3>"));
 }

@@ -7,16 +7,25 @@ title() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 run() { printf '$ %s\n' "$*"; "$@" || printf '(exit status %s)\n' $?; }
 [ -t 1 ] || title() { printf '\n== %s\n' "$*"; }
 
+wait_until() { # WHAT CONDITION
+  for _ in $(seq 300); do
+    if eval "$2"; then return; fi
+    sleep 0.1
+  done
+  echo "waited half a minute in vain until $1; the engine's log ends:" >&2
+  tail -n 20 "$LAB/data.log" >&2
+  exit 1
+}
+
 deploy() { # STACK IMAGE
   printf 'version: "3.8"\nservices:\n  app:\n    image: %s\n' "$2" |
     docker stack deploy --compose-file - "$1" >/dev/null
-  until docker service ls --format '{{.Replicas}}' | grep -q 1/1; do sleep 0.1; done
+  wait_until "the service runs" "docker service ls --format '{{.Replicas}}' | grep -q 1/1"
 }
 tear_down() { # STACK
   docker stack rm "$1" >/dev/null
-  while [ -n "$(docker ps --all --quiet; docker network ls --quiet --filter "label=com.docker.stack.namespace=$1")" ]; do
-    sleep 0.1
-  done
+  wait_until "the stack is gone" \
+    "[ -z \"\$(docker ps --all --quiet; docker network ls --quiet --filter label=com.docker.stack.namespace=$1)\" ]"
 }
 downloaded() { grep -c '"GET /v2/.*/blobs/sha256:' "$LAB/registry.log" || true; }
 deploy_and_count() { # STACK IMAGE

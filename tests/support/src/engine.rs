@@ -138,12 +138,7 @@ impl Engine {
         let configuration =
             format!("{{\"features\": {{\"containerd-snapshotter\": {}}}}}", options.kind.containerd_store());
         fs::write(lab.join("daemon.json"), configuration)?;
-        // SAFETY: prctl is async-signal-safe and nothing else happens between fork and exec.
-        #[expect(unsafe_code, reason = "the engine must not outlive the thread that started it")]
-        unsafe {
-            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
-        }
-        let outer = command.spawn().context("start unshare (util-linux)")?;
+        let outer = die_with_us(&mut command).spawn().context("start unshare (util-linux)")?;
         let mut engine = Self { kind: options.kind, outer, init: 0, cgroup };
         let answered = wait_for(Duration::from_secs(30), || ping(&engine.socket()))
             && (!options.second || wait_for(Duration::from_secs(30), || ping(&lab.join("second.sock"))));
@@ -187,6 +182,8 @@ impl Engine {
         if self.kind != Kind::Host {
             command.arg("--root").arg("--wd");
         }
+        let path = format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default());
+        command.env("PATH", path);
         command.arg("--").arg(program).env("DOCKER_HOST", self.url()).env("DOCKER_CLI_HINTS", "false");
         command
     }
@@ -390,6 +387,15 @@ storage: {filesystem: {rootdirectory: {root}}}
 http: {addr: '127.0.0.1:5000'}
 ";
 
+/// Let the command be killed when the thread that starts it ends, however it ends.
+pub fn die_with_us(command: &mut Command) -> &mut Command {
+    // SAFETY: prctl is async-signal-safe and nothing else happens between fork and exec.
+    #[expect(unsafe_code, reason = "there is no safe way to ask for this")]
+    unsafe {
+        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?))
+    }
+}
+
 /// A private mount namespace for this thread, the lab's folder in memory and its disk in a file
 /// there. Doing it again in the same thread replaces what an earlier engine left.
 fn mount_lab(size_mib: u64) -> Result<()> {
@@ -448,7 +454,10 @@ fn cgroup_roots() -> Vec<PathBuf> {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next().unwrap_or(""), fields.next().unwrap_or("/"));
         let hierarchy = top.join(controllers.trim_start_matches("name="));
-        roots.push(hierarchy.join(path.trim_start_matches('/')));
+        let own = hierarchy.join(path.trim_start_matches('/'));
+        // On v2 an engine's groups lie beside its own, not below (processes and groups do not mix).
+        roots.extend(own.parent().map(Path::to_owned));
+        roots.push(own);
         roots.push(hierarchy);
     }
     roots.sort();
@@ -480,8 +489,20 @@ fn remove_cgroup(path: &Path) {
     }
 }
 
+/// Clear away what labs that are gone left behind: control groups, and the place that they are mounted
+/// on where no other lab is.
+pub fn sweep() {
+    sweep_cgroups();
+    let mounted = |process: fs::DirEntry| {
+        fs::read_to_string(process.path().join("mountinfo")).is_ok_and(|mounts| mounts.contains(LAB))
+    };
+    if !fs::read_dir("/proc").into_iter().flatten().flatten().any(mounted) {
+        let _ = fs::remove_dir(LAB);
+    }
+}
+
 /// Remove the control groups of labs whose process was killed before it could.
-pub fn sweep_cgroups() {
+fn sweep_cgroups() {
     for root in cgroup_roots() {
         for entry in fs::read_dir(root).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();

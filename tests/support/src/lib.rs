@@ -5,6 +5,13 @@ pub mod engine;
 pub mod image;
 pub mod proxy;
 
+/// Is this an environment variable that would point the program, or docker, at another engine or
+/// change what it says?
+pub fn is_foreign(name: &str) -> bool {
+    let exact = ["RUST_LOG", "JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"];
+    exact.contains(&name) || name.starts_with("CI_DOCKER_PRUNE_") || name.starts_with("DOCKER_")
+}
+
 pub use engine::{Engine, Kind, Options};
 pub use image::Image;
 pub use proxy::{Fault, Proxy};

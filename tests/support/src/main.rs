@@ -34,8 +34,18 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // What this machine's own Docker is configured by must not reach what runs in the lab.
+    for (name, _) in std::env::vars_os() {
+        if lab::is_foreign(&name.to_string_lossy()) {
+            // SAFETY: no other thread has been started so far.
+            #[expect(unsafe_code, reason = "the environment is changed before anything reads it")]
+            unsafe {
+                std::env::remove_var(name);
+            }
+        }
+    }
     if cli.sweep {
-        lab::engine::sweep_cgroups();
+        lab::engine::sweep();
         return ExitCode::SUCCESS;
     }
     if let Some(times) = cli.measure {
@@ -58,12 +68,9 @@ fn main() -> ExitCode {
         let (repository, tag) = name.rsplit_once(':').expect("an image is REPOSITORY:TAG[,MIB]");
         engine.publish(&Image::new(repository, tag).size_mib(size.parse().expect("MiB")));
     }
-    let status = Command::new(&cli.command[0])
-        .args(&cli.command[1..])
-        .env("DOCKER_HOST", engine.url())
-        .env("LAB", engine.folder())
-        .env("LAB_ENTER", enter(&engine))
-        .status();
+    let mut command = Command::new(&cli.command[0]);
+    command.args(&cli.command[1..]).env("DOCKER_HOST", engine.url()).env("LAB", engine.folder());
+    let status = lab::engine::die_with_us(&mut command).env("LAB_ENTER", enter(&engine)).status();
     match status {
         Ok(status) => {
             let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
@@ -88,8 +95,8 @@ fn beside(engine: &Engine, deploys: usize, command: &str) {
         let mut shell = Command::new("sh");
         shell.args(["-c", command]).env("LAB", engine.folder()).env("LAB_ENTER", enter(engine));
         let status =
-            shell.env("DOCKER_HOST", engine.url()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.expect("run the command");
+            shell.env("DOCKER_HOST", engine.url()).stdout(Stdio::null()).status().expect("run the command");
+        assert!(status.success(), "{command} failed: {status}");
     };
     let tally = lab::deploys::beside(engine, deploys, deploy, prune);
     println!("{} {} {} {} {}", tally.deploys, tally.tasks, tally.rejected.len(), tally.ghosts, tally.prunes);
@@ -100,7 +107,8 @@ fn beside(engine: &Engine, deploys: usize, command: &str) {
 fn measure(command: &[String], times: u32) {
     let run = || {
         let status = Command::new(&command[0]).args(&command[1..]).stdout(Stdio::null()).status();
-        status.expect("run the command");
+        let code = status.expect("run the command").code();
+        assert!(matches!(code, Some(0 | 3)), "{command:?} exited {code:?}: this measures nothing");
     };
     (0..3).for_each(|_| run());
     let cpu = || {

@@ -27,6 +27,8 @@ pub enum Fault {
     Delay(u64),
     /// Never answer.
     Hang,
+    /// Answer 200 with this in the engine's stead.
+    Answer(&'static str),
     /// Close every event stream that is open, and pass this request on.
     LoseEvents,
 }
@@ -138,6 +140,7 @@ fn serve(mut client: UnixStream, engine: &Path, state: &Mutex<State>) -> std::io
         Some(Fault::Status(status)) => {
             return answer(&mut client, status, "{\"message\":\"the proxy says no\"}");
         }
+        Some(Fault::Answer(body)) => return answer(&mut client, 200, body),
         Some(Fault::Malformed) => return answer(&mut client, 200, "<html>I am no engine</html>"),
         Some(Fault::Truncated) => return answer(&mut client, 200, "[{\"Id\":\"sha256:"),
         None | Some(Fault::CutMiddle | Fault::CutAfter | Fault::Delay(_) | Fault::LoseEvents) => {}
