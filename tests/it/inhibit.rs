@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use lab::{Engine, Image, Options, Proxy};
 use predicates::prelude::*;
@@ -128,19 +129,20 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
     let child = std::sync::Arc::clone(&shown);
     let waited = std::sync::Arc::new(AtomicBool::new(false));
     let seen = std::sync::Arc::clone(&waited);
+    let runtime = engine.folder().join("runtime");
     proxy.on_request(move |_, line| {
         let mut child = child.lock().unwrap();
         if line.starts_with("DELETE /images/127.0.0.1") && child.is_none() {
             // While this removal is in flight the inhibitor registers, and must not begin.
             *child = Some(deploy.spawn().unwrap());
-            // It waits for the lock: the kernel lists waiters with an arrow.
-            let pid = format!(" {} ", child.as_ref().unwrap().id());
-            let waits = || {
-                let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-                locks.lines().any(|line| line.contains("->") && line.contains(&pid))
+            let registered = || {
+                let folder = runtime.join("inhibitors");
+                fs::read_dir(folder).is_ok_and(|it| it.count() > 0)
             };
-            let waited = lab::engine::wait_for(std::time::Duration::from_secs(10), waits);
-            seen.store(waited && !began.exists(), Ordering::SeqCst);
+            let waited = lab::engine::wait_for(Duration::from_secs(10), registered);
+            // It has half a second to do the wrong thing.
+            let began = lab::engine::wait_for(Duration::from_millis(500), || began.exists());
+            seen.store(waited && !began, Ordering::SeqCst);
         }
         None
     });
