@@ -10,7 +10,6 @@ use super::{now, print};
 use crate::cli::Output;
 use crate::engine::Engine;
 use crate::exit::Exit;
-use crate::facts::Container;
 use crate::host::inhibitors;
 use crate::host::ledger_file::{self, Content};
 use crate::ledger::{Ledger, Sightings};
@@ -47,21 +46,21 @@ pub async fn note_containers(
     state_dir: &Path,
     now: Time,
 ) -> Result<(usize, Ledger)> {
-    let containers = survey.containers.as_ref().map_err(|why| anyhow!(why.0.clone()))?;
-    let noted = look(state_dir).noted;
-    let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
-    let seen = sightings(engine, containers, noted, until).await?;
+    let seen = sightings(engine, survey, look(state_dir).noted, now).await?;
     let used = seen.in_use.len();
     Ok((used, note(state_dir, now, |ledger| ledger.note(&seen, now))?))
 }
 
-/// What containers and recent events show to be in use.
+/// What containers show to be in use, and the events since the last note.
 pub async fn sightings(
     engine: &Engine,
-    containers: &[Container],
+    survey: &Survey,
     noted: Option<Time>,
-    until: Time,
+    now: Time,
 ) -> Result<Sightings> {
+    let containers = survey.containers.as_ref().map_err(|why| anyhow!(why.0.clone()))?;
+    // Events bear the engine's time, which is not ours where it is elsewhere.
+    let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
     let in_use: HashSet<String> = containers.iter().map(|it| it.image_id.clone()).collect();
     let since = noted.unwrap_or(Time::UNIX_EPOCH).min(until);
     let mut latest: HashMap<String, Time> = HashMap::new();

@@ -94,7 +94,6 @@ async fn look(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
     let survey = survey::take(&engines, Questions::EVERYTHING).await;
     let now = now();
     let gates = evaluate(&engines, &survey, prune, now);
-    let known = ledger::look(&prune.state_dir);
     let mut inventory = match inventory(&engines.local, &survey).await {
         Ok(inventory) => inventory,
         // Without the services nobody can say what they need.
@@ -104,9 +103,8 @@ async fn look(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
         }
         Err(error) => return Err(error),
     };
-    let mut known = known;
-    let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
-    let mut seen = ledger::sightings(&engines.local, &inventory.containers, known.noted, until).await?;
+    let mut known = ledger::look(&prune.state_dir);
+    let mut seen = ledger::sightings(&engines.local, &survey, known.noted, now).await?;
     seen.list(&inventory.images);
     known.note(&seen, now);
     let usage = measured(&gates).first().map(|it| it.percent);
@@ -290,8 +288,7 @@ async fn note(
     now: Time,
 ) -> Result<Ledger> {
     let mut known = ledger::look(state_dir);
-    let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
-    let mut seen = ledger::sightings(engine, &inventory.containers, known.noted, until).await?;
+    let mut seen = ledger::sightings(engine, survey, known.noted, now).await?;
     seen.list(&inventory.images);
     let change = |ledger: &mut Ledger| {
         ledger.note(&seen, now);

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use bollard::{ClientVersion, Docker};
+use bollard::Docker;
 use hyper::body::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -70,12 +70,12 @@ impl Engine {
             min_api_version: String,
         }
         let transport = Transport::new(host);
-        // bollard asks without a version whatever it is told; ours is for our own questions.
-        let client_version = ClientVersion { major_version: NEWEST.major, minor_version: NEWEST.minor };
-        let docker = transport
-            .bollard(timeout, &client_version)
-            .map_err(|error| EngineError::new(host, "connect", Problem::Nonsense(error.to_string())))?;
-        let mut engine = Self { transport, docker, host: host.clone(), version: OLDEST, timeout };
+        let bollard = |version| {
+            let error = |error: bollard::errors::Error| Problem::Nonsense(error.to_string());
+            transport.bollard(timeout, version).map_err(|it| EngineError::new(host, "connect", error(it)))
+        };
+        let (docker, version) = (bollard(OLDEST)?, OLDEST);
+        let mut engine = Self { transport: transport.clone(), docker, host: host.clone(), version, timeout };
         let answer: Answer = engine.get_unversioned("/version").await?;
         let error = |problem| EngineError::new(host, "GET /version", problem);
         let parse = |text: &str| {
@@ -90,6 +90,7 @@ impl Engine {
             return Err(error(Problem::TooNew(oldest)));
         }
         engine.version = newest.min(NEWEST);
+        engine.docker = bollard(engine.version)?;
         Ok(engine)
     }
 

@@ -15,6 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use hyperlocal::UnixConnector;
 
+use super::Version;
 use crate::settings::HostUrl;
 
 type Body = <BollardRequest as RequestBody>::Body;
@@ -69,23 +70,23 @@ impl Transport {
         }
     }
 
-    /// bollard over this client.
-    pub fn bollard(
-        &self,
-        timeout: Duration,
-        version: &ClientVersion,
-    ) -> Result<Docker, bollard::errors::Error> {
-        let client = self.client.clone();
-        let send = move |request: BollardRequest| {
+    /// bollard over this client, speaking this version of the API. bollard 0.21 loses the version on
+    /// its way to the URI (observed: it sends `DELETE /images/…`), so it is put in here.
+    pub fn bollard(&self, timeout: Duration, version: Version) -> Result<Docker, bollard::errors::Error> {
+        let (client, base) = (self.client.clone(), self.base.clone());
+        let send = move |mut request: BollardRequest| {
+            let path = request.uri().path_and_query().map_or("/", |it| it.as_str());
+            let prefix = if path.starts_with("/v1.") { String::new() } else { format!("/v{version}") };
+            let versioned = format!("{base}{prefix}{path}").parse();
             let client = client.clone();
-            async move { client.request(request).await.map_err(bollard::errors::Error::from) }
+            async move {
+                *request.uri_mut() = versioned?;
+                client.request(request).await.map_err(bollard::errors::Error::from)
+            }
         };
-        Docker::connect_with_custom_transport(
-            send,
-            Some(self.base.as_str()),
-            timeout.as_secs().max(1),
-            version,
-        )
+        let client_version = ClientVersion { major_version: version.major, minor_version: version.minor };
+        let seconds = timeout.as_secs().max(1);
+        Docker::connect_with_custom_transport(send, Some(self.base.as_str()), seconds, &client_version)
     }
 
     /// `GET` a path with its query; the status and the whole body.

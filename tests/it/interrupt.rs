@@ -119,6 +119,21 @@ fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
     }
 }
 
+/// A prune of everything, during which this is done while the gates are asked for the second time.
+fn after_the_plan(engine: &Engine, proxy: &Proxy, act: impl FnOnce() + Send + 'static) -> Value {
+    let mut act = Some(act);
+    let mut asked = 0;
+    proxy.on_request(move |_, line| {
+        asked += usize::from(line.starts_with("GET /services"));
+        if asked == 2 {
+            act.take().into_iter().for_each(|act| act());
+        }
+        None
+    });
+    let arguments = ["prune", "-o", "json", "--older-than", "0s", "--host", &proxy.url()];
+    json_of(&program(engine).args(arguments).assert().success())
+}
+
 #[test]
 fn an_orphan_that_gets_a_name_at_the_last_moment_stays() {
     let engine = Engine::start();
@@ -131,18 +146,7 @@ fn an_orphan_that_gets_a_name_at_the_last_moment_stays() {
     let orphan = String::from_utf8_lossy(&output.unwrap().stdout).trim().to_owned();
     engine.fill_to(85);
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
-    // While the gates are asked once more, after the plan.
-    let mut act = Some(docker(&engine, &["tag", &orphan, "wanted:1"]));
-    let mut asked = 0;
-    proxy.on_request(move |_, line| {
-        asked += usize::from(line.starts_with("GET /services"));
-        if asked == 2 {
-            act.take().into_iter().for_each(|act| act());
-        }
-        None
-    });
-    let arguments = ["prune", "-o", "json", "--older-than", "0s", "--host", &proxy.url()];
-    let report = json_of(&program(&engine).args(arguments).assert().success());
+    let report = after_the_plan(&engine, &proxy, docker(&engine, &["tag", &orphan, "wanted:1"]));
     assert!(has_image(&engine, "wanted:1"), "{report}");
     assert!(report["skipped"][0]["reason"].as_str().unwrap().contains("another name"), "{report}");
 }
@@ -151,17 +155,7 @@ fn an_orphan_that_gets_a_name_at_the_last_moment_stays() {
 fn a_container_that_ran_again_stays() {
     let (engine, proxy, _) = scene();
     engine.docker(["run", "--name", "again", APP, "true"]);
-    let mut act = Some(docker(&engine, &["start", "--attach", "again"]));
-    let mut asked = 0;
-    proxy.on_request(move |_, line| {
-        asked += usize::from(line.starts_with("GET /services"));
-        if asked == 2 {
-            act.take().into_iter().for_each(|act| act());
-        }
-        None
-    });
-    let arguments = ["prune", "-o", "json", "--older-than", "0s", "--host", &proxy.url()];
-    let report = json_of(&program(&engine).args(arguments).assert().success());
+    let report = after_the_plan(&engine, &proxy, docker(&engine, &["start", "--attach", "again"]));
     assert!(report["skipped"].to_string().contains("it ran again"), "{report}");
     assert!(engine.docker(["ps", "--all", "--format", "{{.Names}}"]).contains("again"));
 }

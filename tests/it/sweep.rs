@@ -94,6 +94,17 @@ impl Scene {
         command
     }
 
+    /// How many requests an undisturbed run makes, which removes one object of each kind but two
+    /// cached images.
+    #[track_caller]
+    fn whole_run(&self) -> usize {
+        self.restore();
+        self.proxy.on_request(|_, _| None);
+        let report = json_of(&self.command("10s").assert().success());
+        assert_eq!(report["removed"].as_array().unwrap().len(), 5, "{report}");
+        self.proxy.requests().len()
+    }
+
     /// Whatever happened, these are still there.
     #[track_caller]
     fn nothing_else_is_gone(&self, case: &str) {
@@ -118,18 +129,16 @@ fn removals_after(requests: &[String], k: usize) -> Vec<&String> {
 #[track_caller]
 fn sweep(faults: &[Fault]) {
     let scene = Scene::new();
-    scene.restore();
-    scene.proxy.on_request(|_, _| None);
-    let report = json_of(&scene.command("400ms").assert().success());
-    assert_eq!(report["removed"].as_array().unwrap().len(), 5, "{report}");
-    let requests = scene.proxy.requests();
+    let requests = scene.whole_run();
     let mut cases = 0;
     for &fault in faults {
-        for k in 1..=requests.len() {
+        for k in 1..=requests {
             cases += 1;
             scene.restore();
             scene.proxy.on_request(move |number, _| (number == k).then_some(fault));
-            let assert = scene.command("400ms").assert();
+            // Patience is short only where an answer never comes.
+            let timeout = if fault == Fault::Hang { "400ms" } else { "10s" };
+            let assert = scene.command(timeout).assert();
             let code = assert.get_output().status.code();
             let seen = scene.proxy.requests();
             assert!(seen.len() >= k, "{fault:?} at {k}: only {} requests", seen.len());
@@ -155,12 +164,12 @@ fn sweep(faults: &[Fault]) {
             if about_a_gate && !harmless && fault != Fault::LoseEvents || lost {
                 assert_eq!(removals_after(&seen, k), Vec::<&String>::new(), "{case}");
                 // Unless it was the last one, and there was nothing left to stop.
-                assert!(code == Some(1) || k == requests.len(), "{case}: {report}");
+                assert!(code == Some(1) || k == requests, "{case}: {report}");
             }
             scene.nothing_else_is_gone(&case);
         }
     }
-    eprintln!("{cases} cases: {} faults at each of {} requests", faults.len(), requests.len());
+    eprintln!("{cases} cases: {} faults at each of {} requests", faults.len(), requests);
 }
 
 #[test]
@@ -181,10 +190,7 @@ fn nonsense_and_silence() {
 #[test]
 fn a_deploy_that_begins_at_any_request_ends_all_removals() {
     let scene = Scene::new();
-    scene.restore();
-    scene.proxy.on_request(|_, _| None);
-    scene.command("400ms").assert().success();
-    let requests = scene.proxy.requests().len();
+    let requests = scene.whole_run();
     for k in 1..=requests {
         scene.restore();
         let engine = Arc::clone(&scene.engine);
@@ -220,10 +226,7 @@ fn a_deploy_that_begins_at_any_request_ends_all_removals() {
 #[test]
 fn after_a_kill_at_any_request_a_normal_run_works() {
     let scene = Scene::new();
-    scene.restore();
-    scene.proxy.on_request(|_, _| None);
-    scene.command("400ms").assert().success();
-    let requests = scene.proxy.requests().len();
+    let requests = scene.whole_run();
     for k in 1..=requests {
         scene.restore();
         let pid = Arc::new(AtomicU32::new(0));
@@ -239,7 +242,7 @@ fn after_a_kill_at_any_request_a_normal_run_works() {
             assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
             Some(Fault::CutAfter)
         });
-        let template = scene.command("400ms");
+        let template = scene.command("10s");
         let mut command = standard(&template);
         command.stdout(std::process::Stdio::null());
         let mut child = command.spawn().unwrap();
@@ -248,7 +251,7 @@ fn after_a_kill_at_any_request_a_normal_run_works() {
         scene.nothing_else_is_gone(&format!("killed at {k}"));
         // The ledger can be read, no lock is stale, and what was begun is finished.
         scene.proxy.on_request(|_, _| None);
-        let report = json_of(&scene.command("400ms").assert().success());
+        let report = json_of(&scene.command("10s").assert().success());
         assert!(report["outcome"] == "pruned" || k == requests, "killed at {k}: {report}");
         for (name, id) in &scene.cached {
             assert!(!has_image(&scene.engine, id), "killed at {k}: {name} is still there: {report}");
