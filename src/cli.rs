@@ -206,8 +206,9 @@ const INHIBIT_HELP: &str = "\
 Example:
   ci-docker-prune inhibit --why 'deploy shop' -- docker stack deploy -c shop.yml shop
 
-Exit status: that of the command; 128 and the signal's number where a signal ended it; 127 where there is
-no such command, 126 where it cannot be run; 1 where prune cannot be kept away (CMD is not started).";
+Exit status:
+  that of the command; 128 and the signal's number where a signal ended it; 127 where there is no
+  such command, 126 where it cannot be run; 1 where prune cannot be kept away (CMD is not started)";
 
 fn pattern(text: &str) -> Result<Regex, String> {
     if text.is_empty() {

@@ -48,10 +48,18 @@ pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose
         Output::Text => text::prune(&mut out, &report, verbose),
         Output::Json => json::prune(&mut out, &report),
     })?;
-    let critical = report.after.first().is_some_and(|it| it.percent >= prune.critical);
+    let critical = report.after.first().filter(|it| it.percent >= prune.critical);
+    if let (Some(usage), false) = (critical, report.dry_run) {
+        let place = usage.filesystem.mount_point.display();
+        log::error!(
+            "{place} is at {}, at or above --disk-critical {}: a person must look",
+            usage.percent,
+            prune.critical
+        );
+    }
     Ok(match &report.ending {
         Ending::Unanswered | Ending::Failed(_) => Exit::Failed,
-        _ if critical && !report.dry_run => Exit::Critical,
+        _ if critical.is_some() && !report.dry_run => Exit::Critical,
         Ending::CarriedOut(outcome) if outcome.has_failed() => Exit::Failed,
         _ => Exit::Done,
     })

@@ -66,7 +66,7 @@ fn a_removal_is_always_spelled_out() {
 
 #[test]
 fn help_fits_100_columns_and_names_every_exit_status() {
-    for command in ["", "prune", "check-gates", "disk", "runs", "converge", "record"] {
+    for command in ["", "prune", "check-gates", "disk", "runs", "converge", "record", "inhibit"] {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|it| !it.is_empty()).collect();
         let assert = bare().args(arguments).env("COLUMNS", "200").assert().success().stderr("");
         let help = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
