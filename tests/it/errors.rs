@@ -92,7 +92,7 @@ fn an_engine_that_hangs_fails_or_talks_nonsense_is_unknown_and_nothing_is_remove
             proxy.on_request(move |_, line| line.contains(question).then_some(fault));
             let command = || {
                 let mut command = program(&engine);
-                command.args(["--host", &proxy.url(), "--timeout", "300ms"]);
+                command.args(["--host", &proxy.url(), "--timeout", "1s"]);
                 command
             };
             command()
