@@ -1,6 +1,5 @@
 //! An engine that is not there, not permitted, hangs or talks nonsense: one clear line each.
 
-use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +8,7 @@ use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-use crate::support::{RUN, bare, json_of, program};
+use crate::support::{RUN, bare, json_of, program, reachable};
 
 fn proxy(engine: &Engine) -> (Proxy, PathBuf) {
     let path = engine.folder().join("proxy.sock");
@@ -57,8 +56,7 @@ fn no_engine() {
 #[test]
 fn not_permitted() {
     let engine = Engine::start_with(Options { swarm: false, ..Options::default() });
-    let copy = engine.folder().join("ci-docker-prune");
-    fs::copy(assert_cmd::cargo::cargo_bin!("ci-docker-prune"), &copy).unwrap();
+    let copy = reachable(&engine);
     let output = Command::new(copy)
         .uid(65534)
         .gid(65534)

@@ -10,7 +10,7 @@ use lab::{Engine, Image, Options, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-use crate::support::{json_of, ledger, program, remember, standard};
+use crate::support::{json_of, ledger, program, reachable, remember, standard};
 
 /// `inhibit` with these words, as a command of the standard library.
 fn inhibit(engine: &Engine, words: &[&str]) -> Command {
@@ -163,8 +163,7 @@ fn a_user_of_the_sockets_group_can_inhibit_and_another_is_told_what_to_do() {
     std::os::unix::fs::chown(engine.socket(), None, Some(group)).unwrap();
     // The first prune of root makes the directory.
     program(&engine).arg("prune").assert().success();
-    let copy = engine.folder().join("ci-docker-prune");
-    fs::copy(assert_cmd::cargo::cargo_bin!("ci-docker-prune"), &copy).unwrap();
+    let copy = reachable(&engine);
     let run = |gid: u32| {
         let mut command = Command::new(&copy);
         command.uid(65534).gid(gid).env_clear().env("PATH", "/usr/bin:/bin");

@@ -8,7 +8,7 @@ use lab::{Engine, Image};
 use predicates::str::contains;
 use serde_json::Value;
 
-use crate::support::{cached, image_id, ledger, ledger_path, program, prune};
+use crate::support::{cached, image_id, ledger, ledger_path, program, prune, reachable};
 
 fn app(engine: &Engine) -> &'static str {
     engine.publish(&Image::new("app", "1"));
@@ -89,7 +89,7 @@ fn a_user_who_may_not_write_it_still_gets_an_answer() {
     let socket = engine.socket();
     fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
     let run = |words: &[&str]| {
-        let mut command = Command::new(as_anyone(&engine));
+        let mut command = Command::new(reachable(&engine));
         command.uid(65534).gid(65534).args(words).env_clear();
         let output = command
             .env("DOCKER_HOST", engine.url())
@@ -110,13 +110,6 @@ fn a_user_who_may_not_write_it_still_gets_an_answer() {
     let (code, _, stderr) = run(&["prune"]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("--runtime-dir"), "{stderr}");
-}
-
-/// The program where every user can reach it.
-fn as_anyone(engine: &Engine) -> std::path::PathBuf {
-    let copy = engine.folder().join("ci-docker-prune");
-    fs::copy(assert_cmd::cargo::cargo_bin!("ci-docker-prune"), &copy).unwrap();
-    copy
 }
 
 #[test]

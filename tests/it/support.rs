@@ -33,6 +33,16 @@ pub fn bare() -> Command {
     command
 }
 
+/// The program where every user can reach it. Another process copies it: were the copy open for writing
+/// here while another test's thread starts a child, it could not be run ("text file busy").
+pub fn reachable(engine: &Engine) -> PathBuf {
+    let copy = engine.folder().join("ci-docker-prune");
+    let program = assert_cmd::cargo::cargo_bin!("ci-docker-prune");
+    let status = std::process::Command::new("cp").arg(program).arg(&copy).status().expect("run cp");
+    assert!(status.success(), "copy the program");
+    copy
+}
+
 /// The same as a command of the standard library, to be started and left running.
 pub fn standard(template: &Command) -> std::process::Command {
     let mut command = std::process::Command::new(template.get_program());
