@@ -16,6 +16,7 @@ use crate::support::{json_of, ledger, program, reachable, remember, standard};
 fn inhibit(engine: &Engine, words: &[&str]) -> Command {
     let mut command = standard(&program(engine));
     command.arg("inhibit").args(words).process_group(0);
+    lab::engine::with_default_signals(&mut command);
     command
 }
 
@@ -95,6 +96,21 @@ fn signals_reach_the_command() {
         assert!(status.unwrap().success());
         assert_eq!(child.wait().unwrap().code(), Some(42), "{signal}");
     }
+}
+
+#[test]
+fn what_nohup_ignores_the_command_ignores_too() {
+    let engine = idle_engine();
+    let shell = "trap '' HUP; exec \"$0\" inhibit -- sh -c 'echo; sleep 0.5; exit 5'";
+    let template = standard(&program(&engine));
+    let mut nohup = Command::new("sh");
+    nohup.args(["-c", shell]).arg(template.get_program());
+    nohup.envs(template.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = nohup.stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    let status = Command::new("kill").args(["-HUP", &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(5));
 }
 
 #[test]

@@ -396,6 +396,26 @@ pub fn die_with_us(command: &mut Command) -> &mut Command {
     }
 }
 
+/// Let the command start with these signals as they are by default, whatever this process was started
+/// with (`nohup` ignores SIGHUP, and so would the command).
+pub fn with_default_signals(command: &mut Command) -> &mut Command {
+    let reset = || {
+        for it in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1] {
+            // SAFETY: the default action runs no code of ours.
+            #[expect(unsafe_code, reason = "there is no safe way to ask for this")]
+            unsafe {
+                nix::sys::signal::signal(it, nix::sys::signal::SigHandler::SigDfl)?;
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: signal is async-signal-safe and nothing else happens between fork and exec.
+    #[expect(unsafe_code, reason = "there is no safe way to ask for this")]
+    unsafe {
+        command.pre_exec(reset)
+    }
+}
+
 /// A private mount namespace for this thread, the lab's folder in memory and its disk in a file
 /// there. Doing it again in the same thread replaces what an earlier engine left.
 fn mount_lab(size_mib: u64) -> Result<()> {
