@@ -1,11 +1,16 @@
 //! The command line: what can be typed, and its help.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
 use regex::Regex;
 
 use crate::plan::KeepLabel;
@@ -14,29 +19,45 @@ use crate::units::{Percent, parse_duration};
 /// Names of the stacks, services, Compose projects and containers of a CI run.
 pub const RUN_PATTERN: &str = "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)";
 
-const AFTER_HELP: &str = "\
-Examples:
-  ci-docker-prune --dry-run                  what would a prune remove now, and what stays
+const EXAMPLES: &str =
+    "  ci-docker-prune --dry-run                  what would a prune remove now, and what stays
   ci-docker-prune prune                      prune, if the disk is under pressure and nothing runs
   ci-docker-prune check-gates -o json        the three gates, for a script
-  ci-docker-prune inhibit -- ./deploy.sh     deploy while keeping prune away
+  ci-docker-prune inhibit -- ./deploy.sh     deploy while keeping prune away";
 
-Exit status:
-  0    done; for prune also: nothing to do, or held back by a gate
+const EXIT_STATUS: &str = "  0    done; for prune also: nothing to do, or held back by a gate
   1    failed: something could not be read or removed
   2    wrong usage
   3    a gate is closed (disk, runs, converge, check-gates)
   4    prune ended with the disk at or above --disk-critical
   255  a gate could not be answered (disk, runs, converge, check-gates)
-  inhibit exits with the status of its command
+  inhibit exits with the status of its command";
 
+const ENVIRONMENT: &str = "\
 Every option can be set by an environment variable too: --disk-threshold by
 CI_DOCKER_PRUNE_DISK_THRESHOLD, and so on.";
+
+static AFTER_HELP: LazyLock<String> =
+    LazyLock::new(|| format!("Examples:\n{EXAMPLES}\n\nExit status:\n{EXIT_STATUS}\n\n{ENVIRONMENT}"));
+static AFTER_LONG_HELP: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{}\n\nFor packagers: completions SHELL and man print shell completions and the man page.",
+        *AFTER_HELP
+    )
+});
+
+/// The version, and the git revision where the build was given one in `CI_DOCKER_PRUNE_REVISION`.
+pub static VERSION: LazyLock<String> = LazyLock::new(|| match REVISION {
+    Some(revision) => format!("{} ({revision})", env!("CARGO_PKG_VERSION")),
+    None => env!("CARGO_PKG_VERSION").to_owned(),
+});
+const REVISION: Option<&str> = option_env!("CI_DOCKER_PRUNE_REVISION");
 
 /// Prunes a Docker Swarm CI host without losing its image cache: only under real disk pressure,
 /// never during a CI run or a deploy, never tagged images or volumes.
 #[derive(Debug, Parser)]
-#[command(name = "ci-docker-prune", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "ci-docker-prune", version = VERSION.as_str(), max_term_width = 100)]
+#[command(after_help = AFTER_HELP.as_str(), after_long_help = AFTER_LONG_HELP.as_str())]
 #[command(subcommand_precedence_over_arg = true)]
 pub struct Cli {
     #[command(flatten)]
@@ -82,6 +103,15 @@ pub enum Command {
     },
     /// Run a command while keeping prune away
     Inhibit(Inhibit),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the man page
+    #[command(hide = true)]
+    Man,
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +211,9 @@ pub struct Prune {
     #[arg(long, value_name = "KEY[=VALUE]", default_value = "ci-docker-prune.keep", value_delimiter = ',')]
     #[arg(env = "CI_DOCKER_PRUNE_KEEP_LABEL", hide_env = true)]
     pub keep_label: Vec<KeepLabel>,
+    /// Write metrics for Prometheus to this file, for node_exporter's textfile collector
+    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_METRICS_FILE", hide_env = true)]
+    pub metrics_file: Option<PathBuf>,
     #[command(flatten)]
     pub state: State,
     #[command(flatten)]
@@ -215,4 +248,50 @@ fn pattern(text: &str) -> Result<Regex, String> {
         return Err("an empty pattern would match every name".into());
     }
     Regex::new(text).map_err(|error| error.to_string())
+}
+
+/// Print completions for a shell.
+///
+/// # Errors
+/// The writer's.
+pub fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ci-docker-prune", &mut text);
+    out.write_all(&text)
+}
+
+/// Print the man page, as roff: one page, with what each command adds to the options.
+///
+/// # Errors
+/// The writer's.
+pub fn man(mut out: &mut dyn Write) -> io::Result<()> {
+    let mut command = Cli::command();
+    command.build();
+    let common: Vec<_> = command.get_arguments().map(|it| it.get_id().clone()).collect();
+    let page = Man::new(command.clone());
+    page.render_title(&mut out)?;
+    page.render_name_section(&mut out)?;
+    page.render_synopsis_section(&mut out)?;
+    page.render_description_section(&mut out)?;
+    page.render_options_section(&mut out)?;
+    let mut roff = Roff::new();
+    roff.control("SH", ["COMMANDS"]);
+    for command in command.get_subcommands().filter(|it| it.get_name() != "help") {
+        roff.control("TP", []);
+        roff.text([bold(command.get_name())]);
+        roff.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
+        for own in command.get_arguments().filter(|it| !common.contains(it.get_id())) {
+            let name = own.get_long().map_or_else(String::new, |it| format!("--{it} "));
+            let values = own.get_value_names().unwrap_or_default().join(" ");
+            roff.control("RS", []).control("TP", []);
+            roff.text([bold(format!("{name}{values}"))]);
+            roff.text([roman(own.get_help().map(ToString::to_string).unwrap_or_default())]);
+            roff.control("RE", []);
+        }
+    }
+    for (title, text) in [("EXIT STATUS", EXIT_STATUS), ("EXAMPLES", EXAMPLES)] {
+        roff.control("SH", [title]).control("nf", []).text([roman(text)]).control("fi", []);
+    }
+    roff.control("SH", ["ENVIRONMENT"]).text([roman(ENVIRONMENT)]);
+    roff.to_writer(&mut out)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
+use clap_complete::Shell;
 use log::LevelFilter;
 
 use crate::cli::{self, Cli, Output};
@@ -43,6 +44,8 @@ pub enum Command {
     Converge,
     Record { state_dir: PathBuf, runtime_dir: PathBuf },
     Inhibit { why: Option<String>, command: Vec<OsString>, state_dir: PathBuf, runtime_dir: PathBuf },
+    Completions(Shell),
+    Man,
 }
 
 #[derive(Debug)]
@@ -67,6 +70,7 @@ pub struct Prune {
     pub policy: plan::Policy,
     pub critical: Percent,
     pub state_dir: PathBuf,
+    pub metrics_file: Option<PathBuf>,
 }
 
 /// Where an engine listens.
@@ -171,6 +175,8 @@ fn settings(cli: Cli) -> Result<Settings, clap::Error> {
             state_dir: state_dir(inhibit.state),
             runtime_dir: runtime_dir(inhibit.runtime),
         },
+        Some(cli::Command::Completions { shell }) => Command::Completions(shell),
+        Some(cli::Command::Man) => Command::Man,
     };
     Ok(Settings {
         output: common.output,
@@ -241,6 +247,7 @@ fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {
         },
         critical,
         state_dir: state_dir(prune.state),
+        metrics_file: prune.metrics_file,
     })
 }
 

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 
+use crate::cli;
 use crate::exit::Exit;
 use crate::settings::{Command, Settings};
 use crate::units::Time;
@@ -30,6 +31,8 @@ pub async fn run(settings: Settings) -> Result<Exit> {
         Command::Inhibit { why, command, state_dir, runtime_dir } => {
             inhibit::run(engine, why.as_deref(), &command, &state_dir, &runtime_dir).await
         }
+        Command::Completions(shell) => print(|out| cli::completions(shell, out)).map(|()| Exit::Done),
+        Command::Man => print(|out| cli::man(out)).map(|()| Exit::Done),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `prune` and `prune --dry-run`.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::gates::{all_unanswered, usages};
 use super::survey::{self, Engines, Questions, Survey};
 use super::{ledger, now, print};
-use crate::cli::Output;
+use crate::cli::{self, Output};
 use crate::engine::remove::Remover;
 use crate::engine::watch::{Scope, Sign, Watch};
 use crate::engine::{Engine, EngineError};
@@ -21,11 +22,11 @@ use crate::exit::Exit;
 use crate::facts::{Answer, Unanswered};
 use crate::gates::disk::Usage;
 use crate::gates::{Gate, Verdict, Word, together};
-use crate::host::inhibitors;
 use crate::host::lock::{self, Taken};
+use crate::host::{self, inhibitors};
 use crate::ledger::Ledger;
 use crate::plan::{self, Inventory, Plan, containers, images};
-use crate::report::{Ending, Lasting, PruneReport, json, text};
+use crate::report::{Ending, Lasting, PruneReport, json, metrics, text};
 use crate::settings::{self, Prune};
 use crate::units::{Percent, Time};
 
@@ -33,23 +34,35 @@ use crate::units::{Percent, Time};
 const AT_A_TIME: usize = 8;
 
 pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose: bool) -> Result<Exit> {
-    let report = match make(&engine, &prune).await {
-        Ok(report) => report,
+    let (report, error) = match make(&engine, &prune).await {
+        Ok(report) => (report, None),
         Err(error) => {
-            if output == Output::Json {
-                let report = ended(vec![], Ending::Failed(format!("{error:#}")));
-                let report = PruneReport { dry_run: prune.dry_run, ..report };
-                print(|mut out| json::prune(&mut out, &report))?;
-            }
-            return Err(error);
+            let report = ended(vec![], Ending::Failed(format!("{error:#}")));
+            (PruneReport { dry_run: prune.dry_run, ..report }, Some(error))
         }
     };
-    print(|mut out| match output {
-        Output::Text => text::prune(&mut out, &report, verbose),
-        Output::Json => json::prune(&mut out, &report),
-    })?;
-    let critical = report.after.first().filter(|it| it.percent >= prune.critical);
-    if let (Some(usage), false) = (critical, report.dry_run) {
+    let critical = report.after.first().filter(|it| it.percent >= prune.critical && !report.dry_run);
+    let mut exit = match &report.ending {
+        Ending::Unanswered | Ending::Failed(_) => Exit::Failed,
+        _ if critical.is_some() => Exit::Critical,
+        Ending::CarriedOut(outcome) if outcome.has_failed() => Exit::Failed,
+        _ => Exit::Done,
+    };
+    // The prune that is running writes its own.
+    let busy = matches!(report.ending, Ending::Busy(..));
+    if let (Some(path), false) = (&prune.metrics_file, report.dry_run || busy)
+        && let Err(error) = write_metrics(path, &report, &prune, exit)
+    {
+        log::error!("{error:#}; see --metrics-file");
+        exit = if exit == Exit::Done { Exit::Failed } else { exit };
+    }
+    if output == Output::Json || error.is_none() {
+        print(|mut out| match output {
+            Output::Text => text::prune(&mut out, &report, verbose),
+            Output::Json => json::prune(&mut out, &report),
+        })?;
+    }
+    if let Some(usage) = critical {
         let place = usage.filesystem.mount_point.display();
         log::error!(
             "{place} is at {}, at or above --disk-critical {}: a person must look",
@@ -57,12 +70,26 @@ pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose
             prune.critical
         );
     }
-    Ok(match &report.ending {
-        Ending::Unanswered | Ending::Failed(_) => Exit::Failed,
-        _ if critical.is_some() && !report.dry_run => Exit::Critical,
-        Ending::CarriedOut(outcome) if outcome.has_failed() => Exit::Failed,
-        _ => Exit::Done,
-    })
+    if let (Ending::Unanswered, false) = (&report.ending, report.dry_run) {
+        log::error!("nothing was removed: {}", text::unanswered(&report.gates));
+    }
+    error.map_or(Ok(exit), Err)
+}
+
+fn write_metrics(path: &Path, report: &PruneReport, prune: &Prune, exit: Exit) -> Result<()> {
+    // One that is missing or unreadable knows of no success.
+    let previous = std::fs::read_to_string(path).unwrap_or_default();
+    let run = metrics::Run {
+        version: cli::VERSION.as_str(),
+        at: now(),
+        success: exit == Exit::Done,
+        previous: &previous,
+        target: prune.policy.disk_target,
+        threshold: prune.disk.policy.threshold,
+        critical: prune.critical,
+    };
+    let text = metrics::prune(report, &run)?;
+    host::replace(path, |file| file.write_all(text.as_bytes()))
 }
 
 async fn make(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {

@@ -148,8 +148,10 @@ impl Survey {
         // A containerd that the engine runs itself keeps its data below the engine's; a separate one
         // in its own root.
         let separate = Path::new("/var/lib/containerd");
-        // Where that may not be looked at, the engine's own is what there usually is.
-        let own = !matches!(info.root.join("containerd/daemon").try_exists(), Ok(false));
+        // Where that may not be looked at (only root may), the engine uses the separate one if it runs
+        // (moby: initContainerd in cmd/dockerd/daemon_unix.go).
+        let running = || Path::new("/run/containerd/containerd.sock").exists();
+        let own = info.root.join("containerd/daemon").try_exists().unwrap_or_else(|_| !running());
         if info.containerd_store && !own && separate.exists() {
             places.push(separate.to_owned());
         }

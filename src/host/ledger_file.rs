@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::lock::lock_soon;
+use super::{hand_over, replace};
 use crate::ledger::{Entry, Ledger, Pressure};
 use crate::units::Time;
 
@@ -120,6 +121,7 @@ pub fn update(
     fs::create_dir_all(state_dir).with_context(context)?;
     let lock = File::options().write(true).create(true).truncate(false).open(state_dir.join("ledger.lock"));
     let lock = lock.with_context(context)?;
+    hand_over(&lock, state_dir).with_context(context)?;
     let _lock = lock_soon(lock).with_context(context)?;
     let mut set_aside = None;
     let mut ledger = match read(state_dir) {
@@ -137,17 +139,13 @@ pub fn update(
     Ok((ledger, set_aside))
 }
 
-/// A temporary file beside it, to the disk, then into place: a reader sees the old or the new one.
 fn write(state_dir: &Path, ledger: &Ledger) -> Result<()> {
-    let mut file = tempfile::Builder::new().prefix(".ledger-").tempfile_in(state_dir)?;
-    serde_json::to_writer_pretty(&mut file, &LedgerJson::from(ledger))?;
-    file.write_all(b"\n")?;
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.as_file().set_permissions(readable)?;
-    file.as_file().sync_all()?;
-    file.persist(path(state_dir))?;
-    File::open(state_dir)?.sync_all()?;
-    Ok(())
+    replace(&path(state_dir), |file| {
+        let mut out = BufWriter::new(file);
+        serde_json::to_writer_pretty(&mut out, &LedgerJson::from(ledger))?;
+        out.write_all(b"\n")?;
+        out.flush()
+    })
 }
 
 #[cfg(test)]

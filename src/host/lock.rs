@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::hand_over;
+
 /// Held until it is dropped.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
@@ -40,6 +42,7 @@ pub fn take(runtime_dir: &Path) -> Result<Taken> {
         .truncate(false)
         .open(&path)
         .with_context(hint)?;
+    hand_over(&file, runtime_dir).with_context(hint)?;
     let mut holder = String::new();
     // The holder's note is a courtesy; a file that cannot be read as text has none.
     let _ = file.read_to_string(&mut holder);
@@ -103,6 +106,7 @@ pub fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
     let file = File::options().write(true).create(true).truncate(false).open(&path).with_context(context)?;
+    hand_over(&file, runtime_dir).with_context(context)?;
     // Whoever inhibits must be able to wait for it, whatever the umask.
     file.set_permissions(Permissions::from_mode(0o644)).with_context(context)?;
     lock_soon(file).map(Removing).with_context(context)

@@ -6,6 +6,42 @@ pub mod inhibitors;
 pub mod ledger_file;
 pub mod lock;
 
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Replace a file atomically: a temporary file beside it, to the disk, then into place. A reader sees
+/// the old or the new one, and every user may read it.
+///
+/// # Errors
+/// Names the file. What was there stays as it was.
+pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    let directory = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let replace = || -> Result<()> {
+        let mut file = tempfile::Builder::new().prefix(".ci-docker-prune-").tempfile_in(directory)?;
+        write(file.as_file_mut())?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        hand_over(file.as_file(), directory)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(File::open(directory)?.sync_all()?)
+    };
+    replace().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// What root makes in a directory of another user's belongs to that user: else a command that root runs
+/// by hand would lock the service's own user out.
+fn hand_over(file: &File, directory: &Path) -> io::Result<()> {
+    let owner = fs::metadata(directory)?;
+    if nix::unistd::geteuid().is_root() && file.metadata()?.uid() != owner.uid() {
+        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}
+
 /// Device and inode of stderr, where it has any.
 pub fn stderr_identity() -> Option<(u64, u64)> {
     let stat = nix::sys::stat::fstat(std::io::stderr()).ok()?;

@@ -1,6 +1,7 @@
-//! Verdicts, plans and outcomes as text and as JSON, for a writer.
+//! Verdicts, plans and outcomes as text, as JSON and as metrics.
 
 pub mod json;
+pub mod metrics;
 pub mod text;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,9 @@ pub enum Ending {
 }
 
 /// The words of `"outcome"`.
+pub const OUTCOMES: [&str; 5] = ["pruned", "nothing", "held", "stopped", "failed"];
+
+/// One of [`OUTCOMES`].
 pub fn outcome_word(report: &PruneReport) -> &'static str {
     match &report.ending {
         Ending::Held | Ending::Busy(..) => "held",

@@ -159,9 +159,8 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
     gates(out, &report.gates)?;
     match &report.ending {
         Ending::Busy(pid, dir) => return writeln!(out, "{}", busy(*pid, dir)),
-        Ending::Unanswered if report.plan.is_none() => {
-            return writeln!(out, "nothing removed: a gate could not be answered");
-        }
+        // The log says it, as an error.
+        Ending::Unanswered if report.plan.is_none() => return Ok(()),
         Ending::Held if report.plan.is_none() => {
             writeln!(out, "nothing removed: held back by {}", not_open(&report.gates))?;
             return match &report.pressure {
@@ -216,6 +215,14 @@ pub fn held_back(pressure: &Lasting, gates: &[Gate]) -> String {
     let threshold = threshold.unwrap_or_else(|| "under pressure".into());
     let held = if by.is_empty() { String::new() } else { format!(", held back {}", by.join(", ")) };
     format!("{threshold} for {}{held}", age(pressure.duration))
+}
+
+/// Why gates could not be answered, each reason once.
+pub fn unanswered(gates: &[Gate]) -> String {
+    let mut reasons: Vec<String> =
+        gates.iter().filter(|gate| gate.word() == Word::Unknown).map(reason).collect();
+    reasons.dedup();
+    reasons.join("; ")
 }
 
 fn not_open(gates: &[Gate]) -> String {
@@ -484,7 +491,7 @@ fn short(name: &str) -> String {
 }
 
 /// Names come from outside: no control character reaches a terminal.
-fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -23,7 +23,7 @@ use nix::sys::statvfs::statvfs;
 use crate::Image;
 
 /// Where a lab is mounted: the same path for each, for each has its own mount namespace.
-const LAB: &str = "/tmp/ci-docker-prune-lab";
+pub(crate) const LAB: &str = "/tmp/ci-docker-prune-lab";
 
 /// Which engine to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -113,13 +113,12 @@ impl Engine {
         let root = options.kind.root().canonicalize().with_context(|| {
             format!("{} is not there; tests/support/roots makes it", options.kind.root().display())
         })?;
-        sweep_cgroups();
         mount_lab(options.size_mib)?;
         let lab = Path::new(LAB);
         fs::write(lab.join("registry.yml"), REGISTRY.replace("{root}", &format!("{LAB}/registry")))?;
         fs::write(lab.join("init.sh"), include_str!("init.sh"))?;
 
-        let cgroup = format!("ci-docker-prune-lab-{}-{}", std::process::id(), nix::unistd::gettid());
+        let cgroup = cgroup_name();
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "sh"])
@@ -224,28 +223,23 @@ impl Engine {
 
     /// The ID that this engine gives an image that it pulled.
     pub fn id_of(&self, image: &Image) -> String {
-        if self.kind.containerd_store() { self.publish(image) } else { image.config_digest(&self.busybox()) }
-    }
-
-    fn busybox(&self) -> PathBuf {
-        let root = self.kind.root();
-        ["bin/busybox", "usr/bin/busybox"]
-            .map(|path| root.join(path))
-            .into_iter()
-            .find(|path| path.exists())
-            .unwrap_or_else(|| panic!("busybox is missing in {}", root.display()))
+        if self.kind.containerd_store() {
+            self.publish(image)
+        } else {
+            image.config_digest(&busybox(&self.kind.root()))
+        }
     }
 
     /// Put an image into the private registry (as `127.0.0.1:5000/REPOSITORY:TAG`, and through the
     /// mirror as a name of Docker Hub's where the repository starts with `library/`); its digest.
     pub fn publish(&self, image: &Image) -> String {
-        image.publish(&self.folder().join("registry"), &self.busybox())
+        image.publish(&self.folder().join("registry"), &busybox(&self.kind.root()))
     }
 
     /// Load an image into the engine's store without a registry.
     #[track_caller]
     pub fn load(&self, image: &Image, name: Option<&str>) {
-        let output = self.docker_output(&["load"], Some(&image.archive(name, &self.busybox())));
+        let output = self.docker_output(&["load"], Some(&image.archive(name, &busybox(&self.kind.root()))));
         assert!(output.status.success(), "docker load: {}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -340,6 +334,15 @@ impl Engine {
     }
 }
 
+/// The static busybox of a root, which every image is made of.
+pub(crate) fn busybox(root: &Path) -> PathBuf {
+    ["bin/busybox", "usr/bin/busybox"]
+        .map(|path| root.join(path))
+        .into_iter()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("busybox is missing in {}", root.display()))
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -348,11 +351,16 @@ impl Drop for Engine {
         // The first process of a PID namespace takes all others with it.
         let _ = self.outer.kill();
         let _ = self.outer.wait();
-        remove_cgroups(&self.cgroup);
-        wait_for(Duration::from_secs(5), || !Path::new(&format!("/proc/{}", self.init)).exists());
-        for place in [format!("{LAB}/data"), LAB.to_owned()] {
-            let _ = umount2(place.as_str(), MntFlags::MNT_DETACH);
-        }
+        take_down(&self.cgroup, self.init);
+    }
+}
+
+/// What is left of a lab whose first process was killed.
+pub(crate) fn take_down(cgroup: &str, init: u32) {
+    remove_cgroups(cgroup);
+    wait_for(Duration::from_secs(5), || !Path::new(&format!("/proc/{init}")).exists());
+    for place in [format!("{LAB}/data"), LAB.to_owned()] {
+        let _ = umount2(place.as_str(), MntFlags::MNT_DETACH);
     }
 }
 
@@ -380,7 +388,7 @@ pub fn df_percent(path: &Path) -> u64 {
         .expect("df's percentage")
 }
 
-const REGISTRY: &str = "\
+pub(crate) const REGISTRY: &str = "\
 version: 0.1
 log: {level: warn, accesslog: {disabled: false}}
 storage: {filesystem: {rootdirectory: {root}}}
@@ -418,7 +426,8 @@ pub fn with_default_signals(command: &mut Command) -> &mut Command {
 
 /// A private mount namespace for this thread, the lab's folder in memory and its disk in a file
 /// there. Doing it again in the same thread replaces what an earlier engine left.
-fn mount_lab(size_mib: u64) -> Result<()> {
+pub(crate) fn mount_lab(size_mib: u64) -> Result<()> {
+    sweep_cgroups();
     fs::create_dir_all(LAB).with_context(|| format!("create {LAB}"))?;
     unshare(CloneFlags::CLONE_NEWNS).context("unshare the mount namespace")?;
     let none: Option<&str> = None;
@@ -463,6 +472,11 @@ fn ping(socket: &Path) -> bool {
     stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n").is_ok()
         && stream.read_exact(&mut answer).is_ok()
         && answer.ends_with(b"200")
+}
+
+/// The control groups of a lab bear its process and thread, so that those of the dead can be told.
+pub(crate) fn cgroup_name() -> String {
+    format!("ci-docker-prune-lab-{}-{}", std::process::id(), nix::unistd::gettid())
 }
 
 /// The groups that this process is in and the tops of their hierarchies (v1) or hierarchy (v2): an

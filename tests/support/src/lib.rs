@@ -2,6 +2,7 @@
 
 pub mod deploys;
 pub mod engine;
+pub mod host;
 pub mod image;
 pub mod proxy;
 
@@ -13,5 +14,6 @@ pub fn is_foreign(name: &str) -> bool {
 }
 
 pub use engine::{Engine, Kind, Options};
+pub use host::Host;
 pub use image::Image;
 pub use proxy::{Fault, Proxy};

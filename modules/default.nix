@@ -1,0 +1,7 @@
+# The NixOS module: services.ci-docker-prune.
+{
+  imports = [
+    ./options.nix
+    ./service.nix
+  ];
+}

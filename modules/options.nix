@@ -1,0 +1,149 @@
+# What can be set.
+{ lib, pkgs, ... }:
+let
+  inherit (lib) mkOption types;
+
+  percentage = types.ints.between 0 100;
+  duration = types.strMatching "([0-9]+ *[a-z]+ *)+";
+
+  percent =
+    default: description:
+    mkOption {
+      type = percentage;
+      inherit default description;
+    };
+in
+{
+  options.services.ci-docker-prune = {
+    enable = lib.mkEnableOption "the daily prune of this Docker host, which keeps its image cache";
+
+    package = lib.mkPackageOption pkgs "ci-docker-prune" { };
+
+    onCalendar = mkOption {
+      type = types.nonEmptyStr;
+      default = "daily";
+      example = "*-*-* 03:30:00";
+      description = "When to prune, as a calendar event of {manpage}`systemd.time(7)`.";
+    };
+
+    randomizedDelaySec = mkOption {
+      type = types.nonEmptyStr;
+      default = "0";
+      example = "45min";
+      description = ''
+        Delay each prune by a random time of up to this, as a time span of {manpage}`systemd.time(7)`:
+        so that the nodes of a Swarm do not all prune at once.
+      '';
+    };
+
+    persistent = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether a prune that was missed while the host was off is made up for at boot.";
+    };
+
+    diskThreshold = percent 80 ''
+      Nothing is removed while the disk is below this percentage of its blocks and of its inodes.
+    '';
+
+    diskTarget = percent 70 ''
+      Cached images are evicted only while the disk is at or above this percentage.
+    '';
+
+    diskCritical = percent 95 ''
+      A prune that ends with the disk at or above this percentage fails (exit status 4), so that
+      `OnFailure=` and the monitoring of failed units see it.
+    '';
+
+    olderThan = mkOption {
+      type = duration;
+      default = "24h";
+      description = "Least age of what is removed.";
+    };
+
+    cacheAge = mkOption {
+      type = duration;
+      default = "7d";
+      example = "14d";
+      description = "Least time since a cached image was last in use.";
+    };
+
+    runPattern = mkOption {
+      type = types.nonEmptyStr;
+      default = "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)";
+      example = "^ci-[0-9]+_";
+      description = ''
+        Regular expression (of Rust's `regex` crate) that the names of a CI run's stacks, services,
+        Compose projects and containers match. While one is live, nothing is removed.
+      '';
+    };
+
+    diskPaths = mkOption {
+      type = types.listOf types.path;
+      default = [ ];
+      example = [ "/var/lib/docker" ];
+      description = "Measure the filesystems of these paths; empty: where the engine keeps its data.";
+    };
+
+    keepLabels = mkOption {
+      type = types.nonEmptyListOf (types.strMatching "[^,=[:space:]]+(=[^,]*)?");
+      default = [ "ci-docker-prune.keep" ];
+      example = [
+        "ci-docker-prune.keep"
+        "com.example.role=builder"
+      ];
+      description = "Containers and images with one of these labels, `KEY` or `KEY=VALUE`, are never removed.";
+    };
+
+    dockerHost = mkOption {
+      type = types.nullOr (types.strMatching "(unix:///|tcp://|http://).+");
+      default = null;
+      example = "unix:///run/user/1000/docker.sock";
+      description = "The engine to prune; null: the one of {option}`virtualisation.docker`.";
+    };
+
+    swarmHost = mkOption {
+      type = types.nullOr (types.strMatching "(unix:///|tcp://|http://).+");
+      default = null;
+      example = "tcp://manager.internal:2376";
+      description = ''
+        The engine to ask about services: on a Swarm worker, a manager. Null: the engine itself. Where
+        TLS is wanted, {option}`environmentFile` can set `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`.
+      '';
+    };
+
+    recordInterval = mkOption {
+      type = types.nullOr types.nonEmptyStr;
+      default = "5min";
+      example = "2min";
+      description = ''
+        How often the ledger notes which images are in use, as a time span of
+        {manpage}`systemd.time(7)`; null: never but at each prune.
+      '';
+    };
+
+    metricsFile = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = "/var/lib/node-exporter/ci-docker-prune.prom";
+      description = ''
+        Metrics of each prune, for the textfile collector of Prometheus' node exporter. The user
+        `ci-docker-prune` must be able to write to its directory.
+      '';
+    };
+
+    environmentFile = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = "/run/secrets/ci-docker-prune.env";
+      description = "Environment variables for the units, as of `EnvironmentFile=` in {manpage}`systemd.exec(5)`.";
+    };
+
+    extraArgs = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "--verbose" ];
+      description = "Further arguments of `ci-docker-prune prune`.";
+    };
+  };
+}

@@ -1,0 +1,58 @@
+# The program, with its man page and completions.
+{
+  lib,
+  stdenv,
+  rustPlatform,
+  installShellFiles,
+  versionCheckHook,
+  # The git revision that `--version` shows.
+  revision ? null,
+}:
+let
+  manifest = (lib.importTOML ../Cargo.toml).package;
+in
+rustPlatform.buildRustPackage {
+  pname = manifest.name;
+  inherit (manifest) version;
+
+  # The tests are members of the same workspace, so cargo wants to find them.
+  src = lib.fileset.toSource {
+    root = ../.;
+    fileset = lib.fileset.unions [
+      ../Cargo.lock
+      ../Cargo.toml
+      ../src
+      ../tests/it
+      ../tests/host.rs
+      ../tests/style.rs
+      ../tests/support/Cargo.toml
+      ../tests/support/src
+    ];
+  };
+  cargoLock.lockFile = ../Cargo.lock;
+
+  env = lib.optionalAttrs (revision != null) { CI_DOCKER_PRUNE_REVISION = revision; };
+
+  # The other tests start Docker engines, which a build sandbox cannot.
+  cargoTestFlags = [ "--bins" ];
+
+  nativeBuildInputs = [ installShellFiles ];
+  postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    installShellCompletion --cmd ci-docker-prune \
+      --bash <($out/bin/ci-docker-prune completions bash) \
+      --fish <($out/bin/ci-docker-prune completions fish) \
+      --zsh <($out/bin/ci-docker-prune completions zsh)
+    $out/bin/ci-docker-prune man > ci-docker-prune.1
+    installManPage ci-docker-prune.1
+  '';
+
+  doInstallCheck = true;
+  nativeInstallCheckInputs = [ versionCheckHook ];
+
+  meta = {
+    inherit (manifest) description;
+    license = lib.licenses.mit;
+    mainProgram = "ci-docker-prune";
+    platforms = lib.platforms.linux;
+  };
+}

@@ -1,0 +1,280 @@
+//! The module's units on a booted host: real systemd, a real engine, the sandbox as it is.
+//!
+//! `tests/nix/run` renders the units that these tests install.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lab::{Host, Image, Kind};
+
+const PRUNE: &str = "ci-docker-prune.service";
+const RECORD: &str = "ci-docker-prune-record.service";
+const RUN: &str = "abcd-0123ef_ci_commoninternet_net";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The release binary where `LAB_PROGRAM` names it.
+fn program() -> PathBuf {
+    std::env::var_os("LAB_PROGRAM").map_or_else(
+        || PathBuf::from(env!("CARGO_BIN_EXE_ci-docker-prune")),
+        |path| Path::new(&path).canonicalize().expect("the program that LAB_PROGRAM names"),
+    )
+}
+
+/// A host with these units, and with what NixOS does beside them: the user, the directories, the timers.
+fn host_with(units: &str, kind: Kind) -> Host {
+    let host = Host::boot(&program(), kind);
+    let units = root().join(units);
+    let entries = fs::read_dir(&units);
+    for entry in entries.unwrap_or_else(|_| panic!("no {}: tests/nix/run renders it", units.display())) {
+        let path = entry.expect("read the folder of the units").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let text = fs::read_to_string(&path).expect("read a unit");
+        let folder = match name.rsplit_once('.').expect("an extension").1 {
+            "service" | "timer" => "/etc/systemd/system",
+            _ if name.contains("tmpfiles") => "/etc/tmpfiles.d",
+            _ => "/etc/sysusers.d",
+        };
+        host.write(&format!("{folder}/{}", name.replace(".tmpfiles", "").replace(".sysusers", "")), &text);
+    }
+    host.run(
+        "systemd-sysusers
+         getent passwd ci-docker-prune > /dev/null || useradd --system --user-group ci-docker-prune
+         systemd-tmpfiles --create ci-docker-prune.conf
+         systemctl daemon-reload",
+    );
+    host
+}
+
+fn host() -> Host {
+    host_with("target/nix/units/plain", Kind::Trixie)
+}
+
+/// Let the policy be as short as a test, by what an operator would use for it.
+fn hurry(host: &Host) {
+    host.write(
+        &format!("/etc/systemd/system/{PRUNE}.d/hurry.conf"),
+        "[Service]\nExecStart=\nExecStart=/usr/local/bin/ci-docker-prune -vv prune --older-than=0s --cache-age=0s\n",
+    );
+    host.run("systemctl daemon-reload");
+}
+
+/// An image as Swarm's pulls leave it.
+fn cached(host: &Host, name: &str) {
+    host.publish(&Image::new(name, "1").size_mib(64));
+    host.run(&format!("docker service create --quiet --detach --name {name} 127.0.0.1:5000/{name}:1"));
+    host.eventually("the service runs", "docker service ls --format '{{.Replicas}}' | grep -q 1/1");
+    host.run(&format!("docker service rm {name}"));
+    host.eventually("its container is gone", "[ -z \"$(docker ps --all --quiet)\" ]");
+}
+
+/// What the program logs meanwhile, with its priorities. Not by unit: the journal may fail to tell whose a
+/// process was that is gone already.
+fn logged<T>(host: &Host, meanwhile: impl FnOnce() -> T) -> (T, String) {
+    let journal = "journalctl --sync; journalctl --no-pager --identifier ci-docker-prune";
+    host.run(&format!("{journal} --cursor-file /run/cursor > /dev/null"));
+    let result = meanwhile();
+    (
+        result,
+        host.run(&format!(
+            "{journal} --cursor-file /run/cursor --output json --output-fields PRIORITY,MESSAGE"
+        )),
+    )
+}
+
+/// Start a unit that must succeed, and what it logged.
+#[track_caller]
+fn start(host: &Host, unit: &str) -> String {
+    let (started, log) = logged(host, || host.sh(&format!("systemctl start {unit}")));
+    assert!(started.is_ok(), "{unit} failed: {log}");
+    log
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units_and_rates_their_sandbox_well() {
+    let host = host_with("target/nix/units/plain", Kind::Trixie);
+    for units in ["target/nix/units/plain", "modules/systemd"] {
+        for unit in [PRUNE, RECORD, "ci-docker-prune.timer", "ci-docker-prune-record.timer"] {
+            let text = fs::read_to_string(root().join(units).join(unit)).expect("a unit");
+            host.write(&format!("/etc/systemd/system/{unit}"), &text);
+            // It exits 0 on keys that it does not know: any word is a fault.
+            let verify = format!("systemd-analyze verify --man=no /etc/systemd/system/{unit} 2>&1");
+            assert_eq!(host.run(&verify), "", "{units}/{unit}");
+        }
+        for unit in [PRUNE, RECORD] {
+            host.run(&format!(
+                "systemd-analyze security --offline=true --threshold=10 --no-pager /etc/systemd/system/{unit}"
+            ));
+        }
+    }
+}
+
+#[test]
+fn the_timer_is_due_at_midnight_and_an_idle_disk_keeps_its_cache() {
+    let host = host();
+    host.run("systemctl start ci-docker-prune.timer");
+    let due = host.run("systemctl show --property NextElapseUSecRealtime --value ci-docker-prune.timer");
+    assert!(due.contains(" 00:00:00 "), "{due}");
+    let state = host.run("systemctl show --property ActiveState --value ci-docker-prune.service");
+    assert_eq!(state, "inactive", "the timer starts it, and nothing else");
+
+    let log = start(&host, PRUNE);
+    let line = log.lines().find(|line| line.contains("keeping local image cache")).expect(&log);
+    assert!(line.contains("(< 80%)") && line.contains("\"PRIORITY\":\"6\""), "{line}");
+    assert!(line.contains("/var/lib/docker at "), "the sandbox hides where the disk is mounted: {line}");
+}
+
+#[test]
+fn under_pressure_the_service_prunes_and_a_live_run_holds_it_back() {
+    let host = host();
+    host.run("docker swarm init --advertise-addr 127.0.0.1");
+    cached(&host, "old");
+    host.run("systemctl start ci-docker-prune-record");
+    lab::engine::fill_to(&host.data(), 85);
+    hurry(&host);
+    host.run(&format!("docker run --detach --name {RUN} 127.0.0.1:5000/old:1 sleep infinity"));
+    let log = start(&host, PRUNE);
+    assert!(log.contains("held back by runs"), "{log}");
+
+    host.run(&format!("docker rm --force {RUN}; docker image rm 127.0.0.1:5000/old:1"));
+    cached(&host, "old");
+    let log = start(&host, PRUNE);
+    assert!(log.contains("Removed:") && log.contains("127.0.0.1:5000/old@"), "{log}");
+    assert!(!host.run("docker image ls --digests").contains("127.0.0.1:5000/old"));
+    // The sandbox refused nothing that the program asked for.
+    for refusal in ["denied", "not permitted", "Read-only"] {
+        assert!(!log.contains(refusal), "{refusal}: {log}");
+    }
+}
+
+#[test]
+fn the_program_asks_for_nothing_that_the_sandbox_refuses() {
+    let host = host();
+    host.run("docker swarm init --advertise-addr 127.0.0.1");
+    cached(&host, "old");
+    lab::engine::fill_to(&host.data(), 85);
+    hurry(&host);
+    for unit in [PRUNE, RECORD] {
+        // A system call outside of the filter ends the program now, where it would only fail.
+        host.write(
+            &format!("/etc/systemd/system/{unit}.d/strict.conf"),
+            "[Service]\nSystemCallErrorNumber=\nEnvironment=CI_DOCKER_PRUNE_METRICS_FILE=/var/lib/ci-docker-prune/x.prom\n",
+        );
+    }
+    host.run("systemctl daemon-reload");
+    start(&host, RECORD);
+    let log = start(&host, PRUNE);
+    assert!(log.contains("Removed:"), "{log}");
+    assert!(host.run("cat /var/lib/ci-docker-prune/x.prom").contains("last_success"));
+}
+
+#[test]
+fn what_fails_is_loud() {
+    let host = host();
+    host.write(
+        "/etc/systemd/system/alarm.service",
+        "[Service]\nType=oneshot\nExecStart=/bin/touch /run/alarm\n",
+    );
+    host.write(&format!("/etc/systemd/system/{PRUNE}.d/alarm.conf"), "[Unit]\nOnFailure=alarm.service\n");
+    host.run("systemctl daemon-reload");
+    let fails = |status: &str, words: &str| {
+        let (started, log) = logged(&host, || host.sh(&format!("systemctl start {PRUNE}")));
+        assert!(started.is_err(), "{log}");
+        let loud = |line: &str| line.contains(words) && line.contains("\"PRIORITY\":\"3\"");
+        assert!(log.lines().any(loud), "{words}: {log}");
+        assert_eq!(host.run(&format!("systemctl show --property ExecMainStatus --value {PRUNE}")), status);
+        host.eventually("OnFailure= fires", "test -e /run/alarm && rm /run/alarm");
+    };
+    lab::engine::fill_to(&host.data(), 97);
+    fails("4", "a person must look");
+    fs::remove_file(host.data().join("ballast")).expect("remove the ballast");
+    // systemd would start the engine again for the socket.
+    host.run(
+        "systemctl mask --runtime docker.socket docker.service; systemctl stop docker.socket docker.service",
+    );
+    fails("1", "no Docker engine");
+}
+
+#[test]
+fn the_record_timer_fills_the_ledger() {
+    let host = host();
+    host.write(
+        "/etc/systemd/system/ci-docker-prune-record.timer.d/soon.conf",
+        "[Timer]\nOnActiveSec=\nOnActiveSec=1s\nOnUnitActiveSec=1s\nAccuracySec=100ms\n",
+    );
+    host.publish(&Image::new("app", "1"));
+    host.run("docker run --detach 127.0.0.1:5000/app:1 sleep infinity");
+    host.run("systemctl daemon-reload; systemctl start ci-docker-prune-record.timer");
+    host.eventually("the ledger knows the image", "grep -q sha256 /var/lib/ci-docker-prune/ledger.json");
+    // Again, and again.
+    let noted = "grep noted /var/lib/ci-docker-prune/ledger.json";
+    let first = host.run(noted);
+    host.eventually("the ledger is noted anew", &format!("[ \"$({noted})\" != '{first}' ]"));
+}
+
+#[test]
+fn a_user_of_the_docker_group_can_inhibit() {
+    let host = host();
+    hurry(&host);
+    lab::engine::fill_to(&host.data(), 85);
+    host.run("useradd --create-home --groups docker alice; useradd --create-home bob");
+    let inhibit = |user: &str| format!("runuser -u {user} -- ci-docker-prune inhibit --why deploy --");
+    host.run(&format!("systemd-run --quiet --unit deploy {} sleep infinity", inhibit("alice")));
+    host.eventually("the inhibitor is there", "ls /run/ci-docker-prune/inhibitors/*");
+    let log = start(&host, PRUNE);
+    assert!(log.contains("inhibited by process") && log.contains("'deploy'"), "{log}");
+    // It outlives the service, and goes with its process.
+    host.run("ls /run/ci-docker-prune/inhibitors/*; systemctl kill --signal KILL deploy");
+    let log = start(&host, PRUNE);
+    assert!(!log.contains("inhibited"), "{log}");
+    let refused = host.sh(&format!("{} true 2>&1", inhibit("bob"))).expect_err("bob may not");
+    assert!(refused.to_string().contains("member of the group that owns it"), "{refused:#}");
+}
+
+#[test]
+fn what_root_did_by_hand_never_locks_the_service_out() {
+    let host = host();
+    hurry(&host);
+    host.run("docker swarm init --advertise-addr 127.0.0.1");
+    cached(&host, "old");
+    lab::engine::fill_to(&host.data(), 85);
+    // Root comes first: with it the ledger, its lock, and the locks of a prune that removes something.
+    host.run("mkdir --parents /var/lib/ci-docker-prune && chown ci-docker-prune: /var/lib/ci-docker-prune");
+    let by_hand = host.run("ci-docker-prune prune --older-than 0s --cache-age 0s && ci-docker-prune record");
+    assert!(by_hand.contains("Removed:"), "{by_hand}");
+    cached(&host, "older");
+    let log = start(&host, PRUNE);
+    assert!(log.contains("Removed:"), "{log}");
+    start(&host, RECORD);
+    assert!(!log.contains("denied") && !log.contains("going on with what is known"), "{log}");
+    let owners =
+        host.run("stat --format %U /run/ci-docker-prune/*.lock /var/lib/ci-docker-prune/* | sort -u");
+    assert_eq!(owners, "ci-docker-prune");
+}
+
+#[test]
+fn an_engine_on_a_port_is_reached_from_the_sandbox() {
+    let host = host_with("target/nix/units/tcp", Kind::Trixie);
+    host.write("/etc/default/docker", "DOCKER_OPTS=-H=tcp://127.0.0.1:2375\n");
+    host.run("systemctl restart docker");
+    let log = start(&host, PRUNE);
+    assert!(log.contains("keeping local image cache") && !log.contains("unknown"), "{log}");
+}
+
+#[test]
+fn the_units_of_a_release_work_as_they_are() {
+    let host = host_with("modules/systemd", Kind::TrixieContainerd);
+    host.run("systemctl enable --now ci-docker-prune.timer ci-docker-prune-record.timer");
+    host.write(
+        "/etc/default/ci-docker-prune",
+        "CI_DOCKER_PRUNE_DISK_THRESHOLD=1\nCI_DOCKER_PRUNE_DISK_TARGET=1\n",
+    );
+    // Debian's containerd is a service of its own: where its data lies counts too, although the service's
+    // user may look into neither.
+    host.run("mount -t tmpfs -o size=64M tmpfs /var/lib/containerd && systemctl restart containerd docker");
+    host.run("fallocate --length 40M /var/lib/containerd/ballast");
+    let log = start(&host, PRUNE);
+    assert!(log.contains("/var/lib/containerd at 6") && log.contains("(>= 1%)"), "{log}");
+}

@@ -1,0 +1,126 @@
+# The options of NixOS that the module touches, and units rendered as NixOS writes them.
+lib: pkgs:
+let
+  inherit (builtins)
+    attrNames
+    concatStringsSep
+    isBool
+    isList
+    map
+    ;
+  inherit (lib) mkOption types;
+
+  option =
+    type: default:
+    mkOption {
+      inherit type default;
+    };
+
+  unitKeys = [
+    "after"
+    "before"
+    "bindsTo"
+    "conflicts"
+    "description"
+    "documentation"
+    "enable"
+    "onFailure"
+    "partOf"
+    "requires"
+    "unitConfig"
+    "wantedBy"
+    "wants"
+  ];
+  serviceKeys = unitKeys ++ [
+    "environment"
+    "path"
+    "reloadIfChanged"
+    "restartIfChanged"
+    "restartTriggers"
+    "serviceConfig"
+    "stopIfChanged"
+  ];
+
+  value = it: if isBool it then (if it then "true" else "false") else toString it;
+  line =
+    name: it:
+    if isList it then
+      concatStringsSep "" (map (one: "${name}=${value one}\n") it)
+    else
+      "${name}=${value it}\n";
+  section =
+    name: set: "[${name}]\n" + concatStringsSep "" (map (key: line key set.${key}) (attrNames set));
+  # Lists of units are one line.
+  words = list: concatStringsSep " " list;
+  unit =
+    it:
+    section "Unit" (
+      lib.optionalAttrs (it.after or [ ] != [ ]) { After = words it.after; }
+      // lib.optionalAttrs (it ? description) { Description = it.description; }
+      // lib.optionalAttrs (it ? documentation) { Documentation = words it.documentation; }
+      // lib.optionalAttrs (it.onFailure or [ ] != [ ]) { OnFailure = words it.onFailure; }
+      // lib.optionalAttrs (it.wants or [ ] != [ ]) { Wants = words it.wants; }
+      // it.unitConfig or { }
+    );
+  changes =
+    it: lib.optionalString (it.restartIfChanged or true == false) "X-RestartIfChanged=false\n";
+  render = {
+    service = it: "${unit it}\n${section "Service" (it.serviceConfig or { })}${changes it}";
+    timer = it: "${unit it}\n${section "Timer" (it.timerConfig or { })}";
+  };
+
+  module =
+    { config, ... }:
+    {
+      options = {
+        assertions = option (types.listOf types.raw) [ ];
+        warnings = option (types.listOf types.str) [ ];
+        environment.systemPackages = option (types.listOf types.package) [ ];
+        users.users = option (types.attrsOf (
+          types.keys [
+            "description"
+            "extraGroups"
+            "group"
+            "isSystemUser"
+          ]
+        )) { };
+        users.groups = option (types.attrsOf (
+          types.keys [
+            "gid"
+            "members"
+          ]
+        )) { };
+        virtualisation.docker.enable = option types.bool false;
+        virtualisation.docker.autoPrune.enable = option types.bool false;
+        nixpkgs.hostPlatform = option types.str "x86_64-linux";
+        system.stateVersion = option types.str "26.05";
+        systemd.services = option (types.attrsOf (types.keys serviceKeys)) { };
+        systemd.timers = option (types.attrsOf (types.keys (unitKeys ++ [ "timerConfig" ]))) { };
+        systemd.tmpfiles.rules = option (types.listOf types.str) [ ];
+        systemd.units = option (types.attrsOf types.raw) { };
+      };
+      config.systemd.units = lib.listToAttrs (
+        lib.mapAttrsToList (name: it: {
+          name = "${name}.service";
+          value.text = render.service it;
+        }) config.systemd.services
+        ++ lib.mapAttrsToList (name: it: {
+          name = "${name}.timer";
+          value.text = render.timer it;
+        }) config.systemd.timers
+      );
+    };
+in
+{ modules, ... }:
+{
+  inherit render;
+}
+// lib.evalModules {
+  modules = [ module ] ++ modules;
+  specialArgs = {
+    inherit pkgs;
+    utils.escapeSystemdExecArgs = lib.concatMapStringsSep " " (
+      it: builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString it))
+    );
+  };
+}

@@ -1,0 +1,115 @@
+# All that tests/nix/run asks, evaluated against the stand-in.
+let
+  nixpkgs = import ./nixpkgs;
+  inherit (nixpkgs) lib;
+  flake = import ../../flake.nix;
+  self = flake.outputs { inherit self nixpkgs; } // {
+    shortRev = "abc1234";
+    outPath = toString ../..;
+  };
+  evaluate = modules: lib.nixosSystem { modules = [ self.nixosModules.default ] ++ modules; };
+  package = self.packages.aarch64-linux.default;
+  unless = condition: what: if condition then [ ] else [ what ];
+
+  # With the program where a release's unit files expect it.
+  host =
+    settings:
+    evaluate [
+      {
+        virtualisation.docker.enable = true;
+        services.ci-docker-prune = settings // {
+          enable = true;
+          package = package // {
+            outPath = "/usr/local";
+          };
+        };
+      }
+    ];
+  system = host { };
+  inherit (system.config.systemd) services timers;
+  rendered =
+    system: builtins.mapAttrs (_: unit: unit.text) system.config.systemd.units // directories;
+  directories = {
+    "ci-docker-prune.tmpfiles.conf" = lib.concatMapStringsSep "" (
+      rule: rule + "\n"
+    ) system.config.systemd.tmpfiles.rules;
+  };
+in
+{
+  failures =
+    import ./cases.nix { inherit lib evaluate; }
+    ++ unless (
+      builtins.attrNames self.packages == [
+        "aarch64-linux"
+        "x86_64-linux"
+      ]
+    ) "the flake's systems"
+    ++ unless (
+      package.version == (lib.importTOML ../../Cargo.toml).package.version
+    ) "the package's version"
+    ++ unless (
+      package.env.CI_DOCKER_PRUNE_REVISION == "abc1234"
+    ) "the revision does not reach the package"
+    ++ unless (builtins.all builtins.pathExists package.src.fileset) "the package's files"
+    ++ unless (package.meta.mainProgram == "ci-docker-prune") "the main program"
+    ++ unless (
+      (self.overlays.default nixpkgs.legacyPackages.x86_64-linux { }).ci-docker-prune
+      == self.packages.x86_64-linux.default
+    ) "the overlay"
+    ++ unless (
+      builtins.attrNames self.checks.x86_64-linux == [
+        "clippy"
+        "fmt"
+        "module"
+        "package"
+        "vm"
+      ]
+    ) "the checks"
+    ++ unless (self.checks.x86_64-linux.module.failures == "") "the module's check"
+    ++ unless (self.devShells.x86_64-linux.default.packages != [ ]) "the shell"
+    ++ unless (self.formatter.x86_64-linux.pname == "nixfmt-tree") "the formatter";
+
+  # The files of the package, for a build of exactly these.
+  sources = lib.concatMapStringsSep "" (path: toString path + "\n") package.src.fileset;
+
+  options = import ./options-doc.nix lib (evaluate [ ]).options.services.ci-docker-prune;
+
+  # The units of hosts, as NixOS writes them.
+  units = {
+    plain = rendered system;
+    tcp = rendered (host {
+      dockerHost = "tcp://127.0.0.1:2375";
+      diskPaths = [ "/var/lib/docker" ];
+    });
+  };
+
+  # What a release carries for other distributions: there the program's own defaults hold, and a file of
+  # variables changes them.
+  release =
+    lib.listToAttrs (
+      lib.mapAttrsToList (name: unit: {
+        name = "${name}.service";
+        value = system.render.service (
+          builtins.removeAttrs unit [ "restartIfChanged" ]
+          // {
+            serviceConfig = unit.serviceConfig // {
+              EnvironmentFile = "-/etc/default/ci-docker-prune";
+              ExecStart = "/usr/local/bin/ci-docker-prune ${
+                if name == "ci-docker-prune" then "prune" else "record"
+              }";
+            };
+          }
+        );
+      }) services
+      ++ lib.mapAttrsToList (name: unit: {
+        name = "${name}.timer";
+        value = system.render.timer unit + "\n[Install]\nWantedBy=timers.target\n";
+      }) timers
+    )
+    // directories
+    // {
+      "ci-docker-prune.sysusers.conf" = "u ci-docker-prune - \"ci-docker-prune\"\n";
+    };
+
+  vm = self.checks.x86_64-linux.vm.test { pkgs = nixpkgs.legacyPackages.x86_64-linux; };
+}
