@@ -154,3 +154,74 @@ fn options(cli: &str) -> Vec<(String, Option<String>)> {
     }
     options
 }
+
+/// The pages for people.
+fn pages() -> Vec<(PathBuf, String)> {
+    let mut pages = vec![root().join("README.md")];
+    for folder in ["docs", "docs/decisions"] {
+        pages.extend(fs::read_dir(root().join(folder)).unwrap().map(|it| it.unwrap().path()));
+    }
+    pages.retain(|path| path.extension().is_some_and(|it| it == "md"));
+    pages.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// What stands in the text after each of these words, as far as it is a name.
+fn names_after<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(word).skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(rest.len());
+        &rest[..end]
+    })
+}
+
+#[test]
+fn the_docs_name_units_and_options_that_the_module_has() {
+    let options = fs::read_to_string(root().join("docs/module-options.md")).unwrap();
+    for (path, text) in pages() {
+        for option in names_after(&text, "services.ci-docker-prune.") {
+            // `systemd.services.ci-docker-prune.onFailure` is NixOS's.
+            let known = options.contains(&format!("## `services.ci-docker-prune.{option}`"));
+            assert!(known || option == "onFailure", "{}: no option {option}", path.display());
+        }
+        for unit in names_after(&text, "ci-docker-prune").filter(|it| it.is_empty() || *it == "-record") {
+            for kind in ["service", "timer"] {
+                let name = format!("ci-docker-prune{unit}.{kind}");
+                let there = root().join("modules/systemd").join(&name).exists();
+                assert!(there || !text.contains(&name), "{}: no unit {name}", path.display());
+            }
+        }
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap();
+            let there = file.contains("://") || path.parent().unwrap().join(file).exists();
+            assert!(there, "{}: no file {file}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_module_has_the_programs_defaults() {
+    let page = fs::read_to_string(root().join("docs/module-options.md")).unwrap();
+    let cli = fs::read_to_string(root().join("src/cli.rs")).unwrap();
+    let mut compared = 0;
+    for (name, default) in options(&cli) {
+        let default = match name.as_str() {
+            "run-pattern" => cli.split("RUN_PATTERN: &str = \"").nth(1).and_then(|it| it.split('"').next()),
+            _ => default.as_deref(),
+        };
+        let camel: String = name
+            .split('-')
+            .enumerate()
+            .map(|(n, word)| if n == 0 { word.to_owned() } else { word[..1].to_uppercase() + &word[1..] })
+            .collect();
+        let section = |name: &str| page.split(&format!("## `services.ci-docker-prune.{name}`")).nth(1);
+        // `keepLabels` holds several of `--keep-label`.
+        let Some(section) = section(&camel).or_else(|| section(&format!("{camel}s"))) else { continue };
+        let line = section.lines().find(|line| line.starts_with("- default: ")).unwrap();
+        if let Some(default) = default {
+            let value = line.trim_start_matches("- default: `").trim_end_matches('`');
+            let value = value.trim_start_matches("[ ").trim_end_matches(" ]").trim_matches('"');
+            assert_eq!(value, default, "--{name}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 7, "threshold, target, critical, two ages, pattern, label");
+}

@@ -83,6 +83,15 @@ in
     });
   };
 
+  # An example of the docs: what is wrong with it.
+  example =
+    file:
+    let
+      inherit (evaluate [ file ]) config;
+      failed = builtins.filter (it: !it.assertion) config.assertions;
+    in
+    builtins.deepSeq config.systemd (lib.concatMapStringsSep "" (it: it.message) failed);
+
   # What a release carries for other distributions: there the program's own defaults hold, and a file of
   # variables changes them.
   release =

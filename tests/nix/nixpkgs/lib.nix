@@ -243,10 +243,28 @@ let
         // {
           attributes = of;
         };
+      anything = type "anything" (_: true) // {
+        merge =
+          where: definitions:
+          if all isList definitions then
+            concatLists definitions
+          else if all isAttrs definitions then
+            builtins.mapAttrs (
+              name: _:
+              types.anything.merge "${where}.${name}" (
+                map (it: it.${name}) (filter (it: it ? ${name}) definitions)
+              )
+            ) (builtins.foldl' (a: b: a // b) { } definitions)
+          else
+            types.raw.merge where definitions;
+      };
       # A set with these keys and no others.
       keys =
         allowed:
-        type "attribute set of known keys" (it: isAttrs it && all (key: elem key allowed) (attrNames it));
+        type "attribute set of known keys" (it: isAttrs it && all (key: elem key allowed) (attrNames it))
+        // {
+          attributes = types.anything;
+        };
     };
 
     evalModules = import ./modules.nix lib;

@@ -92,6 +92,8 @@ let
         )) { };
         virtualisation.docker.enable = option types.bool false;
         virtualisation.docker.autoPrune.enable = option types.bool false;
+        virtualisation.docker.autoPrune.dates = option types.str "weekly";
+        virtualisation.docker.autoPrune.flags = option (types.listOf types.str) [ ];
         nixpkgs.hostPlatform = option types.str "x86_64-linux";
         system.stateVersion = option types.str "26.05";
         systemd.services = option (types.attrsOf (types.keys serviceKeys)) { };
