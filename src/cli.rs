@@ -31,7 +31,7 @@ const EXIT_STATUS: &str = "  0    done; for prune also: nothing to do, or held b
   3    a gate is closed (disk, runs, converge, check-gates)
   4    prune ended with the disk at or above --disk-critical
   255  a gate could not be answered (disk, runs, converge, check-gates)
-  inhibit exits with the status of its command";
+  inhibit exits with the status of its command; verify with 1 if a check fails";
 
 const ENVIRONMENT: &str = "\
 Every option can be set by an environment variable too: --disk-threshold by
@@ -103,6 +103,8 @@ pub enum Command {
     },
     /// Run a command while keeping prune away
     Inhibit(Inhibit),
+    /// Check this host: login, retention, other pruners, units; prove layer reuse
+    Verify(Verify),
     /// Print completions for a shell
     #[command(hide = true)]
     Completions {
@@ -188,6 +190,16 @@ pub struct Prune {
     #[arg(value_parser = BoolishValueParser::new())]
     pub dry_run: bool,
     #[command(flatten)]
+    pub policy: Policy,
+    /// Write metrics for Prometheus to this file, for node_exporter's textfile collector
+    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_METRICS_FILE", hide_env = true)]
+    pub metrics_file: Option<PathBuf>,
+}
+
+/// What decides about a prune.
+#[derive(Debug, Args)]
+pub struct Policy {
+    #[command(flatten)]
     pub disk: Disk,
     #[command(flatten)]
     pub runs: RunArgs,
@@ -211,13 +223,28 @@ pub struct Prune {
     #[arg(long, value_name = "KEY[=VALUE]", default_value = "ci-docker-prune.keep", value_delimiter = ',')]
     #[arg(env = "CI_DOCKER_PRUNE_KEEP_LABEL", hide_env = true)]
     pub keep_label: Vec<KeepLabel>,
-    /// Write metrics for Prometheus to this file, for node_exporter's textfile collector
-    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_METRICS_FILE", hide_env = true)]
-    pub metrics_file: Option<PathBuf>,
     #[command(flatten)]
     pub state: State,
     #[command(flatten)]
     pub runtime: Runtime,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Check that there is a credential for this registry; repeatable
+    #[arg(long, value_name = "HOST", default_value = "docker.io", value_delimiter = ',', value_parser = registry)]
+    #[arg(env = "CI_DOCKER_PRUNE_REGISTRY", hide_env = true)]
+    pub registry: Vec<String>,
+    /// Have the engine test the credentials at their registries
+    #[arg(long, action = ArgAction::SetTrue, env = "CI_DOCKER_PRUNE_ONLINE", hide_env = true)]
+    #[arg(value_parser = BoolishValueParser::new())]
+    pub online: bool,
+    /// Prove layer reuse: deploy this image as a Swarm service, tear it down, plan a prune, deploy it
+    /// again
+    #[arg(long, value_name = "IMAGE", value_parser = image, env = "CI_DOCKER_PRUNE_REDEPLOY", hide_env = true)]
+    pub redeploy: Option<String>,
+    #[command(flatten)]
+    pub policy: Policy,
 }
 
 #[derive(Debug, Args)]
@@ -242,6 +269,24 @@ Example:
 Exit status:
   that of the command; 128 and the signal's number where a signal ended it; 127 where there is no
   such command, 126 where it cannot be run; 1 where prune cannot be kept away (CMD is not started)";
+
+/// A registry as it stands in the name of an image.
+fn registry(text: &str) -> Result<String, String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-:[]/".contains(c);
+    if text.is_empty() || !text.chars().all(fine) || text.contains("://") {
+        return Err("expected a registry's host, such as docker.io or registry.example.org:5000".into());
+    }
+    Ok(text.into())
+}
+
+/// The name of an image: what may stand in one (distribution's reference grammar), no more.
+fn image(text: &str) -> Result<String, String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-:/@[]".contains(c);
+    if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) || !text.chars().all(fine) {
+        return Err("expected the name of an image, such as redis:7-alpine".into());
+    }
+    Ok(text.into())
+}
 
 fn pattern(text: &str) -> Result<Regex, String> {
     if text.is_empty() {

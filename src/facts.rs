@@ -20,6 +20,8 @@ pub struct Info {
     /// Does the containerd image store hold the images?
     pub containerd_store: bool,
     pub swarm: Swarm,
+    /// The engine's own, such as `26.1.5`.
+    pub version: String,
     /// The engine's own clock, where it shows one.
     pub time: Option<Time>,
 }

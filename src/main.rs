@@ -8,6 +8,7 @@ mod settings;
 
 mod commands;
 
+mod checks;
 mod facts;
 mod gates;
 mod ledger;

@@ -44,6 +44,7 @@ pub enum Command {
     Converge,
     Record { state_dir: PathBuf, runtime_dir: PathBuf },
     Inhibit { why: Option<String>, command: Vec<OsString>, state_dir: PathBuf, runtime_dir: PathBuf },
+    Verify(Box<Verify>),
     Completions(Shell),
     Man,
 }
@@ -71,6 +72,15 @@ pub struct Prune {
     pub critical: Percent,
     pub state_dir: PathBuf,
     pub metrics_file: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub struct Verify {
+    pub registries: Vec<String>,
+    pub online: bool,
+    pub redeploy: Option<String>,
+    /// The prune that the plan in between is of.
+    pub prune: Prune,
 }
 
 /// Where an engine listens.
@@ -175,6 +185,12 @@ fn settings(cli: Cli) -> Result<Settings, clap::Error> {
             state_dir: state_dir(inhibit.state),
             runtime_dir: runtime_dir(inhibit.runtime),
         },
+        Some(cli::Command::Verify(verify)) => Command::Verify(Box::new(Verify {
+            registries: verify.registry,
+            online: verify.online,
+            redeploy: verify.redeploy,
+            prune: check(cli::Prune { dry_run: true, policy: verify.policy, metrics_file: None })?,
+        })),
         Some(cli::Command::Completions { shell }) => Command::Completions(shell),
         Some(cli::Command::Man) => Command::Man,
     };
@@ -224,8 +240,9 @@ fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
 }
 
 fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {
-    let cli::Prune { disk_target: target, disk_critical: critical, .. } = prune;
-    let threshold = prune.disk.disk_threshold;
+    let cli::Prune { dry_run, policy, metrics_file } = prune;
+    let cli::Policy { disk_target: target, disk_critical: critical, .. } = policy;
+    let threshold = policy.disk.disk_threshold;
     if !(target <= threshold && threshold <= critical) {
         let text = format!(
             "the percentages must rise: --disk-target {} <= --disk-threshold {} <= --disk-critical {}",
@@ -236,18 +253,18 @@ fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {
         return Err(usage(ErrorKind::ValueValidation, &text));
     }
     Ok(Prune {
-        dry_run: prune.dry_run,
-        disk: prune.disk.into(),
-        runs: runs(prune.runs, prune.runtime),
+        dry_run,
+        disk: policy.disk.into(),
+        runs: runs(policy.runs, policy.runtime),
         policy: plan::Policy {
-            older_than: prune.older_than,
-            cache_age: prune.cache_age,
+            older_than: policy.older_than,
+            cache_age: policy.cache_age,
             disk_target: target,
-            keep_labels: prune.keep_label,
+            keep_labels: policy.keep_label,
         },
         critical,
-        state_dir: state_dir(prune.state),
-        metrics_file: prune.metrics_file,
+        state_dir: state_dir(policy.state),
+        metrics_file,
     })
 }
 

@@ -263,6 +263,69 @@ fn an_engine_on_a_port_is_reached_from_the_sandbox() {
     assert!(log.contains("keeping local image cache") && !log.contains("unknown"), "{log}");
 }
 
+/// Status and detail of one check, as root sees it.
+#[track_caller]
+fn check(host: &Host, program: &str, name: &str) -> (String, String) {
+    let report = host.run(&format!("{program} verify --output json || [ $? = 1 ]"));
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let checks = report["checks"].as_array().expect("checks");
+    let found = checks.iter().find(|it| it["check"] == name).expect("the check");
+    let text = |key: &str| found[key].as_str().expect("text").to_owned();
+    (text("status"), text("detail"))
+}
+
+#[test]
+fn verify_tells_other_pruners_from_our_own_units() {
+    let host = host();
+    let pruners = || check(&host, "ci-docker-prune", "pruners");
+    host.run("systemctl start ci-docker-prune.timer ci-docker-prune-record.timer");
+    assert_eq!(pruners().0, "ok", "{}", pruners().1);
+    // As NixOS writes autoPrune: the command is in a script.
+    host.write("/usr/local/bin/start-it", "#!/bin/sh\nset -e\nexec docker system prune --force --all\n");
+    let service = "[Service]\nType=oneshot\nExecStart=/bin/sh /usr/local/bin/start-it\n";
+    host.write("/etc/systemd/system/cleanup.service", service);
+    host.write("/etc/systemd/system/cleanup.timer", "[Timer]\nOnCalendar=yearly\n");
+    host.run("systemctl daemon-reload");
+    assert_eq!(pruners().0, "ok", "nothing starts it: {}", pruners().1);
+    host.run("systemctl start cleanup.timer");
+    let (status, detail) = pruners();
+    assert!(status == "failed" && detail.contains("cleanup.service runs 'docker system prune'"), "{detail}");
+    host.run("systemctl stop cleanup.timer");
+
+    host.write("/etc/cron.d/cleanup", "# docker system prune\n@daily root echo ci-docker-prune\n");
+    assert_eq!(pruners().0, "ok", "{}", pruners().1);
+    host.write("/etc/cron.d/cleanup", "@daily root docker image prune -af\n");
+    let (status, detail) = pruners();
+    assert!(status == "failed" && detail.contains("/etc/cron.d/cleanup runs"), "{detail}");
+}
+
+#[test]
+fn verify_compares_the_units_with_the_program_that_asks() {
+    let host = host();
+    let units = |program: &str| check(&host, program, "units");
+    let (status, detail) = units("ci-docker-prune");
+    assert!(status == "failed" && detail.contains("ci-docker-prune.timer"), "{detail}");
+    host.run("systemctl start ci-docker-prune.timer");
+    let (status, detail) = units("ci-docker-prune");
+    let version = format!("version {}", env!("CARGO_PKG_VERSION"));
+    assert!(status == "ok" && detail.contains(&version) && detail.contains("00:00:00"), "{detail}");
+    host.run("cp /usr/local/bin/ci-docker-prune /root/another");
+    let (status, detail) = units("/root/another");
+    assert!(status == "failed" && detail.contains("this is /root/another"), "{detail}");
+    lab::engine::fill_to(&host.data(), 97);
+    assert!(host.sh("systemctl start ci-docker-prune").is_err());
+    let (status, detail) = units("ci-docker-prune");
+    assert!(status == "warning" && detail.contains("the last prune failed"), "{detail}");
+    host.run("rm /etc/systemd/system/ci-docker-prune*; systemctl stop ci-docker-prune.timer; systemctl daemon-reload; systemctl reset-failed");
+    assert!(units("ci-docker-prune").1.contains("docs/install.md"), "{}", units("ci-docker-prune").1);
+    // Whatever else it found, it is printed for people too.
+    let text = host.run("ci-docker-prune verify || true");
+    for word in ["engine ", "retention ", "login ", "pruners ", "units "] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+}
+
 #[test]
 fn the_units_of_a_release_work_as_they_are() {
     let host = host_with("modules/systemd", Kind::TrixieContainerd);

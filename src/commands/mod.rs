@@ -4,16 +4,24 @@ mod gates;
 mod inhibit;
 mod ledger;
 mod prune;
+mod redeploy;
 mod survey;
+mod verify;
 
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli;
 use crate::exit::Exit;
 use crate::settings::{Command, Settings};
 use crate::units::Time;
+
+/// How many objects are asked about at a time.
+const AT_A_TIME: usize = 8;
 
 pub async fn run(settings: Settings) -> Result<Exit> {
     let Settings { engine, output, verbose, command, .. } = settings;
@@ -31,6 +39,7 @@ pub async fn run(settings: Settings) -> Result<Exit> {
         Command::Inhibit { why, command, state_dir, runtime_dir } => {
             inhibit::run(engine, why.as_deref(), &command, &state_dir, &runtime_dir).await
         }
+        Command::Verify(verify) => verify::run(engine, *verify, output).await,
         Command::Completions(shell) => print(|out| cli::completions(shell, out)).map(|()| Exit::Done),
         Command::Man => print(|out| cli::man(out)).map(|()| Exit::Done),
     }
@@ -47,4 +56,18 @@ fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("cannot write the result to stdout"),
     }
+}
+
+/// Turns true with SIGTERM or SIGINT: then what is under way ends in order.
+fn watch_signals() -> Result<Arc<AtomicBool>> {
+    let told = Arc::new(AtomicBool::new(false));
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signal = signal(kind).context("cannot watch for signals")?;
+        let told = Arc::clone(&told);
+        tokio::spawn(async move {
+            signal.recv().await;
+            told.store(true, Ordering::Relaxed);
+        });
+    }
+    Ok(told)
 }

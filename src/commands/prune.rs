@@ -3,16 +3,13 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::{StreamExt, stream};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::gates::{all_unanswered, usages};
 use super::survey::{self, Engines, Questions, Survey};
-use super::{ledger, now, print};
+use super::{AT_A_TIME, ledger, now, print, watch_signals};
 use crate::cli::{self, Output};
 use crate::engine::remove::Remover;
 use crate::engine::watch::{Scope, Sign, Watch};
@@ -29,9 +26,6 @@ use crate::plan::{self, Inventory, Plan, containers, images};
 use crate::report::{Ending, Lasting, PruneReport, json, metrics, text};
 use crate::settings::{self, Prune};
 use crate::units::{Percent, Time};
-
-/// How many objects are asked about at a time.
-const AT_A_TIME: usize = 8;
 
 pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose: bool) -> Result<Exit> {
     let (report, error) = match make(&engine, &prune).await {
@@ -94,7 +88,7 @@ fn write_metrics(path: &Path, report: &PruneReport, prune: &Prune, exit: Exit) -
 
 async fn make(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
     if prune.dry_run {
-        return look(engine, prune).await;
+        return look(engine, prune, None).await;
     }
     let runtime_dir = &prune.runs.runtime_dir;
     inhibitors::prepare(runtime_dir, engine.host.socket())
@@ -123,8 +117,8 @@ fn evaluate(engines: &Engines, survey: &Survey, prune: &Prune, now: Time) -> Vec
     vec![survey.disk(engines, &prune.disk), survey.runs(&prune.runs, now), survey.converge(now)]
 }
 
-/// The plan of a run at this moment, whatever the gates say.
-async fn look(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
+/// The plan of a run at this moment, whatever the gates say; for the disk as it is, or as full as this.
+pub async fn look(engine: &settings::Engine, prune: &Prune, usage: Option<Percent>) -> Result<PruneReport> {
     let engines = Engines::connect(engine).await.map_err(|why| anyhow!(why.0))?;
     let survey = survey::take(&engines, Questions::EVERYTHING).await;
     let now = now();
@@ -142,7 +136,7 @@ async fn look(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
     let mut seen = ledger::sightings(&engines.local, &survey, known.noted, now).await?;
     seen.list(&inventory.images);
     known.note(&seen, now);
-    let usage = measured(&gates).first().map(|it| it.percent);
+    let usage = usage.or_else(|| measured(&gates).first().map(|it| it.percent));
     let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, usage, now).await?;
     let ending = if together(&gates) == Word::Unknown { Ending::Unanswered } else { Ending::Looked };
     Ok(PruneReport { dry_run: true, plan: Some(plan), ..ended(gates, ending) })
@@ -339,18 +333,4 @@ async fn note(
             Ok(known)
         }
     }
-}
-
-/// SIGTERM and SIGINT end the run after the removal in flight.
-fn watch_signals() -> Result<Arc<AtomicBool>> {
-    let told = Arc::new(AtomicBool::new(false));
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signal = signal(kind).context("cannot watch for signals")?;
-        let told = Arc::clone(&told);
-        tokio::spawn(async move {
-            signal.recv().await;
-            told.store(true, Ordering::Relaxed);
-        });
-    }
-    Ok(told)
 }

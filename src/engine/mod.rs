@@ -1,5 +1,6 @@
 //! The Docker engine: the only place that talks to it.
 
+pub mod deploy;
 pub mod read;
 pub mod remove;
 mod transport;
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use bollard::Docker;
 use hyper::body::Bytes;
+use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use crate::facts::Unanswered;
 use crate::settings::HostUrl;
@@ -94,6 +97,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// The version of its API that we speak with it.
+    pub fn api_version(&self) -> String {
+        self.version.to_string()
+    }
+
     /// Is the engine on this host, so that its paths are ours?
     pub fn is_local(&self) -> bool {
         matches!(self.host, HostUrl::Unix(_))
@@ -116,8 +124,29 @@ impl Engine {
     }
 
     async fn fetch(&self, path: &str) -> Result<Bytes, EngineError> {
-        let error = |problem| EngineError::new(&self.host, &asked(path), problem);
-        match tokio::time::timeout(self.timeout, self.transport.get(path)).await {
+        self.answer(&asked(path), self.transport.send(Method::GET, path, None, None)).await
+    }
+
+    /// Any request, with a registry's credential and a JSON body where it has them.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        auth: Option<&Zeroizing<String>>,
+        body: Option<&str>,
+    ) -> Result<Bytes, EngineError> {
+        let asked = format!("{method} {path}");
+        let path = format!("/v{}{path}", self.version);
+        self.answer(&asked, self.transport.send(method, &path, auth, body)).await
+    }
+
+    async fn answer(
+        &self,
+        asked: &str,
+        answer: impl Future<Output = Result<(StatusCode, Bytes), Box<dyn std::error::Error>>>,
+    ) -> Result<Bytes, EngineError> {
+        let error = |problem| EngineError::new(&self.host, asked, problem);
+        match tokio::time::timeout(self.timeout, answer).await {
             Err(_) => Err(error(Problem::TimedOut(self.timeout))),
             Ok(Err(lost)) => Err(error(Problem::of(lost.as_ref()))),
             Ok(Ok((status, body))) if status.is_success() => Ok(body),

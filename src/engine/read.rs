@@ -39,6 +39,7 @@ impl Engine {
                 .unwrap_or_default()
                 .iter()
                 .any(|pair| pair.len() == 2 && pair[0] == "driver-type" && pair[1] == containerd),
+            version: info.server_version,
             time: info.system_time.as_deref().and_then(parse_time),
             swarm: info.swarm.unwrap_or_default().into(),
         })
@@ -133,7 +134,7 @@ impl Engine {
     }
 }
 
-fn gone_is_none<T>(answer: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+pub(super) fn gone_is_none<T>(answer: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(error) if error.status().is_some_and(|(status, _)| status == 404) => Ok(None),
@@ -166,6 +167,8 @@ fn from_seconds(seconds: Option<i64>) -> Option<Time> {
 #[serde(rename_all = "PascalCase")]
 struct InfoAnswer {
     docker_root_dir: PathBuf,
+    #[serde(default)]
+    server_version: String,
     driver_status: Option<Vec<Vec<String>>>,
     system_time: Option<String>,
     swarm: Option<SwarmAnswer>,

@@ -9,11 +9,13 @@ use std::time::Duration;
 use bollard::{BollardRequest, ClientVersion, Docker};
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use hyperlocal::UnixConnector;
+use zeroize::Zeroizing;
 
 use super::Version;
 use crate::settings::HostUrl;
@@ -89,19 +91,33 @@ impl Transport {
         Docker::connect_with_custom_transport(send, Some(self.base.as_str()), seconds, &client_version)
     }
 
-    /// `GET` a path with its query; the status and the whole body.
-    pub async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
-        let response = self.request(path).await?;
+    /// A request, with a registry's credential and a JSON body where it has them; the status and the
+    /// whole answer.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        auth: Option<&Zeroizing<String>>,
+        body: Option<&str>,
+    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if let Some(auth) = auth {
+            let mut value = HeaderValue::from_str(auth)?;
+            value.set_sensitive(true);
+            request = request.header("X-Registry-Auth", value);
+        }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = Bytes::copy_from_slice(body.unwrap_or_default().as_bytes());
+        let response = self.client.request(request.body(bollard::body_full(body))?).await?;
         let status = response.status();
         Ok((status, response.into_body().collect().await?.to_bytes()))
     }
 
     /// `GET` a path with its query; the body is still to come.
     pub async fn request(&self, path: &str) -> Result<Response<Incoming>, Box<dyn std::error::Error>> {
-        let request = Request::builder()
-            .method(Method::GET)
-            .uri(format!("{}{path}", self.base))
-            .body(bollard::body_full(Bytes::new()))?;
+        let request = Request::get(format!("{}{path}", self.base)).body(bollard::body_full(Bytes::new()))?;
         Ok(self.client.request(request).await?)
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::sys::statfs::{FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
 use crate::facts::Filesystem;
@@ -42,6 +43,21 @@ fn one(path: &Path) -> Result<Filesystem> {
         available: bytes(stat.blocks_available()),
         inodes: stat.files(),
         inodes_used: stat.files().saturating_sub(stat.files_free()),
+    })
+}
+
+/// What holds a path, where that does not outlive a reboot.
+///
+/// # Errors
+/// Names the path that cannot be asked about.
+pub fn volatile(path: &Path) -> Result<Option<&'static str>> {
+    let stat = statfs(path).with_context(|| format!("cannot ask what holds {}: statfs", path.display()))?;
+    // linux/magic.h
+    Ok(match stat.filesystem_type() {
+        TMPFS_MAGIC => Some("tmpfs"),
+        OVERLAYFS_SUPER_MAGIC => Some("overlay"),
+        FsType(0x8584_58f6) => Some("ramfs"),
+        _ => None,
     })
 }
 

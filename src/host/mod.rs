@@ -1,10 +1,12 @@
-//! The host: filesystems, the ledger's file, locks and inhibitors. The only place that asks the kernel.
+//! The host: filesystems, files, locks, child processes, systemd. The only place that asks the kernel.
 
 pub mod child;
+pub mod docker_config;
 pub mod filesystem;
 pub mod inhibitors;
 pub mod ledger_file;
 pub mod lock;
+pub mod systemd;
 
 use std::fs::{self, File};
 use std::io;

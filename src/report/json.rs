@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::text::{busy, keep_reason, reason, remove_reason_line, skip, stop, word};
-use super::{Ending, PruneReport, outcome_word};
+use super::{Ending, PruneReport, checks, outcome_word};
+use crate::checks::{Check, Deployed, Redeploy, Status};
 use crate::gates::disk::{self, Usage};
 use crate::gates::{Gate, Verdict, Word, converge, runs, together};
 use crate::plan::{Kept, Removal};
@@ -258,6 +259,23 @@ fn filesystem(usage: &Usage) -> FilesystemJson {
         available_bytes: it.available,
         filesystems: vec![],
     }
+}
+
+pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
+    let check = |check: &Check| {
+        let mut json = json!({
+            "check": check.name(),
+            "status": checks::status(check.status()),
+            "detail": checks::detail(check),
+        });
+        if let Check::Redeploy(Redeploy::Proved { cold, warm, planned }) = check {
+            let deploy = |it: &Deployed| json!({"image": it.image, "milliseconds": it.milliseconds, "layers_downloaded": it.layers});
+            json["facts"] = json!({"cold": deploy(cold), "warm": deploy(warm), "planned": planned});
+        }
+        json
+    };
+    let ok = list.iter().all(|check| check.status() != Status::Failed);
+    print(out, &json!({"schema": SCHEMA, "ok": ok, "checks": list.iter().map(check).collect::<Vec<_>>()}))
 }
 
 pub fn recorded(out: &mut impl Write, used: usize, known: usize) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! Verdicts, plans and outcomes as text, as JSON and as metrics.
 
+pub mod checks;
 pub mod json;
 pub mod metrics;
 pub mod text;

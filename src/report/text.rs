@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
-use super::{Ending, Lasting, PruneReport};
+use super::{Ending, Lasting, PruneReport, checks};
+use crate::checks::Check;
 use crate::engine::watch::Sign;
 use crate::execute::{Outcome, Skip, Stop};
 use crate::gates::disk::{self, Measured, Usage};
@@ -159,8 +160,9 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
     gates(out, &report.gates)?;
     match &report.ending {
         Ending::Busy(pid, dir) => return writeln!(out, "{}", busy(*pid, dir)),
-        // The log says it, as an error.
-        Ending::Unanswered if report.plan.is_none() => return Ok(()),
+        Ending::Unanswered if report.plan.is_none() => {
+            return writeln!(out, "nothing removed: a gate could not be answered");
+        }
         Ending::Held if report.plan.is_none() => {
             writeln!(out, "nothing removed: held back by {}", not_open(&report.gates))?;
             return match &report.pressure {
@@ -465,6 +467,14 @@ pub fn stop(why: &Stop) -> String {
     }
 }
 
+/// The list of checks.
+pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
+    let row = |check: &Check| {
+        [check.name().to_owned(), checks::status(check.status()).to_owned(), checks::detail(check)]
+    };
+    table(out, ["CHECK", "STATUS", "DETAIL"], list.iter().map(row))
+}
+
 /// What `record` says.
 pub fn recorded(out: &mut impl Write, used: usize, known: usize) -> io::Result<()> {
     writeln!(out, "{} in use now; the ledger knows {}", plural(used, "image"), plural(known, "image"))
@@ -517,7 +527,7 @@ fn table<const N: usize>(
                 column.set_cell_alignment(CellAlignment::Right);
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
-            "KIND" => {
+            "KIND" | "CHECK" | "STATUS" => {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
             "NAME" => {

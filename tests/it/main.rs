@@ -12,3 +12,4 @@ mod runs;
 mod support;
 mod sweep;
 mod usage;
+mod verify;

@@ -335,7 +335,7 @@ impl Engine {
 }
 
 /// The static busybox of a root, which every image is made of.
-pub(crate) fn busybox(root: &Path) -> PathBuf {
+pub fn busybox(root: &Path) -> PathBuf {
     ["bin/busybox", "usr/bin/busybox"]
         .map(|path| root.join(path))
         .into_iter()

@@ -1,0 +1,114 @@
+//! What `verify` checks of a host, and how each check ends.
+
+pub mod login;
+pub mod pruners;
+pub mod units;
+
+use std::path::PathBuf;
+
+use crate::facts::{SwarmState, Unanswered};
+
+/// One line of the list.
+#[derive(Debug)]
+pub enum Check {
+    Engine(Engine),
+    Retention(Retention),
+    /// Of this registry.
+    Login(String, login::Login),
+    Pruners(pruners::Pruners),
+    Units(units::Units),
+    Redeploy(Redeploy),
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Ok,
+    Warning,
+    Failed,
+    Skipped,
+}
+
+#[derive(Debug)]
+pub enum Engine {
+    Answers {
+        host: String,
+        version: String,
+        api: String,
+        containerd_store: bool,
+        swarm: SwarmState,
+        /// Is a manager named that knows the services?
+        manager: bool,
+    },
+    Unanswered(Unanswered),
+}
+
+/// Does the engine's data outlive a reboot?
+#[derive(Debug)]
+pub enum Retention {
+    Persistent(Vec<PathBuf>),
+    /// On a filesystem of this kind.
+    Volatile(PathBuf, &'static str),
+    /// The engine is on another host.
+    Elsewhere,
+    Unknown(Unanswered),
+}
+
+/// What the proof of layer reuse showed.
+#[derive(Debug)]
+pub enum Redeploy {
+    Proved {
+        cold: Deployed,
+        warm: Deployed,
+        /// Would the plan in between have removed the image?
+        planned: bool,
+    },
+    Interrupted,
+    Failed(String),
+}
+
+/// One deploy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployed {
+    /// `name@sha256:…`, as the registry resolved it.
+    pub image: String,
+    /// From the order to the running task.
+    pub milliseconds: u64,
+    /// Layers that the engine did not have before.
+    pub layers: usize,
+}
+
+impl Check {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Engine(_) => "engine",
+            Self::Retention(_) => "retention",
+            Self::Login(..) => "login",
+            Self::Pruners(_) => "pruners",
+            Self::Units(_) => "units",
+            Self::Redeploy(_) => "redeploy",
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Engine(Engine::Answers { swarm, manager, .. }) => match swarm {
+                SwarmState::Manager | SwarmState::Inactive => Status::Ok,
+                SwarmState::Worker if *manager => Status::Ok,
+                SwarmState::Worker | SwarmState::Pending => Status::Warning,
+                SwarmState::Locked | SwarmState::Failed(_) => Status::Failed,
+            },
+            Self::Engine(Engine::Unanswered(_)) | Self::Retention(Retention::Volatile(..)) => Status::Failed,
+            Self::Retention(Retention::Persistent(_)) => Status::Ok,
+            Self::Retention(Retention::Elsewhere | Retention::Unknown(_)) => Status::Skipped,
+            Self::Login(_, login) => login.status(),
+            Self::Pruners(pruners) => pruners.status(),
+            Self::Units(units) => units.status(),
+            Self::Redeploy(Redeploy::Proved { cold, warm, planned }) => {
+                let reused = warm.layers == 0 && cold.image == warm.image && !planned;
+                if reused { Status::Ok } else { Status::Failed }
+            }
+            Self::Redeploy(Redeploy::Interrupted | Redeploy::Failed(_)) => Status::Failed,
+        }
+    }
+}

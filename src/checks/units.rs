@@ -1,0 +1,47 @@
+//! Are our own units there, and do they run the very program that is asking?
+
+use std::path::PathBuf;
+
+use super::Status;
+
+/// What systemd says.
+#[derive(Debug)]
+pub enum Units {
+    /// This host was not booted with systemd, or its systemctl does not answer.
+    NoSystemd,
+    Seen {
+        timer: Timer,
+        /// What `ExecStart=` of the service names; none where there is no service.
+        runs: Option<PathBuf>,
+        /// The program that is asking.
+        own: PathBuf,
+        /// Did the last prune fail?
+        failed: bool,
+        version: String,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Timer {
+    Missing,
+    Disabled,
+    Inactive,
+    /// When it starts the next prune, in systemd's words.
+    Active(String),
+}
+
+impl Units {
+    pub fn status(&self) -> Status {
+        match self {
+            Self::NoSystemd => Status::Skipped,
+            Self::Seen { timer: Timer::Active(_), runs: Some(runs), own, failed, .. } if runs == own => {
+                if *failed {
+                    Status::Warning
+                } else {
+                    Status::Ok
+                }
+            }
+            Self::Seen { .. } => Status::Failed,
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The proof of layer reuse: deploy, tear down, plan a prune, deploy again.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::survey::Engines;
+use super::{AT_A_TIME, now, prune, watch_signals};
+use crate::checks::login::{self, Credential};
+use crate::checks::{Deployed, Redeploy};
+use crate::engine::deploy::Progress;
+use crate::engine::read::Containers;
+use crate::engine::{Engine, deploy};
+use crate::facts::SwarmState;
+use crate::host::{docker_config, inhibitors};
+use crate::settings::{self, Prune};
+use crate::units::Percent;
+
+/// How often the engine is asked how a deploy is doing.
+const POLL: Duration = Duration::from_millis(20);
+/// A deploy that takes longer than this never ends.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+
+/// Prove it with this image. The service is gone when this returns, whatever came of it.
+pub async fn prove(settings: &settings::Engine, prune: &Prune, image: &str) -> Redeploy {
+    match proof(settings, prune, image).await {
+        Ok(Some(proved)) => proved,
+        Ok(None) => Redeploy::Interrupted,
+        Err(error) => Redeploy::Failed(format!("{error:#}")),
+    }
+}
+
+/// `None`: it was interrupted.
+async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Result<Option<Redeploy>> {
+    let told_to_end = watch_signals()?;
+    let engines = Engines::connect(settings).await.map_err(|why| anyhow!(why.0))?;
+    let info = engines.local.info().await?;
+    if engines.manager.is_some() || info.swarm.state != SwarmState::Manager {
+        bail!("the proof deploys a service on this node, which must be a Swarm manager; run it on one");
+    }
+    // A prune must not come in between; where this user may not inhibit, the proof shows what happens.
+    let why = format!("verify --redeploy {image}");
+    let inhibitor = inhibitors::register(&prune.runs.runtime_dir, Some(&why), now());
+    if let Err(error) = &inhibitor {
+        log::info!("prune is not kept away: {error:#}");
+    }
+    let (credential, login) = docker_config::credential(login::registry_of(image), settings.timeout).await;
+    if credential.is_none() {
+        log::info!("no credential is sent along: {login:?}");
+    }
+    let proof = Proof {
+        engine: &engines.local,
+        node: info.swarm.node.as_deref(),
+        credential: credential.as_ref(),
+        service: format!("{}-{}", deploy::LABEL.replace('.', "-"), std::process::id()),
+        image,
+        told_to_end,
+    };
+    let result = proof.carry_out(settings, prune).await;
+    // Whatever came of it, and although the proof was told to end.
+    let clean = proof.tear_down().await;
+    let result = result?;
+    clean.with_context(|| format!("the service {} may be left; docker service rm it", proof.service))?;
+    Ok(result)
+}
+
+struct Proof<'a> {
+    engine: &'a Engine,
+    node: Option<&'a str>,
+    credential: Option<&'a Credential>,
+    service: String,
+    image: &'a str,
+    told_to_end: Arc<AtomicBool>,
+}
+
+impl Proof<'_> {
+    async fn carry_out(&self, settings: &settings::Engine, prune: &Prune) -> Result<Option<Redeploy>> {
+        let Some(cold) = self.deploy().await.context("the first deploy")? else { return Ok(None) };
+        self.tear_down().await?;
+        // As if the disk were full: then whatever may go at all is in the plan.
+        let full = "100".parse::<Percent>().ok();
+        let plan = prune::look(settings, prune, full).await.context("the plan in between")?.plan;
+        let id = self.engine.image(&by_digest(&cold.image)).await?.map(|it| it.id);
+        let planned =
+            plan.is_none_or(|plan| plan.remove.iter().any(|it| Some(&it.id) == id.as_ref())) || id.is_none();
+        let Some(warm) = self.deploy().await.context("the second deploy")? else { return Ok(None) };
+        Ok(Some(Redeploy::Proved { cold, warm, planned }))
+    }
+
+    /// As `docker service create` does it: the name is resolved at its registry, and the node pulls by
+    /// digest. So a tag that moved meanwhile is pulled anew.
+    async fn deploy(&self) -> Result<Option<Deployed>> {
+        let start = Instant::now();
+        let image = match self.image.split_once('@') {
+            Some(_) => self.image.to_owned(),
+            None => format!("{}@{}", self.image, self.engine.resolve(self.image, self.credential).await?),
+        };
+        let resolved = start.elapsed();
+        let there = self.layers_there(&image).await?;
+        if self.told_to_end.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        self.engine.deploy(&self.service, &image, self.node, self.credential).await?;
+        loop {
+            match self.engine.progress(&self.service).await? {
+                Progress::Started => break,
+                Progress::Failed(why) => bail!("{image}: {why}"),
+                Progress::Coming if start.elapsed() > LONGEST => {
+                    bail!("{image}: its task has not started after {} min", LONGEST.as_secs() / 60)
+                }
+                Progress::Coming => {}
+            }
+            if self.told_to_end.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        let milliseconds = u64::try_from((resolved + start.elapsed()).as_millis()).unwrap_or(u64::MAX);
+        let layers = match there {
+            None => 0,
+            Some(there) => {
+                let layers = self.engine.layers(&by_digest(&image)).await?.unwrap_or_default();
+                (1..=layers.len()).filter(|&n| !there.contains(&chain(&layers[..n]))).count()
+            }
+        };
+        Ok(Some(Deployed { image, milliseconds, layers }))
+    }
+
+    /// The layers that the engine has, each named with all below it; `None` where it has the image whole.
+    async fn layers_there(&self, image: &str) -> Result<Option<HashSet<String>>> {
+        if self.engine.image(&by_digest(image)).await?.is_some() {
+            return Ok(None);
+        }
+        let ids = self.engine.images().await?.into_iter().map(|image| image.id);
+        let layers = stream::iter(ids).map(|id| async move { self.engine.layers(&id).await });
+        let layers: Vec<_> = layers.buffer_unordered(AT_A_TIME).try_collect().await?;
+        let chains = layers.iter().flatten().flat_map(|it| (1..=it.len()).map(|n| chain(&it[..n])));
+        Ok(Some(chains.collect()))
+    }
+
+    /// Remove the service, and wait until its container is gone too.
+    async fn tear_down(&self) -> Result<()> {
+        self.engine.tear_down(&self.service).await?;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(60) {
+            let containers = self.engine.containers(Containers::All).await?;
+            if !containers.iter().any(|it| it.names.iter().any(|name| name.contains(&self.service))) {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        bail!("its container is still there after a minute")
+    }
+}
+
+/// A layer is what it is on top of those below it.
+fn chain(layers: &[String]) -> String {
+    layers.join(" ")
+}
+
+/// `name@sha256:…`, without the tag.
+fn by_digest(image: &str) -> String {
+    let Some((name, digest)) = image.split_once('@') else { return image.to_owned() };
+    let name = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => name,
+    };
+    format!("{name}@{digest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_digest;
+
+    #[test]
+    fn a_digest_needs_no_tag() {
+        for (image, expected) in [
+            ("redis:7@sha256:0", "redis@sha256:0"),
+            ("redis@sha256:0", "redis@sha256:0"),
+            ("localhost:5000/a/b:1@sha256:0", "localhost:5000/a/b@sha256:0"),
+            ("localhost:5000/a/b@sha256:0", "localhost:5000/a/b@sha256:0"),
+        ] {
+            assert_eq!(by_digest(image), expected);
+        }
+    }
+}

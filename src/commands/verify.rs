@@ -1,0 +1,155 @@
+//! `verify`: one check after the other, and what they say together.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::survey::{self, Engines, Questions, Survey};
+use super::{print, redeploy};
+use crate::checks::login::{Login, Test};
+use crate::checks::pruners::{Pruner, Pruners, prunes};
+use crate::checks::units::{Timer, Units};
+use crate::checks::{Check, Engine, Retention, Status};
+use crate::cli::{self, Output};
+use crate::exit::Exit;
+use crate::facts::{Answer, Unanswered};
+use crate::host::systemd::{self, Unit};
+use crate::host::{docker_config, filesystem};
+use crate::report::{json, text};
+use crate::settings::{self, Verify};
+
+const TIMER: &str = "ci-docker-prune.timer";
+const SERVICE: &str = "ci-docker-prune.service";
+
+pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Result<Exit> {
+    let engines = Engines::connect(&engine).await;
+    let survey = match &engines {
+        Ok(engines) => Ok(survey::take(engines, Questions::DISK).await),
+        Err(why) => Err(why.clone()),
+    };
+    let mut checks = vec![
+        Check::Engine(answers(&engine, &engines, &survey)),
+        Check::Retention(retention(&engines, &survey, &verify)),
+    ];
+    for registry in &verify.registries {
+        let login = login(&engines, registry, verify.online, engine.timeout).await;
+        checks.push(Check::Login(registry.clone(), login));
+    }
+    let units = systemd::units(engine.timeout).await.unwrap_or_else(|error| {
+        log::warn!("systemd's units are not looked through: {error:#}");
+        None
+    });
+    checks.push(Check::Pruners(pruners(units.as_deref())));
+    checks.push(Check::Units(own_units(units.as_deref())));
+    if let Some(image) = &verify.redeploy {
+        checks.push(Check::Redeploy(redeploy::prove(&engine, &verify.prune, image).await));
+    }
+    print(|mut out| match output {
+        Output::Text => text::checks(&mut out, &checks),
+        Output::Json => json::checks(&mut out, &checks),
+    })?;
+    let failed = checks.iter().any(|check| check.status() == Status::Failed);
+    Ok(if failed { Exit::Failed } else { Exit::Done })
+}
+
+fn answers(settings: &settings::Engine, engines: &Answer<Engines>, survey: &Answer<Survey>) -> Engine {
+    let info = survey.as_ref().map_err(Clone::clone).and_then(|it| it.info.clone());
+    match (engines, info) {
+        (Ok(engines), Ok(info)) => Engine::Answers {
+            host: settings.host.to_string(),
+            version: info.version,
+            api: engines.local.api_version(),
+            containerd_store: info.containerd_store,
+            swarm: info.swarm.state,
+            manager: engines.manager.is_some(),
+        },
+        (Err(why), _) => Engine::Unanswered(why.clone()),
+        (_, Err(why)) => Engine::Unanswered(why),
+    }
+}
+
+fn retention(engines: &Answer<Engines>, survey: &Answer<Survey>, verify: &Verify) -> Retention {
+    let places = match (engines, survey) {
+        (Ok(engines), _) if !engines.local.is_local() => return Retention::Elsewhere,
+        (Ok(engines), Ok(survey)) => {
+            let everywhere = settings::Disk { paths: vec![], policy: verify.prune.disk.policy };
+            survey.disk_places(engines, &everywhere)
+        }
+        (Err(why), _) | (_, Err(why)) => Err(why.clone()),
+    };
+    let places = match places {
+        Ok(places) => places,
+        Err(why) => return Retention::Unknown(why),
+    };
+    for place in &places {
+        match filesystem::volatile(place) {
+            Ok(None) => {}
+            Ok(Some(kind)) => return Retention::Volatile(place.clone(), kind),
+            Err(error) => return Retention::Unknown(Unanswered(format!("{error:#}"))),
+        }
+    }
+    Retention::Persistent(places)
+}
+
+async fn login(engines: &Answer<Engines>, registry: &str, online: bool, limit: Duration) -> Login {
+    let (credential, mut login) = docker_config::credential(registry, limit).await;
+    if let (Login::Found { test, .. }, Some(credential), true) = (&mut login, credential, online) {
+        *test = match engines {
+            Ok(engines) => engines.local.test_login(&credential, registry).await,
+            Err(why) => Test::Unanswered(why.0.clone()),
+        };
+    }
+    login
+}
+
+/// What else prunes: units that are live, and crontabs.
+fn pruners(units: Option<&[Unit]>) -> Pruners {
+    let mut found = Vec::new();
+    let all = units.unwrap_or_default();
+    let live = |unit: &Unit| {
+        let trigger = |name: &String| all.iter().any(|it| it.name == *name && (it.active || it.enabled));
+        unit.active || unit.enabled || unit.triggered_by.iter().any(trigger)
+    };
+    for unit in all.iter().filter(|it| live(it)) {
+        let command = unit.commands.iter().find_map(|(_, command)| looked_through(command));
+        // NixOS's own name, whatever it runs.
+        let reserved = unit.name == "docker-prune.timer";
+        if let Some(command) = command.or_else(|| reserved.then(|| "virtualisation.docker.autoPrune".into()))
+        {
+            found.push(Pruner { place: unit.name.clone(), command });
+        }
+    }
+    let (texts, unread) = systemd::crontabs();
+    for (path, text) in texts {
+        if let Some(command) = looked_through(&text) {
+            found.push(Pruner { place: path.display().to_string(), command });
+        }
+    }
+    Pruners { found, unread, systemd: units.is_some() }
+}
+
+/// The words that prune in a command line, a crontab, or a script that it names.
+fn looked_through(command: &str) -> Option<String> {
+    prunes(command).or_else(|| systemd::scripts(command).iter().find_map(|script| prunes(script)))
+}
+
+fn own_units(units: Option<&[Unit]>) -> Units {
+    let Some(units) = units else { return Units::NoSystemd };
+    let find = |name: &str| units.iter().find(|it| it.name == name);
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let timer = match find(TIMER) {
+        None => Timer::Missing,
+        Some(timer) if !timer.active && !timer.enabled => Timer::Disabled,
+        Some(timer) if !timer.active => Timer::Inactive,
+        Some(timer) => Timer::Active(timer.next.clone()),
+    };
+    let service = find(SERVICE);
+    Units::Seen {
+        timer,
+        runs: service.and_then(|it| it.commands.first()).map(|(path, _)| real(path)),
+        own: std::env::current_exe().map(|it| real(&it)).unwrap_or_default(),
+        failed: service.is_some_and(|it| it.failed),
+        version: cli::VERSION.clone(),
+    }
+}

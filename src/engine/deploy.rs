@@ -1,0 +1,158 @@
+//! What the proof of layer reuse asks and orders: a service of its own, and nothing else.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use hyper::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::read::encode;
+use super::{Engine, EngineError};
+use crate::checks::login::{self, Credential, Test};
+
+/// The label of the services that the proof makes.
+pub const LABEL: &str = "ci-docker-prune.verify";
+
+/// How a service's only task is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    Coming,
+    /// It runs, or ran and has ended.
+    Started,
+    /// In the engine's words.
+    Failed(String),
+}
+
+/// `X-Registry-Auth`: base64url of this JSON (API documentation, "Authentication").
+fn auth(credential: &Credential, registry: &str) -> Zeroizing<String> {
+    let text = |secret: &Option<Zeroizing<String>>| secret.as_ref().map(|it| Value::from(it.as_str()));
+    let body = json!({
+        "username": credential.user,
+        "password": text(&credential.password),
+        "identitytoken": text(&credential.identity_token),
+        "registrytoken": text(&credential.registry_token),
+        "serveraddress": login::key(registry),
+    });
+    Zeroizing::new(URL_SAFE.encode(Zeroizing::new(body.to_string())))
+}
+
+impl Engine {
+    /// `POST /auth`: have the engine test a credential at its registry.
+    pub async fn test_login(&self, credential: &Credential, registry: &str) -> Test {
+        // The same fields as in the header, as a plain body.
+        let body = Zeroizing::new(URL_SAFE.decode(auth(credential, registry).as_bytes()).unwrap_or_default());
+        let body = Zeroizing::new(String::from_utf8_lossy(&body).into_owned());
+        match self.send(Method::POST, "/auth", None, Some(&body)).await {
+            Ok(_) => Test::Passed,
+            Err(error) => match error.status() {
+                Some((401 | 403, message)) => Test::Refused(message.to_owned()),
+                // The engine wraps what the registry said (observed on 20.10 and 26.1).
+                Some((500, message)) if message.contains("unauthorized") || message.contains("401") => {
+                    Test::Refused(message.to_owned())
+                }
+                _ => Test::Unanswered(error.to_string()),
+            },
+        }
+    }
+
+    /// `GET /distribution/{image}/json`: the digest that a name has at its registry now.
+    pub async fn resolve(&self, image: &str, credential: Option<&Credential>) -> Result<String, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Answer {
+            descriptor: Descriptor,
+        }
+        #[derive(Deserialize)]
+        struct Descriptor {
+            digest: String,
+        }
+        let path = format!("/distribution/{image}/json");
+        let auth = credential.map(|it| auth(it, login::registry_of(image)));
+        let body = self.send(Method::GET, &path, auth.as_ref(), None).await?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(|why| self.nonsense(&path, &why))?;
+        Ok(answer.descriptor.digest)
+    }
+
+    /// The digests of an image's layers, lowest first; `None` where there is no such image.
+    pub async fn layers(&self, reference: &str) -> Result<Option<Vec<String>>, EngineError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(rename = "RootFS")]
+            root_fs: RootFs,
+        }
+        #[derive(Deserialize)]
+        struct RootFs {
+            #[serde(rename = "Layers", default)]
+            layers: Option<Vec<String>>,
+        }
+        let answer: Option<Answer> =
+            super::read::gone_is_none(self.get(&format!("/images/{reference}/json")).await)?;
+        Ok(answer.map(|it| it.root_fs.layers.unwrap_or_default()))
+    }
+
+    /// `POST /services/create`: one replica on this node that is never started again.
+    pub async fn deploy(
+        &self,
+        name: &str,
+        image: &str,
+        node: Option<&str>,
+        credential: Option<&Credential>,
+    ) -> Result<(), EngineError> {
+        let constraints: Vec<String> = node.map(|node| format!("node.id=={node}")).into_iter().collect();
+        let spec = json!({
+            "Name": name,
+            "Labels": { LABEL: "" },
+            "TaskTemplate": {
+                "ContainerSpec": { "Image": image, "Labels": { LABEL: "" } },
+                "RestartPolicy": { "Condition": "none" },
+                "Placement": { "Constraints": constraints },
+            },
+            "Mode": { "Replicated": { "Replicas": 1 } },
+        });
+        let auth = credential.map(|it| auth(it, login::registry_of(image)));
+        self.send(Method::POST, "/services/create", auth.as_ref(), Some(&spec.to_string())).await.map(drop)
+    }
+
+    /// How the task of a service is doing.
+    pub async fn progress(&self, service: &str) -> Result<Progress, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Answer {
+            status: Status,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Status {
+            state: String,
+            err: Option<String>,
+            container_status: Option<ContainerStatus>,
+        }
+        #[derive(Deserialize)]
+        struct ContainerStatus {
+            #[serde(rename = "ExitCode")]
+            exit_code: Option<i64>,
+        }
+        let filters = json!({"service": [service]}).to_string();
+        let tasks: Vec<Answer> = self.get(&format!("/tasks?filters={}", encode(&filters))).await?;
+        let Some(Answer { status }) = tasks.into_iter().next() else { return Ok(Progress::Coming) };
+        // A program that fails by itself was started: what it wants is not asked here.
+        let ended = status.container_status.and_then(|it| it.exit_code).is_some_and(|code| code > 0);
+        Ok(match status.state.as_str() {
+            "running" | "complete" => Progress::Started,
+            "failed" if ended => Progress::Started,
+            "failed" | "rejected" | "orphaned" => {
+                Progress::Failed(status.err.unwrap_or_else(|| format!("its task was {}", status.state)))
+            }
+            _ => Progress::Coming,
+        })
+    }
+
+    /// `DELETE /services/{name}`, of a service that the proof made; one that is gone is fine.
+    pub async fn tear_down(&self, service: &str) -> Result<(), EngineError> {
+        match self.send(Method::DELETE, &format!("/services/{service}"), None, None).await {
+            Err(error) if error.status().is_none_or(|(status, _)| status != 404) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}

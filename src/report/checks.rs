@@ -1,0 +1,186 @@
+//! What the checks of `verify` say, and what to do where one fails.
+
+use std::path::Path;
+
+use crate::checks::login::{Login, Source, Test};
+use crate::checks::pruners::Pruners;
+use crate::checks::units::{Timer, Units};
+use crate::checks::{Check, Deployed, Engine, Redeploy, Retention, Status};
+use crate::facts::SwarmState;
+
+pub fn status(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "ok",
+        Status::Warning => "warning",
+        Status::Failed => "failed",
+        Status::Skipped => "skipped",
+    }
+}
+
+/// What a check found, in a line or two.
+pub fn detail(check: &Check) -> String {
+    match check {
+        Check::Engine(it) => engine(it),
+        Check::Retention(it) => retention(it),
+        Check::Login(registry, it) => login(registry, it),
+        Check::Pruners(it) => pruners(it),
+        Check::Units(it) => units(it),
+        Check::Redeploy(it) => redeploy(it),
+    }
+}
+
+fn engine(engine: &Engine) -> String {
+    match engine {
+        Engine::Unanswered(why) => why.0.clone(),
+        Engine::Answers { host, version, api, containerd_store, swarm, manager } => {
+            let store = if *containerd_store { "containerd image store" } else { "graph driver" };
+            let swarm = match swarm {
+                SwarmState::Inactive => "not in a Swarm".into(),
+                SwarmState::Manager => "Swarm manager".into(),
+                SwarmState::Worker if *manager => "Swarm worker, with a manager to ask".into(),
+                SwarmState::Worker => {
+                    "Swarm worker: it cannot see the services; name a manager with --swarm-host".into()
+                }
+                SwarmState::Locked => "locked Swarm manager: docker swarm unlock".into(),
+                SwarmState::Pending => "still joining its Swarm; try again in a minute".into(),
+                SwarmState::Failed(error) => {
+                    format!("its Swarm is in trouble: {error}; see journalctl -u docker")
+                }
+            };
+            format!("Docker {version} at {host}, API {api}, {store}, {swarm}")
+        }
+    }
+}
+
+fn retention(retention: &Retention) -> String {
+    match retention {
+        Retention::Persistent(places) => {
+            let places: Vec<_> = places.iter().map(|it| it.display().to_string()).collect();
+            format!("{} outlives a reboot", places.join(", "))
+        }
+        Retention::Volatile(place, kind) => format!(
+            "{} lies on {kind}, and the image cache is gone with the next reboot; put data-root (daemon.json) on a disk",
+            place.display()
+        ),
+        Retention::Elsewhere => "the engine is on another host".into(),
+        Retention::Unknown(why) => why.0.clone(),
+    }
+}
+
+fn login(registry: &str, login: &Login) -> String {
+    let log_in = format!("docker login {}", if registry == "docker.io" { "" } else { registry });
+    let log_in = log_in.trim();
+    let file = |path: &Path| path.display().to_string();
+    match login {
+        Login::Found { user, source, test } => {
+            let who = user.as_ref().map_or_else(|| "a token".into(), |user| format!("user {user}"));
+            let source = match source {
+                Source::File(path) => file(path),
+                Source::Helper(name) => format!("docker-credential-{name}"),
+            };
+            let test = match test {
+                Test::NotAsked => String::new(),
+                Test::Passed => ", and the registry takes it".into(),
+                Test::Refused(why) => format!(", and the registry refuses it: {why}; {log_in}"),
+                Test::Unanswered(why) => format!(", and it could not be tested: {why}"),
+            };
+            format!("{registry}: {who}, from {source}{test}")
+        }
+        Login::NoConfig(path) => format!("{registry}: no {}; {log_in}, as the user who deploys", file(path)),
+        Login::Unreadable(path, why) => format!("{registry}: cannot read {}: {why}", file(path)),
+        Login::Missing(path) => format!("{registry}: no credential in {}; {log_in}", file(path)),
+        Login::NotKept(helper) => format!("{registry}: docker-credential-{helper} keeps none; {log_in}"),
+        Login::NoHelper(helper) => format!(
+            "{registry}: docker-credential-{helper} is not on the PATH; install it, or take it out of credsStore and credHelpers"
+        ),
+        Login::HelperFailed(helper, why) => {
+            format!(
+                "{registry}: docker-credential-{helper} failed: {why}; try it by hand: docker-credential-{helper} list"
+            )
+        }
+        Login::HelperHangs(helper) => {
+            format!(
+                "{registry}: docker-credential-{helper} does not answer (--timeout); does it wait for a password?"
+            )
+        }
+    }
+}
+
+fn pruners(pruners: &Pruners) -> String {
+    let place = if pruners.systemd { "units, timers or crontabs" } else { "crontabs (no systemd here)" };
+    match (pruners.found.as_slice(), pruners.unread.as_slice()) {
+        ([], []) => format!("none in {place}"),
+        ([], unread) => {
+            let unread: Vec<_> = unread.iter().map(|it| it.display().to_string()).collect();
+            format!("none found, but {} may not be read; run it as root", unread.join(", "))
+        }
+        (found, _) => {
+            let found: Vec<_> =
+                found.iter().map(|it| format!("{} runs '{}'", it.place, it.command)).collect();
+            format!("{}; disable it: it evicts the image cache", found.join(", "))
+        }
+    }
+}
+
+fn units(units: &Units) -> String {
+    let Units::Seen { timer, runs, own, failed, version } = units else {
+        return "this host was not booted with systemd".into();
+    };
+    let version = format!("version {version}");
+    match (timer, runs) {
+        (Timer::Missing, _) => {
+            "no ci-docker-prune.timer; enable services.ci-docker-prune, or install the unit files (docs/install.md)"
+                .into()
+        }
+        (Timer::Disabled, _) => {
+            "ci-docker-prune.timer is disabled; systemctl enable --now ci-docker-prune.timer".into()
+        }
+        (Timer::Inactive, _) => {
+            "ci-docker-prune.timer is not active; systemctl start ci-docker-prune.timer".into()
+        }
+        (Timer::Active(_), None) => "ci-docker-prune.service is not there; systemctl daemon-reload".into(),
+        (Timer::Active(_), Some(runs)) if runs != own => format!(
+            "the service runs {}, and this is {} ({version}); install the same one for both",
+            runs.display(),
+            own.display()
+        ),
+        (Timer::Active(_), Some(_)) if *failed => {
+            format!("the last prune failed (journalctl -u ci-docker-prune); {version}")
+        }
+        (Timer::Active(next), Some(runs)) => {
+            let next = if next.is_empty() { String::new() } else { format!(", next at {next}") };
+            format!("the timer is active{next}; the service runs {}, {version}", runs.display())
+        }
+    }
+}
+
+fn redeploy(redeploy: &Redeploy) -> String {
+    match redeploy {
+        Redeploy::Interrupted => "interrupted; its service is removed".into(),
+        Redeploy::Failed(why) => why.clone(),
+        Redeploy::Proved { cold, warm, planned } => {
+            let deploy = |it: &Deployed| format!("{} ms, {} layers downloaded", it.milliseconds, it.layers);
+            let ratio = cold.milliseconds as f64 / warm.milliseconds.max(1) as f64;
+            let verdict = if cold.image != warm.image {
+                format!(
+                    "; the tag moved meanwhile to {}, which was pulled anew as it should be; try again",
+                    warm.image
+                )
+            } else if *planned {
+                "; but a prune in between would have removed it (see --cache-age and --dry-run -v)".into()
+            } else if warm.layers > 0 {
+                "; the layers of the first deploy were not there any more: something else removes images"
+                    .into()
+            } else {
+                "; a prune in between keeps it".into()
+            };
+            let cold_note = if cold.layers == 0 { " (it was there before: not really cold)" } else { "" };
+            format!(
+                "{}: cold {}{cold_note}; warm {}; cold/warm {ratio:.1}{verdict}",
+                cold.image,
+                deploy(cold),
+                deploy(warm)
+            )
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! `verify`: each check, and the proof of layer reuse on a real Swarm.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use assert_cmd::assert::Assert;
+use lab::{Engine, Image, Options, Proxy};
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::{Value, json};
+
+use crate::support::{bare, image_id, json_of, program, remember, standard};
+
+/// `alice:s3cret`, and her bcrypt hash for a registry's htpasswd file.
+const BASIC: &str = "YWxpY2U6czNjcmV0";
+const HTPASSWD: &str = "alice:$2b$05$abcdefghijklmnopqrstuuLK7U1u6pVRmL7L1BBM2aS35PSZnDXlK\n";
+const SECRET: &str = "s3cret";
+
+/// The result of one check.
+#[track_caller]
+fn check(report: &Value, name: &str) -> Value {
+    let checks = report["checks"].as_array().expect("checks");
+    checks.iter().find(|it| it["check"] == name).unwrap_or_else(|| panic!("no {name} in {report}")).clone()
+}
+
+/// Nothing that the program says or logs holds the secret, in any form.
+#[track_caller]
+fn keeps_the_secret(assert: &Assert) {
+    let output = assert.get_output();
+    for text in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(text);
+        assert!(!text.contains(SECRET) && !text.contains(BASIC), "{text}");
+    }
+}
+
+/// What the login check says with this configuration; helpers are looked for in its folder first.
+#[track_caller]
+fn login(folder: &Path, config: &str, arguments: &[&str]) -> Value {
+    fs::write(folder.join("config.json"), config).unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let assert = bare()
+        .env("DOCKER_CONFIG", folder)
+        .env("PATH", path)
+        .args(["verify", "-vvv", "-o", "json", "--host", "unix:///nowhere/docker.sock", "--timeout", "2s"])
+        .args(arguments)
+        .assert()
+        .code(1);
+    keeps_the_secret(&assert);
+    check(&json_of(&assert), "login")
+}
+
+fn helper(folder: &Path, name: &str, script: &str) {
+    let path = folder.join(format!("docker-credential-{name}"));
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn credentials_are_found_in_every_form_and_what_fails_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let answer = |user: &str| {
+        format!(r#"read server; echo '{{"ServerURL":"'$server'","Username":"{user}","Secret":"{SECRET}"}}'"#)
+    };
+    helper(folder, "good", &answer("alice"));
+    helper(folder, "token", &answer("<token>"));
+    helper(folder, "empty", "echo 'credentials not found in native keychain'; exit 1");
+    helper(folder, "broken", &format!("echo {SECRET}; exit 3"));
+    helper(folder, "nonsense", &format!("echo {SECRET}"));
+    helper(folder, "hangs", "exec sleep 60");
+    let hub = "https://index.docker.io/v1/";
+    let table = [
+        (json!({"auths": {hub: {"auth": BASIC}}}), "ok", "docker.io: user alice, from"),
+        (json!({"auths": {hub: {"identitytoken": SECRET}}}), "ok", "docker.io: a token, from"),
+        (json!({"auths": {hub: {}}, "credsStore": "good"}), "ok", "user alice, from docker-credential-good"),
+        (json!({"credHelpers": {hub: "token"}}), "ok", "a token, from docker-credential-token"),
+        (json!({}), "failed", "no credential in"),
+        (json!({"auths": {"ghcr.io": {"auth": BASIC}}}), "failed", "docker login"),
+        (json!({"auths": {hub: {"auth": SECRET}}}), "failed", "not base64"),
+        (json!({"auths": [SECRET]}), "failed", "no valid JSON"),
+        (json!({"credsStore": "empty"}), "failed", "docker-credential-empty keeps none; docker login"),
+        (json!({"credsStore": "broken"}), "failed", "docker-credential-broken failed: exit status: 3"),
+        (json!({"credsStore": "nonsense"}), "failed", "its answer is no credential"),
+        (json!({"credsStore": "missing"}), "failed", "docker-credential-missing is not on the PATH"),
+        (json!({"credsStore": "hangs"}), "failed", "docker-credential-hangs does not answer"),
+    ];
+    for (config, status, words) in table {
+        let found = login(folder, &config.to_string(), &[]);
+        assert_eq!(found["status"], status, "{config}: {found}");
+        assert!(found["detail"].as_str().unwrap().contains(words), "{config}: {found}");
+    }
+    let config = json!({"auths": {"registry.example.org:5000": {"auth": BASIC}}}).to_string();
+    let found = login(folder, &config, &["--registry", "registry.example.org:5000"]);
+    assert_eq!(found["status"], "ok", "{found}");
+    fs::remove_file(folder.join("config.json")).unwrap();
+    let assert =
+        bare().env("DOCKER_CONFIG", folder).arg("verify").env("DOCKER_HOST", "unix:///nowhere").assert();
+    assert.code(1).stdout(contains("docker login").and(contains("no Docker engine at unix:///nowhere")));
+}
+
+/// A registry inside the lab that wants a password; it ends with the lab.
+fn locked_registry(engine: &Engine) -> Child {
+    let folder = engine.folder();
+    fs::write(folder.join("htpasswd"), HTPASSWD).unwrap();
+    let config = format!(
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\n\
+         http: {{addr: '127.0.0.1:5001'}}\nauth: {{htpasswd: {{realm: lab, path: {folder}/htpasswd}}}}\n",
+        folder = folder.display()
+    );
+    fs::write(folder.join("locked.yml"), config).unwrap();
+    let mut command = engine.inside("docker-registry");
+    command.arg("serve").arg(folder.join("locked.yml")).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().expect("start the registry");
+    engine.eventually("the registry listens", || {
+        let ports = engine.inside("ss").args(["-ltn"]).output().expect("run ss");
+        String::from_utf8_lossy(&ports.stdout).contains(":5001")
+    });
+    child
+}
+
+#[test]
+fn the_registry_itself_tests_a_credential_and_the_proof_sends_it() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let mut registry = locked_registry(&engine);
+    let folder = engine.folder().join("config");
+    fs::create_dir(&folder).unwrap();
+    let registry_name = "127.0.0.1:5001";
+    let verify = |auth: &str| {
+        let config = json!({"auths": {registry_name: {"auth": auth}}});
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        let assert = program(&engine)
+            .env("DOCKER_CONFIG", &folder)
+            .args(["verify", "-vvv", "-o", "json", "--registry", registry_name, "--online"])
+            .args(["--redeploy", "127.0.0.1:5001/app:1"])
+            .assert();
+        keeps_the_secret(&assert);
+        json_of(&assert)
+    };
+    // alice:wrong
+    let report = verify("YWxpY2U6d3Jvbmc=");
+    let login = check(&report, "login");
+    assert_eq!(login["status"], "failed", "{login}");
+    assert!(login["detail"].as_str().unwrap().contains("refuses it"), "{login}");
+    assert_eq!(check(&report, "redeploy")["status"], "failed");
+
+    let report = verify(BASIC);
+    let login = check(&report, "login");
+    assert_eq!(login["status"], "ok", "{login}");
+    assert!(login["detail"].as_str().unwrap().contains("the registry takes it"), "{login}");
+    assert_eq!(check(&report, "redeploy")["status"], "ok", "{report}");
+    registry.kill().expect("end the registry");
+    registry.wait().expect("wait for it");
+}
+
+fn services(engine: &Engine) -> String {
+    engine.docker(["service", "ls", "--quiet"]) + &engine.docker(["ps", "--all", "--quiet"])
+}
+
+#[test]
+fn a_second_deploy_downloads_nothing_and_leaves_nothing() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1").size_mib(32));
+    let verify = || {
+        let assert =
+            program(&engine).args(["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/app:1"]).assert();
+        check(&json_of(&assert), "redeploy")
+    };
+    let redeploy = verify();
+    assert_eq!(redeploy["status"], "ok", "{redeploy}");
+    let facts = &redeploy["facts"];
+    assert_eq!(facts["cold"]["layers_downloaded"], 2, "{facts}");
+    assert_eq!(facts["warm"]["layers_downloaded"], 0, "{facts}");
+    assert_eq!(engine.blobs_sent(), 3, "two layers and a configuration, once");
+    assert!(facts["cold"]["milliseconds"].as_u64().unwrap() > 0);
+    assert_eq!(services(&engine), "");
+
+    // It says so when the first deploy was not cold.
+    let again = verify();
+    assert_eq!(again["facts"]["cold"]["layers_downloaded"], 0);
+    assert!(again["detail"].as_str().unwrap().contains("not really cold"), "{again}");
+    // And counts only layers that were not there: this one shares one with the first.
+    engine.publish(&Image::new("other", "1"));
+    let assert =
+        program(&engine).args(["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/other:1"]).assert();
+    let other = check(&json_of(&assert), "redeploy");
+    assert_eq!(other["facts"]["cold"]["layers_downloaded"], 1, "{other}");
+}
+
+/// The proof, while this happens before the nth request that begins so.
+fn meanwhile(
+    engine: &Engine,
+    (request, mut nth): (&'static str, usize),
+    act: impl FnOnce() + Send + 'static,
+) -> Value {
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let mut act = Some(act);
+    proxy.on_request(move |_, line| {
+        if line.starts_with(request) {
+            nth = nth.saturating_sub(1);
+            if nth == 0 {
+                act.take().into_iter().for_each(|act| act());
+            }
+        }
+        None
+    });
+    let assert = program(engine)
+        .args(["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/app:1", "--host", &proxy.url()])
+        .assert()
+        .code(1);
+    check(&json_of(&assert), "redeploy")
+}
+
+#[test]
+fn a_tag_that_moved_is_pulled_anew_and_the_proof_says_so() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let registry = engine.folder().join("registry");
+    let busybox = lab::engine::busybox(&engine.kind.root());
+    let redeploy = meanwhile(&engine, ("DELETE /services/", 1), move || {
+        Image::new("app", "1").seed("moved").publish(&registry, &busybox);
+    });
+    assert_eq!(redeploy["status"], "failed", "{redeploy}");
+    assert!(redeploy["detail"].as_str().unwrap().contains("the tag moved meanwhile"), "{redeploy}");
+    assert!(redeploy["facts"]["warm"]["layers_downloaded"].as_u64().unwrap() > 0, "{redeploy}");
+}
+
+#[test]
+fn whoever_removes_images_is_found_out() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let mut command = engine.inside("sh");
+    command.args(["-c", "docker rmi --force $(docker images --quiet --no-trunc)"]).stdout(Stdio::null());
+    // After the plan in between, when the name is resolved for the second deploy.
+    let redeploy = meanwhile(&engine, ("GET /distribution/", 2), move || {
+        assert!(command.status().expect("run docker").success());
+    });
+    assert!(redeploy["detail"].as_str().unwrap().contains("something else removes images"), "{redeploy}");
+    assert_eq!(redeploy["status"], "failed", "{redeploy}");
+    assert_eq!(services(&engine), "");
+}
+
+#[test]
+fn a_policy_that_would_evict_it_fails_the_proof() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["pull", "--quiet", "127.0.0.1:5000/app:1"]);
+    let digest =
+        engine.docker(["image", "inspect", "--format", "{{index .RepoDigests 0}}", "127.0.0.1:5000/app:1"]);
+    let id = image_id(&engine, &digest);
+    engine.docker(["pull", "--quiet", &digest]);
+    engine.docker(["image", "rm", "127.0.0.1:5000/app:1"]);
+    if !crate::support::has_image(&engine, &digest) {
+        engine.docker(["pull", "--quiet", &digest]);
+    }
+    remember(&engine, &[(&id, 30)]);
+    let assert = program(&engine)
+        .args(["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/app:1"])
+        .args(["--cache-age", "0s", "--older-than", "0s"])
+        .assert()
+        .code(1);
+    let redeploy = check(&json_of(&assert), "redeploy");
+    assert_eq!(redeploy["facts"]["planned"], true, "{redeploy}");
+    assert!(redeploy["detail"].as_str().unwrap().contains("--cache-age"), "{redeploy}");
+}
+
+#[test]
+fn an_interrupted_proof_leaves_nothing() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    for request in ["GET /distribution/", "POST /services/create", "GET /tasks", "DELETE /services/"] {
+        let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+        let mut command: Command = standard(&program(&engine));
+        command.args(["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/app:1", "--host", &proxy.url()]);
+        let (tell, pid) = std::sync::mpsc::channel::<u32>();
+        let mut once = Some(pid);
+        proxy.on_request(move |_, line| {
+            if line.starts_with(request)
+                && let Some(pid) = once.take()
+            {
+                let pid = nix_pid(pid.recv().expect("the program's process"));
+                nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("interrupt it");
+            }
+            None
+        });
+        let child = command.stdout(Stdio::piped()).spawn().expect("start it");
+        tell.send(child.id()).expect("the proxy waits");
+        let output = child.wait_with_output().expect("wait for it");
+        assert_eq!(output.status.code(), Some(1), "{request}");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let redeploy = check(&report, "redeploy");
+        assert!(redeploy["detail"].as_str().unwrap().contains("interrupted"), "{request}: {redeploy}");
+        assert_eq!(services(&engine), "", "{request}");
+    }
+}
+
+fn nix_pid(pid: u32) -> nix::unistd::Pid {
+    nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process ID"))
+}
+
+#[test]
+fn an_image_that_is_not_there_or_cannot_start_fails_in_words() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let verify = |image: &str| {
+        let assert = program(&engine).args(["verify", "-o", "json", "--redeploy", image]).assert().code(1);
+        check(&json_of(&assert), "redeploy")["detail"].as_str().unwrap().to_owned()
+    };
+    let detail = verify("127.0.0.1:5000/missing:1");
+    assert!(detail.contains("the first deploy") && detail.contains("missing"), "{detail}");
+    assert_eq!(services(&engine), "");
+    bare().args(["verify", "--redeploy", "no image"]).assert().code(2).stderr(contains("--redeploy"));
+    bare().args(["verify", "--registry", "https://x"]).assert().code(2).stderr(contains("--registry"));
+}
+
+#[test]
+fn data_in_memory_is_told_from_data_on_a_disk() {
+    let engine = Engine::start_with(Options { second: true, ..Options::default() });
+    let retention = |socket: &str| {
+        let url = format!("unix://{}", engine.folder().join(socket).display());
+        let assert = program(&engine).args(["verify", "-o", "json", "--host", &url]).assert();
+        check(&json_of(&assert), "retention")
+    };
+    assert_eq!(retention("data.sock")["status"], "ok");
+    let in_memory = retention("second.sock");
+    assert_eq!(in_memory["status"], "failed", "{in_memory}");
+    assert!(in_memory["detail"].as_str().unwrap().contains("lies on tmpfs"), "{in_memory}");
+}
