@@ -39,6 +39,8 @@ pub struct Site<'a> {
     pub runtime_dir: &'a Path,
     pub told_to_end: &'a AtomicBool,
     pub target: Percent,
+    /// Is told how many objects are dealt with.
+    pub progress: &'a dyn Fn(usize),
 }
 
 /// What a run learns when it asks again.
@@ -60,6 +62,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// How many objects are dealt with.
+    fn done(&self) -> usize {
+        self.removed.len() + self.skipped.len() + self.failed.len()
+    }
+
     /// Did something fail, be it a removal or a question on the way? Being stopped is no failure.
     pub fn has_failed(&self) -> bool {
         let unanswered = match &self.stopped {
@@ -257,6 +264,7 @@ where
                 self.outcome.failed.push((removal, error));
             }
         }
+        (self.site.progress)(self.outcome.done());
     }
 
     /// Take a tag of our own off an image that has its names back.

@@ -278,6 +278,27 @@ pub struct CacheRecord {
     pub last_used: Option<Time>,
 }
 
+/// What the engine counts of its own (`GET /system/df`). Bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// All layers of all images, each once; absent where counting them takes seconds.
+    pub layers: Option<u64>,
+    /// By name.
+    pub volumes: Vec<(String, u64)>,
+    /// What containers have written on top of their images, by name.
+    pub containers: Vec<(String, u64)>,
+    pub build_cache: u64,
+}
+
+/// What only a look into the engine's folder tells. Bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    /// What containers have logged, by container ID.
+    pub logs: Vec<(String, u64)>,
+    /// Folders of overlay2 that belong to no layer and no container.
+    pub unreachable: Vec<(PathBuf, u64)>,
+}
+
 /// A running command that keeps prune away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inhibitor {

@@ -2,10 +2,13 @@
 
 use std::io::Write;
 
+use indicatif::MultiProgress;
+use indicatif_log_bridge::LogWrapper;
 use log::{Level, LevelFilter};
 
-/// Start logging. `RUST_LOG` decides over the level that was asked for by options.
-pub fn start(level: LevelFilter) {
+/// Start logging, around these progress bars. `RUST_LOG` decides over the level that was asked for by
+/// options.
+pub fn start(level: LevelFilter, bars: &MultiProgress) {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(LevelFilter::Error).filter_module("ci_docker_prune", level);
     builder.parse_default_env().format_target(false);
@@ -19,7 +22,10 @@ pub fn start(level: LevelFilter) {
                 .try_for_each(|line| writeln!(out, "<{}>{line}", priority(record.level())))
         });
     }
-    builder.init();
+    let logger = builder.build();
+    log::set_max_level(logger.filter());
+    // Nobody has set another before.
+    let _ = LogWrapper::new(bars.clone(), logger).try_init();
 }
 
 /// `JOURNAL_STREAM` holds the device and inode of the journal's socket (systemd.exec(5)).

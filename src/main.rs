@@ -12,6 +12,7 @@ mod checks;
 mod facts;
 mod gates;
 mod ledger;
+mod occupants;
 mod plan;
 
 mod execute;
@@ -41,9 +42,11 @@ fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
-    logging::start(settings.log);
+    let bars = report::progress::Bars::new();
+    logging::start(settings.log, &bars);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(commands::run(settings)));
+    let result =
+        runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(commands::run(settings, &bars)));
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {

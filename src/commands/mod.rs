@@ -12,21 +12,23 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anstream::AutoStream;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli;
 use crate::exit::Exit;
+use crate::report::progress::Bars;
 use crate::settings::{Command, Settings};
 use crate::units::Time;
 
 /// How many objects are asked about at a time.
 const AT_A_TIME: usize = 8;
 
-pub async fn run(settings: Settings) -> Result<Exit> {
+pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
     let Settings { engine, output, verbose, command, .. } = settings;
     match command {
-        Command::Prune(prune) => prune::run(engine, *prune, output, verbose).await,
+        Command::Prune(prune) => prune::run(engine, *prune, output, verbose, bars).await,
         Command::CheckGates { disk, runs, state_dir } => {
             gates::check_gates(engine, disk, &runs, &state_dir, output).await
         }
@@ -49,9 +51,10 @@ fn now() -> Time {
     Time::now()
 }
 
-/// Print to stdout; a reader that went away is no error of ours.
+/// Print to stdout, in colour where it is a terminal that wants it (`NO_COLOR`, `CLICOLOR`); a reader
+/// that went away is no error of ours.
 fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::new(AutoStream::auto(io::stdout().lock()));
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("cannot write the result to stdout"),

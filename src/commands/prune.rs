@@ -1,8 +1,9 @@
 //! `prune` and `prune --dry-run`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::{StreamExt, stream};
@@ -16,19 +17,27 @@ use crate::engine::watch::{Scope, Sign, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::execute::{Asked, Site, Stop, execute};
 use crate::exit::Exit;
-use crate::facts::{Answer, Unanswered};
+use crate::facts::{Answer, Image, Unanswered};
 use crate::gates::disk::Usage;
 use crate::gates::{Gate, Verdict, Word, together};
 use crate::host::lock::{self, Taken};
-use crate::host::{self, inhibitors};
+use crate::host::{self, engine_files, inhibitors};
 use crate::ledger::Ledger;
+use crate::occupants::{self, Occupant, Occupants};
 use crate::plan::{self, Inventory, Plan, containers, images};
+use crate::report::progress::{self, Bars};
 use crate::report::{Ending, Lasting, PruneReport, json, metrics, text};
 use crate::settings::{self, Prune};
 use crate::units::{Percent, Time};
 
-pub async fn run(engine: settings::Engine, prune: Prune, output: Output, verbose: bool) -> Result<Exit> {
-    let (report, error) = match make(&engine, &prune).await {
+pub async fn run(
+    engine: settings::Engine,
+    prune: Prune,
+    output: Output,
+    verbose: bool,
+    bars: &Bars,
+) -> Result<Exit> {
+    let (report, error) = match make(&engine, &prune, verbose, bars).await {
         Ok(report) => (report, None),
         Err(error) => {
             let report = ended(vec![], Ending::Failed(format!("{error:#}")));
@@ -86,15 +95,15 @@ fn write_metrics(path: &Path, report: &PruneReport, prune: &Prune, exit: Exit) -
     host::replace(path, |file| file.write_all(text.as_bytes()))
 }
 
-async fn make(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
+async fn make(engine: &settings::Engine, prune: &Prune, verbose: bool, bars: &Bars) -> Result<PruneReport> {
     if prune.dry_run {
-        return look(engine, prune, None).await;
+        return look(engine, prune, None, verbose).await;
     }
     let runtime_dir = &prune.runs.runtime_dir;
     inhibitors::prepare(runtime_dir, engine.host.socket())
         .context("name another directory with --runtime-dir")?;
     match lock::take(runtime_dir)? {
-        Taken::Mine(_lock) => carry_out(engine, prune).await,
+        Taken::Mine(_lock) => carry_out(engine, prune, bars).await,
         Taken::Busy(pid) => Ok(ended(vec![], Ending::Busy(pid, runtime_dir.clone()))),
     }
 }
@@ -102,7 +111,17 @@ async fn make(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
 fn ended(gates: Vec<Gate>, ending: Ending) -> PruneReport {
     let before = measured(&gates);
     let after = before.clone();
-    PruneReport { dry_run: false, plan: None, ending, after, before, gates, reclaimed: 0, pressure: None }
+    PruneReport {
+        dry_run: false,
+        plan: None,
+        ending,
+        after,
+        before,
+        gates,
+        reclaimed: 0,
+        pressure: None,
+        occupants: None,
+    }
 }
 
 fn measured(gates: &[Gate]) -> Vec<Usage> {
@@ -118,7 +137,13 @@ fn evaluate(engines: &Engines, survey: &Survey, prune: &Prune, now: Time) -> Vec
 }
 
 /// The plan of a run at this moment, whatever the gates say; for the disk as it is, or as full as this.
-pub async fn look(engine: &settings::Engine, prune: &Prune, usage: Option<Percent>) -> Result<PruneReport> {
+/// With a look at what fills the disk, which may take a while, if that is wanted.
+pub async fn look(
+    engine: &settings::Engine,
+    prune: &Prune,
+    usage: Option<Percent>,
+    fills: bool,
+) -> Result<PruneReport> {
     let engines = Engines::connect(engine).await.map_err(|why| anyhow!(why.0))?;
     let survey = survey::take(&engines, Questions::EVERYTHING).await;
     let now = now();
@@ -139,10 +164,12 @@ pub async fn look(engine: &settings::Engine, prune: &Prune, usage: Option<Percen
     let usage = usage.or_else(|| measured(&gates).first().map(|it| it.percent));
     let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, usage, now).await?;
     let ending = if together(&gates) == Word::Unknown { Ending::Unanswered } else { Ending::Looked };
-    Ok(PruneReport { dry_run: true, plan: Some(plan), ..ended(gates, ending) })
+    let report = PruneReport { dry_run: true, plan: Some(plan), ..ended(gates, ending) };
+    let occupants = if fills { Some(occupants(&engines, &survey, &inventory, &report).await) } else { None };
+    Ok(PruneReport { occupants, ..report })
 }
 
-async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneReport> {
+async fn carry_out(engine: &settings::Engine, prune: &Prune, bars: &Bars) -> Result<PruneReport> {
     let told_to_end = watch_signals()?;
     let engines = match Engines::connect(engine).await {
         Ok(engines) => engines,
@@ -174,6 +201,7 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneRepo
     let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, usage, now).await?;
     let places = survey.disk_places(&engines, &prune.disk).map_err(|why| anyhow!(why.0))?;
 
+    let bar = progress::bar(bars, plan.remove.len());
     let site = Site {
         engine: &engines.local,
         remover: &Remover::new(&engines.local),
@@ -181,9 +209,11 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneRepo
         runtime_dir: &prune.runs.runtime_dir,
         told_to_end: &told_to_end,
         target: prune.policy.disk_target,
+        progress: &|done| bar.set_position(u64::try_from(done).unwrap_or(u64::MAX)),
     };
     let outcome =
         execute(plan.clone(), site, async || ask_again(&engines, prune).await, || fullest(&places)).await;
+    bar.finish_and_clear();
 
     let after = usages(survey::measure(&places)).unwrap_or_else(|why| {
         log::warn!("after the prune: {}", why.0);
@@ -210,7 +240,7 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneRepo
         }
     };
     let reclaimed = used(&before).saturating_sub(used(&after));
-    Ok(PruneReport {
+    let report = PruneReport {
         dry_run: false,
         plan: Some(plan),
         gates,
@@ -219,6 +249,52 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune) -> Result<PruneRepo
         after,
         reclaimed,
         pressure,
+        occupants: None,
+    };
+    // Who is told that the disk is still full wants to know with what; who told us to end does not wait.
+    let wanted = !eased && !told_to_end.load(Ordering::Relaxed);
+    let occupants = if wanted { Some(occupants(&engines, &survey, &inventory, &report).await) } else { None };
+    Ok(PruneReport { occupants, ..report })
+}
+
+/// What fills the disk, as far as it can be seen.
+async fn occupants(
+    engines: &Engines,
+    survey: &Survey,
+    inventory: &Inventory,
+    report: &PruneReport,
+) -> Occupants {
+    let removed: HashSet<&str> = match &report.ending {
+        Ending::CarriedOut(outcome) => outcome.removed.iter().map(|it| it.id.as_str()).collect(),
+        _ => HashSet::new(),
+    };
+    let image = |image: &Image| {
+        let names = image.tags.iter().chain(&image.digests).cloned().collect();
+        let occupant =
+            Occupant { kind: occupants::Kind::Orphan, names, id: image.id.clone(), size: image.size };
+        (image.class(), occupant)
+    };
+    let there = inventory.images.iter().filter(|it| !removed.contains(it.id.as_str()));
+    let info = survey.info.as_ref().map_err(Clone::clone);
+    let (usage, files) = match &info {
+        Err(why) => (Err(why.clone()), Err(why.clone())),
+        Ok(info) => {
+            let usage = engines.local.disk_usage(info.containerd_store).await.map_err(Unanswered::from);
+            let files = match engines.local.is_local() {
+                true => engine_files::look(&info.root).map_err(|error| Unanswered(format!("{error:#}"))),
+                false => Err(Unanswered("logs are on the engine's own host".into())),
+            };
+            (usage, files)
+        }
+    };
+    let holds =
+        |usage: &&Usage| info.as_ref().is_ok_and(|info| info.root.starts_with(&usage.filesystem.mount_point));
+    let used = report.after.iter().filter(holds).max_by_key(|it| it.filesystem.mount_point.as_os_str().len());
+    occupants::find(occupants::Facts {
+        images: there.map(image).collect(),
+        usage,
+        files,
+        used: used.map(|it| it.filesystem.used),
     })
 }
 

@@ -83,7 +83,7 @@ impl Proof<'_> {
         self.tear_down().await?;
         // As if the disk were full: then whatever may go at all is in the plan.
         let full = "100".parse::<Percent>().ok();
-        let plan = prune::look(settings, prune, full).await.context("the plan in between")?.plan;
+        let plan = prune::look(settings, prune, full, false).await.context("the plan in between")?.plan;
         let id = self.engine.image(&by_digest(&cold.image)).await?.map(|it| it.id);
         let planned =
             plan.is_none_or(|plan| plan.remove.iter().any(|it| Some(&it.id) == id.as_ref())) || id.is_none();

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{Engine, EngineError, Version};
 use crate::facts::{
-    CacheRecord, Container, ContainerState, Image, Info, Labels, Mode, References, Restart, Service, Status,
-    Swarm, SwarmState, Task, TaskState, Update,
+    CacheRecord, Container, ContainerState, DiskUsage, Image, Info, Labels, Mode, References, Restart,
+    Service, Status, Swarm, SwarmState, Task, TaskState, Update,
 };
 use crate::units::Time;
 
@@ -104,6 +104,61 @@ impl Engine {
         let path = if alone { "/system/df?type=build-cache" } else { "/system/df" };
         let answer: Answer = self.get(path).await?;
         Ok(answer.build_cache.unwrap_or_default().into_iter().map(Into::into).collect())
+    }
+
+    /// What the engine's own things take. The engine walks volumes and containers for it.
+    ///
+    /// On the containerd store the images stay out of it: counting them takes seconds there (11 s with
+    /// 2,000 on 28.5). Before API 1.42 everything comes at once.
+    pub async fn disk_usage(&self, containerd_store: bool) -> Result<DiskUsage, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Answer {
+            layers_size: Option<i64>,
+            volumes: Option<Vec<Volume>>,
+            containers: Option<Vec<Written>>,
+            build_cache: Option<Vec<CacheAnswer>>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Volume {
+            name: String,
+            usage_data: Option<Used>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Used {
+            size: i64,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Written {
+            id: String,
+            names: Option<Vec<String>>,
+            size_rw: Option<i64>,
+        }
+        let parts = "/system/df?type=volume&type=container&type=build-cache";
+        let path = match self.version >= (Version { major: 1, minor: 42 }) {
+            true if containerd_store => parts.to_owned(),
+            true => format!("{parts}&type=image"),
+            false => "/system/df".to_owned(),
+        };
+        let answer: Answer = self.get(&path).await?;
+        let bytes = |size: Option<i64>| size.and_then(|it| u64::try_from(it).ok()).unwrap_or(0);
+        let named = |it: Written| {
+            let name = it.names.unwrap_or_default().into_iter().next().unwrap_or(it.id);
+            (name.trim_start_matches('/').to_owned(), bytes(it.size_rw))
+        };
+        let volume = |it: Volume| (it.name, bytes(it.usage_data.map(|it| it.size)));
+        let cache = answer.build_cache.unwrap_or_default().into_iter().map(CacheRecord::from);
+        // What an image shares is counted with its layers.
+        let private = cache.filter(|it| !it.shared).fold(0_u64, |sum, it| sum.saturating_add(it.size));
+        Ok(DiskUsage {
+            layers: answer.layers_size.and_then(|it| u64::try_from(it).ok()).filter(|_| !containerd_store),
+            volumes: answer.volumes.unwrap_or_default().into_iter().map(volume).collect(),
+            containers: answer.containers.unwrap_or_default().into_iter().map(named).collect(),
+            build_cache: private,
+        })
     }
 
     /// The images of the container events since then, as far as the engine remembers them: it

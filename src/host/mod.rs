@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod docker_config;
+pub mod engine_files;
 pub mod filesystem;
 pub mod inhibitors;
 pub mod ledger_file;

@@ -6,11 +6,12 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::text::{busy, keep_reason, reason, remove_reason_line, skip, stop, word};
+use super::text::{busy, keep_reason, occupant_kind, reason, remove_reason_line, skip, stop, word};
 use super::{Ending, PruneReport, checks, outcome_word};
 use crate::checks::{Check, Deployed, Redeploy, Status};
 use crate::gates::disk::{self, Usage};
 use crate::gates::{Gate, Verdict, Word, converge, runs, together};
+use crate::occupants::{Occupant, Occupants};
 use crate::plan::{Kept, Removal};
 use crate::units::Time;
 
@@ -47,6 +48,24 @@ struct PruneJson {
     reclaimed_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pressure: Option<PressureJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    occupants: Option<OccupantsJson>,
+}
+
+/// Present where it was looked at: with `--verbose`, and at the end of a run under pressure.
+#[derive(Serialize)]
+struct OccupantsJson {
+    largest: Vec<OccupantJson>,
+    unreachable: Vec<String>,
+    unseen: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct OccupantJson {
+    kind: String,
+    id: String,
+    names: Vec<String>,
+    size: u64,
 }
 
 /// Present while the disk stays under pressure.
@@ -215,8 +234,23 @@ pub fn prune(out: &mut impl Write, report: &PruneReport) -> io::Result<()> {
                 seconds: it.duration.as_secs(),
                 held_back: it.held_back.clone(),
             }),
+            occupants: report.occupants.as_ref().map(occupants),
         },
     )
+}
+
+fn occupants(it: &Occupants) -> OccupantsJson {
+    let occupant = |it: &Occupant| OccupantJson {
+        kind: occupant_kind(it.kind).replace(' ', "-"),
+        id: it.id.clone(),
+        names: it.names.clone(),
+        size: it.size,
+    };
+    OccupantsJson {
+        largest: it.largest.iter().map(occupant).collect(),
+        unreachable: it.unreachable.iter().map(|it| it.display().to_string()).collect(),
+        unseen: it.unseen.iter().map(|it| it.0.clone()).collect(),
+    }
 }
 
 fn removal(it: &Removal) -> RemovalJson {

@@ -182,6 +182,7 @@ mod tests {
             after: vec![],
             reclaimed: 0,
             pressure: None,
+            occupants: None,
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod checks;
 pub mod json;
 pub mod metrics;
+pub mod progress;
 pub mod text;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::execute::Outcome;
 use crate::gates::Gate;
 use crate::gates::disk::Usage;
 use crate::ledger::Pressure;
+use crate::occupants::Occupants;
 use crate::plan::Plan;
 use crate::units::{Time, elapsed};
 
@@ -30,6 +32,8 @@ pub struct PruneReport {
     pub reclaimed: u64,
     /// Present while the disk stays under pressure, as far as the ledger could tell.
     pub pressure: Option<Lasting>,
+    /// What fills the disk, where that was looked at.
+    pub occupants: Option<Occupants>,
 }
 
 /// Pressure that lasts.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use anstyle::AnsiColor;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use super::{Ending, Lasting, PruneReport, checks};
@@ -13,6 +14,7 @@ use crate::engine::watch::Sign;
 use crate::execute::{Outcome, Skip, Stop};
 use crate::gates::disk::{self, Measured, Usage};
 use crate::gates::{Gate, Verdict, Word, converge, runs};
+use crate::occupants::{self, Occupant, Occupants};
 use crate::plan::{Keep, KeepLabel, Kept, Kind, Plan, Removal, Remove};
 use crate::units::{age, duration, size};
 
@@ -30,9 +32,23 @@ pub fn gates(out: &mut impl Write, gates: &[Gate]) -> io::Result<()> {
     }
     let width = lines.iter().map(|(names, ..)| names.join(", ").len()).max().unwrap_or(0);
     for (names, word, reason) in lines {
-        writeln!(out, "{:width$}  {word:7}  {}", names.join(", "), clean(&reason))?;
+        let pad = 7 - word.len();
+        writeln!(out, "{:width$}  {}{:pad$}  {}", names.join(", "), paint(word), "", clean(&reason))?;
     }
     Ok(())
+}
+
+/// A verdict or status in its colour. Where nobody wants colour, the stream that it is written to takes it
+/// off again.
+fn paint(word: &str) -> String {
+    let colour = match word {
+        "open" | "ok" => AnsiColor::Green,
+        "closed" | "warning" => AnsiColor::Yellow,
+        "unknown" | "failed" => AnsiColor::Red,
+        _ => return word.to_owned(),
+    };
+    let style = colour.on_default();
+    format!("{style}{word}{style:#}")
 }
 
 pub fn word(word: Word) -> &'static str {
@@ -176,6 +192,9 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
         writeln!(out)?;
         if report.dry_run {
             plan_text(out, plan, verbose)?;
+            if let Some(occupants) = &report.occupants {
+                fills(out, occupants)?;
+            }
             let not_open = not_open(&report.gates);
             if not_open.is_empty() {
                 writeln!(out, "dry run: nothing was removed")?;
@@ -250,6 +269,49 @@ fn plan_text(out: &mut impl Write, plan: &Plan, verbose: bool) -> io::Result<()>
     }
     writeln!(out)?;
     stays(out, &plan.keep, verbose)
+}
+
+/// What takes the most room, and what could not be looked at.
+fn fills(out: &mut impl Write, occupants: &Occupants) -> io::Result<()> {
+    if !occupants.largest.is_empty() {
+        writeln!(out, "\nTakes the most room (images share layers):")?;
+        let row = |it: &Occupant| {
+            let name = match it.kind {
+                occupants::Kind::Elsewhere => "all else on that disk".into(),
+                occupants::Kind::BuildCache => "what no image shares".into(),
+                occupants::Kind::Unreachable => plural(occupants.unreachable.len(), "folder"),
+                _ => label(&it.names, &it.id),
+            };
+            [occupant_kind(it.kind).to_owned(), name, size(it.size)]
+        };
+        table(out, ["KIND", "NAME", "SIZE"], occupants.largest.iter().map(row))?;
+    }
+    if !occupants.unreachable.is_empty() {
+        writeln!(
+            out,
+            "The engine has forgotten {} of overlay2: no layer and no container refers there. No prune\n\
+             reaches such, and this one leaves them alone:",
+            plural(occupants.unreachable.len(), "folder")
+        )?;
+        for path in &occupants.unreachable {
+            writeln!(out, "  {}", clean(&path.display().to_string()))?;
+        }
+    }
+    occupants.unseen.iter().try_for_each(|why| writeln!(out, "not seen: {}", clean(&why.0)))
+}
+
+pub fn occupant_kind(kind: occupants::Kind) -> &'static str {
+    match kind {
+        occupants::Kind::TaggedImage => "tagged image",
+        occupants::Kind::CachedImage => "cached image",
+        occupants::Kind::Orphan => "orphan",
+        occupants::Kind::Volume => "volume",
+        occupants::Kind::ContainerLayer => "container layer",
+        occupants::Kind::BuildCache => "build cache",
+        occupants::Kind::Log => "log",
+        occupants::Kind::Unreachable => "unreachable",
+        occupants::Kind::Elsewhere => "elsewhere",
+    }
 }
 
 fn size_or_dash(removal: &Removal) -> String {
@@ -418,13 +480,15 @@ fn carried_out(
     if let (Some(usage), Some(plan)) = (still, &report.plan) {
         let more = outcome.skipped.len() + outcome.failed.len();
         let why = match more {
-            0 => "Nothing more may go by this policy".to_owned(),
-            n => format!("{} may still go with the next run", plural(n, "object")),
+            0 => "Nothing more may go by this policy.".to_owned(),
+            n => format!("{} may still go with the next run.", plural(n, "object")),
         };
         let place = usage.filesystem.mount_point.display();
-        writeln!(out, "\n{place} is still at {}. {why}; what stays:", usage.percent)?;
+        writeln!(out, "\n{place} is still at {}. {why}", usage.percent)?;
         stays(out, &plan.keep, verbose)?;
-        writeln!(out, "and outside of it volumes, logs and whatever else is on that disk")?;
+        if let Some(occupants) = &report.occupants {
+            fills(out, occupants)?;
+        }
     }
     Ok(())
 }
@@ -472,7 +536,18 @@ pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
     let row = |check: &Check| {
         [check.name().to_owned(), checks::status(check.status()).to_owned(), checks::detail(check)]
     };
-    table(out, ["CHECK", "STATUS", "DETAIL"], list.iter().map(row))
+    let mut lines = Vec::new();
+    table(&mut lines, ["CHECK", "STATUS", "DETAIL"], list.iter().map(row))?;
+    let mut left = list.iter().map(|check| (check.name(), checks::status(check.status()))).peekable();
+    for line in String::from_utf8_lossy(&lines).lines() {
+        // The first line of a check begins with its name and status; others go on with its detail.
+        let first = left.next_if(|(name, status)| line.split_whitespace().take(2).eq([*name, *status]));
+        match first {
+            Some((_, status)) => writeln!(out, "{}", line.replacen(status, &paint(status), 1))?,
+            None => writeln!(out, "{line}")?,
+        }
+    }
+    Ok(())
 }
 
 /// What `record` says.
@@ -537,4 +612,29 @@ fn table<const N: usize>(
         }
     }
     table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Columns of a terminal: these characters of the tests take two.
+    fn columns(text: &str) -> usize {
+        text.chars().map(|c| if ('\u{3000}'..'\u{a000}').contains(&c) { 2 } else { 1 }).sum()
+    }
+
+    #[test]
+    fn tables_stay_aligned_with_long_wide_and_hostile_names() {
+        let names = ["a", "日本語", &"x".repeat(200), "é\u{1b}[31m", ""];
+        let rows = names.map(|name| ["image".to_owned(), name.to_owned(), "1 B".into(), "a reason".into()]);
+        let mut out = Vec::new();
+        table(&mut out, ["KIND", "NAME", "SIZE", "REASON"], rows.into_iter()).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+        let starts: Vec<usize> =
+            text.lines().filter_map(|line| line.find("a reason").map(|at| columns(&line[..at]))).collect();
+        assert_eq!(starts.len(), names.len(), "{text}");
+        assert!(starts.iter().all(|it| *it == starts[0]), "{text}");
+        assert!(text.lines().all(|line| columns(line) <= COLUMNS.into()), "{text}");
+    }
 }

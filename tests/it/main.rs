@@ -7,6 +7,7 @@ mod errors;
 mod inhibit;
 mod interrupt;
 mod ledger;
+mod metrics;
 mod prune;
 mod runs;
 mod support;

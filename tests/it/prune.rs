@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use std::process::Command;
+
 use lab::{Engine, Image, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -374,4 +376,115 @@ fn a_prune_works_on_a_disk_that_is_100_percent_full() {
         json_of(&program(&engine).args(["prune", "-o", "json", "--disk-critical", "80"]).assert().code(4));
     assert_eq!(names(&report["removed"]), ["app"]);
     assert!(report["reclaimed_bytes"].as_u64().unwrap() > 60 << 20);
+}
+
+#[test]
+fn what_fills_the_disk_is_told_where_a_prune_does_not_help() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1").size_mib(48));
+    let image = "127.0.0.1:5000/app:1";
+    let write = |mib: &str, path: &str| format!("dd if=/dev/zero of={path} bs=1M count={mib}");
+    engine.docker([
+        "run",
+        "--name",
+        "volume",
+        "--volume",
+        "data:/data",
+        image,
+        "sh",
+        "-c",
+        &write("40", "/data/x"),
+    ]);
+    engine.docker(["run", "--name", "layer", image, "sh", "-c", &write("32", "/x")]);
+    engine.docker([
+        "run",
+        "--name",
+        "log",
+        image,
+        "sh",
+        "-c",
+        "yes 0123456789012345678901234567890 | head -n 300000",
+    ]);
+    // As the engine leaves one when it dies in the middle of a removal.
+    let forgotten = engine.data().join("overlay2").join("0".repeat(64));
+    let graph = !engine.kind.containerd_store();
+    if graph {
+        std::fs::create_dir_all(&forgotten).unwrap();
+        std::fs::write(forgotten.join("file"), vec![1; 20 << 20]).unwrap();
+        let status = Command::new("touch").args(["--date", "3 days ago"]).arg(&forgotten).status();
+        assert!(status.unwrap().success());
+    }
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let told = |report: &Value| -> Vec<(String, String)> {
+        let largest = report["occupants"]["largest"].as_array().expect("occupants").iter();
+        assert!(largest.clone().count() <= 10, "{report}");
+        let text = |it: &Value| it.as_str().unwrap_or("-").to_owned();
+        largest.map(|it| (text(&it["kind"]), text(&it["names"][0]))).collect()
+    };
+    let arguments = ["--dry-run", "-v", "-o", "json", "--host", &proxy.url()];
+    let looked = json_of(&program(&engine).args(arguments).assert().success());
+    let largest = told(&looked);
+    for (kind, name) in [("tagged-image", image), ("volume", "data"), ("container-layer", "layer")] {
+        assert!(largest.contains(&(kind.into(), name.into())), "{kind} {name}: {largest:?}");
+    }
+    assert!(largest.iter().any(|(kind, _)| kind == "log"), "{largest:?}");
+    if graph {
+        // The ballast is the largest of all, and no thing of Docker's.
+        assert_eq!(largest[0].0, "elsewhere", "{looked}");
+        assert_eq!(looked["occupants"]["unreachable"], serde_json::json!([forgotten]));
+    } else {
+        let requests = proxy.requests();
+        let slow =
+            |it: &&String| it.contains("/system/df") && (!it.contains("type=") || it.contains("type=image"));
+        assert_eq!(requests.iter().find(slow), None);
+    }
+    let text = stdout(&program(&engine).args(["--dry-run", "-v"]).assert().success());
+    assert!(text.contains("Takes the most room"), "{text}");
+    // A path is a path.
+    assert!(text.lines().all(|line| line.chars().count() <= 100 || line.starts_with("  /")), "{text}");
+
+    // The same at the end of a run that could not help; one that need not says nothing of it.
+    let ended = json_of(&program(&engine).args(["prune", "-o", "json"]).assert().success());
+    assert_eq!(told(&ended)[0].0, largest[0].0, "{ended}");
+    assert!(!graph || forgotten.exists(), "never touched");
+    std::fs::remove_file(engine.data().join("ballast")).unwrap();
+    let eased = json_of(&program(&engine).args(["prune", "-o", "json"]).assert().success());
+    assert_eq!(eased["occupants"], Value::Null);
+}
+
+#[test]
+fn a_bar_shows_how_far_it_is_on_a_terminal_only() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["pull", "--quiet", "127.0.0.1:5000/app:1"]);
+    engine.fill_to(85);
+    let prune = |terminal: bool| {
+        for n in 0..5 {
+            engine.docker(["create", "--name", &format!("c{n}"), "127.0.0.1:5000/app:1"]);
+        }
+        let program = standard(program(&engine).args(["prune", "--older-than", "0s"]));
+        let words: Vec<_> = std::iter::once(program.get_program()).chain(program.get_args()).collect();
+        let words: Vec<_> = words.iter().map(|it| it.to_string_lossy()).collect();
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command"]);
+        // The log and the bar go to stderr; only that is the terminal, or is not.
+        let stderr = engine.folder().join("stderr");
+        let elsewhere = if terminal { String::new() } else { format!("2> {}", stderr.display()) };
+        command.arg(format!("{} {elsewhere}", words.join(" "))).arg("/dev/null").env("TERM", "xterm");
+        for (name, value) in program.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        let output = command.output().expect("run script (util-linux)");
+        assert!(output.status.success(), "{output:?}");
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        (stdout, fs::read_to_string(stderr).unwrap_or_default())
+    };
+    let (shown, _) = prune(true);
+    assert!(shown.contains("pruning") && shown.contains("of 5"), "{shown:?}");
+    let (shown, log) = prune(false);
+    assert!(!shown.contains("pruning") && log.is_empty(), "{shown:?} {log:?}");
+    assert!(shown.contains("Removed:"), "{shown:?}");
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
@@ -56,12 +57,37 @@ pub fn standard(template: &Command) -> std::process::Command {
     command
 }
 
-/// The one JSON object on stdout.
+/// The one JSON object on stdout, which must be as `docs/schema.json` describes it.
 #[track_caller]
 pub fn json_of(assert: &Assert) -> Value {
     let stdout = &assert.get_output().stdout;
-    serde_json::from_slice(stdout)
-        .unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(stdout)))
+    let value: Value = serde_json::from_slice(stdout)
+        .unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(stdout)));
+    if let Err(error) = SCHEMA.validate(&value) {
+        panic!("{error} at {}: {value}", error.instance_path());
+    }
+    value
+}
+
+/// The documented schema, without the licence to add keys: none is undocumented.
+static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+    let mut schema: Value =
+        serde_json::from_str(include_str!("../../docs/schema.json")).expect("docs/schema.json is JSON");
+    close(&mut schema);
+    jsonschema::validator_for(&schema).expect("docs/schema.json is a schema")
+});
+
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Array(list) => list.iter_mut().for_each(close),
+        Value::Object(object) => {
+            object.values_mut().for_each(close);
+            if object.get("properties").is_some_and(Value::is_object) && object.contains_key("required") {
+                object.insert("additionalProperties".into(), false.into());
+            }
+        }
+        _ => {}
+    }
 }
 
 pub fn stdout(assert: &Assert) -> String {

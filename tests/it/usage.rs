@@ -66,7 +66,7 @@ fn a_removal_is_always_spelled_out() {
 
 #[test]
 fn help_fits_100_columns_and_names_every_exit_status() {
-    for command in ["", "prune", "check-gates", "disk", "runs", "converge", "record", "inhibit"] {
+    for command in ["", "prune", "check-gates", "disk", "runs", "converge", "record", "inhibit", "verify"] {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|it| !it.is_empty()).collect();
         let assert = bare().args(arguments).env("COLUMNS", "200").assert().success().stderr("");
         let help = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
@@ -100,4 +100,58 @@ fn in_the_journal_lines_carry_their_priority_and_nothing_else() {
     assert!(run(format!("{device}:{inode}")).starts_with(&format!("<3>{line}")));
     // Somebody else's journal is not ours.
     assert!(!run(format!("{device}:{}", inode + 1)).starts_with("<3>"));
+}
+
+/// What the program prints on a terminal, with these variables.
+fn on_a_terminal(variables: &str) -> String {
+    let program = bare();
+    let command =
+        format!("{variables} {} check-gates --host unix:///nowhere", program.get_program().display());
+    let output = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .output()
+        .expect("run script (util-linux)");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn there_is_colour_only_on_a_terminal_that_wants_it() {
+    let red = "\u{1b}[31munknown\u{1b}[0m";
+    assert!(on_a_terminal("").contains(red), "{:?}", on_a_terminal(""));
+    for variables in ["NO_COLOR=1", "TERM=dumb"] {
+        assert!(!on_a_terminal(variables).contains('\u{1b}'), "{:?}", on_a_terminal(variables));
+    }
+    let assert = bare().args(["check-gates", "--host", "unix:///nowhere"]).assert().code(255);
+    assert.stdout(contains("unknown").and(contains("\u{1b}").not()));
+}
+
+#[test]
+fn completions_and_the_man_page_know_every_command_and_option() {
+    let page = bare().arg("man").assert().success().stderr("");
+    let page = String::from_utf8_lossy(&page.get_output().stdout).replace("\\-", "-");
+    for word in ["check-gates", "verify", "--redeploy", "--why", "--disk-threshold", "EXIT STATUS"] {
+        assert!(page.contains(word), "{word}: {page}");
+    }
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let assert = bare().args(["completions", shell]).assert().success().stderr("");
+        assert.stdout(contains("check-gates").and(contains("disk-threshold")));
+    }
+    bare().args(["completions", "csh"]).assert().code(2).stderr(contains("fish"));
+    let help = bare().arg("-h").assert().success();
+    help.stdout(contains("completions").not());
+    bare().arg("--help").assert().success().stdout(contains("completions SHELL"));
+}
+
+#[test]
+fn typos_get_a_suggestion() {
+    for (arguments, expected) in [
+        (["chek-gates", ""], "check-gates"),
+        (["prune", "--disk-treshold=80"], "--disk-threshold"),
+        (["verify", "--re-deploy=x"], "--redeploy"),
+    ] {
+        let arguments = arguments.into_iter().filter(|it| !it.is_empty());
+        bare().args(arguments).assert().code(2).stderr(contains(expected));
+    }
 }

@@ -1,0 +1,133 @@
+//! A look into the engine's folder, which only root may enter: logs, and what the engine forgot there.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+
+use crate::facts::Files;
+
+/// A folder that a pull is just filling belongs to no layer so far.
+const SETTLED: Duration = Duration::from_secs(86_400);
+
+/// What containers have logged, and the folders of overlay2 that nothing refers to (moby #43586).
+///
+/// # Errors
+/// This user may not look, or the disk fails.
+pub fn look(root: &Path) -> Result<Files> {
+    let context = || format!("cannot look into {}", root.display());
+    let logs = logs(root).with_context(context)?;
+    let unreachable = unreachable(root).with_context(context)?;
+    Ok(Files { logs, unreachable })
+}
+
+/// The entries of a folder; none where it is missing.
+fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(vec![]),
+        Err(error) => Err(error),
+    }
+}
+
+/// Of the drivers json-file and local, in each container's own folder.
+fn logs(root: &Path) -> io::Result<Vec<(String, u64)>> {
+    let mut logs = Vec::new();
+    for container in entries(&root.join("containers"))? {
+        let mut size = 0;
+        let files =
+            entries(&container.path())?.into_iter().chain(entries(&container.path().join("local-logs"))?);
+        for file in files {
+            let name = file.file_name().to_string_lossy().into_owned();
+            if name.contains("-json.log") || name.starts_with("container.log") {
+                // One that is rotated away just now takes no room.
+                size += file.metadata().map_or(0, |it| it.blocks() * 512);
+            }
+        }
+        logs.push((container.file_name().to_string_lossy().into_owned(), size));
+    }
+    Ok(logs)
+}
+
+/// Source of the layout: moby `layer/filestore.go`. A layer's folder is named by its `cache-id`, a
+/// container's by its `mount-id` and `init-id`; all have 64 hexadecimal digits, and a folder that is just
+/// removed ends in `-removing`. BuildKit's have other names and are not looked at.
+fn unreachable(root: &Path) -> io::Result<Vec<(std::path::PathBuf, u64)>> {
+    let folders = entries(&root.join("overlay2"))?;
+    let mut known = HashSet::new();
+    for layer in entries(&root.join("image/overlay2/layerdb/sha256"))? {
+        known.extend(fs::read_to_string(layer.path().join("cache-id")).ok());
+    }
+    for mount in entries(&root.join("image/overlay2/layerdb/mounts"))? {
+        for id in ["mount-id", "init-id"] {
+            known.extend(fs::read_to_string(mount.path().join(id)).ok());
+        }
+    }
+    let now = SystemTime::now();
+    let mut unreachable = Vec::new();
+    for folder in folders {
+        let name = folder.file_name().to_string_lossy().into_owned();
+        let id = name.trim_end_matches("-removing").trim_end_matches("-init");
+        let layer = id.len() == 64 && id.bytes().all(|it| it.is_ascii_hexdigit());
+        let Ok(metadata) = folder.metadata() else { continue };
+        let old = metadata.modified().is_ok_and(|it| now.duration_since(it).is_ok_and(|age| age >= SETTLED));
+        if layer && old && !known.contains(name.as_str()) {
+            unreachable.push((folder.path(), size(&folder.path())));
+        }
+    }
+    unreachable.sort();
+    Ok(unreachable)
+}
+
+/// What a folder takes, as du counts; what cannot be read takes nothing.
+fn size(folder: &Path) -> u64 {
+    let inside = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(it) if it.is_dir() => size(&entry.path()),
+        Ok(it) => it.blocks() * 512,
+        Err(_) => 0,
+    };
+    let own = fs::symlink_metadata(folder).map_or(0, |it| it.blocks() * 512);
+    own + entries(folder).unwrap_or_default().into_iter().map(inside).sum::<u64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_settled_layer_folders_that_nothing_refers_to_are_unreachable() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        assert_eq!(look(root).unwrap(), Files::default());
+        let id = |c: char| c.to_string().repeat(64);
+        let long_ago = SystemTime::now() - 2 * SETTLED;
+        let folder = |name: &str, modified: SystemTime| {
+            let path = root.join("overlay2").join(name);
+            fs::create_dir_all(path.join("diff")).unwrap();
+            fs::write(path.join("diff/file"), vec![0; 10_000]).unwrap();
+            fs::File::open(&path).unwrap().set_modified(modified).unwrap();
+        };
+        for name in [id('a'), id('b'), format!("{}-init", id('b')), id('c'), "l".into(), "x".repeat(25)] {
+            folder(&name, long_ago);
+        }
+        folder(&format!("{}-removing", id('d')), long_ago);
+        folder(&id('e'), SystemTime::now());
+        let note = |path: &str, text: &str| {
+            let path = root.join("image/overlay2/layerdb").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        note("sha256/1/cache-id", &id('a'));
+        note("mounts/1/mount-id", &id('b'));
+        note("mounts/1/init-id", &format!("{}-init", id('b')));
+        let found = look(root).unwrap().unreachable;
+        let names: Vec<_> =
+            found.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, [id('c'), format!("{}-removing", id('d'))]);
+        assert!(found[0].1 >= 10_000, "{found:?}");
+    }
+}

@@ -1,0 +1,13 @@
+//! A bar on stderr while a long prune works: only on a terminal.
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// Where bars are drawn. The log knows it too, so that its lines go above a bar and not into it.
+pub type Bars = MultiProgress;
+
+/// A bar for so many objects. Where stderr is no terminal it draws nothing.
+pub fn bar(bars: &Bars, objects: usize) -> ProgressBar {
+    let bar = bars.add(ProgressBar::new(u64::try_from(objects).unwrap_or(u64::MAX)));
+    let template = "pruning {wide_bar} {pos} of {len}, {elapsed} ";
+    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

@@ -1,0 +1,112 @@
+//! The metrics file, judged by Prometheus' own tool, and the alerts of the docs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use lab::{Engine, Image};
+use predicates::prelude::*;
+use predicates::str::contains;
+
+use crate::support::{RUN, cached, image_id, program, remember};
+
+/// What promtool says; `tests/run` unpacks it there.
+fn promtool(arguments: &[&str], input: &Path) -> (bool, String) {
+    let promtool = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/usr/bin/promtool");
+    assert!(promtool.exists(), "{} is missing; tests/run unpacks it", promtool.display());
+    let output = Command::new(promtool)
+        .args(arguments)
+        .stdin(Stdio::from(fs::File::open(input).expect("the input")))
+        .output()
+        .expect("run promtool");
+    let text = [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned()).concat();
+    (output.status.success(), text)
+}
+
+/// The value of one sample.
+#[track_caller]
+fn value(text: &str, sample: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {sample} in {text}")).parse().expect("a number")
+}
+
+#[test]
+fn metrics_tell_how_a_run_ended_and_promtool_likes_them() {
+    let engine = Engine::start();
+    let name = cached(&engine, &Image::new("app", "1").size_mib(64));
+    remember(&engine, &[(&image_id(&engine, &name), 30)]);
+    let path: PathBuf = engine.folder().join("prune.prom");
+    let run = |arguments: &[&str], code: i32| -> String {
+        let assert = program(&engine).arg("prune").arg("--metrics-file").arg(&path).args(arguments).assert();
+        assert.code(code);
+        assert_eq!(promtool(&["check", "metrics"], &path), (true, String::new()));
+        fs::read_to_string(&path).expect("the metrics")
+    };
+    engine.fill_to(85);
+    engine.docker(["run", "--detach", "--name", RUN, &name]);
+    let held = run(&[], 0);
+    assert_eq!(value(&held, "ci_docker_prune_last_run_outcome{outcome=\"held\"}"), 1.0);
+    assert_eq!(value(&held, "ci_docker_prune_gate{gate=\"runs\",verdict=\"closed\"}"), 1.0);
+    assert_eq!(value(&held, "ci_docker_prune_pressure_held_back{gate=\"runs\"}"), 1.0);
+    engine.docker(["rm", "--force", RUN]);
+
+    let pruned = run(&["--disk-target", "75"], 0);
+    assert_eq!(value(&pruned, "ci_docker_prune_last_run_outcome{outcome=\"held\"}"), 0.0);
+    assert_eq!(value(&pruned, "ci_docker_prune_disk_limit_ratio{limit=\"target\"}"), 0.75);
+    let path_label = format!("path=\"{}\"", engine.data().display());
+    let used =
+        value(&pruned, &format!("ci_docker_prune_disk_used_ratio{{{path_label},resource=\"blocks\"}}"));
+    assert!((used * 100.0 - engine.df_percent() as f64).abs() < 1.5, "{used}");
+    let success = value(&pruned, "ci_docker_prune_last_success_timestamp_seconds");
+    let now = jiff::Timestamp::now().as_second() as f64;
+    assert!((now - 60.0..=now + 1.0).contains(&success), "{success}");
+
+    // A failure keeps the last success, and a dry run and a second prune leave the file alone.
+    engine.fill_to(97);
+    let critical = run(&[], 4);
+    assert_eq!(value(&critical, "ci_docker_prune_last_success_timestamp_seconds"), success);
+    assert!(value(&critical, "ci_docker_prune_pressure_seconds") > 0.0);
+    assert_eq!(run(&["--dry-run"], 0), critical);
+    let lock = fs::File::open(engine.folder().join("runtime/prune.lock")).expect("the lock");
+    let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).expect("take it");
+    assert_eq!(run(&[], 0), critical);
+    drop(lock);
+    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).expect("the metrics"));
+    assert_eq!(mode & 0o777, 0o644, "the node exporter is another user");
+}
+
+#[test]
+fn metrics_that_cannot_be_written_are_an_error_that_names_the_option() {
+    let engine = Engine::start();
+    program(&engine)
+        .args(["prune", "--metrics-file", "/nowhere/prune.prom"])
+        .assert()
+        .code(1)
+        .stdout(contains("keeping local image cache"))
+        .stderr(contains("cannot write /nowhere/prune.prom").and(contains("--metrics-file")));
+    // Not even an engine is needed to say that there was none.
+    let path = engine.folder().join("none.prom");
+    let arguments = ["prune", "--host", "unix:///nowhere", "--metrics-file"];
+    program(&engine).args(arguments).arg(&path).assert().code(1);
+    let text = fs::read_to_string(&path).expect("the metrics");
+    assert_eq!(value(&text, "ci_docker_prune_last_run_outcome{outcome=\"failed\"}"), 1.0);
+    assert_eq!(promtool(&["check", "metrics"], &path), (true, String::new()));
+}
+
+#[test]
+fn the_alerts_of_the_docs_are_rules() {
+    let page = include_str!("../../docs/metrics.md");
+    let rules = page.split("```yaml\n").nth(1).and_then(|it| it.split("```").next()).expect("an example");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), rules).expect("write the rules");
+    let (fine, said) = promtool(&["check", "rules", &file.path().display().to_string()], file.path());
+    assert!(fine && said.contains("3 rules found"), "{said}");
+    // And they are about metrics that there are.
+    let source = include_str!("../../src/report/metrics.rs");
+    for word in rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+        assert!(!word.starts_with("ci_docker_prune_") || source.contains(word), "{word}");
+    }
+    for name in source.split('"').filter(|it| it.starts_with("ci_docker_prune_") && !it.contains(' ')) {
+        assert!(page.contains(name), "docs/metrics.md has no {name}");
+    }
+}
