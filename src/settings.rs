@@ -89,13 +89,15 @@ pub enum HostUrl {
     Unix(PathBuf),
     /// `HOST:PORT`, plain HTTP.
     Tcp(String),
+    /// `HOST:PORT`, and the folder of `ca.pem`, `cert.pem` and `key.pem`.
+    Tls(String, PathBuf),
 }
 
 impl fmt::Display for HostUrl {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Tcp(address) | Self::Tls(address, _) => write!(f, "tcp://{address}"),
         }
     }
 }
@@ -105,7 +107,7 @@ impl HostUrl {
     pub fn socket(&self) -> Option<&Path> {
         match self {
             Self::Unix(path) => Some(path),
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Tls(..) => None,
         }
     }
 
@@ -113,6 +115,9 @@ impl HostUrl {
         let hint = "expected unix:///PATH or tcp://HOST:PORT";
         match text.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(("https", _)) => {
+                Err(format!("{hint}; for TLS set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH"))
+            }
             Some(("tcp" | "http", address)) => {
                 let address = address.trim_end_matches('/');
                 match address.rsplit_once(':') {
@@ -215,6 +220,18 @@ fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
             usage(ErrorKind::ValueValidation, &format!("invalid value '{text}' for {option}: {why}"))
         })
     };
+    // As the docker CLI has it: any text but an empty one.
+    let tls = env::var("DOCKER_TLS_VERIFY").is_ok_and(|it| !it.is_empty());
+    let certificates = || {
+        let named = env::var_os("DOCKER_CERT_PATH").filter(|it| !it.is_empty()).map(PathBuf::from);
+        named.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".docker"))
+    };
+    let parse = |option: &str, text: &str| -> Result<HostUrl, clap::Error> {
+        Ok(match parse(option, text)? {
+            HostUrl::Tcp(address) if tls => HostUrl::Tls(address, certificates()),
+            host => host,
+        })
+    };
     let docker_host = env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
     let host = match (&common.host, docker_host) {
         (Some(host), _) => parse("'--host <URL>'", host)?,
@@ -225,13 +242,6 @@ fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
         Some(text) => Some(parse("'--swarm-host <URL>'", text)?).filter(|manager| *manager != host),
         None => None,
     };
-    let tls = env::var("DOCKER_TLS_VERIFY").is_ok_and(|it| !it.is_empty());
-    if tls && [Some(&host), swarm_host.as_ref()].into_iter().flatten().any(|it| matches!(it, HostUrl::Tcp(_)))
-    {
-        let text = "DOCKER_TLS_VERIFY is set, and TLS is not supported so far: nothing was sent in the clear; \
-                    use the engine's socket, forwarded by ssh where it is remote (and then name --disk-path)";
-        return Err(usage(ErrorKind::ValueValidation, text));
-    }
     if common.timeout.is_zero() {
         let text = "invalid value for '--timeout <DUR>': the engine needs some time to answer, such as 30s";
         return Err(usage(ErrorKind::ValueValidation, text));
@@ -323,6 +333,7 @@ mod tests {
             "tcp://:1",
             "ssh://host",
             "npipe:////./pipe/x",
+            "https://host:2376",
         ] {
             assert!(HostUrl::parse(text).unwrap_err().contains("unix:///PATH"), "{text}");
         }

@@ -3,6 +3,7 @@
 pub mod deploy;
 pub mod read;
 pub mod remove;
+mod tls;
 mod transport;
 pub mod watch;
 
@@ -72,7 +73,8 @@ impl Engine {
             #[serde(default, rename = "MinAPIVersion")]
             min_api_version: String,
         }
-        let transport = Transport::new(host);
+        let transport = Transport::new(host)
+            .map_err(|why| EngineError::new(host, "connect", Problem::Certificates(why)))?;
         let bollard = |version| {
             let error = |error: bollard::errors::Error| Problem::Nonsense(error.to_string());
             transport.bollard(timeout, version).map_err(|it| EngineError::new(host, "connect", error(it)))
@@ -186,6 +188,9 @@ enum Problem {
     Status(u16, String),
     Nonsense(String),
     Lost(String),
+    /// Ours cannot be read.
+    Certificates(String),
+    Untrusted(tls::Complaint),
     TooOld(Version),
     TooNew(Version),
 }
@@ -204,6 +209,9 @@ impl Problem {
         let mut text = error.to_string();
         let mut next = Some(error);
         while let Some(error) = next {
+            if let Some(complaint) = tls::complaint(error) {
+                return Self::Untrusted(complaint);
+            }
             if let Some(error) = error.downcast_ref::<io::Error>() {
                 match error.kind() {
                     io::ErrorKind::NotFound => return Self::NoSocket,
@@ -292,6 +300,22 @@ impl fmt::Display for EngineError {
                 "the connection to the Docker engine at {host} was lost during {asked}: {why}; \
                  see journalctl -u docker"
             ),
+            Problem::Certificates(why) => {
+                write!(f, "cannot speak TLS with {host}: {why}; see DOCKER_CERT_PATH")
+            }
+            Problem::Untrusted(tls::Complaint::Theirs(why)) => write!(
+                f,
+                "the Docker engine at {host} is not trusted: {why}; is ca.pem in DOCKER_CERT_PATH of the authority \
+                 that signed its certificate, and is the certificate for that name or address?"
+            ),
+            Problem::Untrusted(tls::Complaint::Ours(why)) => write!(
+                f,
+                "the Docker engine at {host} refuses our certificate ({why}): see cert.pem and key.pem in \
+                 DOCKER_CERT_PATH"
+            ),
+            Problem::Untrusted(tls::Complaint::Other(why)) => {
+                write!(f, "no TLS with {host}: {why}; is it the port of dockerd --tlsverify?")
+            }
             Problem::TooOld(version) => write!(
                 f,
                 "the Docker engine at {host} is too old: it speaks the API up to {version}, and {OLDEST} \

@@ -11,13 +11,14 @@ use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use hyperlocal::UnixConnector;
 use zeroize::Zeroizing;
 
-use super::Version;
+use super::{Version, tls};
 use crate::settings::HostUrl;
 
 type Body = <BollardRequest as RequestBody>::Body;
@@ -42,6 +43,7 @@ pub struct Transport {
 enum AnyClient {
     Unix(Client<UnixConnector, Body>),
     Tcp(Client<HttpConnector, Body>),
+    Tls(Client<HttpsConnector<HttpConnector>, Body>),
 }
 
 impl AnyClient {
@@ -52,24 +54,30 @@ impl AnyClient {
         match self {
             Self::Unix(client) => client.request(request).await,
             Self::Tcp(client) => client.request(request).await,
+            Self::Tls(client) => client.request(request).await,
         }
     }
 }
 
 impl Transport {
-    pub fn new(host: &HostUrl) -> Self {
+    /// # Errors
+    /// The certificates cannot be read.
+    pub fn new(host: &HostUrl) -> Result<Self, String> {
         // No idle connections: one that the engine closed meanwhile must not fail a removal.
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_max_idle_per_host(0);
-        match host {
-            HostUrl::Unix(path) => {
-                Self { client: AnyClient::Unix(builder.build(UnixConnector)), base: unix_base(path) }
-            }
+        let (client, base) = match host {
+            HostUrl::Unix(path) => (AnyClient::Unix(builder.build(UnixConnector)), unix_base(path)),
             HostUrl::Tcp(address) => {
-                let client = AnyClient::Tcp(builder.build(HttpConnector::new()));
-                Self { client, base: format!("http://{address}") }
+                (AnyClient::Tcp(builder.build(HttpConnector::new())), format!("http://{address}"))
             }
-        }
+            HostUrl::Tls(address, folder) => {
+                let tls = HttpsConnectorBuilder::new().with_tls_config(tls::configuration(folder)?);
+                let connector = tls.https_only().enable_http1().build();
+                (AnyClient::Tls(builder.build(connector)), format!("https://{address}"))
+            }
+        };
+        Ok(Self { client, base })
     }
 
     /// bollard over this client, speaking this version of the API. bollard 0.21 loses the version on

@@ -1,6 +1,6 @@
 //! The `converge` gate against real services.
 
-use lab::{Engine, Fault, Image, Kind, Options, Proxy};
+use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::str::contains;
 
 use crate::support::program;
@@ -133,32 +133,6 @@ fn a_locked_manager_is_unknown() {
     engine.restart();
     becomes(&engine, 255, "docker swarm unlock");
     program(&engine).arg("runs").assert().code(255).stdout(contains("docker swarm unlock"));
-}
-
-#[test]
-fn a_worker_needs_to_be_told_its_manager() {
-    let engine = Engine::start_with(Options { second: true, ..Options::default() });
-    let token = engine.docker(["swarm", "join-token", "--quiet", "worker"]);
-    let worker = format!("unix://{}", engine.folder().join("second.sock").display());
-    engine.docker([
-        "--host",
-        &worker,
-        "swarm",
-        "join",
-        "--listen-addr",
-        "127.0.0.2:2377",
-        "--advertise-addr",
-        "127.0.0.2",
-        "--token",
-        &token,
-        "127.0.0.1:2377",
-    ]);
-    for gate in ["converge", "runs"] {
-        program(&engine).args([gate, "--host", &worker]).assert().code(255).stdout(contains("--swarm-host"));
-        let manager = engine.url();
-        program(&engine).args([gate, "--host", &worker, "--swarm-host", &manager]).assert().code(0);
-    }
-    assert_ne!(Kind::from_env(), Kind::Host, "two daemons need a root of their own");
 }
 
 #[test]

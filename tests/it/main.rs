@@ -8,6 +8,7 @@ mod inhibit;
 mod interrupt;
 mod ledger;
 mod metrics;
+mod nodes;
 mod prune;
 mod runs;
 mod support;

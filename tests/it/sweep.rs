@@ -227,6 +227,8 @@ fn a_deploy_that_begins_at_any_request_ends_all_removals() {
 fn after_a_kill_at_any_request_a_normal_run_works() {
     let scene = Scene::new();
     let requests = scene.whole_run();
+    // After the last order it only looks at what fills the disk.
+    let last_order = scene.proxy.requests().iter().rposition(|it| is_removal(it)).expect("a removal") + 1;
     for k in 1..=requests {
         scene.restore();
         let pid = Arc::new(AtomicU32::new(0));
@@ -252,7 +254,7 @@ fn after_a_kill_at_any_request_a_normal_run_works() {
         // The ledger can be read, no lock is stale, and what was begun is finished.
         scene.proxy.on_request(|_, _| None);
         let report = json_of(&scene.command("10s").assert().success());
-        assert!(report["outcome"] == "pruned" || k == requests, "killed at {k}: {report}");
+        assert!(report["outcome"] == "pruned" || k >= last_order, "killed at {k}: {report}");
         for (name, id) in &scene.cached {
             assert!(!has_image(&scene.engine, id), "killed at {k}: {name} is still there: {report}");
         }

@@ -48,10 +48,11 @@ fn the_environment_is_checked_like_the_command_line() {
 fn a_host_that_wants_tls_is_never_asked_in_the_clear() {
     bare()
         .env("DOCKER_TLS_VERIFY", "1")
+        .env("DOCKER_CERT_PATH", "/nowhere")
         .args(["disk", "--host", "tcp://127.0.0.1:2376"])
         .assert()
-        .code(2)
-        .stderr(contains("DOCKER_TLS_VERIFY"));
+        .code(255)
+        .stdout(contains("/nowhere/ca.pem").and(contains("DOCKER_CERT_PATH")));
 }
 
 #[test]

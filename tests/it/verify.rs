@@ -317,14 +317,14 @@ fn an_image_that_is_not_there_or_cannot_start_fails_in_words() {
 
 #[test]
 fn data_in_memory_is_told_from_data_on_a_disk() {
-    let engine = Engine::start_with(Options { second: true, ..Options::default() });
+    let engine = Engine::start_with(Options { workers: 1, ..Options::default() });
     let retention = |socket: &str| {
         let url = format!("unix://{}", engine.folder().join(socket).display());
         let assert = program(&engine).args(["verify", "-o", "json", "--host", &url]).assert();
         check(&json_of(&assert), "retention")
     };
     assert_eq!(retention("data.sock")["status"], "ok");
-    let in_memory = retention("second.sock");
+    let in_memory = retention("worker1.sock");
     assert_eq!(in_memory["status"], "failed", "{in_memory}");
     assert!(in_memory["detail"].as_str().unwrap().contains("lies on tmpfs"), "{in_memory}");
 }

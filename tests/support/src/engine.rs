@@ -75,13 +75,19 @@ pub struct Options {
     pub swarm: bool,
     /// Size of the filesystem that holds the engine's data, MiB.
     pub size_mib: u64,
-    /// A second daemon beside the first, with its own data, to join a swarm with.
-    pub second: bool,
+    /// How many daemons stand beside the first, each in a network namespace of its own, to join its swarm
+    /// with. The data of the first lie on a disk, those of the others in memory (512 MiB each).
+    pub workers: usize,
+    /// Let the first listen on `MANAGER:2376` too, by TLS with the certificates in `certificates`.
+    pub tls: bool,
 }
+
+/// The address of the first daemon, as its workers and the program know it.
+pub const MANAGER: &str = "10.77.0.1";
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kind: Kind::from_env(), swarm: true, size_mib: 2048, second: false }
+        Self { kind: Kind::from_env(), swarm: true, size_mib: 2048, workers: 0, tls: false }
     }
 }
 
@@ -114,9 +120,19 @@ impl Engine {
             format!("{} is not there; tests/support/roots makes it", options.kind.root().display())
         })?;
         mount_lab(options.size_mib)?;
+        for n in 1..=options.workers {
+            let place = lab_path(&format!("worker{n}"));
+            fs::create_dir(&place)?;
+            mount(Some("worker"), &place, Some("tmpfs"), MsFlags::empty(), Some("size=512m"))
+                .context("mount a worker's tmpfs")?;
+        }
         let lab = Path::new(LAB);
         fs::write(lab.join("registry.yml"), REGISTRY.replace("{root}", &format!("{LAB}/registry")))?;
         fs::write(lab.join("init.sh"), include_str!("init.sh"))?;
+
+        if options.tls {
+            crate::tls::certificates(&lab.join("certificates"), &[MANAGER])?;
+        }
 
         let cgroup = cgroup_name();
         let mut command = Command::new("unshare");
@@ -128,7 +144,7 @@ impl Engine {
             .args(["--registry-mirror", "http://127.0.0.1:5000", "--config-file"])
             .arg(lab.join("daemon.json"))
             .env("LAB_CGROUP", &cgroup)
-            .env("LAB_SECOND", if options.second { "1" } else { "" })
+            .env("LAB_WORKERS", options.workers.to_string())
             .env("PATH", format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default()))
             .stdin(Stdio::null())
             .stdout(fs::File::create(lab.join("init.log"))?)
@@ -140,7 +156,8 @@ impl Engine {
         let outer = die_with_us(&mut command).spawn().context("start unshare (util-linux)")?;
         let mut engine = Self { kind: options.kind, outer, init: 0, cgroup };
         let answered = wait_for(Duration::from_secs(30), || ping(&engine.socket()))
-            && (!options.second || wait_for(Duration::from_secs(30), || ping(&lab.join("second.sock"))));
+            && (1..=options.workers)
+                .all(|n| wait_for(Duration::from_secs(30), || ping(&lab.join(format!("worker{n}.sock")))));
         if !answered {
             bail!("no answer in 30 s; the end of its log:\n{}", engine.log_tail());
         }
@@ -150,7 +167,14 @@ impl Engine {
             .parse()
             .with_context(|| format!("read the engine's first process from {children}"))?;
         if options.swarm {
-            engine.docker(["swarm", "init", "--advertise-addr", "127.0.0.1"]);
+            let address = if options.workers > 0 { MANAGER } else { "127.0.0.1" };
+            engine.docker(["swarm", "init", "--advertise-addr", address]);
+            let join = || engine.docker(["swarm", "join-token", "--quiet", "worker"]);
+            for n in 1..=options.workers {
+                let joined = engine
+                    .worker_docker(n, &["swarm", "join", "--token", &join(), &format!("{MANAGER}:2377")]);
+                assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+            }
         }
         Ok(engine)
     }
@@ -219,6 +243,25 @@ impl Engine {
             stdin.write_all(input).expect("write to docker");
         }
         child.wait_with_output().expect("wait for docker")
+    }
+
+    /// What to give `--host` for a worker.
+    pub fn worker_url(&self, n: usize) -> String {
+        format!("unix://{}", self.folder().join(format!("worker{n}.sock")).display())
+    }
+
+    /// The docker CLI against a worker.
+    pub fn worker_docker(&self, n: usize, arguments: &[&str]) -> Output {
+        let mut command = self.inside("docker");
+        command.env("DOCKER_HOST", self.worker_url(n)).args(arguments);
+        command.output().expect("start nsenter")
+    }
+
+    /// A program of this machine in the network of the first daemon, with this machine's files.
+    pub fn in_its_network(&self, program: &Path) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.init.to_string(), "--net", "--"]).arg(program);
+        command
     }
 
     /// The ID that this engine gives an image that it pulled.
@@ -323,7 +366,7 @@ impl Engine {
 
     /// The end of the daemon's log, for a failing test.
     pub fn log_tail(&self) -> String {
-        ["init.log", "registry.log", "data.log"]
+        ["init.log", "registry.log", "worker1.log", "data.log"]
             .iter()
             .filter_map(|name| fs::read_to_string(self.folder().join(name)).ok())
             .flat_map(|log| {
@@ -392,7 +435,7 @@ pub(crate) const REGISTRY: &str = "\
 version: 0.1
 log: {level: warn, accesslog: {disabled: false}}
 storage: {filesystem: {rootdirectory: {root}}}
-http: {addr: '127.0.0.1:5000'}
+http: {addr: ':5000'}
 ";
 
 /// Let the command be killed when the thread that starts it ends, however it ends.
@@ -424,6 +467,10 @@ pub fn with_default_signals(command: &mut Command) -> &mut Command {
     }
 }
 
+fn lab_path(name: &str) -> PathBuf {
+    Path::new(LAB).join(name)
+}
+
 /// A private mount namespace for this thread, the lab's folder in memory and its disk in a file
 /// there. Doing it again in the same thread replaces what an earlier engine left.
 pub(crate) fn mount_lab(size_mib: u64) -> Result<()> {
@@ -434,7 +481,7 @@ pub(crate) fn mount_lab(size_mib: u64) -> Result<()> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make mounts private")?;
     mount(Some("lab"), LAB, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
         .context("mount the lab's tmpfs")?;
-    for folder in ["data", "second", "registry"] {
+    for folder in ["data", "registry"] {
         fs::create_dir(Path::new(LAB).join(folder))?;
     }
     let disk = format!("{LAB}/disk");

@@ -33,6 +33,32 @@ daemon() { # NAME ARGUMENTS...: started again whenever it ends, until the lab sa
     sleep 0.05
   done
 }
-[ -n "$LAB_SECOND" ] && daemon second --bridge=none --iptables=false --cgroup-parent "$LAB_CGROUP" &
+# Workers are other machines: each in a network namespace of its own, all on one bridge.
+if [ "${LAB_WORKERS:-0}" -gt 0 ]; then
+  set -- "$@" --insecure-registry 10.77.0.0/24
+  ip link add swarm type bridge
+  ip address add 10.77.0.1/24 dev swarm
+  ip link set swarm up
+  n=0
+  while [ $n -lt "$LAB_WORKERS" ]; do
+    n=$((n + 1))
+    ip netns add worker$n
+    ip link add to-worker$n type veth peer name eth0 netns worker$n
+    ip link set to-worker$n master swarm up
+    ip -n worker$n link set lo up
+    ip -n worker$n address add 10.77.0.$((n + 1))/24 dev eth0
+    ip -n worker$n link set eth0 up
+    ip -n worker$n route add default via 10.77.0.1
+    mkdir -p "$lab/worker$n"
+    # `ip netns exec` would hide the control groups.
+    nsenter --net=/run/netns/worker$n dockerd --data-root "$lab/worker$n" --exec-root "/run/worker$n" \
+      --pidfile "$lab/worker$n.pid" -H "unix://$lab/worker$n.sock" "$@" \
+      --cgroup-parent "$LAB_CGROUP" > "$lab/worker$n.log" 2>&1 &
+  done
+fi
+if [ -e "$lab/certificates/server.pem" ]; then
+  set -- "$@" -H tcp://0.0.0.0:2376 --tlsverify --tlscacert "$lab/certificates/ca.pem" \
+    --tlscert "$lab/certificates/server.pem" --tlskey "$lab/certificates/server-key.pem"
+fi
 daemon data "$@" --cgroup-parent "$LAB_CGROUP"
 wait

@@ -5,6 +5,7 @@ pub mod engine;
 pub mod host;
 pub mod image;
 pub mod proxy;
+pub mod tls;
 
 /// Is this an environment variable that would point the program, or docker, at another engine or
 /// change what it says?
