@@ -23,9 +23,11 @@ pub fn start(level: LevelFilter, bars: &MultiProgress) {
         });
     }
     let logger = builder.build();
-    log::set_max_level(logger.filter());
+    let most = logger.filter();
     // Nobody has set another before.
     let _ = LogWrapper::new(bars.clone(), logger).try_init();
+    // The wrapper asks for the level of no module, and would leave it at that.
+    log::set_max_level(most);
 }
 
 /// `JOURNAL_STREAM` holds the device and inode of the journal's socket (systemd.exec(5)).
