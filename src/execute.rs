@@ -470,4 +470,23 @@ mod tests {
             assert_eq!(wanted_bytes(&usage(used, inodes), target.parse().unwrap()), expected);
         }
     }
+
+    #[test]
+    fn a_hundred_terabytes_are_no_trouble() {
+        const TB: u64 = 1_000_000_000_000;
+        for (used, available) in [(85 * TB, 15 * TB), (u64::MAX / 100 * 85, u64::MAX / 100 * 15)] {
+            let filesystem = Filesystem {
+                mount_point: "/".into(),
+                size: used.saturating_add(available),
+                used,
+                available,
+                inodes: u64::MAX,
+                inodes_used: u64::MAX / 10,
+            };
+            let usage = Usage { percent: filesystem.percent().unwrap(), filesystem };
+            assert_eq!(usage.percent.get(), 85);
+            let wanted = wanted_bytes(&usage, "70".parse().unwrap());
+            assert_eq!((u128::from(wanted) * 100).div_ceil(u128::from(used) + u128::from(available)), 16);
+        }
+    }
 }

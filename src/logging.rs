@@ -4,7 +4,9 @@ use std::io::Write;
 
 use indicatif::MultiProgress;
 use indicatif_log_bridge::LogWrapper;
-use log::{Level, LevelFilter};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::units::clean;
 
 /// Start logging, around these progress bars. `RUST_LOG` decides over the level that was asked for by
 /// options.
@@ -25,9 +27,35 @@ pub fn start(level: LevelFilter, bars: &MultiProgress) {
     let logger = builder.build();
     let most = logger.filter();
     // Nobody has set another before.
-    let _ = LogWrapper::new(bars.clone(), logger).try_init();
+    let _ = LogWrapper::new(bars.clone(), Clean(logger)).try_init();
     // The wrapper asks for the level of no module, and would leave it at that.
     log::set_max_level(most);
+}
+
+/// Names and messages come from outside: no control character of theirs reaches a terminal or the
+/// journal.
+struct Clean<L>(L);
+
+impl<L: Log> Log for Clean<L> {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = record.args().to_string();
+        let text: Vec<String> = text.lines().map(clean).collect();
+        let text = text.join("\n");
+        let mut clean = Record::builder();
+        clean.metadata(record.metadata().clone()).module_path(record.module_path());
+        self.0.log(&clean.args(format_args!("{text}")).build());
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 /// `JOURNAL_STREAM` holds the device and inode of the journal's socket (systemd.exec(5)).

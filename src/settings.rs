@@ -312,6 +312,17 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_host_parser_panic(text in "(unix|tcp|http|ssh|)(://)?.{0,30}") {
+            if let Ok(host) = HostUrl::parse(&text) {
+                // What it shows is the same host.
+                proptest::prop_assert_eq!(HostUrl::parse(&host.to_string()), Ok(host));
+            }
+            let _ = text.parse::<plan::KeepLabel>();
+        }
+    }
+
     #[test]
     fn host_urls() {
         let unix = |path: &str| Ok(HostUrl::Unix(path.into()));

@@ -77,9 +77,41 @@ pub fn size(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().si().to_string()
 }
 
+/// Text from outside, for a terminal, a log or a metrics file: without control characters.
+pub fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic_and_what_is_taken_is_in_range(text in ".{0,40}") {
+            if let Ok(percent) = text.parse::<Percent>() {
+                proptest::prop_assert!(percent.get() <= 100);
+            }
+            if let Ok(taken) = parse_duration(&text) {
+                // It shows as it would be typed, and is no other then.
+                proptest::prop_assert_eq!(parse_duration(&duration(taken)), Ok(taken));
+            }
+            proptest::prop_assert!(!clean(&text).contains(char::is_control));
+        }
+
+        #[test]
+        fn any_duration_shows_as_it_is_typed(seconds in 0..100 * 365 * 86_400_u64) {
+            let taken = Duration::from_secs(seconds);
+            proptest::prop_assert_eq!(parse_duration(&duration(taken)), Ok(taken));
+        }
+
+        #[test]
+        fn percentages_stay_in_range(part: u64, whole: u64) {
+            let percent = Percent::of(part, whole).map(Percent::get);
+            proptest::prop_assert_eq!(percent.is_none(), whole == 0);
+            proptest::prop_assert!(percent.is_none_or(|it| it <= 100));
+        }
+    }
 
     #[test]
     fn percentages_round_up_and_need_a_whole() {

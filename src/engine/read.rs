@@ -600,3 +600,54 @@ impl From<CacheAnswer> for CacheRecord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    /// The keys that are read, and some that are not.
+    const KEYS: &str = "Id|ID|Names|Image|ImageID|State|Labels|Created|CreatedAt|UpdatedAt|RepoTags|RepoDigests|\
+        Size|Config|Metadata|LastTagTime|Spec|PreviousSpec|Name|TaskTemplate|ContainerSpec|Mode|Replicated|Global|\
+        Replicas|UpdateStatus|ServiceStatus|RunningTasks|DesiredTasks|CompletedTasks|JobStatus|JobIteration|Index|\
+        RestartPolicy|Condition|ServiceID|Slot|NodeID|Status|DesiredState|Err|ContainerStatus|ContainerID|ExitCode|\
+        DockerRootDir|DriverStatus|SystemTime|Swarm|LocalNodeState|ControlAvailable|Type|InUse|Shared|LastUsedAt|X";
+
+    /// What an engine might say there.
+    fn anything() -> impl Strategy<Value = Value> {
+        let words = "sha256:0|a@sha256:0|<none>:<none>|2026-11-20T00:00:00Z|0001-01-01T00:00:00Z|running|complete|\
+            on-failure|\u{1b}\\[31m|";
+        let word = prop_oneof![proptest::string::string_regex(words).expect("a pattern"), any::<String>()];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            word.prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 64, 8, |inner| {
+            let key = proptest::string::string_regex(KEYS).expect("a pattern");
+            let pairs = proptest::collection::vec((key, inner.clone()), 0..12);
+            prop_oneof![
+                proptest::collection::vec(inner, 0..4).prop_map(Value::from),
+                pairs.prop_map(|pairs| Value::from(pairs.into_iter().collect::<Map<_, _>>())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn no_answer_makes_the_reader_panic(value in anything()) {
+            let _ = serde_json::from_value::<InfoAnswer>(value.clone()).map(|it| Swarm::from(it.swarm.unwrap_or_default()));
+            let _ = serde_json::from_value::<ServiceAnswer>(value.clone()).map(Service::from);
+            let _ = serde_json::from_value::<TaskAnswer>(value.clone()).map(Task::from);
+            let _ = serde_json::from_value::<ContainerAnswer>(value.clone()).map(Container::from);
+            let _ = serde_json::from_value::<ImageAnswer>(value.clone()).map(Image::from);
+            let _ = serde_json::from_value::<InspectAnswer>(value.clone()).map(Image::from);
+            let _ = serde_json::from_value::<CacheAnswer>(value).map(CacheRecord::from);
+        }
+    }
+}

@@ -2,12 +2,12 @@
 
 use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
 
-use super::text::{clean, word};
+use super::text::word;
 use super::{Ending, OUTCOMES, PruneReport, outcome_word};
 use crate::execute::Stop;
 use crate::gates::{Gate, Verdict, Word, runs};
 use crate::plan::{Kind, Removal};
-use crate::units::{Percent, Time};
+use crate::units::{Percent, Time, clean};
 
 const LAST_SUCCESS: &str = "ci_docker_prune_last_success_timestamp_seconds";
 

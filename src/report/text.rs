@@ -16,7 +16,7 @@ use crate::gates::disk::{self, Measured, Usage};
 use crate::gates::{Gate, Verdict, Word, converge, runs};
 use crate::occupants::{self, Occupant, Occupants};
 use crate::plan::{Keep, KeepLabel, Kept, Kind, Plan, Removal, Remove};
-use crate::units::{age, duration, size};
+use crate::units::{age, clean, duration, size};
 
 const COLUMNS: u16 = 100;
 
@@ -564,20 +564,24 @@ fn label(names: &[String], id: &str) -> String {
     }
 }
 
-/// A digest in full fills a line and tells a person no more than its beginning.
+/// A digest in full fills a line and tells a person no more than its beginning; so does a name of
+/// kilobytes. The JSON has both in full.
 fn short(name: &str) -> String {
-    let name = clean(name);
-    match name.split_once("@sha256:") {
+    const LONGEST: usize = 100;
+    let name = match name.split_once("@sha256:") {
         Some((name, digest)) if digest.len() > 12 && digest.is_ascii() => {
             format!("{name}@sha256:{}", &digest[..12])
         }
-        _ => name,
+        _ => name.to_owned(),
+    };
+    match name.chars().count() {
+        0..=LONGEST => clean(&name),
+        length => {
+            let (start, end) = (LONGEST * 2 / 3, length - LONGEST / 3);
+            let part = |from: usize, to: usize| name.chars().take(to).skip(from).collect::<String>();
+            clean(&format!("{}…{}", part(0, start), part(end, length)))
+        }
     }
-}
-
-/// Names come from outside: no control character reaches a terminal.
-pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 fn table<const N: usize>(

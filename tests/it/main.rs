@@ -1,5 +1,6 @@
 //! The program from outside: against a real engine that each test starts for itself.
 
+mod bounds;
 mod converge;
 mod deploys;
 mod disk;
