@@ -27,6 +27,9 @@
       nixosModules.default =
         { lib, pkgs, ... }:
         {
+          # So that it may be imported twice, by a host and by a profile that it shares.
+          key = "ci-docker-prune";
+          _file = ./flake.nix;
           imports = [ ./modules ];
           services.ci-docker-prune.package =
             lib.mkDefault

@@ -4,20 +4,24 @@ let
   inherit (lib) mkOption types;
 
   percentage = types.ints.between 0 100;
-  duration = types.strMatching "([0-9]+ *[a-z]+ *)+";
+  # What the program reads (humantime).
+  duration = types.strMatching "([0-9]+ *(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|M|months?) *)+";
+  url = types.strMatching "unix:///.+|(tcp|http)://.+:[0-9]+";
 
   percent =
-    default: description:
+    default: example: description:
     mkOption {
       type = percentage;
-      inherit default description;
+      inherit default example description;
     };
 in
 {
   options.services.ci-docker-prune = {
     enable = lib.mkEnableOption "the daily prune of this Docker host, which keeps its image cache";
 
-    package = lib.mkPackageOption pkgs "ci-docker-prune" { };
+    package = lib.mkPackageOption pkgs "ci-docker-prune" {
+      extraDescription = "The flake's module sets the flake's own build.";
+    };
 
     onCalendar = mkOption {
       type = types.nonEmptyStr;
@@ -39,18 +43,19 @@ in
     persistent = mkOption {
       type = types.bool;
       default = true;
+      example = false;
       description = "Whether a prune that was missed while the host was off is made up for at boot.";
     };
 
-    diskThreshold = percent 80 ''
+    diskThreshold = percent 80 85 ''
       Nothing is removed while the disk is below this percentage of its blocks and of its inodes.
     '';
 
-    diskTarget = percent 70 ''
+    diskTarget = percent 70 60 ''
       Cached images are evicted only while the disk is at or above this percentage.
     '';
 
-    diskCritical = percent 95 ''
+    diskCritical = percent 95 98 ''
       A prune that ends with the disk at or above this percentage fails (exit status 4), so that
       `OnFailure=` and the monitoring of failed units see it.
     '';
@@ -58,6 +63,7 @@ in
     olderThan = mkOption {
       type = duration;
       default = "24h";
+      example = "1h 30m";
       description = "Least age of what is removed.";
     };
 
@@ -96,14 +102,18 @@ in
     };
 
     dockerHost = mkOption {
-      type = types.nullOr (types.strMatching "(unix:///|tcp://|http://).+");
+      type = types.nullOr url;
       default = null;
-      example = "unix:///run/user/1000/docker.sock";
-      description = "The engine to prune; null: the one of {option}`virtualisation.docker`.";
+      example = "unix:///run/podman/podman.sock";
+      description = ''
+        The engine to prune; null: the one of {option}`virtualisation.docker`. The user `ci-docker-prune` must
+        be able to use its socket: where that is not by the group `docker`, add the socket's group to
+        `serviceConfig.SupplementaryGroups` of both services.
+      '';
     };
 
     swarmHost = mkOption {
-      type = types.nullOr (types.strMatching "(unix:///|tcp://|http://).+");
+      type = types.nullOr url;
       default = null;
       example = "tcp://manager.internal:2376";
       description = ''
@@ -123,12 +133,13 @@ in
     };
 
     metricsFile = mkOption {
-      type = types.nullOr types.path;
+      # It becomes a word of ReadWritePaths= too.
+      type = types.nullOr (types.strMatching "/[^[:space:]%]*");
       default = null;
       example = "/var/lib/node-exporter/ci-docker-prune.prom";
       description = ''
-        Metrics of each prune, for the textfile collector of Prometheus' node exporter. The user
-        `ci-docker-prune` must be able to write to its directory.
+        Metrics of each prune, for the textfile collector of Prometheus' node exporter. Its directory must
+        exist, and the user `ci-docker-prune` must be able to write to it.
       '';
     };
 

@@ -69,7 +69,7 @@ let
     inherit description timerConfig;
     wantedBy = [ "timers.target" ];
   };
-  service = description: timeout: words: {
+  service = description: timeout: writable: words: {
     inherit description;
     documentation = [ "man:ci-docker-prune(1)" ];
     after = lib.optionals docker.enable [
@@ -89,10 +89,7 @@ let
       StateDirectory = "ci-docker-prune";
       StateDirectoryMode = "0755";
       # Not RuntimeDirectory=: inhibitors outlive the service.
-      ReadWritePaths = [
-        runtimeDir
-      ]
-      ++ lib.optional (cfg.metricsFile != null) (builtins.dirOf (toString cfg.metricsFile));
+      ReadWritePaths = [ runtimeDir ] ++ writable;
       UMask = "0022";
 
       AmbientCapabilities = "";
@@ -197,15 +194,15 @@ in
       "d ${runtimeDir} 0755 ${user} ${group} -"
       # Sticky: nobody clears another's inhibitor away.
       "d ${runtimeDir}/inhibitors 1775 ${user} ${group} -"
-      # Of a prune that root ran before the service's user was there.
-      "z ${runtimeDir}/*.lock - ${user} ${group} -"
     ];
 
     # An engine that hangs is given up after --timeout for each answer; these limits end what nobody
     # foresaw, and a prune that is told to end stops between two removals.
     systemd.services.ci-docker-prune = service "Prune the Docker host, keeping its image cache" "1h" (
-      [ "prune" ] ++ arguments settings ++ cfg.extraArgs
-    );
+      lib.optional
+      (cfg.metricsFile != null)
+      (builtins.dirOf (toString cfg.metricsFile))
+    ) ([ "prune" ] ++ arguments settings ++ cfg.extraArgs);
     systemd.timers.ci-docker-prune = timer "Prune the Docker host once in a while" {
       OnCalendar = cfg.onCalendar;
       Persistent = cfg.persistent;
@@ -213,7 +210,7 @@ in
     };
 
     systemd.services.ci-docker-prune-record = lib.mkIf (cfg.recordInterval != null) (
-      service "Note which Docker images are in use" "5min" ([ "record" ] ++ arguments engine)
+      service "Note which Docker images are in use" "5min" [ ] ([ "record" ] ++ arguments engine)
     );
     systemd.timers.ci-docker-prune-record = lib.mkIf (cfg.recordInterval != null) (
       timer "Note now and then which Docker images are in use" {

@@ -240,15 +240,19 @@ fn what_root_did_by_hand_never_locks_the_service_out() {
     host.run("docker swarm init --advertise-addr 127.0.0.1");
     cached(&host, "old");
     lab::engine::fill_to(&host.data(), 85);
-    // Root comes first: with it the ledger, its lock, and the locks of a prune that removes something.
-    host.run("mkdir --parents /var/lib/ci-docker-prune && chown ci-docker-prune: /var/lib/ci-docker-prune");
+    // Root came first, before the units: the directories are root's, and so are the ledger and the locks.
+    host.run("rm --recursive /run/ci-docker-prune");
     let by_hand = host.run("ci-docker-prune prune --older-than 0s --cache-age 0s && ci-docker-prune record");
     assert!(by_hand.contains("Removed:"), "{by_hand}");
+    host.run("systemd-tmpfiles --create ci-docker-prune.conf");
     cached(&host, "older");
     let log = start(&host, PRUNE);
     assert!(log.contains("Removed:"), "{log}");
     start(&host, RECORD);
     assert!(!log.contains("denied") && !log.contains("going on with what is known"), "{log}");
+    // And again, in directories that are the service's.
+    host.run("ci-docker-prune prune --older-than 0s --cache-age 0s && ci-docker-prune record");
+    start(&host, PRUNE);
     let owners =
         host.run("stat --format %U /run/ci-docker-prune/*.lock /var/lib/ci-docker-prune/* | sort -u");
     assert_eq!(owners, "ci-docker-prune");

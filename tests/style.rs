@@ -189,12 +189,21 @@ fn the_docs_name_units_and_options_that_the_module_has() {
             let known = options.contains(&format!("## `services.ci-docker-prune.{option}`"));
             assert!(known || option == "onFailure", "{}: no option {option}", path.display());
         }
-        for unit in names_after(&text, "ci-docker-prune").filter(|it| it.is_empty() || *it == "-record") {
-            for kind in ["service", "timer"] {
-                let name = format!("ci-docker-prune{unit}.{kind}");
-                let there = root().join("modules/systemd").join(&name).exists();
-                assert!(there || !text.contains(&name), "{}: no unit {name}", path.display());
-            }
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && !"-.".contains(c)) {
+            let word = word.trim_end_matches('.');
+            let unit = word.ends_with(".service") || word.ends_with(".timer");
+            // NixOS's own names for autoPrune.
+            let theirs = ["docker-prune.service", "docker-prune.timer"].contains(&word);
+            let there = root().join("modules/systemd").join(word).exists();
+            assert!(!unit || !word.contains("prun") || theirs || there, "{}: no unit {word}", path.display());
+        }
+        for word in text.split('`').skip(1).step_by(2) {
+            let camel = word.chars().all(|c| c.is_ascii_alphanumeric())
+                && word.starts_with(|c: char| c.is_ascii_lowercase())
+                && word.contains(|c: char| c.is_ascii_uppercase());
+            let known = options.contains(&format!("## `services.ci-docker-prune.{word}`"));
+            let theirs = ["autoPrune", "onFailure", "credsStore", "credHelpers"].contains(&word);
+            assert!(!camel || known || theirs, "{}: no option {word}", path.display());
         }
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = target.split('#').next().unwrap();

@@ -2,7 +2,7 @@
 //! removal at a time, which an inhibitor waits for.
 
 use std::fs::{self, File, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,18 +31,9 @@ pub enum Taken {
 /// The directory or file cannot be made or opened.
 pub fn take(runtime_dir: &Path) -> Result<Taken> {
     let path = runtime_dir.join("prune.lock");
-    let hint =
-        || format!("cannot use the lock {}; name another directory with --runtime-dir", path.display());
+    let hint = || format!("cannot use the lock {}; run it as root", path.display());
     fs::create_dir_all(runtime_dir).with_context(hint)?;
-    let mut file = File::options()
-        .mode(0o600)
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .with_context(hint)?;
-    hand_over(&file, runtime_dir).with_context(hint)?;
+    let mut file = open(&path, 0o600).with_context(hint)?;
     let mut holder = String::new();
     // The holder's note is a courtesy; a file that cannot be read as text has none.
     let _ = file.read_to_string(&mut holder);
@@ -58,6 +49,20 @@ pub fn take(runtime_dir: &Path) -> Result<Taken> {
         Err((_, Errno::EWOULDBLOCK)) => Ok(Taken::Busy(holder.trim().parse().ok())),
         Err((_, error)) => Err(error).with_context(hint),
     }
+}
+
+/// Open a lock's file, and give it to whom the directory belongs.
+///
+/// Root may have made it before the directory was given to the service's user (`ci-docker-prune prune` by
+/// hand, and then the unit): the owner of the directory makes a new one in its place.
+fn open(path: &Path, mode: u32) -> io::Result<File> {
+    let open = || File::options().mode(mode).read(true).write(true).create(true).truncate(false).open(path);
+    let file = match open() {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && fs::remove_file(path).is_ok() => open(),
+        opened => opened,
+    }?;
+    hand_over(&file, path.parent().unwrap_or(path))?;
+    Ok(file)
 }
 
 /// Held while a removal is under way.
@@ -105,8 +110,7 @@ pub(super) fn lock_soon(file: File) -> Result<Flock<File>> {
 pub fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
-    let file = File::options().write(true).create(true).truncate(false).open(&path).with_context(context)?;
-    hand_over(&file, runtime_dir).with_context(context)?;
+    let file = open(&path, 0o644).with_context(context)?;
     // Whoever inhibits must be able to wait for it, whatever the umask.
     file.set_permissions(Permissions::from_mode(0o644)).with_context(context)?;
     lock_soon(file).map(Removing).with_context(context)

@@ -52,7 +52,7 @@ fn unit(block: &str) -> Unit {
                 unit.active = matches!(value, "active" | "activating" | "reloading");
                 unit.failed = value == "failed";
             }
-            "UnitFileState" => unit.enabled = value.starts_with("enabled") || value == "linked",
+            "UnitFileState" => unit.enabled = value.starts_with("enabled"),
             "TriggeredBy" => unit.triggered_by = value.split_whitespace().map(str::to_owned).collect(),
             "NextElapseUSecRealtime" => value.clone_into(&mut unit.next),
             "ExecStart" | "ExecStartPre" | "ExecStartPost" => unit.commands.extend(command(value)),

@@ -160,6 +160,9 @@ let
   ];
   # Settings of a wrong type.
   wrong = [
+    { olderThan = "5 parsecs"; }
+    { swarmHost = "tcp://manager"; }
+    { metricsFile = "/a dir/x.prom"; }
     { diskThreshold = 101; }
     { diskThreshold = "80"; }
     { diskTarget = -1; }
@@ -259,8 +262,8 @@ concatMap (
 ++ unless (any
   (
     it:
-    lib.hasInfix "'CI_DOCKER_PRUNE_DISK_THRESHOLD' '85'" (it.postBuild or "")
-    || lib.hasInfix "CI_DOCKER_PRUNE_DISK_THRESHOLD 85" (it.postBuild or "")
+    lib.hasInfix "'CI_DOCKER_PRUNE_DISK_THRESHOLD' '85'" (it.buildCommand or "")
+    || lib.hasInfix "CI_DOCKER_PRUNE_DISK_THRESHOLD 85" (it.buildCommand or "")
   )
   (of { diskThreshold = 85; }).environment.systemPackages
 ) "the program on the PATH does not know the service's settings"

@@ -39,7 +39,8 @@ let
               overrideAttrs = change: derivation it.pname (it // change it);
             }
           );
-        symlinkJoin = it: derivation it.name it;
+        # As the real one it keeps no postBuild: that becomes a part of buildCommand.
+        symlinkJoin = it: derivation it.name { buildCommand = it.postBuild or ""; };
         runCommand =
           name: it: script:
           derivation name (it // { inherit script; });

@@ -193,12 +193,14 @@ let
       };
     mkPackageOption =
       pkgs: name:
-      { }:
+      {
+        extraDescription ? "",
+      }:
       mkOption {
         type = types.package;
         default = pkgs.${name};
         defaultText = "pkgs.${name}";
-        description = "The ${name} package to use.";
+        description = "The ${name} package to use. ${extraDescription}";
       };
 
     types = {

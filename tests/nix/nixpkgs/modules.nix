@@ -33,7 +33,9 @@ let
           config =
             called.config or (removeAttrs called [
               "options"
+              "_file"
               "imports"
+              "key"
             ]);
         }
       ]
