@@ -43,6 +43,9 @@ fn host_with(units: &str, kind: Kind) -> Host {
         "systemd-sysusers
          getent passwd ci-docker-prune > /dev/null || useradd --system --user-group ci-docker-prune
          systemd-tmpfiles --create ci-docker-prune.conf
+         mkdir --parents /etc/systemd/system/timers.target.wants
+         ln --symbolic --force --target-directory /etc/systemd/system/timers.target.wants \
+           ../ci-docker-prune.timer ../ci-docker-prune-record.timer
          systemctl daemon-reload",
     );
     host
@@ -310,6 +313,11 @@ fn verify_compares_the_units_with_the_program_that_asks() {
     let (status, detail) = units("ci-docker-prune");
     assert!(status == "failed" && detail.contains("ci-docker-prune.timer"), "{detail}");
     host.run("systemctl start ci-docker-prune.timer");
+    let wants = "/etc/systemd/system/timers.target.wants/ci-docker-prune.timer";
+    host.run(&format!("mv {wants} /run/wants && systemctl daemon-reload"));
+    let (status, detail) = units("ci-docker-prune");
+    assert!(status == "failed" && detail.contains("will not be after a reboot"), "{detail}");
+    host.run(&format!("mv /run/wants {wants} && systemctl daemon-reload"));
     let (status, detail) = units("ci-docker-prune");
     let version = format!("version {}", env!("CARGO_PKG_VERSION"));
     assert!(status == "ok" && detail.contains(&version) && detail.contains("00:00:00"), "{detail}");

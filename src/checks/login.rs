@@ -37,6 +37,8 @@ pub enum Login {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     File(PathBuf),
+    /// The variable `DOCKER_AUTH_CONFIG`.
+    Environment,
     /// `docker-credential-NAME`.
     Helper(String),
 }
@@ -59,7 +61,7 @@ impl Login {
     }
 }
 
-/// A credential. Its secrets are wiped with it and never shown.
+/// A credential. Its secrets are wiped with it and never shown; what is sent to the engine is a copy.
 #[derive(Default)]
 pub struct Credential {
     pub user: Option<String>,
@@ -86,11 +88,11 @@ pub enum Place {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Config {
-    auths: HashMap<String, Auth>,
+    auths: Option<HashMap<String, Auth>>,
     #[serde(rename = "credsStore")]
-    creds_store: String,
+    creds_store: Option<String>,
     #[serde(rename = "credHelpers")]
-    cred_helpers: HashMap<String, String>,
+    cred_helpers: Option<HashMap<String, String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -106,7 +108,7 @@ struct Auth {
 /// The key of a registry in the configuration, and what a helper is asked for.
 pub fn key(registry: &str) -> &str {
     match registry {
-        "docker.io" | "index.docker.io" | "registry-1.docker.io" | "hub.docker.com" => HUB,
+        "docker.io" | "index.docker.io" => HUB,
         other => other,
     }
 }
@@ -127,18 +129,18 @@ pub fn registry_of(image: &str) -> &str {
 /// The text is no configuration of Docker's; says where, and nothing of what is there.
 pub fn find(config: &str, registry: &str) -> Result<Place, String> {
     let place = |error: &serde_json::Error| format!("no valid JSON at line {}", error.line());
-    let config: Config = serde_json::from_str(config).map_err(|error| place(&error))?;
+    let empty = config.trim().is_empty();
+    let config: Config =
+        serde_json::from_str(if empty { "{}" } else { config }).map_err(|error| place(&error))?;
     let key = key(registry);
-    if let Some(helper) = config.cred_helpers.get(key) {
-        return Ok(Place::Helper(helper.clone()));
+    // An empty one means the file itself.
+    let helper = config.cred_helpers.and_then(|mut it| it.remove(key)).or(config.creds_store);
+    if let Some(helper) = helper.filter(|it| !it.is_empty()) {
+        return Ok(Place::Helper(helper));
     }
-    if !config.creds_store.is_empty() {
-        return Ok(Place::Helper(config.creds_store));
-    }
-    let same = |other: &&String| hostname(other) == hostname(key);
-    let name = config.auths.get_key_value(key).map(|(name, _)| name);
-    let name = name.or_else(|| config.auths.keys().find(same)).cloned();
-    let Some(auth) = name.and_then(|name| config.auths.get(&name)) else { return Ok(Place::Nowhere) };
+    let auths = config.auths.unwrap_or_default();
+    let same = || auths.iter().find(|(other, _)| hostname(other) == key).map(|(_, auth)| auth);
+    let Some(auth) = auths.get(key).or_else(same) else { return Ok(Place::Nowhere) };
     Ok(credential(auth)?.map_or(Place::Nowhere, Place::Here))
 }
 
@@ -207,7 +209,16 @@ mod tests {
         let auth = |key: &str| format!(r#"{{"auths": {{"{key}": {{"auth": "{basic}"}}}}}}"#);
         let table = [
             (auth(HUB), "docker.io", "alice"),
-            (auth("index.docker.io"), "docker.io", "alice"),
+            (auth("index.docker.io"), "docker.io", "nowhere"),
+            (auth("https://hub.docker.com/"), "hub.docker.com", "alice"),
+            (String::new(), "docker.io", "nowhere"),
+            (r#"{"auths": null, "credsStore": null, "credHelpers": null}"#.into(), "a", "nowhere"),
+            (
+                r#"{"credsStore": "pass", "credHelpers": {"a": ""}, "auths": {"a": {"identitytoken": "x"}}}"#
+                    .into(),
+                "a",
+                "token",
+            ),
             (auth("docker.io"), "docker.io", "nowhere"),
             (auth(HUB), "registry.example.org", "nowhere"),
             (auth("https://registry.example.org/v2/"), "registry.example.org", "alice"),

@@ -12,8 +12,18 @@ pub struct Pruners {
     pub found: Vec<Pruner>,
     /// Crontabs and scripts that this user may not read.
     pub unread: Vec<PathBuf>,
-    /// Were systemd's units looked through?
-    pub systemd: bool,
+    pub systemd: Systemd,
+}
+
+/// Were systemd's units looked through?
+#[derive(Debug, Default, PartialEq, Eq)]
+pub enum Systemd {
+    Yes,
+    /// This host was not booted with it.
+    #[default]
+    NotBooted,
+    /// It did not answer.
+    Unanswered(String),
 }
 
 /// Something that prunes.
@@ -27,29 +37,48 @@ pub struct Pruner {
 
 impl Pruners {
     pub fn status(&self) -> Status {
-        match (self.found.as_slice(), self.unread.as_slice()) {
-            ([], []) => Status::Ok,
-            ([], _) => Status::Warning,
+        let unseen = !self.unread.is_empty() || matches!(self.systemd, Systemd::Unanswered(_));
+        match (self.found.as_slice(), unseen) {
+            ([], false) => Status::Ok,
+            ([], true) => Status::Warning,
             _ => Status::Failed,
         }
     }
 }
 
-/// Commands of docker (and podman in its place) that remove images, containers, volumes or caches, and
-/// programs that exist to do so.
+/// Commands of docker that remove images, containers, volumes or caches, and programs that exist to do so.
 static PRUNES: LazyLock<Regex> = LazyLock::new(|| {
-    let docker = r#"\b(?:docker|podman)["']?\s(?:[^;&|\n]*\s)?"#;
+    let quote = r#"["']?"#;
+    let options = r"(?:\s+-[^\s;&|]+(?:\s+[^-\s;&|][^\s;&|]*)?)*";
     let object = "(?:system|image|container|builder|buildx|volume|network)";
+    let words = [
+        format!(r"{object}{quote}\s+{quote}prune"),
+        format!(r"image{quote}\s+{quote}(?:rm|remove)"),
+        "rmi".to_owned(),
+        r"compose\s[^;&|]*--rmi".to_owned(),
+    ];
+    let end = r#"(?:["'\s;&|)]|$)"#;
+    let programs = r"(?:^|[;&|/]|\bexec\s)\s*(?:docker-gc|docuum|dcgc)";
+    let words = words.join("|");
     Regex::new(&format!(
-        r#"{docker}["']?(?:{object}["']?\s+["']?prune|rmi|image["']?\s+["']?rm)\b|\b(?:docker-gc|docuum|dcgc|docker-custodian)\b"#
+        r"\bdocker{quote}{options}\s+{quote}(?:{words}){end}|\bdocker-compose\s[^;&|]*--rmi{end}|{programs}{end}"
     ))
     .expect("a valid expression")
 });
 
 /// The words of a script or command line that prune, if there are any.
 pub fn prunes(script: &str) -> Option<String> {
-    let lines = script.lines().filter(|line| !line.trim_start().starts_with('#'));
-    lines.filter_map(|line| PRUNES.find(line)).map(|found| found.as_str().to_owned()).next()
+    let line = |line: &str| PRUNES.find(line).map(|found| found.as_str().trim().to_owned());
+    uncommented(script).lines().find_map(line)
+}
+
+/// A script as it runs: without comments, and with continued lines in one.
+pub fn uncommented(script: &str) -> String {
+    let code = |line: &str| {
+        let code = if line.trim_start().starts_with('#') { "" } else { line };
+        code.split(" #").next().unwrap_or_default().to_owned()
+    };
+    script.replace("\\\n", " ").lines().map(code).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -66,7 +95,13 @@ mod tests {
             "set -e\n/nix/store/0-docker/bin/docker rmi $(docker images -q)",
             "docker image rm old",
             "docker images -q | xargs docker rmi",
-            "podman volume prune",
+            "docker volume prune",
+            "docker image remove old",
+            "docker compose --file x.yml down --rmi all",
+            "docker-compose down --rmi local",
+            "docker \\
+  system prune",
+            "(docker image prune)",
             "exec docuum --threshold 10GB",
             "\"docker\" \"system\" \"prune\"",
         ] {
@@ -81,8 +116,15 @@ mod tests {
             "docker run --rm alpine true",
             "docker ps; nix-collect-garbage; git remote prune origin",
             "# docker system prune --all",
-            "docker pull redis # no image prune here, only docker pull".split('#').next().unwrap(),
+            "docker pull redis # no docker image prune here",
             "restic prune",
+            "podman image prune",
+            "docker start rmi-registry",
+            "docker build -t rmi .",
+            "docker stop docker-gc",
+            "docker run --rm x # then docker image prune",
+            "docker --help; echo system prune",
+            "  # @daily root docker system prune",
             "systemctl start ci-docker-prune.service",
         ] {
             assert_eq!(prunes(script), None, "{script}");

@@ -7,8 +7,10 @@ use super::Status;
 /// What systemd says.
 #[derive(Debug)]
 pub enum Units {
-    /// This host was not booted with systemd, or its systemctl does not answer.
+    /// This host was not booted with systemd.
     NoSystemd,
+    /// It was, and systemctl does not answer.
+    Unanswered(String),
     Seen {
         timer: Timer,
         /// What `ExecStart=` of the service names; none where there is no service.
@@ -26,6 +28,8 @@ pub enum Timer {
     Missing,
     Disabled,
     Inactive,
+    /// It is active, and will not be after a reboot.
+    NotEnabled,
     /// When it starts the next prune, in systemd's words.
     Active(String),
 }
@@ -34,6 +38,7 @@ impl Units {
     pub fn status(&self) -> Status {
         match self {
             Self::NoSystemd => Status::Skipped,
+            Self::Unanswered(_) => Status::Failed,
             Self::Seen { timer: Timer::Active(_), runs: Some(runs), own, failed, .. } if runs == own => {
                 if *failed {
                     Status::Warning

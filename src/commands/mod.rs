@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli;
 use crate::exit::Exit;
+use crate::host::child::{self, Signal};
 use crate::report::progress::Bars;
 use crate::settings::{Command, Settings};
 use crate::units::Time;
@@ -61,11 +62,12 @@ fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     }
 }
 
-/// Turns true with SIGTERM or SIGINT: then what is under way ends in order.
-fn watch_signals() -> Result<Arc<AtomicBool>> {
+/// Turns true with any of these signals, but those that this process was told to ignore (nohup): then what
+/// is under way ends in order.
+fn watch_signals(signals: &[Signal]) -> Result<Arc<AtomicBool>> {
     let told = Arc::new(AtomicBool::new(false));
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signal = signal(kind).context("cannot watch for signals")?;
+    for &kind in signals.iter().filter(|kind| !child::is_ignored(**kind)) {
+        let mut signal = signal(SignalKind::from_raw(kind as i32)).context("cannot watch for signals")?;
         let told = Arc::clone(&told);
         tokio::spawn(async move {
             signal.recv().await;

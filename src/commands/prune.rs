@@ -10,14 +10,14 @@ use futures_util::{StreamExt, stream};
 
 use super::gates::{all_unanswered, usages};
 use super::survey::{self, Engines, Questions, Survey};
-use super::{AT_A_TIME, ledger, now, print, watch_signals};
+use super::{AT_A_TIME, Signal, ledger, now, print, watch_signals};
 use crate::cli::{self, Output};
 use crate::engine::remove::Remover;
 use crate::engine::watch::{Scope, Sign, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::execute::{Asked, Site, Stop, execute};
 use crate::exit::Exit;
-use crate::facts::{Answer, Image, Unanswered};
+use crate::facts::{Answer, Files, Image, Unanswered};
 use crate::gates::disk::Usage;
 use crate::gates::{Gate, Verdict, Word, together};
 use crate::host::lock::{self, Taken};
@@ -170,7 +170,7 @@ pub async fn look(
 }
 
 async fn carry_out(engine: &settings::Engine, prune: &Prune, bars: &Bars) -> Result<PruneReport> {
-    let told_to_end = watch_signals()?;
+    let told_to_end = watch_signals(&[Signal::SIGTERM, Signal::SIGINT])?;
     let engines = match Engines::connect(engine).await {
         Ok(engines) => engines,
         Err(why) => return Ok(ended(all_unanswered(&why), Ending::Unanswered)),
@@ -234,9 +234,10 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune, bars: &Bars) -> Res
     });
     let pressure = match noted {
         Ok(ledger) => ledger.pressure.map(|it| Lasting::new(&it, now)),
+        // On a full disk it may be so: what was known at the start holds.
         Err(error) => {
             log::warn!("{error:#}");
-            None
+            known.pressure.as_ref().filter(|_| !eased).map(|it| Lasting::new(it, now))
         }
     };
     let reclaimed = used(&before).saturating_sub(used(&after));
@@ -264,10 +265,18 @@ async fn occupants(
     inventory: &Inventory,
     report: &PruneReport,
 ) -> Occupants {
-    let removed: HashSet<&str> = match &report.ending {
-        Ending::CarriedOut(outcome) => outcome.removed.iter().map(|it| it.id.as_str()).collect(),
+    // What is gone, or would be.
+    let removed: HashSet<&str> = match (&report.ending, &report.plan) {
+        (Ending::CarriedOut(outcome), _) => outcome.removed.iter().map(|it| it.id.as_str()).collect(),
+        (_, Some(plan)) => plan.remove.iter().map(|it| it.id.as_str()).collect(),
         _ => HashSet::new(),
     };
+    let gone: HashSet<&str> = inventory
+        .containers
+        .iter()
+        .filter(|it| removed.contains(it.id.as_str()))
+        .flat_map(|it| it.names.iter().map(String::as_str))
+        .collect();
     let image = |image: &Image| {
         let names = image.tags.iter().chain(&image.digests).cloned().collect();
         let occupant =
@@ -280,22 +289,58 @@ async fn occupants(
         Err(why) => (Err(why.clone()), Err(why.clone())),
         Ok(info) => {
             let usage = engines.local.disk_usage(info.containerd_store).await.map_err(Unanswered::from);
-            let files = match engines.local.is_local() {
-                true => engine_files::look(&info.root).map_err(|error| Unanswered(format!("{error:#}"))),
-                false => Err(Unanswered("logs are on the engine's own host".into())),
-            };
-            (usage, files)
+            let usage = usage.map(|mut usage| {
+                usage.containers.retain(|(name, _)| !gone.contains(name.as_str()));
+                usage
+            });
+            (usage, files(engines, &info.root, inventory, &removed).await)
         }
     };
+    let unseen = info.as_ref().is_ok_and(|info| info.containerd_store) && usage.is_ok();
     let holds =
         |usage: &&Usage| info.as_ref().is_ok_and(|info| info.root.starts_with(&usage.filesystem.mount_point));
     let used = report.after.iter().filter(holds).max_by_key(|it| it.filesystem.mount_point.as_os_str().len());
-    occupants::find(occupants::Facts {
+    let mut found = occupants::find(occupants::Facts {
         images: there.map(image).collect(),
         usage,
         files,
         used: used.map(|it| it.filesystem.used),
-    })
+    });
+    if unseen {
+        let why = "the sum of all images, and what else is there: slow to tell (docker system df)";
+        found.unseen.push(Unanswered(why.into()));
+    }
+    found
+}
+
+/// Logs, by their containers' names, and forgotten folders. The walk is given up after the time for one
+/// answer of the engine, and goes with the program.
+async fn files(
+    engines: &Engines,
+    root: &Path,
+    inventory: &Inventory,
+    removed: &HashSet<&str>,
+) -> Answer<Files> {
+    if !engines.local.is_local() {
+        return Err(Unanswered("logs are on the engine's own host".into()));
+    }
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let root = root.to_owned();
+    std::thread::spawn(move || tell.send(engine_files::look(&root)));
+    let mut files = match tokio::time::timeout(engines.local.patience(), told).await {
+        Ok(Ok(files)) => files.map_err(|error| Unanswered(format!("{error:#}")))?,
+        Ok(Err(_)) | Err(_) => {
+            return Err(Unanswered("the engine's folder takes too long to look through".into()));
+        }
+    };
+    files.logs.retain(|(id, _)| !removed.contains(id.as_str()));
+    for (id, _) in &mut files.logs {
+        let container = inventory.containers.iter().find(|it| it.id == *id);
+        if let Some(name) = container.and_then(|it| it.names.first()) {
+            name.clone_into(id);
+        }
+    }
+    Ok(files)
 }
 
 /// Subscribe to the events of every engine that is asked.

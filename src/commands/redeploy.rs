@@ -1,6 +1,8 @@
 //! The proof of layer reuse: deploy, tear down, plan a prune, deploy again.
 
+use std::cell::Cell;
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,11 +11,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::survey::Engines;
-use super::{AT_A_TIME, now, prune, watch_signals};
+use super::{AT_A_TIME, Signal, now, prune, watch_signals};
 use crate::checks::login::{self, Credential};
 use crate::checks::{Deployed, Redeploy};
 use crate::engine::deploy::Progress;
-use crate::engine::read::Containers;
 use crate::engine::{Engine, deploy};
 use crate::facts::SwarmState;
 use crate::host::{docker_config, inhibitors};
@@ -22,8 +23,17 @@ use crate::units::Percent;
 
 /// How often the engine is asked how a deploy is doing.
 const POLL: Duration = Duration::from_millis(20);
+/// And how often while it takes down.
+const BETWEEN: Duration = Duration::from_millis(100);
 /// A deploy that takes longer than this never ends.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// A task that something keeps from starting for this long (no suitable node) will not start.
+const HOPELESS: Duration = Duration::from_secs(10);
+/// How long the engine is asked to remove the service.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// An order that was not answered may still be carried out for this long: the engine gives its Swarm 20 s
+/// (moby: daemon/cluster, `swarmRequestTimeout`).
+const LATE: Duration = Duration::from_secs(30);
 
 /// Prove it with this image. The service is gone when this returns, whatever came of it.
 pub async fn prove(settings: &settings::Engine, prune: &Prune, image: &str) -> Redeploy {
@@ -36,7 +46,8 @@ pub async fn prove(settings: &settings::Engine, prune: &Prune, image: &str) -> R
 
 /// `None`: it was interrupted.
 async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Result<Option<Redeploy>> {
-    let told_to_end = watch_signals()?;
+    // Whatever ends a program from outside: a closed terminal too must not leave the service.
+    let told_to_end = watch_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT])?;
     let engines = Engines::connect(settings).await.map_err(|why| anyhow!(why.0))?;
     let info = engines.local.info().await?;
     if engines.manager.is_some() || info.swarm.state != SwarmState::Manager {
@@ -56,16 +67,24 @@ async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Resul
         engine: &engines.local,
         node: info.swarm.node.as_deref(),
         credential: credential.as_ref(),
-        service: format!("{}-{}", deploy::LABEL.replace('.', "-"), std::process::id()),
+        service: format!("{}-{:016x}", deploy::LABEL.replace('.', "-"), RandomState::new().hash_one(0)),
         image,
         told_to_end,
+        unanswered: Cell::new(false),
     };
+    for left in engines.local.services().await?.iter().filter(|it| it.labels.contains_key(deploy::LABEL)) {
+        log::warn!("service {} is of another proof; if none is running: docker service rm {0}", left.name);
+    }
     let result = proof.carry_out(settings, prune).await;
     // Whatever came of it, and although the proof was told to end.
-    let clean = proof.tear_down().await;
-    let result = result?;
-    clean.with_context(|| format!("the service {} may be left; docker service rm it", proof.service))?;
-    Ok(result)
+    if let Err(error) = proof.tear_down().await {
+        let left = format!("the service {} may be left ({error:#}); docker service rm it", proof.service);
+        return Err(match result {
+            Err(first) => first.context(left),
+            Ok(_) => anyhow!(left),
+        });
+    }
+    result
 }
 
 struct Proof<'a> {
@@ -75,6 +94,8 @@ struct Proof<'a> {
     service: String,
     image: &'a str,
     told_to_end: Arc<AtomicBool>,
+    /// The engine has not answered an order to create the service, and may still carry it out.
+    unanswered: Cell<bool>,
 }
 
 impl Proof<'_> {
@@ -84,9 +105,10 @@ impl Proof<'_> {
         // As if the disk were full: then whatever may go at all is in the plan.
         let full = "100".parse::<Percent>().ok();
         let plan = prune::look(settings, prune, full, false).await.context("the plan in between")?.plan;
+        // Where the image is gone already the second deploy tells.
         let id = self.engine.image(&by_digest(&cold.image)).await?.map(|it| it.id);
-        let planned =
-            plan.is_none_or(|plan| plan.remove.iter().any(|it| Some(&it.id) == id.as_ref())) || id.is_none();
+        let plan = plan.context("no plan could be made")?;
+        let planned = plan.remove.iter().any(|it| Some(&it.id) == id.as_ref());
         let Some(warm) = self.deploy().await.context("the second deploy")? else { return Ok(None) };
         Ok(Some(Redeploy::Proved { cold, warm, planned }))
     }
@@ -105,15 +127,20 @@ impl Proof<'_> {
             return Ok(None);
         }
         let start = Instant::now();
-        self.engine.deploy(&self.service, &image, self.node, self.credential).await?;
+        let created = self.engine.deploy(&self.service, &image, self.node, self.credential).await;
+        self.unanswered.set(created.as_ref().is_err_and(|error| error.status().is_none()));
+        created?;
         loop {
             match self.engine.progress(&self.service).await? {
                 Progress::Started => break,
                 Progress::Failed(why) => bail!("{image}: {why}"),
-                Progress::Coming if start.elapsed() > LONGEST => {
+                Progress::Coming(Some(why)) if start.elapsed() > HOPELESS => {
+                    bail!("{image}: its task does not start: {why}")
+                }
+                Progress::Coming(_) if start.elapsed() > LONGEST => {
                     bail!("{image}: its task has not started after {} min", LONGEST.as_secs() / 60)
                 }
-                Progress::Coming => {}
+                Progress::Coming(_) => {}
             }
             if self.told_to_end.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -143,18 +170,27 @@ impl Proof<'_> {
         Ok(Some(chains.collect()))
     }
 
-    /// Remove the service, and wait until its container is gone too.
+    /// Remove the service, and wait until its container is gone too. An engine that fails is asked again,
+    /// and one that may still create the service is waited for.
     async fn tear_down(&self) -> Result<()> {
-        self.engine.tear_down(&self.service).await?;
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(60) {
-            let containers = self.engine.containers(Containers::All).await?;
-            if !containers.iter().any(|it| it.names.iter().any(|name| name.contains(&self.service))) {
-                return Ok(());
+        loop {
+            match self.engine.tear_down(&self.service).await {
+                Ok(true) => self.unanswered.set(false),
+                Ok(false) if self.unanswered.get() && start.elapsed() < LATE => {}
+                Ok(false) => break,
+                Err(error) if start.elapsed() > PATIENCE => return Err(error.into()),
+                Err(error) => log::warn!("{error}; trying again"),
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(BETWEEN).await;
         }
-        bail!("its container is still there after a minute")
+        while self.engine.has_container(&self.service).await? {
+            if start.elapsed() > PATIENCE {
+                bail!("its container is still there after a minute");
+            }
+            tokio::time::sleep(BETWEEN).await;
+        }
+        Ok(())
     }
 }
 

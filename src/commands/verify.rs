@@ -1,6 +1,6 @@
 //! `verify`: one check after the other, and what they say together.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,8 +8,8 @@ use anyhow::Result;
 use super::survey::{self, Engines, Questions, Survey};
 use super::{print, redeploy};
 use crate::checks::login::{Login, Test};
-use crate::checks::pruners::{Pruner, Pruners, prunes};
-use crate::checks::units::{Timer, Units};
+use crate::checks::pruners::{Pruner, Pruners, Systemd, prunes, uncommented};
+use crate::checks::units::{Timer, Units as OwnUnits};
 use crate::checks::{Check, Engine, Retention, Status};
 use crate::cli::{self, Output};
 use crate::exit::Exit;
@@ -36,12 +36,9 @@ pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Re
         let login = login(&engines, registry, verify.online, engine.timeout).await;
         checks.push(Check::Login(registry.clone(), login));
     }
-    let units = systemd::units(engine.timeout).await.unwrap_or_else(|error| {
-        log::warn!("systemd's units are not looked through: {error:#}");
-        None
-    });
-    checks.push(Check::Pruners(pruners(units.as_deref())));
-    checks.push(Check::Units(own_units(units.as_deref())));
+    let units = systemd::units(engine.timeout).await.map_err(|error| format!("{error:#}"));
+    checks.push(Check::Pruners(pruners(&units)));
+    checks.push(Check::Units(own_units(&units)));
     if let Some(image) = &verify.redeploy {
         checks.push(Check::Redeploy(redeploy::prove(&engine, &verify.prune, image).await));
     }
@@ -103,16 +100,19 @@ async fn login(engines: &Answer<Engines>, registry: &str, online: bool, limit: D
     login
 }
 
+/// What systemd has loaded; none where the host was not booted with it.
+type Units = Result<Option<Vec<Unit>>, String>;
+
 /// What else prunes: units that are live, and crontabs.
-fn pruners(units: Option<&[Unit]>) -> Pruners {
-    let mut found = Vec::new();
-    let all = units.unwrap_or_default();
+fn pruners(units: &Units) -> Pruners {
+    let (mut found, mut unread) = (Vec::new(), Vec::new());
+    let all = units.as_ref().ok().and_then(Option::as_deref).unwrap_or_default();
     let live = |unit: &Unit| {
         let trigger = |name: &String| all.iter().any(|it| it.name == *name && (it.active || it.enabled));
         unit.active || unit.enabled || unit.triggered_by.iter().any(trigger)
     };
     for unit in all.iter().filter(|it| live(it)) {
-        let command = unit.commands.iter().find_map(|(_, command)| looked_through(command));
+        let command = unit.commands.iter().find_map(|command| looked_through(command, &mut unread));
         // NixOS's own name, whatever it runs.
         let reserved = unit.name == "docker-prune.timer";
         if let Some(command) = command.or_else(|| reserved.then(|| "virtualisation.docker.autoPrune".into()))
@@ -120,34 +120,54 @@ fn pruners(units: Option<&[Unit]>) -> Pruners {
             found.push(Pruner { place: unit.name.clone(), command });
         }
     }
-    let (texts, unread) = systemd::crontabs();
+    let (texts, unreadable) = systemd::crontabs();
+    unread.extend(unreadable);
     for (path, text) in texts {
-        if let Some(command) = looked_through(&text) {
+        if let Some(command) = looked_through(&text, &mut unread) {
             found.push(Pruner { place: path.display().to_string(), command });
         }
     }
-    Pruners { found, unread, systemd: units.is_some() }
+    let systemd = match units {
+        Ok(Some(_)) => Systemd::Yes,
+        Ok(None) => Systemd::NotBooted,
+        Err(why) => Systemd::Unanswered(why.clone()),
+    };
+    unread.sort();
+    unread.dedup();
+    Pruners { found, unread, systemd }
 }
 
 /// The words that prune in a command line, a crontab, or a script that it names.
-fn looked_through(command: &str) -> Option<String> {
-    prunes(command).or_else(|| systemd::scripts(command).iter().find_map(|script| prunes(script)))
+fn looked_through(command: &str, unread: &mut Vec<PathBuf>) -> Option<String> {
+    let command = uncommented(command);
+    prunes(&command).or_else(|| {
+        let (scripts, unreadable) = systemd::scripts(&command);
+        unread.extend(unreadable);
+        scripts.iter().find_map(|script| prunes(script))
+    })
 }
 
-fn own_units(units: Option<&[Unit]>) -> Units {
-    let Some(units) = units else { return Units::NoSystemd };
+fn own_units(units: &Units) -> OwnUnits {
+    let units = match units {
+        Ok(Some(units)) => units,
+        Ok(None) => return OwnUnits::NoSystemd,
+        Err(why) => return OwnUnits::Unanswered(why.clone()),
+    };
     let find = |name: &str| units.iter().find(|it| it.name == name);
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let timer = match find(TIMER) {
         None => Timer::Missing,
-        Some(timer) if !timer.active && !timer.enabled => Timer::Disabled,
-        Some(timer) if !timer.active => Timer::Inactive,
-        Some(timer) => Timer::Active(timer.next.clone()),
+        Some(timer) => match (timer.active, timer.enabled) {
+            (false, false) => Timer::Disabled,
+            (false, true) => Timer::Inactive,
+            (true, false) => Timer::NotEnabled,
+            (true, true) => Timer::Active(timer.next.clone()),
+        },
     };
     let service = find(SERVICE);
-    Units::Seen {
+    OwnUnits::Seen {
         timer,
-        runs: service.and_then(|it| it.commands.first()).map(|(path, _)| real(path)),
+        runs: service.and_then(|it| it.program.as_deref()).map(real),
         own: std::env::current_exe().map(|it| real(&it)).unwrap_or_default(),
         failed: service.is_some_and(|it| it.failed),
         version: cli::VERSION.clone(),

@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use hyper::Method;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::read::encode;
@@ -17,7 +17,8 @@ pub const LABEL: &str = "ci-docker-prune.verify";
 /// How a service's only task is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    Coming,
+    /// With what the engine has to say of it, such as that no node suits it.
+    Coming(Option<String>),
     /// It runs, or ran and has ended.
     Started,
     /// In the engine's words.
@@ -26,29 +27,41 @@ pub enum Progress {
 
 /// `X-Registry-Auth`: base64url of this JSON (API documentation, "Authentication").
 fn auth(credential: &Credential, registry: &str) -> Zeroizing<String> {
-    let text = |secret: &Option<Zeroizing<String>>| secret.as_ref().map(|it| Value::from(it.as_str()));
-    let body = json!({
-        "username": credential.user,
-        "password": text(&credential.password),
-        "identitytoken": text(&credential.identity_token),
-        "registrytoken": text(&credential.registry_token),
-        "serveraddress": login::key(registry),
-    });
-    Zeroizing::new(URL_SAFE.encode(Zeroizing::new(body.to_string())))
+    Zeroizing::new(URL_SAFE.encode(auth_json(credential, registry)))
+}
+
+fn auth_json(credential: &Credential, registry: &str) -> Zeroizing<String> {
+    #[derive(Serialize)]
+    struct Auth<'a> {
+        username: Option<&'a str>,
+        password: Option<&'a str>,
+        identitytoken: Option<&'a str>,
+        registrytoken: Option<&'a str>,
+        serveraddress: &'a str,
+    }
+    let auth = Auth {
+        username: credential.user.as_deref(),
+        password: credential.password.as_ref().map(|it| it.as_str()),
+        identitytoken: credential.identity_token.as_ref().map(|it| it.as_str()),
+        registrytoken: credential.registry_token.as_ref().map(|it| it.as_str()),
+        serveraddress: login::key(registry),
+    };
+    // Strings and no maps: nothing here can fail.
+    Zeroizing::new(serde_json::to_string(&auth).unwrap_or_default())
 }
 
 impl Engine {
     /// `POST /auth`: have the engine test a credential at its registry.
     pub async fn test_login(&self, credential: &Credential, registry: &str) -> Test {
-        // The same fields as in the header, as a plain body.
-        let body = Zeroizing::new(URL_SAFE.decode(auth(credential, registry).as_bytes()).unwrap_or_default());
-        let body = Zeroizing::new(String::from_utf8_lossy(&body).into_owned());
+        let body = auth_json(credential, registry);
         match self.send(Method::POST, "/auth", None, Some(&body)).await {
             Ok(_) => Test::Passed,
             Err(error) => match error.status() {
                 Some((401 | 403, message)) => Test::Refused(message.to_owned()),
                 // The engine wraps what the registry said (observed on 20.10 and 26.1).
-                Some((500, message)) if message.contains("unauthorized") || message.contains("401") => {
+                Some((500, message))
+                    if message.contains("unauthorized") || message.contains("401 Unauthorized") =>
+                {
                     Test::Refused(message.to_owned())
                 }
                 _ => Test::Unanswered(error.to_string()),
@@ -135,7 +148,7 @@ impl Engine {
         }
         let filters = json!({"service": [service]}).to_string();
         let tasks: Vec<Answer> = self.get(&format!("/tasks?filters={}", encode(&filters))).await?;
-        let Some(Answer { status }) = tasks.into_iter().next() else { return Ok(Progress::Coming) };
+        let Some(Answer { status }) = tasks.into_iter().next() else { return Ok(Progress::Coming(None)) };
         // A program that fails by itself was started: what it wants is not asked here.
         let ended = status.container_status.and_then(|it| it.exit_code).is_some_and(|code| code > 0);
         Ok(match status.state.as_str() {
@@ -144,15 +157,24 @@ impl Engine {
             "failed" | "rejected" | "orphaned" => {
                 Progress::Failed(status.err.unwrap_or_else(|| format!("its task was {}", status.state)))
             }
-            _ => Progress::Coming,
+            _ => Progress::Coming(status.err.filter(|it| !it.is_empty())),
         })
     }
 
-    /// `DELETE /services/{name}`, of a service that the proof made; one that is gone is fine.
-    pub async fn tear_down(&self, service: &str) -> Result<(), EngineError> {
+    /// `DELETE /services/{name}`, of a service that the proof made; was it there?
+    pub async fn tear_down(&self, service: &str) -> Result<bool, EngineError> {
         match self.send(Method::DELETE, &format!("/services/{service}"), None, None).await {
-            Err(error) if error.status().is_none_or(|(status, _)| status != 404) => Err(error),
-            _ => Ok(()),
+            Ok(_) => Ok(true),
+            Err(error) if error.status().is_some_and(|(status, _)| status == 404) => Ok(false),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Does a container of this service exist, in whatever state?
+    pub async fn has_container(&self, service: &str) -> Result<bool, EngineError> {
+        let filters = json!({"label": [format!("com.docker.swarm.service.name={service}")]}).to_string();
+        let containers: Vec<serde::de::IgnoredAny> =
+            self.get(&format!("/containers/json?all=1&filters={}", encode(&filters))).await?;
+        Ok(!containers.is_empty())
     }
 }

@@ -99,6 +99,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// The longest wait for one answer.
+    pub fn patience(&self) -> Duration {
+        self.timeout
+    }
+
     /// The version of its API that we speak with it.
     pub fn api_version(&self) -> String {
         self.version.to_string()

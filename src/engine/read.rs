@@ -102,8 +102,15 @@ impl Engine {
         }
         let alone = self.version >= Version { major: 1, minor: 42 };
         let path = if alone { "/system/df?type=build-cache" } else { "/system/df" };
-        let answer: Answer = self.get(path).await?;
+        let answer: Answer = self.get_df(path).await?;
         Ok(answer.build_cache.unwrap_or_default().into_iter().map(Into::into).collect())
+    }
+
+    /// `/system/df` by API 1.51 at most: later ones may answer in another shape (moby: api/docs/CHANGELOG.md,
+    /// 1.52), and an engine that no longer speaks 1.51 must say so, not seem empty.
+    async fn get_df<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
+        let version = self.version.min(Version { major: 1, minor: 51 });
+        self.get_unversioned(&format!("/v{version}{path}")).await
     }
 
     /// What the engine's own things take. The engine walks volumes and containers for it.
@@ -143,7 +150,7 @@ impl Engine {
             true => format!("{parts}&type=image"),
             false => "/system/df".to_owned(),
         };
-        let answer: Answer = self.get(&path).await?;
+        let answer: Answer = self.get_df(&path).await?;
         let bytes = |size: Option<i64>| size.and_then(|it| u64::try_from(it).ok()).unwrap_or(0);
         let named = |it: Written| {
             let name = it.names.unwrap_or_default().into_iter().next().unwrap_or(it.id);

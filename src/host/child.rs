@@ -5,7 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, kill};
+pub use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpgrp, tcgetpgrp};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,8 +24,7 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
         [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     // What this process was told to ignore (nohup), its command ignores too.
-    let ignored = ignored_signals();
-    for kind in passed_on.into_iter().filter(|&it| ignored & (1 << (it as u64 - 1)) == 0) {
+    for kind in passed_on.into_iter().filter(|&it| !is_ignored(it)) {
         let mut signals = signal(SignalKind::from_raw(kind as i32)).context("cannot watch for signals")?;
         let tell = tell.clone();
         tokio::spawn(async move { while signals.recv().await.is_some() && tell.send(kind).is_ok() {} });
@@ -54,11 +54,12 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
     }
 }
 
-/// The mask of ignored signals (proc(5), `SigIgn`).
-fn ignored_signals() -> u64 {
+/// Was this process told to ignore it (proc(5), `SigIgn`)?
+pub fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).unwrap_or(0)
+    let mask = mask.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal as u64 - 1)) != 0
 }
 
 fn in_foreground() -> bool {

@@ -21,15 +21,20 @@ pub fn path() -> PathBuf {
 
 /// The credential for a registry, and what to say of it; there is none where the search failed.
 pub async fn credential(registry: &str, limit: Duration) -> (Option<Credential>, Login) {
+    let found = |credential: Credential, source| {
+        let user = credential.user.clone();
+        (Some(credential), Login::Found { user, source, test: Test::NotAsked })
+    };
+    // docker looks there first (since 28.3).
+    let variable = Zeroizing::new(env::var("DOCKER_AUTH_CONFIG").unwrap_or_default());
+    if let Ok(Place::Here(credential)) = login::find(&variable, registry) {
+        return found(credential, Source::Environment);
+    }
     let path = path();
     let text = match fs::read_to_string(&path) {
         Ok(text) => Zeroizing::new(text),
         Err(error) if error.kind() == ErrorKind::NotFound => return (None, Login::NoConfig(path)),
         Err(error) => return (None, Login::Unreadable(path, error.to_string())),
-    };
-    let found = |credential: Credential, source| {
-        let user = credential.user.clone();
-        (Some(credential), Login::Found { user, source, test: Test::NotAsked })
     };
     match login::find(&text, registry) {
         Err(why) => (None, Login::Unreadable(path, why)),

@@ -58,13 +58,26 @@ fn logs(root: &Path) -> io::Result<Vec<(String, u64)>> {
 /// removed ends in `-removing`. BuildKit's have other names and are not looked at.
 fn unreachable(root: &Path) -> io::Result<Vec<(std::path::PathBuf, u64)>> {
     let folders = entries(&root.join("overlay2"))?;
+    let layers = root.join("image/overlay2/layerdb");
     let mut known = HashSet::new();
-    for layer in entries(&root.join("image/overlay2/layerdb/sha256"))? {
-        known.extend(fs::read_to_string(layer.path().join("cache-id")).ok());
+    // Whatever cannot be read might name any of them.
+    let mut read = |path: std::path::PathBuf| match fs::read_to_string(path) {
+        Ok(id) => {
+            known.insert(id.trim().to_owned());
+            Ok(())
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    if !folders.is_empty() && !layers.is_dir() {
+        return Err(io::Error::other("there are layers, and no image/overlay2/layerdb that knows them"));
     }
-    for mount in entries(&root.join("image/overlay2/layerdb/mounts"))? {
+    for layer in entries(&layers.join("sha256"))? {
+        read(layer.path().join("cache-id"))?;
+    }
+    for mount in entries(&layers.join("mounts"))? {
         for id in ["mount-id", "init-id"] {
-            known.extend(fs::read_to_string(mount.path().join(id)).ok());
+            read(mount.path().join(id))?;
         }
     }
     let now = SystemTime::now();

@@ -2,12 +2,12 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Inhibitor;
@@ -36,6 +36,9 @@ impl Drop for Registered {
     }
 }
 
+/// What an inhibitor says of itself is shorter than this, bytes.
+const LONGEST: u64 = 64 << 10;
+
 fn folder(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("inhibitors")
 }
@@ -59,12 +62,15 @@ pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
             return Err(error);
         }
         let group = socket.and_then(|socket| fs::metadata(socket).ok()).map(|it| it.gid());
+        // The directory around it may be another user's: a link in its place is not followed.
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits();
+        let opened = File::options().read(true).custom_flags(flags).open(&folder)?;
         if let (true, Some(group)) = (nix::unistd::geteuid().is_root(), group)
-            && fs::metadata(&folder)?.gid() != group
+            && opened.metadata()?.gid() != group
         {
-            chown(&folder, None, Some(group))?;
+            fchown(&opened, None, Some(group))?;
             // Sticky: nobody clears another's inhibitor away.
-            fs::set_permissions(&folder, Permissions::from_mode(0o1775))?;
+            opened.set_permissions(Permissions::from_mode(0o1775))?;
         }
         Ok(())
     };
@@ -130,13 +136,19 @@ pub fn active(runtime_dir: &Path) -> Result<Vec<Inhibitor>> {
 }
 
 fn one(path: &Path) -> Result<Option<Inhibitor>> {
-    let mut file = match File::open(path) {
+    // Whoever may inhibit may put anything here: only a plain file can be an inhibitor, and a short one.
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = match File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
     let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
+    (&file).take(LONGEST).read_to_end(&mut text)?;
     match Flock::lock(file, FlockArg::LockSharedNonblock) {
         Ok(_stale) => {
             let _ = fs::remove_file(path);
@@ -171,6 +183,17 @@ mod tests {
             Inhibitor { pid: Some(std::process::id()), since: Some(now()), why: Some("deploy".into()) };
         assert_eq!(active(dir.path()).unwrap(), [expected]);
         drop(held);
+        assert_eq!(active(dir.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_no_inhibitor_and_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path(), None).unwrap();
+        let folder = folder(dir.path());
+        nix::unistd::mkfifo(&folder.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::create_dir(folder.join("directory")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.join("link")).unwrap();
         assert_eq!(active(dir.path()).unwrap(), []);
     }
 

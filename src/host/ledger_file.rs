@@ -1,15 +1,15 @@
 //! The ledger on disk: read whole, written atomically, never lost.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::lock::lock_soon;
-use super::{hand_over, replace};
+use super::lock::{lock_soon, open};
+use super::replace;
 use crate::ledger::{Entry, Ledger, Pressure};
 use crate::units::Time;
 
@@ -119,9 +119,7 @@ pub fn update(
 ) -> Result<(Ledger, Option<(PathBuf, anyhow::Error)>)> {
     let context = || format!("cannot write the ledger in {}", state_dir.display());
     fs::create_dir_all(state_dir).with_context(context)?;
-    let lock = File::options().write(true).create(true).truncate(false).open(state_dir.join("ledger.lock"));
-    let lock = lock.with_context(context)?;
-    hand_over(&lock, state_dir).with_context(context)?;
+    let lock = open(&state_dir.join("ledger.lock"), 0o644).with_context(context)?;
     let _lock = lock_soon(lock).with_context(context)?;
     let mut set_aside = None;
     let mut ledger = match read(state_dir) {

@@ -3,13 +3,13 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use super::hand_over;
 
@@ -51,18 +51,38 @@ pub fn take(runtime_dir: &Path) -> Result<Taken> {
     }
 }
 
-/// Open a lock's file, and give it to whom the directory belongs.
+/// Open a lock's file; a new one is given to whom the directory belongs.
 ///
-/// Root may have made it before the directory was given to the service's user (`ci-docker-prune prune` by
-/// hand, and then the unit): the owner of the directory makes a new one in its place.
-fn open(path: &Path, mode: u32) -> io::Result<File> {
-    let open = || File::options().mode(mode).read(true).write(true).create(true).truncate(false).open(path);
-    let file = match open() {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied && fs::remove_file(path).is_ok() => open(),
-        opened => opened,
-    }?;
-    hand_over(&file, path.parent().unwrap_or(path))?;
-    Ok(file)
+/// The directory may be another user's, and what is in it of their making: a link is not followed, and only
+/// a plain file with no other name is taken. Root may have made the file before the directory was given to
+/// the service's user (`ci-docker-prune prune` by hand, and then the unit): the directory's owner makes a
+/// new one in its place.
+pub(super) fn open(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = File::options();
+    options.mode(mode).read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let create = || -> io::Result<File> {
+        let file = options.clone().create_new(true).open(path)?;
+        hand_over(&file, path.parent().unwrap_or(path))?;
+        Ok(file)
+    };
+    match create() {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        created => return created,
+    }
+    match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && fs::remove_file(path).is_ok() => {
+            create()
+        }
+        Err(error) => Err(error),
+        Ok(file) => {
+            let it = file.metadata()?;
+            if it.is_file() && it.nlink() == 1 {
+                Ok(file)
+            } else {
+                Err(io::Error::other("it is no plain file"))
+            }
+        }
+    }
 }
 
 /// Held while a removal is under way.
@@ -130,5 +150,34 @@ pub fn wait_for_removal(runtime_dir: &Path) -> Result<()> {
         Ok(file) => lock_within(file, FlockArg::LockSharedNonblock, REMOVAL).map(drop).with_context(|| {
             format!("a removal has been under way for over {} s; see journalctl -u docker", REMOVAL.as_secs())
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_never_taken_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "untouched").unwrap();
+        for name in ["prune.lock", "removing.lock"] {
+            std::os::unix::fs::symlink(&victim, dir.path().join(name)).unwrap();
+        }
+        assert!(take(dir.path()).is_err() && begin_removal(dir.path()).is_err());
+        for name in ["prune.lock", "removing.lock"] {
+            fs::remove_file(dir.path().join(name)).unwrap();
+            fs::hard_link(&victim, dir.path().join(name)).unwrap();
+        }
+        assert!(take(dir.path()).is_err() && begin_removal(dir.path()).is_err());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+        for name in ["prune.lock", "removing.lock"] {
+            fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        let mine = take(dir.path()).unwrap();
+        assert!(matches!(mine, Taken::Mine(_)));
+        assert!(matches!(take(dir.path()).unwrap(), Taken::Busy(Some(pid)) if pid == std::process::id()));
+        drop(begin_removal(dir.path()).unwrap());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,13 +17,15 @@ pub struct Unit {
     pub enabled: bool,
     pub failed: bool,
     pub triggered_by: Vec<String>,
-    /// Programs and their whole command lines.
-    pub commands: Vec<(PathBuf, String)>,
+    /// The program of its (first) `ExecStart=`.
+    pub program: Option<PathBuf>,
+    /// All command lines, those before and after the start too.
+    pub commands: Vec<String>,
     /// When a timer elapses next.
     pub next: String,
 }
 
-/// Every service and timer that systemd has loaded; none where this host was not booted with it.
+/// Every service, and what may trigger one, that systemd has loaded; none where this host was not booted with it.
 ///
 /// # Errors
 /// systemctl cannot be run, fails or hangs.
@@ -31,16 +34,18 @@ pub async fn units(limit: Duration) -> Result<Option<Vec<Unit>>> {
     if !Path::new("/run/systemd/system").is_dir() {
         return Ok(None);
     }
-    let properties = "--property=Id,ActiveState,UnitFileState,TriggeredBy,ExecStartPre,ExecStart,ExecStartPost,\
-                      NextElapseUSecRealtime";
+    let properties = "--property=Id,LoadState,ActiveState,UnitFileState,TriggeredBy,NextElapseUSecRealtime,ExecCondition,\
+                      ExecStartPre,ExecStart,ExecStartPost,ExecReload,ExecStop,ExecStopPost";
     let mut command = tokio::process::Command::new("systemctl");
-    command.args(["show", "--all", "--no-pager", properties, "*.service", "*.timer"]);
+    command.args(["show", "--all", "--no-pager", properties, "*.service", "*.timer", "*.path", "*.socket"]);
     let output = tokio::time::timeout(limit, command.kill_on_drop(true).output()).await??;
     if !output.status.success() {
         bail!("systemctl show: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(Some(text.split("\n\n").map(unit).filter(|it| !it.name.is_empty()).collect()))
+    // A unit that another one names, and that is not there.
+    let blocks = text.split("\n\n").filter(|block| !block.contains("LoadState=not-found"));
+    Ok(Some(blocks.map(unit).filter(|it| !it.name.is_empty()).collect()))
 }
 
 fn unit(block: &str) -> Unit {
@@ -55,7 +60,13 @@ fn unit(block: &str) -> Unit {
             "UnitFileState" => unit.enabled = value.starts_with("enabled"),
             "TriggeredBy" => unit.triggered_by = value.split_whitespace().map(str::to_owned).collect(),
             "NextElapseUSecRealtime" => value.clone_into(&mut unit.next),
-            "ExecStart" | "ExecStartPre" | "ExecStartPost" => unit.commands.extend(command(value)),
+            name if name.starts_with("Exec") => {
+                let Some((program, line)) = command(value) else { continue };
+                if name == "ExecStart" {
+                    unit.program.get_or_insert(program);
+                }
+                unit.commands.push(line);
+            }
             _ => {}
         }
     }
@@ -83,10 +94,19 @@ pub fn crontabs() -> (Vec<(PathBuf, String)>, Vec<PathBuf>) {
         "/var/spool/cron/crontabs",
         "/var/cron/tabs",
     ];
-    let mut files = vec![PathBuf::from("/etc/crontab")];
+    let mut files = vec![PathBuf::from("/etc/crontab"), PathBuf::from("/etc/anacrontab")];
     for folder in folders.map(PathBuf::from) {
+        // run-parts(8) runs what is executable and has no dot in its name; cron(8) reads cron.d by such names.
+        let plain = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let named = name.bytes().all(|it| it.is_ascii_alphanumeric() || b"_-".contains(&it));
+            let scripts = folder.to_string_lossy().ends_with("ly");
+            let runs =
+                fs::metadata(path).is_ok_and(|it| it.is_file() && (!scripts || it.mode() & 0o111 != 0));
+            runs && (named || !folder.starts_with("/etc"))
+        };
         match fs::read_dir(&folder) {
-            Ok(entries) => files.extend(entries.flatten().map(|it| it.path()).filter(|it| !it.is_dir())),
+            Ok(entries) => files.extend(entries.flatten().map(|it| it.path()).filter(plain)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(_) => unread.push(folder),
         }
@@ -101,18 +121,24 @@ pub fn crontabs() -> (Vec<(PathBuf, String)>, Vec<PathBuf>) {
     (texts, unread)
 }
 
-/// The texts of the scripts that a command line names by absolute paths. NixOS keeps the `script` of a
-/// service in such a file.
-pub fn scripts(command: &str) -> Vec<String> {
+/// The texts of the scripts that a command line names by absolute paths, and the files that may not be read.
+/// NixOS keeps the `script` of a service in such a file.
+pub fn scripts(command: &str) -> (Vec<String>, Vec<PathBuf>) {
     const LONGEST: u64 = 64 << 10;
-    let script = |path: &Path| -> Option<String> {
-        let mut text = Vec::new();
-        fs::File::open(path).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
-        text.starts_with(b"#!").then(|| String::from_utf8_lossy(&text).into_owned())
-    };
+    let (mut texts, mut unread) = (Vec::new(), Vec::new());
     let words = command.split(|c: char| c.is_whitespace() || "\"';&|()<>".contains(c));
-    let paths = words.filter(|word| word.starts_with('/')).map(Path::new);
-    paths.filter(|path| fs::metadata(path).is_ok_and(|it| it.is_file())).filter_map(script).collect()
+    for path in words.filter(|word| word.starts_with('/')).map(Path::new) {
+        if !fs::metadata(path).is_ok_and(|it| it.is_file()) {
+            continue;
+        }
+        let mut text = Vec::new();
+        match fs::File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut text)) {
+            Ok(_) if text.starts_with(b"#!") => texts.push(String::from_utf8_lossy(&text).into_owned()),
+            Ok(_) => {}
+            Err(_) => unread.push(path.to_owned()),
+        }
+    }
+    (texts, unread)
 }
 
 #[cfg(test)]
@@ -122,13 +148,13 @@ mod tests {
     #[test]
     fn units_are_read_as_systemctl_shows_them() {
         let block = "Id=docker-prune.service\nActiveState=failed\nUnitFileState=static\n\
-            TriggeredBy=docker-prune.timer\nExecStart={ path=/bin/sh ; argv[]=/bin/sh -c a ; b ; ignore_errors=no ; \
-            start_time=[n/a] ; status=0/0 }\nExecStartPre={ path=/x ; argv[]=/x ; ignore_errors=no }";
+            TriggeredBy=docker-prune.timer\nExecStartPre={ path=/y ; argv[]=/y ; ignore_errors=no }\nExecStart={ path=/bin/sh ; argv[]=/bin/sh -c a ; b ; ignore_errors=no ; \
+            start_time=[n/a] ; status=0/0 }\nExecStop={ path=/x ; argv[]=/x ; ignore_errors=no }";
         let unit = unit(block);
         assert_eq!(unit.name, "docker-prune.service");
         assert!(unit.failed && !unit.active && !unit.enabled);
         assert_eq!(unit.triggered_by, ["docker-prune.timer"]);
-        assert_eq!(unit.commands[0], ("/bin/sh".into(), "/bin/sh -c a ; b".into()));
-        assert_eq!(unit.commands[1].1, "/x");
+        assert_eq!(unit.program, Some("/bin/sh".into()));
+        assert_eq!(unit.commands, ["/y", "/bin/sh -c a ; b", "/x"]);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::checks::login::{Login, Source, Test};
-use crate::checks::pruners::Pruners;
+use crate::checks::pruners::{Pruners, Systemd};
 use crate::checks::units::{Timer, Units};
 use crate::checks::{Check, Deployed, Engine, Redeploy, Retention, Status};
 use crate::facts::SwarmState;
@@ -15,6 +15,21 @@ pub fn status(status: Status) -> &'static str {
         Status::Failed => "failed",
         Status::Skipped => "skipped",
     }
+}
+
+/// The figures of a proof, to be pasted into a change request: one line each, however long.
+pub fn figures(check: &Check) -> Vec<String> {
+    let Check::Redeploy(Redeploy::Proved { cold, warm, .. }) = check else { return vec![] };
+    let deploy = |name: &str, it: &Deployed| {
+        format!("  {name:10} {} ms, {} layers downloaded", it.milliseconds, it.layers)
+    };
+    let mut lines = vec![format!("redeploy of {}", cold.image), deploy("cold", cold), deploy("warm", warm)];
+    lines.push(format!("  {:10} {:.1}", "cold/warm", ratio(cold, warm)));
+    lines
+}
+
+fn ratio(cold: &Deployed, warm: &Deployed) -> f64 {
+    cold.milliseconds as f64 / warm.milliseconds.max(1) as f64
 }
 
 /// What a check found, in a line or two.
@@ -76,18 +91,23 @@ fn login(registry: &str, login: &Login) -> String {
             let who = user.as_ref().map_or_else(|| "a token".into(), |user| format!("user {user}"));
             let source = match source {
                 Source::File(path) => file(path),
+                Source::Environment => "DOCKER_AUTH_CONFIG".into(),
                 Source::Helper(name) => format!("docker-credential-{name}"),
             };
             let test = match test {
                 Test::NotAsked => String::new(),
                 Test::Passed => ", and the registry takes it".into(),
                 Test::Refused(why) => format!(", and the registry refuses it: {why}; {log_in}"),
-                Test::Unanswered(why) => format!(", and it could not be tested: {why}"),
+                Test::Unanswered(why) => {
+                    format!(", and it could not be tested: {why}; can the engine reach the registry?")
+                }
             };
             format!("{registry}: {who}, from {source}{test}")
         }
         Login::NoConfig(path) => format!("{registry}: no {}; {log_in}, as the user who deploys", file(path)),
-        Login::Unreadable(path, why) => format!("{registry}: cannot read {}: {why}", file(path)),
+        Login::Unreadable(path, why) => {
+            format!("{registry}: cannot read {}: {why}; mend or remove it, and {log_in}", file(path))
+        }
         Login::Missing(path) => format!("{registry}: no credential in {}; {log_in}", file(path)),
         Login::NotKept(helper) => format!("{registry}: docker-credential-{helper} keeps none; {log_in}"),
         Login::NoHelper(helper) => format!(
@@ -107,7 +127,14 @@ fn login(registry: &str, login: &Login) -> String {
 }
 
 fn pruners(pruners: &Pruners) -> String {
-    let place = if pruners.systemd { "units, timers or crontabs" } else { "crontabs (no systemd here)" };
+    let place = match &pruners.systemd {
+        Systemd::Yes => "units, timers or crontabs",
+        Systemd::NotBooted => "crontabs (no systemd here)",
+        Systemd::Unanswered(why) if pruners.found.is_empty() => {
+            return format!("none in crontabs, but systemd does not answer: {why}; try systemctl status");
+        }
+        Systemd::Unanswered(_) => "",
+    };
     match (pruners.found.as_slice(), pruners.unread.as_slice()) {
         ([], []) => format!("none in {place}"),
         ([], unread) => {
@@ -123,8 +150,10 @@ fn pruners(pruners: &Pruners) -> String {
 }
 
 fn units(units: &Units) -> String {
-    let Units::Seen { timer, runs, own, failed, version } = units else {
-        return "this host was not booted with systemd".into();
+    let (timer, runs, own, failed, version) = match units {
+        Units::NoSystemd => return "this host was not booted with systemd".into(),
+        Units::Unanswered(why) => return format!("systemd does not answer: {why}; try systemctl status"),
+        Units::Seen { timer, runs, own, failed, version } => (timer, runs, own, failed, version),
     };
     let version = format!("version {version}");
     match (timer, runs) {
@@ -137,6 +166,10 @@ fn units(units: &Units) -> String {
         }
         (Timer::Inactive, _) => {
             "ci-docker-prune.timer is not active; systemctl start ci-docker-prune.timer".into()
+        }
+        (Timer::NotEnabled, _) => {
+            "ci-docker-prune.timer is active, and will not be after a reboot; systemctl enable ci-docker-prune.timer"
+                .into()
         }
         (Timer::Active(_), None) => "ci-docker-prune.service is not there; systemctl daemon-reload".into(),
         (Timer::Active(_), Some(runs)) if runs != own => format!(
@@ -157,30 +190,22 @@ fn units(units: &Units) -> String {
 fn redeploy(redeploy: &Redeploy) -> String {
     match redeploy {
         Redeploy::Interrupted => "interrupted; its service is removed".into(),
-        Redeploy::Failed(why) => why.clone(),
+        Redeploy::Failed(why) => format!("{why}; nothing was proved"),
         Redeploy::Proved { cold, warm, planned } => {
-            let deploy = |it: &Deployed| format!("{} ms, {} layers downloaded", it.milliseconds, it.layers);
-            let ratio = cold.milliseconds as f64 / warm.milliseconds.max(1) as f64;
             let verdict = if cold.image != warm.image {
                 format!(
-                    "; the tag moved meanwhile to {}, which was pulled anew as it should be; try again",
+                    "the tag moved meanwhile to {}, which was pulled anew as it should be; try again",
                     warm.image
                 )
             } else if *planned {
-                "; but a prune in between would have removed it (see --cache-age and --dry-run -v)".into()
+                "a prune in between would have removed the image (see --cache-age and --dry-run -v)".into()
             } else if warm.layers > 0 {
-                "; the layers of the first deploy were not there any more: something else removes images"
-                    .into()
+                "the layers of the first deploy were not there any more: something else removes images".into()
             } else {
-                "; a prune in between keeps it".into()
+                "the second deploy downloaded nothing, and a prune in between keeps the image".into()
             };
-            let cold_note = if cold.layers == 0 { " (it was there before: not really cold)" } else { "" };
-            format!(
-                "{}: cold {}{cold_note}; warm {}; cold/warm {ratio:.1}{verdict}",
-                cold.image,
-                deploy(cold),
-                deploy(warm)
-            )
+            let note = if cold.layers == 0 { "; it was there before the first: not really cold" } else { "" };
+            format!("{verdict}{note}; cold/warm {:.1}", ratio(cold, warm))
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::units::{Percent, Time, clean};
 
 const LAST_SUCCESS: &str = "ci_docker_prune_last_success_timestamp_seconds";
 
+const PRESSURE: &str = "ci_docker_prune_pressure_seconds";
+const HELD_BACK: &str = "ci_docker_prune_pressure_held_back";
+
 /// What the report does not know.
 pub struct Run<'a> {
     pub version: &'a str,
@@ -42,7 +45,7 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Erro
     metric("ci_docker_prune_last_run_timestamp_seconds", "When a prune last ran.", &[])?
         .with_label_values::<&str>(&[])
         .set(seconds(run.at));
-    let success = if run.success { Some(seconds(run.at)) } else { last_success(run.previous) };
+    let success = if run.success { Some(seconds(run.at)) } else { value_of(run.previous, LAST_SUCCESS) };
     if let Some(success) = success {
         metric(LAST_SUCCESS, "When a prune last ended with status 0.", &[])?
             .with_label_values::<&str>(&[])
@@ -65,9 +68,11 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Erro
             verdict.with_label_values(&[gate.name(), word(possible)]).set(is);
         }
     }
-    metric("ci_docker_prune_inhibitors", "Commands that keep prune away.", &[])?
-        .with_label_values::<&str>(&[])
-        .set(inhibitors(report) as f64);
+    if let Some(inhibitors) = inhibitors(report) {
+        metric("ci_docker_prune_inhibitors", "Commands that keep prune away.", &[])?
+            .with_label_values::<&str>(&[])
+            .set(inhibitors as f64);
+    }
 
     let used = metric(
         "ci_docker_prune_disk_used_ratio",
@@ -121,17 +126,30 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Erro
     }
 
     let pressure = report.pressure.as_ref();
-    metric("ci_docker_prune_pressure_seconds", "How long the disk has been under pressure.", &[])?
-        .with_label_values::<&str>(&[])
-        .set(pressure.map_or(0.0, |it| it.duration.as_secs_f64()));
+    // A run that could not tell says what the last one said: an alert must not end because of it.
+    let told = !matches!(report.ending, Ending::Unanswered | Ending::Failed(_));
+    let seconds = match told {
+        true => Some(pressure.map_or(0.0, |it| it.duration.as_secs_f64())),
+        false => value_of(run.previous, PRESSURE),
+    };
+    if let Some(seconds) = seconds {
+        metric(PRESSURE, "How long the disk has been under pressure.", &[])?
+            .with_label_values::<&str>(&[])
+            .set(seconds);
+    }
     let held = metric(
-        "ci_docker_prune_pressure_held_back",
+        HELD_BACK,
         "How many prunes each gate held back or stopped since the disk is under pressure.",
         &["gate"],
     )?;
     for gate in ["runs", "converge"] {
-        let times = pressure.and_then(|it| it.held_back.get(gate)).copied().unwrap_or(0);
-        held.with_label_values(&[gate]).set(times as f64);
+        let times = match told {
+            true => Some(pressure.and_then(|it| it.held_back.get(gate)).copied().unwrap_or(0) as f64),
+            false => value_of(run.previous, &format!("{HELD_BACK}{{gate=\"{gate}\"}}")),
+        };
+        if let Some(times) = times {
+            held.with_label_values(&[gate]).set(times);
+        }
     }
     TextEncoder::new().encode_to_string(&registry.gather())
 }
@@ -144,13 +162,14 @@ fn ratio(percent: Percent) -> f64 {
     f64::from(percent.get()) / 100.0
 }
 
-/// The last success that an earlier file tells of.
-fn last_success(previous: &str) -> Option<f64> {
-    let line = previous.lines().find_map(|line| line.strip_prefix(LAST_SUCCESS)?.strip_prefix(' '))?;
-    line.trim().parse().ok()
+/// The value of a sample in an earlier file.
+fn value_of(previous: &str, sample: &str) -> Option<f64> {
+    let value = previous.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
+    value.trim().parse().ok()
 }
 
-fn inhibitors(report: &PruneReport) -> usize {
+/// None where nobody could tell.
+fn inhibitors(report: &PruneReport) -> Option<usize> {
     let stopped = match &report.ending {
         Ending::CarriedOut(outcome) => match &outcome.stopped {
             Some(Stop::Inhibited(by)) => by.len(),
@@ -158,13 +177,13 @@ fn inhibitors(report: &PruneReport) -> usize {
         },
         _ => 0,
     };
-    let held = report.gates.iter().find_map(|gate| match gate {
+    report.gates.iter().find_map(|gate| match gate {
         Gate::Runs(Verdict::Closed(runs)) => {
             Some(runs.iter().filter(|it| it.kind == runs::Kind::Inhibitor).count())
         }
+        Gate::Runs(Verdict::Open(())) => Some(stopped),
         _ => None,
-    });
-    held.unwrap_or(stopped)
+    })
 }
 
 #[cfg(test)]
@@ -190,6 +209,16 @@ mod tests {
         let percent = |n: &str| n.parse().unwrap();
         let (target, threshold, critical) = (percent("70"), percent("80"), percent("95"));
         Run { version: "1 (abc)", at: now(), success, previous, target, threshold, critical }
+    }
+
+    #[test]
+    fn a_run_that_cannot_tell_keeps_the_pressure_that_was() {
+        let previous = format!("{PRESSURE} 4711\n{HELD_BACK}{{gate=\"runs\"}} 3\n");
+        let text = prune(&failed(), &run(false, &previous)).unwrap();
+        assert!(previous.lines().all(|line| text.contains(line)), "{text}");
+        assert!(!prune(&failed(), &run(false, "")).unwrap().contains(PRESSURE));
+        let nothing = PruneReport { ending: Ending::Held, ..failed() };
+        assert!(prune(&nothing, &run(true, &previous)).unwrap().contains(&format!("{PRESSURE} 0\n")));
     }
 
     #[test]

@@ -277,7 +277,8 @@ fn fills(out: &mut impl Write, occupants: &Occupants) -> io::Result<()> {
         writeln!(out, "\nTakes the most room (images share layers):")?;
         let row = |it: &Occupant| {
             let name = match it.kind {
-                occupants::Kind::Elsewhere => "all else on that disk".into(),
+                occupants::Kind::Elsewhere if occupants.unseen.is_empty() => "all else on that disk".into(),
+                occupants::Kind::Elsewhere => "all else on that disk, and what is not seen".into(),
                 occupants::Kind::BuildCache => "what no image shares".into(),
                 occupants::Kind::Unreachable => plural(occupants.unreachable.len(), "folder"),
                 _ => label(&it.names, &it.id),
@@ -547,7 +548,17 @@ pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
             None => writeln!(out, "{line}")?,
         }
     }
+    for check in list {
+        let figures = checks::figures(check);
+        if !figures.is_empty() {
+            writeln!(out, "\n{}", clean_lines(&figures))?;
+        }
+    }
     Ok(())
+}
+
+fn clean_lines(lines: &[String]) -> String {
+    lines.iter().map(|line| clean(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// What `record` says.

@@ -216,7 +216,10 @@ fn a_deploy_that_begins_at_any_request_ends_all_removals() {
         assert_eq!(removals_after(&seen, k), Vec::<&String>::new(), "{case}");
         assert!(seen.len() >= k, "{case}");
         {
-            assert!(report["outcome"] == "stopped" || report["outcome"] == "held" || k >= last_order, "{case}");
+            assert!(
+                report["outcome"] == "stopped" || report["outcome"] == "held" || k >= last_order,
+                "{case}"
+            );
             scene.engine.converged();
             let tasks = scene.engine.docker(["service", "ps", "--format", "{{.CurrentState}}", "deploy"]);
             assert!(!tasks.contains("Rejected"), "{case}: {tasks}");
