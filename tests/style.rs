@@ -241,3 +241,20 @@ fn the_module_has_the_programs_defaults() {
     }
     assert_eq!(compared, 7, "threshold, target, critical, two ages, pattern, label");
 }
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let page = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let table = page.split("## Dependencies").nth(1).unwrap().split("\n## ").next().unwrap();
+    for section in ["[dependencies]\n", "[dev-dependencies]\n"] {
+        let section = manifest.split(section).nth(1).unwrap().split("\n\n").next().unwrap();
+        for name in section.lines().filter_map(|line| line.split(' ').next()) {
+            let row = |line: &str| {
+                let names = line.strip_prefix("| ").and_then(|it| it.split(" |").next()).unwrap_or_default();
+                names.split(", ").any(|it| it == name)
+            };
+            assert!(table.lines().any(row), "docs/architecture.md gives no reason for {name}");
+        }
+    }
+}

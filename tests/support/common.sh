@@ -11,6 +11,10 @@ need() { # PROGRAM PACKAGE...
   $sudo apt-get update -qq
   $sudo apt-get install -y -qq --no-install-recommends "${@:2}"
 }
+tools=$CARGO_TARGET_DIR/tools
+tool() { # CRATE VERSION: a program from crates.io, beside what cargo builds
+  grep -qs "\"$1 $2 " "$tools/.crates.toml" || cargo install --quiet --locked --root "$tools" "$1@$2"
+}
 # Rust links with it.
 need cc gcc libc6-dev
 # What labs that were killed left behind.
