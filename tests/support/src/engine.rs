@@ -286,6 +286,14 @@ impl Engine {
         assert!(output.status.success(), "docker load: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Load several images at once.
+    #[track_caller]
+    pub fn load_many(&self, images: &[(Image, Option<String>)]) {
+        let archive = crate::image::archive(images, &busybox(&self.kind.root()));
+        let output = self.docker_output(&["load", "--quiet"], Some(&archive));
+        assert!(output.status.success(), "docker load: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Deploy a stack from a Compose file and wait until each service has its replicas.
     #[track_caller]
     pub fn deploy(&self, stack: &str, compose: &str) {

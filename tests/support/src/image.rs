@@ -1,5 +1,6 @@
 //! Images made here from static busybox, written straight into a registry's storage or as an archive.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -141,22 +142,36 @@ impl Image {
 
     /// The image as an archive for `docker load`, under the given name (none: it loads untagged).
     pub fn archive(&self, name: Option<&str>, busybox: &Path) -> Vec<u8> {
-        let layers = self.layers(busybox);
-        let config = self.config(&layers);
+        archive(&[(self.clone(), name.map(str::to_owned))], busybox)
+    }
+}
+
+/// Several images as one archive for `docker load`; layers that they share are in it once.
+pub fn archive(images: &[(Image, Option<String>)], busybox: &Path) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut written = HashSet::new();
+    let mut once = |path: &str, bytes: &[u8]| {
+        if written.insert(path.to_owned()) {
+            append(&mut tar, path, bytes, 0o644);
+        }
+    };
+    let mut manifest = Vec::new();
+    for (image, name) in images {
+        let layers = image.layers(busybox);
+        let config = image.config(&layers);
         let mut names = Vec::new();
-        let mut tar = tar::Builder::new(Vec::new());
         for layer in &layers {
             let path = format!("{}.tar", &digest(layer)[7..]);
-            append(&mut tar, &path, layer, 0o644);
+            once(&path, layer);
             names.push(path);
         }
         let config_path = format!("{}.json", &digest(&config)[7..]);
-        append(&mut tar, &config_path, &config, 0o644);
-        let manifest = json!([{"Config": config_path, "Layers": names,
-                               "RepoTags": name.map(|name| vec![name])}]);
-        append(&mut tar, "manifest.json", manifest.to_string().as_bytes(), 0o644);
-        tar.into_inner().expect("tar in memory")
+        once(&config_path, &config);
+        let tags = name.as_ref().map(|name| vec![name]);
+        manifest.push(json!({"Config": config_path, "Layers": names, "RepoTags": tags}));
     }
+    append(&mut tar, "manifest.json", json!(manifest).to_string().as_bytes(), 0o644);
+    tar.into_inner().expect("tar in memory")
 }
 
 fn digest(bytes: &[u8]) -> String {

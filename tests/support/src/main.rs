@@ -16,14 +16,20 @@ struct Cli {
     /// Images to put into its registry: REPOSITORY:TAG[,MIB]
     #[arg(long = "image", value_name = "IMAGE")]
     images: Vec<String>,
+    /// Load so many tagged images that share their layers
+    #[arg(long, default_value_t = 0)]
+    tagged: usize,
+    /// Load so many images of 2024 without any name, each with a layer of its own
+    #[arg(long, default_value_t = 0)]
+    orphans: usize,
     /// Start nothing: clear away what labs that were killed left behind
     #[arg(long)]
     sweep: bool,
     /// Make this many Swarm deploys while the command (a shell's) runs in a loop; print what they met
     #[arg(long, value_name = "DEPLOYS")]
     beside: Option<usize>,
-    /// Start no engine: run the command this often and print means of wall and CPU time (ms) and its
-    /// peak memory (KiB)
+    /// Start no engine: run the command this often and print its wall time, mean and standard deviation
+    /// (ms), mean CPU time (ms), and its peak memory (KiB)
     #[arg(long, value_name = "TIMES")]
     measure: Option<u32>,
     /// The command, with DOCKER_HOST set, the lab's folder in LAB, and in LAB_ENTER the words that
@@ -67,6 +73,15 @@ fn main() -> ExitCode {
         let (name, size) = text.split_once(',').unwrap_or((text, "1"));
         let (repository, tag) = name.rsplit_once(':').expect("an image is REPOSITORY:TAG[,MIB]");
         engine.publish(&Image::new(repository, tag).size_mib(size.parse().expect("MiB")));
+    }
+    let tagged = (0..cli.tagged).map(|n| {
+        let image = Image::new("many", "1").label("n", &n.to_string());
+        (image, Some(format!("many:{n}")))
+    });
+    let orphan = |n: usize| (Image::new("orphan", "1").seed(&format!("orphan {n}")), None);
+    let many: Vec<_> = tagged.chain((0..cli.orphans).map(orphan)).collect();
+    for some in many.chunks(500) {
+        engine.load_many(some);
     }
     let mut command = Command::new(&cli.command[0]);
     command.args(&cli.command[1..]).env("DOCKER_HOST", engine.url()).env("LAB", engine.folder());
@@ -116,12 +131,18 @@ fn measure(command: &[String], times: u32) {
         let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
         (seconds(usage.user_time()) + seconds(usage.system_time()), usage.max_rss())
     };
-    let ((before, _), start) = (cpu(), Instant::now());
-    (0..times).for_each(|_| run());
-    let wall = start.elapsed().as_secs_f64();
+    let (before, _) = cpu();
+    let timed = |_| {
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64() * 1000.0
+    };
+    let walls: Vec<f64> = (0..times).map(timed).collect();
     let (after, peak) = cpu();
-    let mean = |seconds: f64| seconds * 1000.0 / f64::from(times);
-    println!("{:.2} {:.2} {peak}", mean(wall), mean(after - before));
+    let n = f64::from(times);
+    let mean = walls.iter().sum::<f64>() / n;
+    let deviation = (walls.iter().map(|it| (it - mean).powi(2)).sum::<f64>() / n).sqrt();
+    println!("{mean:.2} {deviation:.2} {:.2} {peak}", (after - before) * 1000.0 / n);
 }
 
 /// The words that run a command inside the engine's namespaces, for a shell script.
