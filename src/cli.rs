@@ -340,3 +340,18 @@ pub fn man(mut out: &mut dyn Write) -> io::Result<()> {
     roff.control("SH", ["ENVIRONMENT"]).text([roman(ENVIRONMENT)]);
     roff.to_writer(&mut out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic_and_what_is_taken_fits_a_url(text in ".{0,60}") {
+            let _ = pattern(&text);
+            for taken in [registry(&text), image(&text)].into_iter().flatten() {
+                proptest::prop_assert!(taken.chars().all(|c| c.is_ascii_graphic() && !"?#%\"".contains(c)));
+            }
+        }
+    }
+}

@@ -117,6 +117,7 @@ fn systemd_has_nothing_to_say_about_the_units_and_rates_their_sandbox_well() {
 #[test]
 fn the_timer_is_due_at_midnight_and_an_idle_disk_keeps_its_cache() {
     let host = host();
+    assert_eq!(host.run("systemctl is-enabled ci-docker-prune.timer"), "enabled");
     host.run("systemctl start ci-docker-prune.timer");
     let due = host.run("systemctl show --property NextElapseUSecRealtime --value ci-docker-prune.timer");
     assert!(due.contains(" 00:00:00 "), "{due}");

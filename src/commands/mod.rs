@@ -3,6 +3,7 @@
 mod gates;
 mod inhibit;
 mod ledger;
+mod occupants;
 mod prune;
 mod redeploy;
 mod survey;

@@ -1,6 +1,6 @@
 //! `prune` and `prune --dry-run`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -10,20 +10,19 @@ use futures_util::{StreamExt, stream};
 
 use super::gates::{all_unanswered, usages};
 use super::survey::{self, Engines, Questions, Survey};
-use super::{AT_A_TIME, Signal, ledger, now, print, watch_signals};
+use super::{AT_A_TIME, Signal, ledger, now, occupants, print, watch_signals};
 use crate::cli::{self, Output};
 use crate::engine::remove::Remover;
 use crate::engine::watch::{Scope, Sign, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::execute::{Asked, Site, Stop, execute};
 use crate::exit::Exit;
-use crate::facts::{Answer, Files, Image, Unanswered};
+use crate::facts::{Answer, Unanswered};
 use crate::gates::disk::Usage;
 use crate::gates::{Gate, Verdict, Word, together};
 use crate::host::lock::{self, Taken};
-use crate::host::{self, engine_files, inhibitors};
+use crate::host::{self, inhibitors};
 use crate::ledger::Ledger;
-use crate::occupants::{self, Occupant, Occupants};
 use crate::plan::{self, Inventory, Plan, containers, images};
 use crate::report::progress::{self, Bars};
 use crate::report::{Ending, Lasting, PruneReport, json, metrics, text};
@@ -165,7 +164,8 @@ pub async fn look(
     let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, usage, now).await?;
     let ending = if together(&gates) == Word::Unknown { Ending::Unanswered } else { Ending::Looked };
     let report = PruneReport { dry_run: true, plan: Some(plan), ..ended(gates, ending) };
-    let occupants = if fills { Some(occupants(&engines, &survey, &inventory, &report).await) } else { None };
+    let occupants =
+        if fills { Some(occupants::find(&engines, &survey, &inventory, &report).await) } else { None };
     Ok(PruneReport { occupants, ..report })
 }
 
@@ -254,93 +254,9 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune, bars: &Bars) -> Res
     };
     // Who is told that the disk is still full wants to know with what; who told us to end does not wait.
     let wanted = !eased && !told_to_end.load(Ordering::Relaxed);
-    let occupants = if wanted { Some(occupants(&engines, &survey, &inventory, &report).await) } else { None };
+    let occupants =
+        if wanted { Some(occupants::find(&engines, &survey, &inventory, &report).await) } else { None };
     Ok(PruneReport { occupants, ..report })
-}
-
-/// What fills the disk, as far as it can be seen.
-async fn occupants(
-    engines: &Engines,
-    survey: &Survey,
-    inventory: &Inventory,
-    report: &PruneReport,
-) -> Occupants {
-    // What is gone, or would be.
-    let removed: HashSet<&str> = match (&report.ending, &report.plan) {
-        (Ending::CarriedOut(outcome), _) => outcome.removed.iter().map(|it| it.id.as_str()).collect(),
-        (_, Some(plan)) => plan.remove.iter().map(|it| it.id.as_str()).collect(),
-        _ => HashSet::new(),
-    };
-    let gone: HashSet<&str> = inventory
-        .containers
-        .iter()
-        .filter(|it| removed.contains(it.id.as_str()))
-        .flat_map(|it| it.names.iter().map(String::as_str))
-        .collect();
-    let image = |image: &Image| {
-        let names = image.tags.iter().chain(&image.digests).cloned().collect();
-        let occupant =
-            Occupant { kind: occupants::Kind::Orphan, names, id: image.id.clone(), size: image.size };
-        (image.class(), occupant)
-    };
-    let there = inventory.images.iter().filter(|it| !removed.contains(it.id.as_str()));
-    let info = survey.info.as_ref().map_err(Clone::clone);
-    let (usage, files) = match &info {
-        Err(why) => (Err(why.clone()), Err(why.clone())),
-        Ok(info) => {
-            let usage = engines.local.disk_usage(info.containerd_store).await.map_err(Unanswered::from);
-            let usage = usage.map(|mut usage| {
-                usage.containers.retain(|(name, _)| !gone.contains(name.as_str()));
-                usage
-            });
-            (usage, files(engines, &info.root, inventory, &removed).await)
-        }
-    };
-    let unseen = info.as_ref().is_ok_and(|info| info.containerd_store) && usage.is_ok();
-    let holds =
-        |usage: &&Usage| info.as_ref().is_ok_and(|info| info.root.starts_with(&usage.filesystem.mount_point));
-    let used = report.after.iter().filter(holds).max_by_key(|it| it.filesystem.mount_point.as_os_str().len());
-    let mut found = occupants::find(occupants::Facts {
-        images: there.map(image).collect(),
-        usage,
-        files,
-        used: used.map(|it| it.filesystem.used),
-    });
-    if unseen {
-        let why = "the sum of all images, and what else is there: slow to tell (docker system df)";
-        found.unseen.push(Unanswered(why.into()));
-    }
-    found
-}
-
-/// Logs, by their containers' names, and forgotten folders. The walk is given up after the time for one
-/// answer of the engine, and goes with the program.
-async fn files(
-    engines: &Engines,
-    root: &Path,
-    inventory: &Inventory,
-    removed: &HashSet<&str>,
-) -> Answer<Files> {
-    if !engines.local.is_local() {
-        return Err(Unanswered("logs are on the engine's own host".into()));
-    }
-    let (tell, told) = tokio::sync::oneshot::channel();
-    let root = root.to_owned();
-    std::thread::spawn(move || tell.send(engine_files::look(&root)));
-    let mut files = match tokio::time::timeout(engines.local.patience(), told).await {
-        Ok(Ok(files)) => files.map_err(|error| Unanswered(format!("{error:#}")))?,
-        Ok(Err(_)) | Err(_) => {
-            return Err(Unanswered("the engine's folder takes too long to look through".into()));
-        }
-    };
-    files.logs.retain(|(id, _)| !removed.contains(id.as_str()));
-    for (id, _) in &mut files.logs {
-        let container = inventory.containers.iter().find(|it| it.id == *id);
-        if let Some(name) = container.and_then(|it| it.names.first()) {
-            name.clone_into(id);
-        }
-    }
-    Ok(files)
 }
 
 /// Subscribe to the events of every engine that is asked.

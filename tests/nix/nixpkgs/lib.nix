@@ -61,8 +61,8 @@ let
     hasInfix = part: text: length (splitString part text) > 1;
     splitString = separator: text: filter isString (builtins.split (escapeRegex separator) text);
     escapeRegex =
-      replaceStrings
-        (map (c: c) [
+      let
+        special = [
           "\\"
           "^"
           "$"
@@ -77,25 +77,9 @@ let
           "{"
           "}"
           "|"
-        ])
-        (
-          map (c: "\\" + c) [
-            "\\"
-            "^"
-            "$"
-            "."
-            "*"
-            "+"
-            "?"
-            "("
-            ")"
-            "["
-            "]"
-            "{"
-            "}"
-            "|"
-          ]
-        );
+        ];
+      in
+      replaceStrings special (map (c: "\\" + c) special);
     toUpper =
       let
         lower = [

@@ -1,0 +1,97 @@
+//! What fills the disk, asked of the engine and of its folder, for a prune that does not help.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::survey::{Engines, Survey};
+use crate::facts::{Answer, Files, Image, Unanswered};
+use crate::gates::disk::Usage;
+use crate::host::engine_files;
+use crate::occupants::{self, Facts, Kind, Occupant, Occupants};
+use crate::plan::Inventory;
+use crate::report::{Ending, PruneReport};
+
+/// What fills the disk, as far as it can be seen.
+pub async fn find(
+    engines: &Engines,
+    survey: &Survey,
+    inventory: &Inventory,
+    report: &PruneReport,
+) -> Occupants {
+    // What is gone, or would be.
+    let removed: HashSet<&str> = match (&report.ending, &report.plan) {
+        (Ending::CarriedOut(outcome), _) => outcome.removed.iter().map(|it| it.id.as_str()).collect(),
+        (_, Some(plan)) => plan.remove.iter().map(|it| it.id.as_str()).collect(),
+        _ => HashSet::new(),
+    };
+    let gone: HashSet<&str> = inventory
+        .containers
+        .iter()
+        .filter(|it| removed.contains(it.id.as_str()))
+        .flat_map(|it| it.names.iter().map(String::as_str))
+        .collect();
+    let image = |image: &Image| {
+        let names = image.tags.iter().chain(&image.digests).cloned().collect();
+        let occupant = Occupant { kind: Kind::Orphan, names, id: image.id.clone(), size: image.size };
+        (image.class(), occupant)
+    };
+    let there = inventory.images.iter().filter(|it| !removed.contains(it.id.as_str()));
+    let info = survey.info.as_ref().map_err(Clone::clone);
+    let (usage, files) = match &info {
+        Err(why) => (Err(why.clone()), Err(why.clone())),
+        Ok(info) => {
+            let usage = engines.local.disk_usage(info.containerd_store).await.map_err(Unanswered::from);
+            let usage = usage.map(|mut usage| {
+                usage.containers.retain(|(name, _)| !gone.contains(name.as_str()));
+                usage
+            });
+            (usage, files(engines, &info.root, inventory, &removed).await)
+        }
+    };
+    let unseen = info.as_ref().is_ok_and(|info| info.containerd_store) && usage.is_ok();
+    let holds =
+        |usage: &&Usage| info.as_ref().is_ok_and(|info| info.root.starts_with(&usage.filesystem.mount_point));
+    let used = report.after.iter().filter(holds).max_by_key(|it| it.filesystem.mount_point.as_os_str().len());
+    let mut found = occupants::find(Facts {
+        images: there.map(image).collect(),
+        usage,
+        files,
+        used: used.map(|it| it.filesystem.used),
+    });
+    if unseen {
+        let why = "the sum of all images, and what else is there: slow to tell (docker system df)";
+        found.unseen.push(Unanswered(why.into()));
+    }
+    found
+}
+
+/// Logs, by their containers' names, and forgotten folders. The walk is given up after the time for one
+/// answer of the engine, and goes with the program.
+async fn files(
+    engines: &Engines,
+    root: &Path,
+    inventory: &Inventory,
+    removed: &HashSet<&str>,
+) -> Answer<Files> {
+    if !engines.local.is_local() {
+        return Err(Unanswered("logs are on the engine's own host".into()));
+    }
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let root = root.to_owned();
+    std::thread::spawn(move || tell.send(engine_files::look(&root)));
+    let mut files = match tokio::time::timeout(engines.local.patience(), told).await {
+        Ok(Ok(files)) => files.map_err(|error| Unanswered(format!("{error:#}")))?,
+        Ok(Err(_)) | Err(_) => {
+            return Err(Unanswered("the engine's folder takes too long to look through".into()));
+        }
+    };
+    files.logs.retain(|(id, _)| !removed.contains(id.as_str()));
+    let names: HashMap<&str, &String> =
+        inventory.containers.iter().filter_map(|it| Some((it.id.as_str(), it.names.first()?))).collect();
+    for (id, _) in &mut files.logs {
+        if let Some(name) = names.get(id.as_str()) {
+            (*name).clone_into(id);
+        }
+    }
+    Ok(files)
+}
