@@ -177,7 +177,8 @@ fn signals_end_it_after_the_removal_in_flight_with_a_report() {
         });
         let mut command = standard(&program(&engine));
         command.args(["prune", "-o", "json", "--host", &proxy.url()]).stdout(Stdio::piped());
-        let child = command.spawn().unwrap();
+        // A shell lets its background jobs ignore SIGINT, and so would the program.
+        let child = lab::engine::with_default_signals(&mut command).spawn().unwrap();
         tell.send(child.id()).unwrap();
         drop(tell);
         let output = child.wait_with_output().unwrap();

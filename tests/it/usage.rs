@@ -112,6 +112,8 @@ fn on_a_terminal(variables: &str) -> String {
         .args(["--quiet", "--return", "--command", &command, "/dev/null"])
         .env("TERM", "xterm")
         .env_remove("NO_COLOR")
+        // Where it is set, programs colour for a dumb terminal too.
+        .env_remove("CI")
         .output()
         .expect("run script (util-linux)");
     String::from_utf8_lossy(&output.stdout).into_owned()

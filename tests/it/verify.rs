@@ -285,7 +285,8 @@ fn an_interrupted_proof_leaves_nothing() {
             }
             None
         });
-        let child = command.stdout(Stdio::piped()).spawn().expect("start it");
+        let child =
+            lab::engine::with_default_signals(command.stdout(Stdio::piped())).spawn().expect("start it");
         tell.send(child.id()).expect("the proxy waits");
         let output = child.wait_with_output().expect("wait for it");
         assert_eq!(output.status.code(), Some(1), "{request}");
