@@ -322,9 +322,9 @@ fn verify_compares_the_units_with_the_program_that_asks() {
     let (status, detail) = units("ci-docker-prune");
     let version = format!("version {}", env!("CARGO_PKG_VERSION"));
     assert!(status == "ok" && detail.contains(&version) && detail.contains("00:00:00"), "{detail}");
-    host.run("cp /usr/local/bin/ci-docker-prune /root/another");
-    let (status, detail) = units("/root/another");
-    assert!(status == "failed" && detail.contains("this is /root/another"), "{detail}");
+    host.run("cp /usr/local/bin/ci-docker-prune /opt/another");
+    let (status, detail) = units("/opt/another");
+    assert!(status == "failed" && detail.contains("this is /opt/another"), "{detail}");
     lab::engine::fill_to(&host.data(), 97);
     assert!(host.sh("systemctl start ci-docker-prune").is_err());
     let (status, detail) = units("ci-docker-prune");
