@@ -40,6 +40,11 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // What is measured runs in a lab already, with its variables.
+    if let Some(times) = cli.measure {
+        measure(&cli.command, times);
+        return ExitCode::SUCCESS;
+    }
     // What this machine's own Docker is configured by must not reach what runs in the lab.
     for (name, _) in std::env::vars_os() {
         if lab::is_foreign(&name.to_string_lossy()) {
@@ -52,10 +57,6 @@ fn main() -> ExitCode {
     }
     if cli.sweep {
         lab::engine::sweep();
-        return ExitCode::SUCCESS;
-    }
-    if let Some(times) = cli.measure {
-        measure(&cli.command, times);
         return ExitCode::SUCCESS;
     }
     let engine = match Engine::try_start(Options { kind: cli.engine, ..Options::default() }) {
