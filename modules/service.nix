@@ -39,9 +39,8 @@ let
     keep-label = lib.concatStringsSep "," cfg.keepLabels;
     metrics-file = if cfg.metricsFile == null then null else toString cfg.metricsFile;
   };
-  arguments =
-    options:
-    lib.mapAttrsToList (name: value: "--${name}=${value}") (lib.filterAttrs (_: v: v != null) options);
+  given = lib.filterAttrs (_: value: value != null);
+  arguments = options: lib.mapAttrsToList (name: value: "--${name}=${value}") (given options);
 
   # For a person or a CI job on this host, with the settings of the service as defaults: what
   # `ci-docker-prune --dry-run` shows is what the service would do.
@@ -58,7 +57,7 @@ let
               "--set-default"
               (variable name)
               value
-            ]) (lib.filterAttrs (name: value: value != null && name != "metrics-file") settings)
+            ]) (given (builtins.removeAttrs settings [ "metrics-file" ]))
           )
         )
       }

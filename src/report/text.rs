@@ -549,16 +549,11 @@ pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
         }
     }
     for check in list {
-        let figures = checks::figures(check);
-        if !figures.is_empty() {
-            writeln!(out, "\n{}", clean_lines(&figures))?;
+        for (n, line) in checks::figures(check).iter().enumerate() {
+            writeln!(out, "{}{}", if n == 0 { "\n" } else { "" }, clean(line))?;
         }
     }
     Ok(())
-}
-
-fn clean_lines(lines: &[String]) -> String {
-    lines.iter().map(|line| clean(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// What `record` says.
