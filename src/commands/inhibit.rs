@@ -24,7 +24,7 @@ pub async fn run(
         log::debug!("{error:#}");
     }
     let inhibitor = inhibitors::register(runtime_dir, Some(&why), now())?;
-    // Prune looks for inhibitors before each removal, so at most the one in flight is waited for.
+    // Prune looks for inhibitors before each removal, so at most what is in flight is waited for.
     lock::wait_for_removal(runtime_dir)?;
     let code = child::run(command).await?;
     // The command is over, and a hanging engine must not hold its caller up for long.

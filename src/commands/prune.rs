@@ -311,29 +311,32 @@ async fn make_plan(
     now: Time,
 ) -> Result<Plan> {
     // One object that cannot be asked about must not keep everything else from being pruned.
-    inventory.build_cache = engine.build_cache().await.unwrap_or_else(|error| {
-        log::warn!("the build cache stays: {error}");
-        vec![]
+    let build_cache = async {
+        engine.build_cache().await.unwrap_or_else(|error| {
+            log::warn!("the build cache stays: {error}");
+            vec![]
+        })
+    };
+    let orphans: Vec<String> =
+        images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
+    let inspected = stream::iter(orphans).map(|id| async move {
+        let image = engine.image(&id).await;
+        (id, image)
     });
+    let inspected = inspected.buffer_unordered(AT_A_TIME).collect::<HashMap<String, _>>();
     let ended = inventory.containers.iter_mut().filter(|it| containers::wants_finish_time(it, policy, now));
-    let asked = stream::iter(ended).map(|container| async move {
+    let finished = stream::iter(ended).map(|container| async move {
         match engine.finish_time(&container.id).await {
             Ok(finished) => container.finished = finished,
             Err(error) => log::warn!("container {} stays: {error}", container.id),
         }
     });
-    asked.buffer_unordered(AT_A_TIME).collect::<()>().await;
-
-    let orphans: Vec<String> =
-        images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
-    let asked = stream::iter(orphans).map(|id| async move {
-        let image = engine.image(&id).await;
-        (id, image)
-    });
-    let asked: HashMap<String, _> = asked.buffer_unordered(AT_A_TIME).collect().await;
+    let finished = finished.buffer_unordered(AT_A_TIME).collect::<()>();
+    let (build_cache, inspected, ()) = tokio::join!(build_cache, inspected, finished);
+    inventory.build_cache = build_cache;
     for image in &mut inventory.images {
-        match asked.get(&image.id) {
-            Some(Ok(inspected)) => image.last_tagged = inspected.as_ref().and_then(|it| it.last_tagged),
+        match inspected.get(&image.id) {
+            Some(Ok(answer)) => image.last_tagged = answer.as_ref().and_then(|it| it.last_tagged),
             Some(Err(error)) => {
                 log::warn!("image {} stays: {error}", image.id);
                 image.last_tagged = Some(now);

@@ -11,7 +11,7 @@ use super::{Engine, EngineError};
 use crate::facts::OWN_REPOSITORY;
 
 /// The part of the engine that can remove. A dry run never makes one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Remover {
     engine: Engine,
 }

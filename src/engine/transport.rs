@@ -63,9 +63,9 @@ impl Transport {
     /// # Errors
     /// The certificates cannot be read.
     pub fn new(host: &HostUrl) -> Result<Self, String> {
-        // No idle connections: one that the engine closed meanwhile must not fail a removal.
-        let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_max_idle_per_host(0);
+        // Connections are kept: the engine closes none that is idle, and a request whose connection is
+        // found closed before it went out is sent on another one.
+        let builder = Client::builder(TokioExecutor::new());
         let (client, base) = match host {
             HostUrl::Unix(path) => (AnyClient::Unix(builder.build(UnixConnector)), unix_base(path)),
             HostUrl::Tcp(address) => {

@@ -123,7 +123,7 @@ pub(super) fn lock_soon(file: File) -> Result<Flock<File>> {
 }
 
 /// Begin a removal. Whoever registers an inhibitor first and then waits for this lock meets at most
-/// the removal in flight; so inhibitors must be looked for after this.
+/// what is in flight; so inhibitors must be looked for after this.
 ///
 /// # Errors
 /// The lock's file cannot be opened, or somebody keeps it.

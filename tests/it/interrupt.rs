@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use lab::{Engine, Image, Proxy};
+use lab::{Engine, Fault, Image, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
@@ -134,21 +134,80 @@ fn after_the_plan(engine: &Engine, proxy: &Proxy, act: impl FnOnce() + Send + 's
     json_of(&program(engine).args(arguments).assert().success())
 }
 
+/// Builds without a name leave orphans on every engine.
+fn orphans<const N: usize>(engine: &Engine) -> [String; N] {
+    let context = engine.folder().join("context");
+    std::fs::create_dir(&context).unwrap();
+    std::array::from_fn(|n| {
+        let dockerfile = format!("FROM scratch\nCOPY Dockerfile /\nLABEL n={n}\n");
+        std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        let mut build = engine.inside("docker");
+        build.env("DOCKER_BUILDKIT", "1").args(["build", "--quiet", context.to_str().unwrap()]);
+        String::from_utf8_lossy(&build.output().unwrap().stdout).trim().to_owned()
+    })
+}
+
 #[test]
 fn an_orphan_that_gets_a_name_at_the_last_moment_stays() {
     let engine = Engine::start();
-    let context = engine.folder().join("context");
-    std::fs::create_dir(&context).unwrap();
-    std::fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
-    let mut build = engine.inside("docker");
-    let output =
-        build.env("DOCKER_BUILDKIT", "1").args(["build", "--quiet", context.to_str().unwrap()]).output();
-    let orphan = String::from_utf8_lossy(&output.unwrap().stdout).trim().to_owned();
+    let [orphan] = orphans(&engine);
     engine.fill_to(85);
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     let report = after_the_plan(&engine, &proxy, docker(&engine, &["tag", &orphan, "wanted:1"]));
     assert!(has_image(&engine, "wanted:1"), "{report}");
     assert!(report["skipped"][0]["reason"].as_str().unwrap().contains("another name"), "{report}");
+}
+
+#[test]
+fn orders_for_orphans_that_are_in_flight_are_carried_out_and_no_more_are_given() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let orphans: [String; 8] = orphans(&engine);
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let command = |timeout| {
+        let mut command = program(&engine);
+        command.args(["prune", "-o", "json", "--older-than", "0s", "--timeout", timeout]);
+        command.args(["--host", &proxy.url()]);
+        command
+    };
+    let orders = || proxy.writes().iter().filter(|it| it.starts_with("DELETE /images/")).count();
+
+    let mut deploy =
+        Some(docker(&engine, &["service", "create", "--quiet", "--detach", "--name", "new", APP]));
+    proxy.on_request(move |_, line| {
+        if line.starts_with("DELETE /images/") {
+            deploy.take().into_iter().for_each(|deploy| deploy());
+        }
+        None
+    });
+    let report = json_of(&command("10s").assert().success());
+    assert_eq!(report["outcome"], "stopped", "{report}");
+    let removed = report["removed"].as_array().unwrap().len();
+    assert!((1..=3).contains(&removed), "{report}");
+    assert_eq!(orders(), removed, "{report}");
+    let left = || orphans.iter().filter(|id| has_image(&engine, id)).count();
+    assert_eq!(left(), 8 - removed);
+    // Its pull would end the next run.
+    engine.converged();
+    engine.docker(["service", "rm", "new"]);
+    engine.eventually("the deploy is gone", || engine.docker(["ps", "--all", "--quiet"]).is_empty());
+
+    // One order that the engine never answers ends the run; what was ordered beside it is told.
+    let mut hung = false;
+    proxy.on_request(move |_, line| {
+        let first = !hung && line.starts_with("DELETE /images/");
+        hung |= first;
+        first.then_some(Fault::Hang)
+    });
+    let report = json_of(&command("2s").assert().code(1));
+    assert_eq!(report["outcome"], "failed", "{report}");
+    assert_eq!(report["failed"].as_array().unwrap().len(), 1, "{report}");
+    assert!(report["failed"][0]["error"].as_str().unwrap().contains("in 2s"), "{report}");
+    let beside = report["removed"].as_array().unwrap().len();
+    assert!(beside >= 2, "{report}");
+    assert_eq!(orders(), 1 + beside, "{report}");
+    assert_eq!(left(), 8 - removed - beside);
 }
 
 #[test]

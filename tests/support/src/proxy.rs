@@ -146,7 +146,7 @@ fn serve(mut client: UnixStream, engine: &Path, state: &Mutex<State>) -> std::io
         None | Some(Fault::CutMiddle | Fault::CutAfter | Fault::Delay(_) | Fault::LoseEvents) => {}
     }
     let mut upstream = UnixStream::connect(engine)?;
-    upstream.write_all(&head)?;
+    upstream.write_all(&one_request(&head))?;
     let mut answers = upstream.try_clone()?;
     match fault {
         Some(Fault::CutAfter | Fault::CutMiddle) => {
@@ -169,6 +169,13 @@ fn serve(mut client: UnixStream, engine: &Path, state: &Mutex<State>) -> std::io
     let _ = upstream.shutdown(Shutdown::Both);
     let _ = back.join();
     Ok(())
+}
+
+/// The head of a request after which the engine closes the connection, and so does the client: each
+/// request comes on a connection of its own, to be told apart.
+fn one_request(head: &[u8]) -> Vec<u8> {
+    let end = head.windows(4).position(|it| it == b"\r\n\r\n").unwrap_or(head.len());
+    [&head[..end], b"\r\nConnection: close", &head[end..]].concat()
 }
 
 /// Up to and with the empty line; what follows stays in the stream but for what came along.
