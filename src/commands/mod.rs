@@ -24,7 +24,7 @@ use crate::report::progress::Bars;
 use crate::settings::{Command, Settings};
 use crate::units::Time;
 
-/// How many objects are asked about at a time.
+/// How many objects of one kind are asked about at a time.
 const AT_A_TIME: usize = 8;
 
 pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {

@@ -32,6 +32,9 @@ impl<B> RequestBody for Request<B> {
     type Body = B;
 }
 
+/// How long a connection may have been idle and still be used.
+const KEPT: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone)]
 pub struct Transport {
     client: AnyClient,
@@ -63,9 +66,10 @@ impl Transport {
     /// # Errors
     /// The certificates cannot be read.
     pub fn new(host: &HostUrl) -> Result<Self, String> {
-        // Connections are kept: the engine closes none that is idle, and a request whose connection is
-        // found closed before it went out is sent on another one.
-        let builder = Client::builder(TokioExecutor::new());
+        // Connections are kept for the next request, but not for one that comes later: what lies between
+        // us and the engine may close them when they are idle, and that must not fail a removal.
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_idle_timeout(KEPT);
         let (client, base) = match host {
             HostUrl::Unix(path) => (AnyClient::Unix(builder.build(UnixConnector)), unix_base(path)),
             HostUrl::Tcp(address) => {

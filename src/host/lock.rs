@@ -1,5 +1,5 @@
-//! Locks on files, which the kernel frees however the program ends: one prune at a time, and one
-//! removal at a time, which an inhibitor waits for.
+//! Locks on files, which the kernel frees however the program ends: one prune at a time, and the removals
+//! that are under way, which an inhibitor waits for.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -95,7 +95,7 @@ fn removing_path(runtime_dir: &Path) -> PathBuf {
 
 /// Longest wait for a lock that others hold for a moment only.
 const MOMENTARY: Duration = Duration::from_secs(10);
-/// Longest wait for a removal in flight: twice the default `--timeout`, which bounds it.
+/// Longest wait for the removals in flight: twice the default `--timeout`, which bounds it.
 const REMOVAL: Duration = Duration::from_secs(60);
 
 /// Lock, but wait no longer than this.

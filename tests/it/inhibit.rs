@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lab::{Engine, Image, Options, Proxy};
+use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
 
@@ -170,6 +170,51 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
     let deletes = proxy.writes().iter().filter(|it| it.starts_with("DELETE")).count();
     assert_eq!(deletes, 1, "{:?}", proxy.writes());
     end(shown.lock().unwrap().take().unwrap());
+}
+
+#[test]
+fn the_command_waits_for_every_order_in_flight() {
+    let engine = Engine::start();
+    let context = engine.folder().join("context");
+    fs::create_dir(&context).unwrap();
+    for n in 0..6 {
+        let dockerfile = format!("FROM scratch\nCOPY Dockerfile /\nLABEL n={n}\n");
+        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        let mut build = engine.inside("docker");
+        build.env("DOCKER_BUILDKIT", "1").args(["build", "--quiet", context.to_str().unwrap()]);
+        assert!(build.output().unwrap().status.success());
+    }
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let marker = engine.folder().join("began");
+    let mut deploy = inhibit(&engine, &["--", "touch"]);
+    deploy.arg(&marker);
+    let child = std::sync::Arc::new(std::sync::Mutex::new(None::<(Child, std::time::SystemTime)>));
+    let started = std::sync::Arc::clone(&child);
+    let runtime = engine.folder().join("runtime");
+    proxy.on_request(move |_, line| {
+        if !line.starts_with("DELETE /images/") {
+            return None;
+        }
+        let mut child = started.lock().unwrap();
+        if child.is_some() {
+            return Some(Fault::Delay(1500));
+        }
+        *child = Some((deploy.spawn().unwrap(), std::time::SystemTime::now()));
+        let registered = || fs::read_dir(runtime.join("inhibitors")).is_ok_and(|it| it.count() > 0);
+        assert!(lab::engine::wait_for(Duration::from_secs(10), registered));
+        None
+    });
+    let mut command = program(&engine);
+    command.args(["prune", "-o", "json", "--older-than", "0s", "--host", &proxy.url()]);
+    let report = json_of(&command.assert().success());
+    assert_eq!(report["outcome"], "stopped", "{report}");
+    let (mut child, spawned) = child.lock().unwrap().take().unwrap();
+    assert!(child.wait().unwrap().success());
+    let orders = proxy.writes().iter().filter(|it| it.starts_with("DELETE")).count();
+    assert!((2..=3).contains(&orders), "{:?}", proxy.writes());
+    let waited = fs::metadata(&marker).unwrap().modified().unwrap().duration_since(spawned).unwrap();
+    assert!(waited >= Duration::from_millis(1500), "the command began {waited:?} after the first order");
 }
 
 #[test]
