@@ -175,15 +175,7 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
 #[test]
 fn the_command_waits_for_every_order_in_flight() {
     let engine = Engine::start();
-    let context = engine.folder().join("context");
-    fs::create_dir(&context).unwrap();
-    for n in 0..6 {
-        let dockerfile = format!("FROM scratch\nCOPY Dockerfile /\nLABEL n={n}\n");
-        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
-        let mut build = engine.inside("docker");
-        build.env("DOCKER_BUILDKIT", "1").args(["build", "--quiet", context.to_str().unwrap()]);
-        assert!(build.output().unwrap().status.success());
-    }
+    let _: [String; 6] = crate::support::orphans(&engine);
     engine.fill_to(85);
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     let marker = engine.folder().join("began");

@@ -8,7 +8,9 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 
-use crate::support::{RUN, has_image, json_of, ledger, names, program, prune, remember, standard};
+use crate::support::{
+    RUN, build, has_image, json_of, ledger, names, orphans, program, prune, remember, standard,
+};
 
 const APP: &str = "127.0.0.1:5000/app:1";
 
@@ -134,19 +136,6 @@ fn after_the_plan(engine: &Engine, proxy: &Proxy, act: impl FnOnce() + Send + 's
     json_of(&program(engine).args(arguments).assert().success())
 }
 
-/// Builds without a name leave orphans on every engine.
-fn orphans<const N: usize>(engine: &Engine) -> [String; N] {
-    let context = engine.folder().join("context");
-    std::fs::create_dir(&context).unwrap();
-    std::array::from_fn(|n| {
-        let dockerfile = format!("FROM scratch\nCOPY Dockerfile /\nLABEL n={n}\n");
-        std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
-        let mut build = engine.inside("docker");
-        build.env("DOCKER_BUILDKIT", "1").args(["build", "--quiet", context.to_str().unwrap()]);
-        String::from_utf8_lossy(&build.output().unwrap().stdout).trim().to_owned()
-    })
-}
-
 #[test]
 fn an_orphan_that_gets_a_name_at_the_last_moment_stays() {
     let engine = Engine::start();
@@ -246,18 +235,9 @@ fn after_an_order_for_an_orphan_that_fails_the_gates_are_asked_again() {
 #[test]
 fn orphans_with_a_parent_in_common_all_go_and_none_fails() {
     let engine = Engine::start();
-    let context = engine.folder().join("context");
-    std::fs::create_dir(&context).unwrap();
-    std::fs::write(context.join("same"), "same").unwrap();
     for round in 0..4 {
         for n in 0..6 {
-            let dockerfile = format!("FROM scratch\nCOPY same /{round}\nLABEL n={n}\n");
-            std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
-            let mut build = engine.inside("docker");
-            // Only the classic builder keeps the image of each step, without a name.
-            build.env("DOCKER_BUILDKIT", "0").args(["build", "--quiet", context.to_str().unwrap()]);
-            let output = build.output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            build(&engine, false, &format!("FROM scratch\nENV round={round}\nLABEL n={n}\n"));
         }
         engine.fill_to(85);
         let report = prune(&engine, "--older-than 0s");

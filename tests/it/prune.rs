@@ -10,8 +10,8 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, cached, compose, create, has_image, image_id, json_of, names, program, prune, remember, standard,
-    stdout,
+    RUN, cached, compose, create, has_image, image_id, json_of, names, orphans, program, prune, remember,
+    standard, stdout,
 };
 
 const STACK: &str = "shop";
@@ -192,10 +192,7 @@ fn orphans_go_when_their_age_is_known_and_long_enough() {
     if !has_image(&engine, &built) {
         // 26.1 with the containerd store drops such an image by itself: there only builds leave orphans.
         assert!(engine.kind.containerd_store());
-        let context = engine.folder().join("context");
-        fs::create_dir(&context).unwrap();
-        fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
-        built = engine.docker(["build", "--quiet", context.to_str().unwrap()]);
+        [built] = orphans(&engine);
         odd = built.clone();
     }
     engine.fill_to(85);

@@ -34,6 +34,24 @@ pub fn bare() -> Command {
     command
 }
 
+/// A build without a name, which leaves an orphan on every engine: its ID. The classic builder keeps the
+/// image of each step too.
+pub fn build(engine: &Engine, buildkit: bool, dockerfile: &str) -> String {
+    let context = engine.folder().join("context");
+    fs::create_dir_all(&context).unwrap();
+    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    let mut build = engine.inside("docker");
+    build.env("DOCKER_BUILDKIT", if buildkit { "1" } else { "0" });
+    let output = build.args(["build", "--quiet", context.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// So many different ones.
+pub fn orphans<const N: usize>(engine: &Engine) -> [String; N] {
+    std::array::from_fn(|n| build(engine, true, &format!("FROM scratch\nCOPY Dockerfile /\nLABEL n={n}\n")))
+}
+
 /// The program where every user can reach it. Another process copies it: were the copy open for writing
 /// here while another test's thread starts a child, it could not be run ("text file busy").
 pub fn reachable(engine: &Engine) -> PathBuf {

@@ -1,14 +1,13 @@
 //! Every fault at every request of a prune: it ends by itself, says what happened, and removes
 //! nothing after a deploy has begun or a gate has become unknown.
 
-use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lab::{Engine, Fault, Image, Proxy};
 use serde_json::Value;
 
-use crate::support::{has_image, image_id, json_of, program, remember, standard};
+use crate::support::{build, has_image, image_id, json_of, program, remember, standard};
 
 const APP: &str = "127.0.0.1:5000/app:1";
 
@@ -37,9 +36,6 @@ impl Scene {
             let id = image_id(&engine, &name);
             (name, id)
         });
-        let context = engine.folder().join("context");
-        fs::create_dir(&context).unwrap();
-        fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
         let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
         let orphan = Mutex::default();
         let scene = Self { engine: Arc::new(engine), proxy, cached: cached.into(), orphan, stays };
@@ -52,15 +48,7 @@ impl Scene {
     fn build(&self) {
         let mut orphan = self.orphan.lock().unwrap();
         self.engine.docker_output(&["image", "rm", &orphan], None);
-        let output = self
-            .engine
-            .inside("docker")
-            .env("DOCKER_BUILDKIT", "1")
-            .args(["build", "--quiet", self.engine.folder().join("context").to_str().unwrap()])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        *orphan = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        *orphan = build(&self.engine, true, "FROM scratch\nCOPY Dockerfile /\n");
     }
 
     /// Put everything back that is to go.
