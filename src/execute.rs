@@ -30,8 +30,8 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// Cached images that share one such moment, at most.
 const BATCH: usize = 32;
 
-/// Orders for orphans that are in flight at once, at most: one by one, the way to the engine and
-/// back would cost a fifth of the time (docs/benchmarks.md).
+/// Orders for orphans that are in flight at once, at most. One by one, each waits for its way to the engine
+/// and back: 500 then took 1.33 to 1.38 × of the engine's own prune (20.10 and 26.1, 2 cores).
 const IN_FLIGHT: usize = 3;
 
 /// How often the gates are asked anew because of events that came while they were asked.
@@ -450,8 +450,8 @@ where
 /// Carry out the order for an orphan, and say what came of it.
 ///
 /// Two that go at the same time may have an untagged parent in common, which goes with the last of them:
-/// then the engine may fail over the parent that the other took, with the image itself gone (observed in one
-/// of 40 pairs: 500 on 20.10, 404 on 26.1).
+/// then the engine may fail over the parent that the other took, with the image itself gone (observed:
+/// 500 in one of 40 pairs on 20.10, 404 in two of 40 on 26.1).
 async fn remove_orphan(
     engine: Engine,
     remover: Remover,
