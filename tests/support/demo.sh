@@ -8,24 +8,28 @@ run() { printf '$ %s\n' "$*"; "$@" || printf '(exit status %s)\n' $?; }
 [ -t 1 ] || title() { printf '\n== %s\n' "$*"; }
 
 wait_until() { # WHAT CONDITION
-  for _ in $(seq 300); do
+  local end=$((SECONDS + 120))
+  while [ $SECONDS -lt $end ]; do
     if eval "$2"; then return; fi
     sleep 0.1
   done
-  echo "waited half a minute in vain until $1; the engine's log ends:" >&2
-  tail -n 20 "$LAB/data.log" >&2
+  echo "waited two minutes in vain until $1; the engine's log ends:" >&2
+  tail -n 20 "$LAB/data.log" "$LAB/last-answer" >&2
   exit 1
 }
 
+# On a busy machine the engine may answer "in use" or "not yet" for a moment, so each command is repeated until
+# its effect is there (20.10: "network … is in use by task …" while a stack is removed).
+try() { "$@" >"$LAB/last-answer" 2>&1; }
 deploy() { # STACK IMAGE
-  printf 'version: "3.8"\nservices:\n  app:\n    image: %s\n' "$2" |
-    docker stack deploy --compose-file - "$1" >/dev/null
+  printf 'version: "3.8"\nservices:\n  app:\n    image: %s\n' "$2" > "$LAB/stack.yml"
+  wait_until "the stack is deployed" "try docker stack deploy --compose-file - $1 < $LAB/stack.yml"
   wait_until "the service runs" "docker service ls --format '{{.Replicas}}' | grep -q 1/1"
 }
 tear_down() { # STACK
-  docker stack rm "$1" >/dev/null
+  local of_stack="--filter label=com.docker.stack.namespace=$1"
   wait_until "the stack is gone" \
-    "[ -z \"\$(docker ps --all --quiet; docker network ls --quiet --filter label=com.docker.stack.namespace=$1)\" ]"
+    "try docker stack rm $1 && [ -z \"\$(docker ps --all --quiet; docker network ls --quiet $of_stack)\" ]"
 }
 downloaded() { grep -c '"GET /v2/.*/blobs/sha256:' "$LAB/registry.log" || true; }
 deploy_and_count() { # STACK IMAGE

@@ -297,9 +297,15 @@ impl Engine {
     /// Deploy a stack from a Compose file and wait until each service has its replicas.
     #[track_caller]
     pub fn deploy(&self, stack: &str, compose: &str) {
-        let output =
-            self.docker_output(&["stack", "deploy", "--compose-file", "-", stack], Some(compose.as_bytes()));
-        assert!(output.status.success(), "docker stack deploy: {}", String::from_utf8_lossy(&output.stderr));
+        let deploy = ["stack", "deploy", "--compose-file", "-", stack];
+        let mut stderr = Vec::new();
+        // Repeated, because a network of a stack that was removed may still be going.
+        let deployed = wait_for(Duration::from_secs(30), || {
+            let output = self.docker_output(&deploy, Some(compose.as_bytes()));
+            stderr = output.stderr;
+            output.status.success()
+        });
+        assert!(deployed, "docker stack deploy: {}", String::from_utf8_lossy(&stderr));
         self.converged();
     }
 
@@ -313,16 +319,18 @@ impl Engine {
         });
     }
 
-    /// Remove a stack and wait until its containers are gone.
+    /// Remove a stack and wait until its containers and networks are gone.
+    ///
+    /// The command is repeated: on a busy machine it fails while a network "is in use by task …", and leaves
+    /// that network behind (observed on 20.10).
     #[track_caller]
     pub fn tear_down(&self, stack: &str) {
-        self.docker(["stack", "rm", stack]);
         let filter = format!("label=com.docker.stack.namespace={stack}");
-        self.eventually("the stack's containers are gone", || {
-            self.docker(["ps", "--all", "--quiet", "--filter", &filter]).is_empty()
-        });
-        self.eventually("the stack's networks are gone", || {
-            self.docker(["network", "ls", "--quiet", "--filter", &filter]).is_empty()
+        let none = |list: &[&str]| self.docker([list, &["--quiet", "--filter", &filter]].concat()).is_empty();
+        self.eventually("the stack's containers and networks are gone", || {
+            self.docker_output(&["stack", "rm", stack], None).status.success()
+                && none(&["ps", "--all"])
+                && none(&["network", "ls"])
         });
     }
 
