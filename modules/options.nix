@@ -6,6 +6,7 @@ let
   percentage = types.ints.between 0 100;
   # What the program reads (humantime).
   duration = types.strMatching "([0-9]+ *(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|M|months?) *)+";
+  size = types.strMatching "[0-9]+([.][0-9]+)? *([kKMGTP](i?B)?)?";
   url = types.strMatching "unix:///.+|(tcp|http)://.+:[0-9]+";
 
   percent =
@@ -51,27 +52,68 @@ in
       Nothing is removed while the disk is below this percentage of its blocks and of its inodes.
     '';
 
+    diskMinFree = mkOption {
+      type = types.nullOr size;
+      default = null;
+      example = "20G";
+      description = ''
+        The disk is under pressure too with less than this available. For ZFS and other pools, whose
+        percentages say little.
+      '';
+    };
+
     diskTarget = percent 70 60 ''
-      Cached images are evicted only while the disk is at or above this percentage.
+      Eviction of cached images stops below this percentage.
     '';
 
     diskCritical = percent 95 98 ''
-      A prune that ends with the disk at or above this percentage fails (exit status 4), so that
-      `OnFailure=` and the monitoring of failed units see it.
+      At or above this percentage cached images go that were used as lately as {option}`criticalAge` ago. A
+      prune that ends there all the same fails (exit status 10), so that `OnFailure=` and the monitoring of
+      failed units see it.
     '';
+
+    pruneAt = mkOption {
+      type = types.nullOr percentage;
+      default = 90;
+      example = 85;
+      description = ''
+        The record timer prunes too, behind the same gates, when the disk is at or above this percentage, or
+        when an earlier prune under pressure was blocked, stopped or failed. Null: only {option}`onCalendar`.
+      '';
+    };
 
     olderThan = mkOption {
       type = duration;
       default = "24h";
       example = "1h 30m";
-      description = "Least age of what is removed.";
+      description = "Minimum age of what is removed, below {option}`diskCritical`.";
     };
 
     cacheAge = mkOption {
       type = duration;
       default = "7d";
       example = "14d";
-      description = "Least time since a cached image was last in use.";
+      description = ''
+        Time since its last use up to which a cached image stays while {option}`diskTarget` can be reached
+        without it.
+      '';
+    };
+
+    criticalAge = mkOption {
+      type = duration;
+      default = "1h";
+      example = "10m";
+      description = "Minimum time since last use of cached images that go at or above {option}`diskCritical`.";
+    };
+
+    evictTagged = mkOption {
+      type = types.listOf types.nonEmptyStr;
+      default = [ ];
+      example = [ "^registry\\.example\\.org/ci/.*:[0-9a-f]{40}$" ];
+      description = ''
+        Regular expressions. A tagged image whose every tag matches one of them is treated as a cached image:
+        for the per-commit images of a CI that builds on this host.
+      '';
     };
 
     runPattern = mkOption {
@@ -127,7 +169,7 @@ in
       default = "5min";
       example = "2min";
       description = ''
-        How often the ledger notes which images are in use, as a time span of
+        How often current image usage is recorded in the ledger, as a time span of
         {manpage}`systemd.time(7)`; null: never but at each prune.
       '';
     };

@@ -29,16 +29,26 @@ let
   };
   settings = engine // {
     disk-threshold = toString cfg.diskThreshold;
+    disk-min-free = cfg.diskMinFree;
     disk-target = toString cfg.diskTarget;
     disk-critical = toString cfg.diskCritical;
     older-than = cfg.olderThan;
     cache-age = cfg.cacheAge;
+    critical-age = cfg.criticalAge;
+    # One expression for all: commas may stand in it.
+    evict-tagged =
+      if cfg.evictTagged == [ ] then
+        null
+      else
+        lib.concatMapStringsSep "|" (pattern: "(?:${pattern})") cfg.evictTagged;
     run-pattern = cfg.runPattern;
     disk-path =
       if cfg.diskPaths == [ ] then null else lib.concatMapStringsSep "," toString cfg.diskPaths;
     keep-label = lib.concatStringsSep "," cfg.keepLabels;
     metrics-file = if cfg.metricsFile == null then null else toString cfg.metricsFile;
   };
+  # Where both services write metrics.
+  metrics = lib.optional (cfg.metricsFile != null) (builtins.dirOf (toString cfg.metricsFile));
   given = lib.filterAttrs (_: value: value != null);
   arguments = options: lib.mapAttrsToList (name: value: "--${name}=${value}") (given options);
 
@@ -176,6 +186,10 @@ in
         services.ci-docker-prune.recordInterval is null: an image that is used only between two prunes
         counts as unused, and may be evicted although every CI run needs it.
       ''
+      ++ lib.optional (cfg.pruneAt != null && cfg.pruneAt < cfg.diskThreshold) ''
+        services.ci-docker-prune.pruneAt is below diskThreshold, where no prune removes anything: the threshold
+        counts.
+      ''
       ++ lib.optional (lib.elem "--dry-run" cfg.extraArgs) ''
         services.ci-docker-prune.extraArgs has --dry-run: the service shows what would go, and nothing is
         ever removed.
@@ -197,22 +211,25 @@ in
 
     # An engine that hangs is given up after --timeout for each answer; these limits end what nobody
     # foresaw, and a prune that is told to end stops between two removals.
-    systemd.services.ci-docker-prune = service "Prune the Docker host, keeping its image cache" "1h" (
-      lib.optional
-      (cfg.metricsFile != null)
-      (builtins.dirOf (toString cfg.metricsFile))
-    ) ([ "prune" ] ++ arguments settings ++ cfg.extraArgs);
-    systemd.timers.ci-docker-prune = timer "Prune the Docker host once in a while" {
+    systemd.services.ci-docker-prune =
+      service "Prune the Docker host, keeping its image cache" "1h" metrics
+        ([ "prune" ] ++ arguments settings ++ cfg.extraArgs);
+    systemd.timers.ci-docker-prune = timer "Daily Docker prune" {
       OnCalendar = cfg.onCalendar;
       Persistent = cfg.persistent;
       RandomizedDelaySec = cfg.randomizedDelaySec;
     };
 
     systemd.services.ci-docker-prune-record = lib.mkIf (cfg.recordInterval != null) (
-      service "Note which Docker images are in use" "5min" [ ] ([ "record" ] ++ arguments engine)
+      service "Record Docker image usage, and prune if that is due" "1h" metrics (
+        [ "record" ]
+        ++ arguments (
+          settings // { prune-at = if cfg.pruneAt == null then null else toString cfg.pruneAt; }
+        )
+      )
     );
     systemd.timers.ci-docker-prune-record = lib.mkIf (cfg.recordInterval != null) (
-      timer "Note now and then which Docker images are in use" {
+      timer "Record Docker image usage" {
         # Counted from the start of the timer, so that a deploy of the host does not start it.
         OnActiveSec = cfg.recordInterval;
         OnUnitActiveSec = cfg.recordInterval;

@@ -14,7 +14,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use regex::Regex;
 
 use crate::plan::KeepLabel;
-use crate::units::{Percent, parse_duration};
+use crate::units::{Percent, parse_duration, parse_size};
 
 /// Names of the stacks, services, Compose projects and containers of a CI run.
 pub const RUN_PATTERN: &str = "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)";
@@ -25,12 +25,13 @@ const EXAMPLES: &str =
   ci-docker-prune check-gates -o json        the three gates, for a script
   ci-docker-prune inhibit -- ./deploy.sh     deploy while keeping prune away";
 
-const EXIT_STATUS: &str = "  0    done; for prune also: nothing to do, or held back by a gate
+const EXIT_STATUS: &str = "  0    done; for prune also: nothing to do, or blocked by a gate
   1    failed: something could not be read or removed
   2    wrong usage
   3    a gate is closed (disk, runs, converge, check-gates)
-  4    prune ended with the disk at or above --disk-critical
-  255  a gate could not be answered (disk, runs, converge, check-gates)
+  10   manual intervention required: prune ended with the disk at or above --disk-critical, or pressure
+       has been blocked for more than 3 days (record: once for each episode of pressure)
+  255  a gate could not be evaluated (disk, runs, converge, check-gates)
   inhibit exits with the status of its command; verify with 1 if a check fails";
 
 const ENVIRONMENT: &str = "\
@@ -94,13 +95,8 @@ pub enum Command {
     },
     /// Gate: is no Swarm service converging?
     Converge,
-    /// Note in the ledger which images are in use now
-    Record {
-        #[command(flatten)]
-        state: State,
-        #[command(flatten)]
-        runtime: Runtime,
-    },
+    /// Record current image usage in the ledger; prune if one is due or urgent (--prune-at)
+    Record(Record),
     /// Run a command while keeping prune away
     Inhibit(Inhibit),
     /// Check this host: login, retention, other pruners, units; prove layer reuse
@@ -159,6 +155,10 @@ pub struct Disk {
     #[arg(long, value_name = "PCT", default_value = "80", env = "CI_DOCKER_PRUNE_DISK_THRESHOLD")]
     #[arg(hide_env = true)]
     pub disk_threshold: Percent,
+    /// The disk is under pressure too with less than this available, such as 20G [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "CI_DOCKER_PRUNE_DISK_MIN_FREE")]
+    #[arg(hide_env = true)]
+    pub disk_min_free: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +196,18 @@ pub struct Prune {
     pub metrics_file: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub struct Record {
+    /// Prune, behind the same gates, when the disk is at or above this or a prune is owed [default: never]
+    #[arg(long, value_name = "PCT", env = "CI_DOCKER_PRUNE_PRUNE_AT", hide_env = true)]
+    pub prune_at: Option<Percent>,
+    #[command(flatten)]
+    pub policy: Policy,
+    /// Write metrics of such a prune for Prometheus to this file
+    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_METRICS_FILE", hide_env = true)]
+    pub metrics_file: Option<PathBuf>,
+}
+
 /// What decides about a prune.
 #[derive(Debug, Args)]
 pub struct Policy {
@@ -203,19 +215,23 @@ pub struct Policy {
     pub disk: Disk,
     #[command(flatten)]
     pub runs: RunArgs,
-    /// Least age of what is removed
+    /// Minimum age of what is removed, below --disk-critical
     #[arg(long, value_name = "DUR", default_value = "24h", value_parser = parse_duration)]
     #[arg(env = "CI_DOCKER_PRUNE_OLDER_THAN", hide_env = true)]
     pub older_than: Duration,
-    /// Least time since a cached image was last in use
+    /// Time since last use up to which cached images stay while --disk-target can be reached without them
     #[arg(long, value_name = "DUR", default_value = "7d", value_parser = parse_duration)]
     #[arg(env = "CI_DOCKER_PRUNE_CACHE_AGE", hide_env = true)]
     pub cache_age: Duration,
-    /// Evict cached images only while the disk is at or above this
+    /// Minimum time since last use of cached images that go at or above --disk-critical
+    #[arg(long, value_name = "DUR", default_value = "1h", value_parser = parse_duration)]
+    #[arg(env = "CI_DOCKER_PRUNE_CRITICAL_AGE", hide_env = true)]
+    pub critical_age: Duration,
+    /// Eviction stops below this
     #[arg(long, value_name = "PCT", default_value = "70", env = "CI_DOCKER_PRUNE_DISK_TARGET")]
     #[arg(hide_env = true)]
     pub disk_target: Percent,
-    /// Still at or above this at the end is an error (exit status 4)
+    /// The last rung of eviction begins here; exit with status 10 if usage is still at or above this at the end
     #[arg(long, value_name = "PCT", default_value = "95", env = "CI_DOCKER_PRUNE_DISK_CRITICAL")]
     #[arg(hide_env = true)]
     pub disk_critical: Percent,
@@ -223,6 +239,10 @@ pub struct Policy {
     #[arg(long, value_name = "KEY[=VALUE]", default_value = "ci-docker-prune.keep", value_delimiter = ',')]
     #[arg(env = "CI_DOCKER_PRUNE_KEEP_LABEL", hide_env = true)]
     pub keep_label: Vec<KeepLabel>,
+    /// Treat tagged images whose every tag matches as cached images; repeatable [default: none]
+    #[arg(long, value_name = "REGEX", value_parser = pattern, env = "CI_DOCKER_PRUNE_EVICT_TAGGED")]
+    #[arg(hide_env = true)]
+    pub evict_tagged: Vec<Regex>,
     #[command(flatten)]
     pub state: State,
     #[command(flatten)]

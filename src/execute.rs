@@ -15,12 +15,12 @@ use crate::engine::remove::{Removed, Remover, own_tag};
 use crate::engine::watch::{Sign, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unanswered};
-use crate::gates::disk::Usage;
+use crate::gates::disk::{Limit, Usage};
 use crate::gates::{Gate, Word};
 use crate::host::inhibitors;
 use crate::host::lock::{self, Removing};
 use crate::plan::{Kind, Plan, Removal, Remove};
-use crate::units::{Percent, Time};
+use crate::units::Time;
 
 /// Between taking an image's names away and removing it. A deploy that found the names just before
 /// makes its container by them 0.2 s after its `service create` event (observed on 20.10 to 29), and
@@ -45,7 +45,6 @@ pub struct Site<'a> {
     pub watches: &'a [Watch],
     pub runtime_dir: &'a Path,
     pub told_to_end: &'a AtomicBool,
-    pub target: Percent,
     /// Is told how many objects are dealt with.
     pub progress: &'a dyn Fn(usize),
 }
@@ -64,6 +63,8 @@ pub struct Outcome {
     pub removed: Vec<Removal>,
     pub skipped: Vec<(Removal, Skip)>,
     pub failed: Vec<(Removal, EngineError)>,
+    /// Why no further image was evicted: the last ones freed nothing.
+    pub freed_nothing: Option<FreedNothing>,
     /// Why it ended before its plan was carried out.
     pub stopped: Option<Stop>,
 }
@@ -85,6 +86,14 @@ impl Outcome {
     }
 }
 
+/// Images that were evicted together, and after which the disk was as full as before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreedNothing {
+    pub images: usize,
+    /// Bytes that they take by the engine's list, layers that they share included.
+    pub size: u64,
+}
+
 /// Why something that was to go stayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Skip {
@@ -98,8 +107,10 @@ pub enum Skip {
     RanAgain,
     /// Somebody asked for it while it was going: it has its names back.
     Back,
-    /// The disk fell below the target.
-    TargetReached(Percent),
+    /// The disk is no longer as full as the image's rung of eviction asks for.
+    EnoughSpace(Usage, Limit),
+    /// The images before it were evicted and freed nothing.
+    FreedNothing,
     /// The run ended before its turn.
     Stopped,
     /// The run ended while it was going: it has lost its names, and its layers are still there.
@@ -133,7 +144,7 @@ struct Run<'a, Ask, Measure> {
 }
 
 /// Carry the plan out. `ask` asks the gates and looks at the containers anew; `usage` measures the
-/// fullest filesystem.
+/// filesystem that holds the images.
 pub async fn execute<Ask, Measure>(plan: Plan, site: Site<'_>, ask: Ask, usage: Measure) -> Outcome
 where
     Ask: AsyncFnMut() -> Asked,
@@ -157,10 +168,13 @@ where
             run.outcome.skipped.push((removal, Skip::Stopped));
             continue;
         }
-        match removal.kind {
-            Kind::Orphan => run.remove_orphans(removal, &mut left).await,
-            Kind::Cached => run.evict(removal, &mut left).await,
-            Kind::Container | Kind::BuildCache => {
+        match (removal.kind, &removal.reason) {
+            (Kind::Orphan, _) => run.remove_orphans(removal, &mut left).await,
+            (_, Remove::Evicted(eviction)) => {
+                let limit = eviction.limit;
+                run.evict(removal, limit, &mut left).await;
+            }
+            _ => {
                 let tried = run.remove(&removal).await;
                 run.note(removal, tried);
             }
@@ -257,10 +271,10 @@ where
                 Ok(_) => Ok(()),
                 Err(error) => Err(Tried::Failed(error)),
             },
-            Expect::Unused(id, class) => match engine.image(id).await {
+            Expect::Unused(removal) => match engine.image(&removal.id).await {
                 Ok(None) => Err(Tried::Removed),
-                Ok(Some(_)) if self.in_use.contains(id) => Err(Tried::Skipped(Skip::InUse)),
-                Ok(Some(image)) if image.class() == class => Ok(()),
+                Ok(Some(_)) if self.in_use.contains(&removal.id) => Err(Tried::Skipped(Skip::InUse)),
+                Ok(Some(image)) if is_as_planned(&image, removal) => Ok(()),
                 Ok(Some(_)) => Err(Tried::Skipped(Skip::Renamed)),
                 Err(error) => Err(Tried::Failed(error)),
             },
@@ -327,7 +341,7 @@ where
         let mut in_flight = JoinSet::new();
         let mut next = Some(first);
         while let Some(removal) = next {
-            let looked = self.may_go_on(Kind::Orphan, Expect::Unused(&removal.id, ImageClass::Orphan)).await;
+            let looked = self.may_go_on(Kind::Orphan, Expect::Unused(&removal)).await;
             while let Some(ended) = in_flight.try_join_next() {
                 self.land(ended);
             }
@@ -370,9 +384,12 @@ where
         }
     }
 
-    /// Evict as many cached images, from this one on, as the target still wants: take their names
+    /// Evict as many cached images, from this one on, as the limit of their rung still wants: take their names
     /// away, wait a moment, look again, and remove those that nobody asked for meanwhile.
-    async fn evict(&mut self, first: Removal, left: &mut VecDeque<Removal>) {
+    async fn evict(&mut self, first: Removal, limit: Limit, left: &mut VecDeque<Removal>) {
+        if self.outcome.freed_nothing.is_some() {
+            return self.outcome.skipped.push((first, Skip::FreedNothing));
+        }
         let usage = match (self.usage)() {
             Ok(usage) => usage,
             Err(why) => {
@@ -380,10 +397,10 @@ where
                 return self.outcome.skipped.push((first, Skip::Stopped));
             }
         };
-        if usage.percent < self.site.target {
-            return self.outcome.skipped.push((first, Skip::TargetReached(usage.percent)));
+        if !limit.is_reached(&usage) {
+            return self.outcome.skipped.push((first, Skip::EnoughSpace(usage, limit)));
         }
-        let wanted = wanted_bytes(&usage, self.site.target);
+        let wanted = wanted_bytes(&usage, &limit);
         let mut nameless = Vec::new();
         let mut size = 0_u64;
         let mut next = Some(first);
@@ -394,22 +411,36 @@ where
                 Err(tried) => self.note(removal, tried),
             }
             let more = self.outcome.stopped.is_none() && nameless.len() < BATCH && size < wanted;
-            next = if more { pop(left, Kind::Cached) } else { None };
+            next = if more { pop_of_rung(left, &limit) } else { None };
         }
         if !nameless.is_empty() && self.outcome.stopped.is_none() {
             tokio::time::sleep(MOMENT).await;
             self.asked_for = None;
         }
+        let mut gone = FreedNothing { images: 0, size: 0 };
         for (removal, own_tag) in nameless {
             let tried = match self.outcome.stopped {
                 None => self.finish(&removal, &own_tag).await,
                 Some(_) => Tried::Skipped(Skip::Stopped),
             };
+            if matches!(tried, Tried::Removed) {
+                gone.images += 1;
+                gone.size = gone.size.saturating_add(removal.size);
+            }
             self.note(removal, tried.or_half_way());
+        }
+        if gone.size > 0 && self.outcome.stopped.is_none() {
+            match (self.usage)() {
+                Ok(after) if freed_nothing(&usage, &after, gone.size) => {
+                    self.outcome.freed_nothing = Some(gone);
+                }
+                Ok(_) => {}
+                Err(why) => self.outcome.stopped = Some(Stop::Unanswered(why)),
+            }
         }
     }
 
-    /// Give a cached image a tag of our own, so that nothing is deleted, and take its digests away:
+    /// Give a cached image a tag of our own, so that nothing is deleted, and take its tags and digests away:
     /// from then on no deploy finds it by name, and one that wants it downloads no layer.
     async fn take_names(&mut self, removal: &Removal) -> Result<String, Tried> {
         let Site { engine, remover, .. } = self.site;
@@ -418,7 +449,7 @@ where
             Ok(None) => return Err(Tried::Removed),
             Err(error) => return Err(Tried::Failed(error)),
         };
-        let expect = Expect::Unused(&removal.id, ImageClass::Cached);
+        let expect = Expect::Unused(removal);
         let own_tag = match image.own_tag {
             Some(tag) => tag,
             None => match self.order(removal.kind, expect, remover.tag(&removal.id)).await? {
@@ -426,7 +457,8 @@ where
                 other => return Err(other.into()),
             },
         };
-        for reference in &image.digests {
+        // Each by its name, never by ID: a tag that appears meanwhile keeps the image.
+        for reference in image.tags.iter().chain(&image.digests) {
             let done = self.order(removal.kind, expect, remover.image(reference)).await;
             match done.map_err(Tried::or_half_way)? {
                 Removed::Untagged | Removed::Gone => {}
@@ -468,21 +500,46 @@ async fn remove_orphan(
     (removal, if gone { Removed::Gone } else { done })
 }
 
+/// Does an image still have no more names than the plan saw, and not fewer than its kind has?
+fn is_as_planned(image: &Image, removal: &Removal) -> bool {
+    let class = image.class();
+    match removal.kind {
+        Kind::Orphan => class == ImageClass::Orphan,
+        _ => class != ImageClass::Orphan && image.tags.iter().all(|tag| removal.tags.contains(tag)),
+    }
+}
+
+/// Did the removal of images of this size leave the filesystem as full as it was? Less than a hundredth counts as
+/// nothing: the engine's own records of an image take some blocks.
+fn freed_nothing(before: &Usage, after: &Usage, size: u64) -> bool {
+    let (before_, after_) = (&before.filesystem, &after.filesystem);
+    let inodes = before.by_inodes() && after_.inodes_used < before_.inodes_used;
+    !inodes && before_.used.saturating_sub(after_.used) < size / 100
+}
+
+/// The next removal, if it is an eviction of the rung with this limit.
+fn pop_of_rung(left: &mut VecDeque<Removal>, limit: &Limit) -> Option<Removal> {
+    let Remove::Evicted(next) = &left.front()?.reason else { return None };
+    if next.limit == *limit { left.pop_front() } else { None }
+}
+
 /// The next removal, if it is of this kind.
 fn pop(left: &mut VecDeque<Removal>, kind: Kind) -> Option<Removal> {
     if left.front()?.kind == kind { left.pop_front() } else { None }
 }
 
-/// How many bytes must go until the filesystem is below the target; where its inodes decide, one
+/// How many bytes must go until the filesystem is below the limit; where its inodes decide, one
 /// image at a time.
-fn wanted_bytes(usage: &Usage, target: Percent) -> u64 {
+fn wanted_bytes(usage: &Usage, limit: &Limit) -> u64 {
+    let filesystem = &usage.filesystem;
+    let missing = limit.min_free.unwrap_or(0).saturating_sub(filesystem.available);
     if usage.by_inodes() {
-        return 0;
+        return missing;
     }
-    let it = &usage.filesystem;
-    let whole = u128::from(it.used) + u128::from(it.available);
-    let allowed = whole * u128::from(target.get().saturating_sub(1)) / 100;
-    u64::try_from(u128::from(it.used).saturating_sub(allowed)).unwrap_or(u64::MAX)
+    let whole = u128::from(filesystem.used) + u128::from(filesystem.available);
+    let allowed = whole * u128::from(limit.percent.get().saturating_sub(1)) / 100;
+    let above = u64::try_from(u128::from(filesystem.used).saturating_sub(allowed)).unwrap_or(u64::MAX);
+    above.max(missing)
 }
 
 /// What an object must still be for its order to be given.
@@ -491,8 +548,8 @@ enum Expect<'a> {
     Anything,
     /// A container that finished then, or never ran.
     Finished(&'a str, Option<Time>),
-    /// An image of this class that no container uses.
-    Unused(&'a str, ImageClass),
+    /// An image that no container uses, with no name that the plan did not see.
+    Unused(&'a Removal),
     /// An image with our tag; where that is all it has, no container uses it.
     Nameless(&'a str),
 }
@@ -568,7 +625,34 @@ mod tests {
             (500, 90, "70", 0),
             (500, 1, "0", 500),
         ] {
-            assert_eq!(wanted_bytes(&usage(used, inodes), target.parse().unwrap()), expected);
+            assert_eq!(wanted_bytes(&usage(used, inodes), &below(target, None)), expected);
+        }
+        for (used, target, min_free, expected) in
+            [(850, "70", 100, 160), (850, "90", 250, 100), (500, "70", 600, 100), (500, "70", 100, 0)]
+        {
+            assert_eq!(wanted_bytes(&usage(used, 1), &below(target, Some(min_free))), expected);
+        }
+    }
+
+    fn below(percent: &str, min_free: Option<u64>) -> Limit {
+        Limit { percent: percent.parse().unwrap(), min_free }
+    }
+
+    #[test]
+    fn a_batch_freed_nothing_when_the_disk_is_as_full_as_before() {
+        let usage = crate::testing::usage;
+        for (before, after, size, expected) in [
+            (85, 75, 100, false),
+            (85, 85, 100, true),
+            (85, 86, 100, true),
+            (85, 84, 100, false),
+            (85, 84, 2_000, true),
+        ] {
+            assert_eq!(
+                freed_nothing(&usage(before), &usage(after), size),
+                expected,
+                "{before} {after} {size}"
+            );
         }
     }
 
@@ -586,7 +670,7 @@ mod tests {
             };
             let usage = Usage { percent: filesystem.percent().unwrap(), filesystem };
             assert_eq!(usage.percent.get(), 85);
-            let wanted = wanted_bytes(&usage, "70".parse().unwrap());
+            let wanted = wanted_bytes(&usage, &below("70", None));
             assert_eq!((u128::from(wanted) * 100).div_ceil(u128::from(used) + u128::from(available)), 16);
         }
     }

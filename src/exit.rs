@@ -5,7 +5,7 @@ use std::process::ExitCode;
 /// How the program ends. `clap` ends it with 2 by itself for wrong usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done; for `prune` also nothing to do, or held back by a gate.
+    /// Done; for `prune` also nothing to do, or blocked by a gate.
     Done,
     /// Something could not be read or removed.
     Failed,
@@ -13,9 +13,10 @@ pub enum Exit {
     Usage,
     /// A gate is closed.
     Closed,
-    /// `prune` ended with the disk at or above `--disk-critical`.
-    Critical,
-    /// A gate could not be answered. systemd's `ExecCondition=` skips the unit in silence for 1 to
+    /// `prune` ended with the disk at or above `--disk-critical`, or has been blocked for days. systemd has names for
+    /// most codes below 8 (systemd.exec(5), "Process Exit Codes"), and would print 4 as NOPERMISSION.
+    ManualIntervention,
+    /// A gate could not be evaluated. systemd's `ExecCondition=` skips the unit in silence for 1 to
     /// 254 and fails it for 255 (systemd.service(5)).
     Unanswered,
     /// The status of the command under `inhibit`.
@@ -29,7 +30,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Closed => 3,
-            Exit::Critical => 4,
+            Exit::ManualIntervention => 10,
             Exit::Unanswered => 255,
             Exit::OfCommand(code) => code,
         })

@@ -265,6 +265,25 @@ impl References {
     }
 }
 
+/// The `name:tag` in a reference, in the short form that the engine shows: without a digest, `docker.io/` or
+/// `library/`, and with `latest` where no tag is given. `None` for an image ID, and for a name with a digest only.
+pub fn name_tag(reference: &str) -> Option<String> {
+    let (name, digest) =
+        reference.split_once('@').map_or((reference, None), |(name, digest)| (name, Some(digest)));
+    let short = ["docker.io/", "index.docker.io/", "library/"]
+        .into_iter()
+        .fold(name, |name, prefix| name.strip_prefix(prefix).unwrap_or(name));
+    // A colon before a slash belongs to the registry's port.
+    let has_tag = short.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    let is_id = short.starts_with("sha256:")
+        || (short.len() >= 12 && !has_tag && short.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    match (short.is_empty() || is_id, has_tag, digest) {
+        (true, ..) | (false, false, Some(_)) => None,
+        (false, true, _) => Some(short.to_owned()),
+        (false, false, None) => Some(format!("{short}:latest")),
+    }
+}
+
 /// A record of BuildKit's cache (`GET /system/df?type=build-cache`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheRecord {
@@ -378,6 +397,26 @@ mod tests {
                 labels: Labels::new(),
             };
             assert_eq!(image.class(), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_name_and_tag_is_found_in_any_reference() {
+        let table = [
+            ("redis:7@sha256:aa", Some("redis:7")),
+            ("docker.io/library/redis:7@sha256:aa", Some("redis:7")),
+            ("redis", Some("redis:latest")),
+            ("redis@sha256:aa", None),
+            ("localhost:5000/shop/web:1@sha256:aa", Some("localhost:5000/shop/web:1")),
+            ("localhost:5000/shop/web", Some("localhost:5000/shop/web:latest")),
+            ("localhost:5000/shop/web@sha256:aa", None),
+            ("sha256:f02e934b7a31ab9c590f992264c80652aa02e9749feb90384897e32eabe04fe8", None),
+            ("f02e934b7a31", None),
+            ("f02e934b7a31:1", Some("f02e934b7a31:1")),
+            ("", None),
+        ];
+        for (reference, expected) in table {
+            assert_eq!(name_tag(reference).as_deref(), expected, "{reference}");
         }
     }
 

@@ -1,8 +1,8 @@
-//! What this host remembers of each image: when it was first seen, and when it was last in use.
+//! What this host remembers of each image: when it was first seen, when it was last in use, and by which names.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::facts::{Image, ImageClass};
+use crate::facts::{Image, ImageClass, name_tag};
 use crate::units::Time;
 
 /// Keyed by image ID.
@@ -11,16 +11,39 @@ pub struct Ledger {
     /// When images were last noted: the engine's events since then are still to be replayed.
     pub noted: Option<Time>,
     pub images: BTreeMap<String, Entry>,
+    /// When a prune last ran, and when one last ended with exit status 0.
+    pub last_run: Option<Time>,
+    pub last_success: Option<Time>,
     /// Present while the disk is under pressure.
     pub pressure: Option<Pressure>,
 }
 
-/// Pressure that lasts, and what kept prunes away meanwhile.
+/// Pressure that lasts: since a prune first found the disk under pressure, no prune has found it relieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pressure {
     pub since: Time,
-    /// How often each gate held a prune back.
-    pub held_back: BTreeMap<String, u64>,
+    /// How often each gate blocked a prune or stopped it.
+    pub blocked: BTreeMap<String, u64>,
+    /// Since when prunes were blocked or stopped, or failed, without one that was carried out in between: a prune is
+    /// owed as long as this is there.
+    pub owed_since: Option<Time>,
+    /// What `record` last reported of a prune that could do nothing, so that it is not repeated every five minutes.
+    pub reported: Option<Reported>,
+    /// Has `record` ended with the exit status for manual intervention?
+    pub alarmed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    pub at: Time,
+    /// The outcome, and the gates that blocked it.
+    pub what: String,
+}
+
+impl Pressure {
+    fn new(now: Time) -> Self {
+        Self { since: now, blocked: BTreeMap::new(), owed_since: None, reported: None, alarmed: false }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,30 +55,59 @@ pub struct Entry {
     pub named: bool,
     /// When an image that had a name was first seen without one.
     pub orphan_since: Option<Time>,
+    /// By which `name:tag` it was used, and when last.
+    pub references: BTreeMap<String, Time>,
+}
+
+/// One use of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Use {
+    /// Image ID.
+    pub image: String,
+    /// The `name:tag` by which it was asked for, where it was by one.
+    pub name_tag: Option<String>,
+    pub at: Time,
 }
 
 /// What one look at the engine showed.
 #[derive(Debug, Clone, Default)]
 pub struct Sightings {
-    /// IDs of images that a container uses now.
-    pub in_use: HashSet<String>,
-    /// IDs of images that a container used at this time, by the engine's events.
-    pub used: Vec<(String, Time)>,
+    pub uses: Vec<Use>,
     /// Up to when events were replayed, by the engine's clock.
     pub until: Option<Time>,
     /// Every image that the engine has, where that was asked.
-    pub all: Option<Vec<(String, ImageClass)>>,
+    pub all: Option<Vec<Listed>>,
+}
+
+/// An image as the engine lists it.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    pub id: String,
+    pub class: ImageClass,
+    /// The `name:tag` of its digest references: the containerd store keeps by which one an image was pulled.
+    pub name_tags: Vec<String>,
 }
 
 impl Sightings {
     pub fn list(&mut self, images: &[Image]) {
-        self.all = Some(images.iter().map(|image| (image.id.clone(), image.class())).collect());
+        let listed = |image: &Image| Listed {
+            id: image.id.clone(),
+            class: image.class(),
+            name_tags: image.digests.iter().filter_map(|it| name_tag(it)).collect(),
+        };
+        self.all = Some(images.iter().map(listed).collect());
     }
 }
 
 impl Entry {
     fn new(now: Time) -> Self {
-        Self { first_seen: now, last_used: None, named: false, orphan_since: None }
+        Self {
+            first_seen: now,
+            last_used: None,
+            named: false,
+            orphan_since: None,
+            references: BTreeMap::new(),
+        }
     }
 
     /// What a cached image's age is measured from.
@@ -71,9 +123,9 @@ impl Ledger {
     pub fn note(&mut self, seen: &Sightings, now: Time) {
         self.clamp(now);
         if let Some(all) = &seen.all {
-            let there: HashSet<&str> = all.iter().map(|(id, _)| id.as_str()).collect();
+            let there: HashSet<&str> = all.iter().map(|it| it.id.as_str()).collect();
             self.images.retain(|id, _| there.contains(id.as_str()));
-            for (id, class) in all {
+            for Listed { id, class, name_tags } in all {
                 let entry = self.images.entry(id.clone()).or_insert_with(|| Entry::new(now));
                 if *class != ImageClass::Orphan {
                     entry.named = true;
@@ -81,14 +133,40 @@ impl Ledger {
                 } else if entry.named {
                     entry.orphan_since.get_or_insert(now);
                 }
+                for name_tag in name_tags {
+                    entry.references.entry(name_tag.clone()).or_insert(entry.first_seen);
+                }
             }
         }
-        let uses = seen.in_use.iter().map(|id| (id, now));
-        for (id, at) in uses.chain(seen.used.iter().map(|(id, at)| (id, *at))) {
-            let entry = self.images.entry(id.clone()).or_insert_with(|| Entry::new(now));
-            entry.last_used = entry.last_used.max(Some(at.min(now)));
+        for Use { image, name_tag, at } in &seen.uses {
+            let at = (*at).min(now);
+            let entry = self.images.entry(image.clone()).or_insert_with(|| Entry::new(now));
+            entry.last_used = entry.last_used.max(Some(at));
+            if let Some(name_tag) = name_tag {
+                let last = entry.references.entry(name_tag.clone()).or_insert(at);
+                *last = at.max(*last);
+            }
         }
         self.noted = Some(seen.until.unwrap_or(now).min(now));
+    }
+
+    /// The images that were replaced, by ID, each with a `name:tag` that another image has been used by since. Only
+    /// where that is so for every `name:tag` that an image was used by.
+    pub fn superseded(&self) -> HashMap<&str, &str> {
+        let mut latest: HashMap<&str, Time> = HashMap::new();
+        for (name_tag, at) in self.images.values().flat_map(|entry| &entry.references) {
+            let last = latest.entry(name_tag).or_insert(*at);
+            *last = (*at).max(*last);
+        }
+        // An image that was used at the latest time is current, as are several that were used at the same time.
+        let replaced = |(name_tag, at): (&String, &Time)| latest[name_tag.as_str()] > *at;
+        let superseded = self.images.iter().filter(|(_, entry)| entry.references.iter().all(replaced));
+        superseded
+            .filter_map(|(id, entry)| {
+                let (name_tag, _) = entry.references.iter().max_by_key(|(_, at)| **at)?;
+                Some((id.as_str(), name_tag.as_str()))
+            })
+            .collect()
     }
 
     /// Drop images that were just removed.
@@ -98,29 +176,47 @@ impl Ledger {
         }
     }
 
-    /// A prune found the disk under pressure; these gates, if any, held it back.
-    pub fn pressed<'a>(&mut self, held_back_by: impl IntoIterator<Item = &'a str>, now: Time) {
-        let pressure =
-            self.pressure.get_or_insert_with(|| Pressure { since: now, held_back: BTreeMap::new() });
-        for gate in held_back_by {
-            *pressure.held_back.entry(gate.to_owned()).or_default() += 1;
+    /// A prune found the disk under pressure and did not do its work, so that another is owed: these gates, if any,
+    /// blocked or stopped it.
+    pub fn owe<'a>(&mut self, blocked_by: impl IntoIterator<Item = &'a str>, now: Time) {
+        let pressure = self.mark_pressure(now);
+        pressure.owed_since.get_or_insert(now);
+        for gate in blocked_by {
+            *pressure.blocked.entry(gate.to_owned()).or_default() += 1;
         }
     }
 
+    /// The disk is under pressure.
+    pub fn mark_pressure(&mut self, now: Time) -> &mut Pressure {
+        self.pressure.get_or_insert_with(|| Pressure::new(now))
+    }
+
+    /// A prune was carried out to its end, and the disk is still under pressure.
+    pub fn settle(&mut self, now: Time) {
+        self.mark_pressure(now).owed_since = None;
+    }
+
     /// The disk is not under pressure (any more).
-    pub fn eased(&mut self) {
+    pub fn clear_pressure(&mut self) {
         self.pressure = None;
     }
 
     fn clamp(&mut self, now: Time) {
         if let Some(pressure) = &mut self.pressure {
             pressure.since = pressure.since.min(now);
+            pressure.owed_since = pressure.owed_since.map(|at| at.min(now));
+            if let Some(reported) = &mut pressure.reported {
+                reported.at = reported.at.min(now);
+            }
         }
-        self.noted = self.noted.map(|at| at.min(now));
+        for at in [&mut self.noted, &mut self.last_run, &mut self.last_success] {
+            *at = at.map(|at| at.min(now));
+        }
         for entry in self.images.values_mut() {
             entry.first_seen = entry.first_seen.min(now);
             entry.last_used = entry.last_used.map(|at| at.min(now));
             entry.orphan_since = entry.orphan_since.map(|at| at.min(now));
+            entry.references.values_mut().for_each(|at| *at = (*at).min(now));
         }
     }
 }
@@ -131,12 +227,18 @@ mod tests {
     use crate::testing::{ago, now};
 
     fn listed(images: &[(&str, ImageClass)]) -> Sightings {
-        let all = images.iter().map(|&(id, class)| (id.to_owned(), class)).collect();
-        Sightings { all: Some(all), ..Sightings::default() }
+        let listed =
+            |&(id, class): &(&str, ImageClass)| Listed { id: id.to_owned(), class, name_tags: vec![] };
+        Sightings { all: Some(images.iter().map(listed).collect()), ..Sightings::default() }
     }
 
-    fn used(id: &str) -> Sightings {
-        Sightings { in_use: HashSet::from([id.to_owned()]), ..Sightings::default() }
+    fn used_as(id: &str, name_tag: Option<&str>, at: Time) -> Sightings {
+        let used = Use { image: id.to_owned(), name_tag: name_tag.map(str::to_owned), at };
+        Sightings { uses: vec![used], ..Sightings::default() }
+    }
+
+    fn used(id: &str, at: Time) -> Sightings {
+        used_as(id, None, at)
     }
 
     #[test]
@@ -150,7 +252,7 @@ mod tests {
     fn use_is_remembered_and_gone_images_are_dropped() {
         let (past, later) = (ago("3d").unwrap(), ago("1d").unwrap());
         let mut ledger = Ledger::default();
-        ledger.note(&used("a"), past);
+        ledger.note(&used("a", past), past);
         ledger.note(&listed(&[("a", ImageClass::Cached), ("b", ImageClass::Tagged)]), later);
         assert_eq!(ledger.images["a"].last_needed(), past);
         ledger.note(&listed(&[("b", ImageClass::Tagged)]), now());
@@ -163,9 +265,9 @@ mod tests {
     fn an_event_counts_at_its_own_time_and_never_turns_the_clock_back() {
         let past = ago("3d").unwrap();
         let mut ledger = Ledger::default();
-        ledger.note(&used("a"), ago("2d").unwrap());
-        let event = Sightings { used: vec![("a".into(), past), ("b".into(), past)], ..Sightings::default() };
-        ledger.note(&event, now());
+        ledger.note(&used("a", ago("2d").unwrap()), ago("2d").unwrap());
+        ledger.note(&used("a", past), now());
+        ledger.note(&used("b", past), now());
         assert_eq!(ledger.images["a"].last_used, ago("2d"));
         assert_eq!(ledger.images["b"].last_used, Some(past));
     }
@@ -183,25 +285,87 @@ mod tests {
     }
 
     #[test]
-    fn pressure_is_remembered_until_it_eases() {
+    fn pressure_is_remembered_until_it_is_relieved_and_a_prune_is_owed_until_one_is_carried_out() {
         let mut ledger = Ledger::default();
-        ledger.pressed(["runs"], ago("3d").unwrap());
-        ledger.pressed(["runs", "converge"], ago("1d").unwrap());
-        ledger.pressed([], now());
+        ledger.owe(["runs"], ago("3d").unwrap());
+        ledger.owe(["runs", "converge"], ago("1d").unwrap());
+        ledger.owe([], now());
         let pressure = ledger.pressure.clone().unwrap();
-        assert_eq!(Some(pressure.since), ago("3d"));
-        assert_eq!(pressure.held_back, BTreeMap::from([("runs".into(), 2), ("converge".into(), 1)]));
-        ledger.eased();
+        assert_eq!((Some(pressure.since), pressure.owed_since), (ago("3d"), ago("3d")));
+        assert_eq!(pressure.blocked, BTreeMap::from([("runs".into(), 2), ("converge".into(), 1)]));
+        ledger.settle(now());
+        assert_eq!(ledger.pressure.clone().unwrap().owed_since, None);
+        assert_eq!(ledger.pressure.clone().unwrap().since, pressure.since);
+        ledger.clear_pressure();
         assert_eq!(ledger.pressure, None);
+    }
+
+    #[test]
+    fn an_image_is_superseded_when_another_was_used_since_by_each_of_its_names() {
+        /// An image's ID, by which name it was used, and how long ago.
+        type Used = (&'static str, &'static str, &'static str);
+        let table: [(&str, &[Used], &[&str]); 8] = [
+            ("a new digest of a tag", &[("old", "db:1", "3d"), ("new", "db:1", "1d")], &["old"]),
+            ("another tag", &[("old", "db:15", "3d"), ("new", "db:16", "1d")], &[]),
+            ("a tag for each commit", &[("old", "app:c1", "3d"), ("new", "app:c2", "1d")], &[]),
+            (
+                "back to the old one",
+                &[("old", "db:1", "3d"), ("new", "db:1", "2d"), ("old", "db:1", "1d")],
+                &["new"],
+            ),
+            ("both at the same time", &[("old", "db:1", "1d"), ("new", "db:1", "1d")], &[]),
+            (
+                "still used by another name",
+                &[("old", "db:1", "3d"), ("old", "db:1.2", "4d"), ("new", "db:1", "1d")],
+                &[],
+            ),
+            (
+                "replaced under both",
+                &[("old", "db:1", "3d"), ("old", "db:2", "3d"), ("x", "db:1", "1d"), ("y", "db:2", "1d")],
+                &["old"],
+            ),
+            ("three in a row", &[("a", "db:1", "3d"), ("b", "db:1", "2d"), ("c", "db:1", "1d")], &["a", "b"]),
+        ];
+        for (what, uses, expected) in table {
+            let mut ledger = Ledger::default();
+            ledger.note(&used("nameless", ago("9d").unwrap()), now());
+            for (id, name_tag, used) in uses {
+                ledger.note(&used_as(id, Some(name_tag), ago(used).unwrap()), now());
+            }
+            let mut superseded: Vec<_> = ledger.superseded().into_keys().collect();
+            superseded.sort_unstable();
+            assert_eq!(superseded, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_the_containerd_store_tells_by_which_name_an_image_was_pulled() {
+        let list = |ids: &[&str]| {
+            let listed = |id: &&str| Listed {
+                id: (*id).to_owned(),
+                class: ImageClass::Cached,
+                name_tags: vec!["db:1".into()],
+            };
+            Sightings { all: Some(ids.iter().map(listed).collect()), ..Sightings::default() }
+        };
+        let mut ledger = Ledger::default();
+        ledger.note(&list(&["old"]), ago("3d").unwrap());
+        assert!(ledger.superseded().is_empty());
+        ledger.note(&list(&["old", "new"]), ago("2d").unwrap());
+        assert_eq!(ledger.superseded().get("old"), Some(&"db:1"));
+        ledger.note(&used_as("old", Some("db:1"), now()), now());
+        ledger.note(&list(&["old", "new"]), now());
+        assert_eq!(ledger.superseded().into_keys().collect::<Vec<_>>(), ["new"]);
     }
 
     #[test]
     fn times_in_the_future_count_as_now() {
         let future: Time = "2999-01-01T00:00:00Z".parse().unwrap();
         let mut ledger = Ledger::default();
-        ledger.note(&used("a"), future);
+        ledger.note(&used_as("a", Some("app:1"), future), future);
         ledger.note(&Sightings::default(), now());
         assert_eq!(ledger.images["a"].last_needed(), now());
+        assert_eq!(ledger.images["a"].references["app:1"], now());
         assert_eq!(ledger.noted, Some(now()));
     }
 }

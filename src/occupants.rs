@@ -1,6 +1,7 @@
 //! What fills the disk: the largest things that a prune leaves where they are.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::facts::{Answer, DiskUsage, Files, ImageClass, Unanswered};
 
@@ -33,6 +34,21 @@ pub struct Occupant {
     pub id: String,
     /// Bytes; of an image with the layers that it shares.
     pub size: u64,
+    /// Of an image, as far as the ledger knows it.
+    pub image: Option<ImageUse>,
+}
+
+/// What is known of an image that takes space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageUse {
+    /// Is there a container that uses it?
+    pub in_use: bool,
+    /// How long ago the ledger first saw it.
+    pub age: Option<Duration>,
+    /// How long ago it was last used; absent where it never was seen in use.
+    pub last_used: Option<Duration>,
+    /// The `name:tag` by which it was used last.
+    pub last_name: Option<String>,
 }
 
 /// What stays, as far as it was seen.
@@ -67,8 +83,9 @@ pub fn find(facts: Facts) -> Occupants {
         };
         found.largest.push(Occupant { kind, ..image });
     }
-    let one = |kind, name: String, size| Occupant { kind, id: name.clone(), names: vec![name], size };
-    let whole = |kind, size| Occupant { kind, id: String::new(), names: vec![], size };
+    let one =
+        |kind, name: String, size| Occupant { kind, id: name.clone(), names: vec![name], size, image: None };
+    let whole = |kind, size| Occupant { kind, id: String::new(), names: vec![], size, image: None };
     let mut known = None;
     match usage {
         Err(why) => found.unseen.push(why),
@@ -107,7 +124,7 @@ mod tests {
     use super::*;
 
     fn image(id: &str, size: u64) -> Occupant {
-        Occupant { kind: Kind::Orphan, id: id.into(), names: vec![], size }
+        Occupant { kind: Kind::Orphan, id: id.into(), names: vec![], size, image: None }
     }
 
     #[test]

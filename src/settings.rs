@@ -42,7 +42,7 @@ pub enum Command {
     Disk(Disk),
     Runs(Runs),
     Converge,
-    Record { state_dir: PathBuf, runtime_dir: PathBuf },
+    Record(Box<Record>),
     Inhibit { why: Option<String>, command: Vec<OsString>, state_dir: PathBuf, runtime_dir: PathBuf },
     Verify(Box<Verify>),
     Completions(Shell),
@@ -60,7 +60,8 @@ pub struct Runs {
 pub struct Disk {
     /// Empty: where the engine keeps its data.
     pub paths: Vec<PathBuf>,
-    pub policy: disk::Policy,
+    /// Pressure.
+    pub limit: disk::Limit,
 }
 
 #[derive(Debug)]
@@ -69,9 +70,16 @@ pub struct Prune {
     pub disk: Disk,
     pub runs: Runs,
     pub policy: plan::Policy,
-    pub critical: Percent,
     pub state_dir: PathBuf,
     pub metrics_file: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub struct Record {
+    /// Prune at this usage, or when a prune is owed.
+    pub prune_at: Option<Percent>,
+    /// The prune that may be due.
+    pub prune: Prune,
 }
 
 #[derive(Debug)]
@@ -181,8 +189,9 @@ fn settings(cli: Cli) -> Result<Settings, clap::Error> {
         Some(cli::Command::Disk(disk)) => Command::Disk(disk.into()),
         Some(cli::Command::Runs { runs: pattern, runtime }) => Command::Runs(runs(pattern, runtime)),
         Some(cli::Command::Converge) => Command::Converge,
-        Some(cli::Command::Record { state, runtime }) => {
-            Command::Record { state_dir: state_dir(state), runtime_dir: runtime_dir(runtime) }
+        Some(cli::Command::Record(cli::Record { prune_at, policy, metrics_file })) => {
+            let prune = check(cli::Prune { dry_run: false, policy, metrics_file })?;
+            Command::Record(Box::new(Record { prune_at, prune }))
         }
         Some(cli::Command::Inhibit(inhibit)) => Command::Inhibit {
             why: inhibit.why,
@@ -252,10 +261,11 @@ fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
 fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {
     let cli::Prune { dry_run, policy, metrics_file } = prune;
     let cli::Policy { disk_target: target, disk_critical: critical, .. } = policy;
-    let threshold = policy.disk.disk_threshold;
+    let disk = Disk::from(policy.disk);
+    let disk::Limit { percent: threshold, min_free } = disk.limit;
     if !(target <= threshold && threshold <= critical) {
         let text = format!(
-            "the percentages must rise: --disk-target {} <= --disk-threshold {} <= --disk-critical {}",
+            "--disk-target {} must not exceed --disk-threshold {}, nor --disk-threshold --disk-critical {}",
             target.get(),
             threshold.get(),
             critical.get()
@@ -264,15 +274,19 @@ fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {
     }
     Ok(Prune {
         dry_run,
-        disk: policy.disk.into(),
         runs: runs(policy.runs, policy.runtime),
         policy: plan::Policy {
             older_than: policy.older_than,
             cache_age: policy.cache_age,
-            disk_target: target,
+            critical_age: policy.critical_age,
+            // Where space is short, all but the last rung is used whatever the percentage.
+            target: disk::Limit { percent: target, min_free },
+            threshold: disk.limit,
+            critical: disk::Limit { percent: critical, min_free: None },
             keep_labels: policy.keep_label,
+            evict_tagged: policy.evict_tagged,
         },
-        critical,
+        disk,
         state_dir: state_dir(policy.state),
         metrics_file,
     })
@@ -280,7 +294,8 @@ fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {
 
 impl From<cli::Disk> for Disk {
     fn from(disk: cli::Disk) -> Self {
-        Self { paths: disk.disk_path, policy: disk::Policy { threshold: disk.disk_threshold } }
+        let limit = disk::Limit { percent: disk.disk_threshold, min_free: disk.disk_min_free };
+        Self { paths: disk.disk_path, limit }
     }
 }
 

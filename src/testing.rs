@@ -1,9 +1,12 @@
 //! Plain objects for the core's tables: a test changes the one field that it is about.
 
 use crate::facts::{
-    Container, ContainerState, Image, Labels, Mode, Restart, Service, Status, Task, TaskState, Update,
+    Container, ContainerState, Filesystem, Image, Labels, Mode, Restart, Service, Status, Task, TaskState,
+    Update,
 };
-use crate::units::Time;
+use crate::gates::disk::{Limit, Usage};
+use crate::plan::Policy;
+use crate::units::{Time, parse_duration};
 
 pub fn now() -> Time {
     "2026-11-20T12:00:00Z".parse().expect("a time")
@@ -12,6 +15,35 @@ pub fn now() -> Time {
 pub fn ago(text: &str) -> Option<Time> {
     let duration = crate::units::parse_duration(text).expect("a duration");
     Some(now() - jiff::SignedDuration::try_from(duration).expect("a short time"))
+}
+
+/// The program's defaults, with the label `keep`.
+pub fn policy() -> Policy {
+    let age = |text| parse_duration(text).expect("a duration");
+    let limit = |text: &str| Limit { percent: text.parse().expect("a percentage"), min_free: None };
+    Policy {
+        older_than: age("24h"),
+        cache_age: age("7d"),
+        critical_age: age("1h"),
+        target: limit("70"),
+        threshold: limit("80"),
+        critical: limit("95"),
+        keep_labels: vec!["keep".parse().expect("a label")],
+        evict_tagged: vec![],
+    }
+}
+
+/// A filesystem of 1,000 bytes at this percentage.
+pub fn usage(percent: u64) -> Usage {
+    let filesystem = Filesystem {
+        mount_point: "/".into(),
+        size: 1000,
+        used: percent * 10,
+        available: 1000 - percent * 10,
+        inodes: 0,
+        inodes_used: 0,
+    };
+    Usage { percent: filesystem.percent().expect("it has blocks"), filesystem }
 }
 
 pub fn labels(labels: &[(&str, &str)]) -> Labels {

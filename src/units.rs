@@ -12,6 +12,8 @@ pub type Time = jiff::Timestamp;
 pub struct Percent(u8);
 
 impl Percent {
+    pub const FULL: Self = Self(100);
+
     /// `part` of `whole`, rounded up as `df` rounds; `None` where the whole is nothing.
     ///
     /// Source of the rounding: coreutils `src/df.c`, which adds one for any remainder.
@@ -51,6 +53,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}; expected a duration such as 90s, 30m, 24h, 7d or \"1h 30m\""))
 }
 
+/// Parse a size in bytes such as `500M`, `20G` (decimal) or `1.5TiB` (binary).
+///
+/// # Errors
+/// Says what a size looks like.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let hint = "expected a size such as 500M, 20G or 1.5TiB";
+    text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()).map_err(|_| hint.to_owned())
+}
+
 /// How long ago `then` was; nothing where it lies in the future.
 pub fn elapsed(now: Time, then: Time) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
@@ -67,8 +78,18 @@ pub fn age(age: Duration) -> String {
     }
 }
 
-/// A duration as it would be typed: `24h`, `7d`, `1h 30m`.
+/// A duration as it would be typed: `90s`, `24h`, `7d`, `1h 1m 30s`.
 pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    // The largest unit of which it is a multiple, but for one that only a clock would show (`8766h`).
+    for (unit, name, least, most) in
+        [(86_400, "d", 2, u64::MAX), (3_600, "h", 1, 72), (60, "m", 1, 120), (1, "s", 0, 120)]
+    {
+        let whole = seconds.is_multiple_of(unit) && duration.subsec_nanos() == 0;
+        if whole && (least..=most).contains(&(seconds / unit)) {
+            return format!("{}{name}", seconds / unit);
+        }
+    }
     humantime::format_duration(duration).to_string().replace("days", "d").replace("day", "d")
 }
 
@@ -154,9 +175,18 @@ mod tests {
 
     #[test]
     fn durations_show_as_they_are_typed() {
-        for text in ["24h", "7d", "1h 30m", "90s"] {
-            let shown = duration(parse_duration(text).unwrap());
-            assert_eq!(parse_duration(&shown), parse_duration(text), "{text} shows as {shown}");
+        for (text, expected) in [
+            ("24h", "24h"),
+            ("1d", "24h"),
+            ("7d", "7d"),
+            ("1w", "7d"),
+            ("1h 30m", "90m"),
+            ("90s", "90s"),
+            ("0s", "0s"),
+            ("1h 1m 30s", "1h 1m 30s"),
+            ("1500ms", "1s 500ms"),
+        ] {
+            assert_eq!(duration(parse_duration(text).unwrap()), expected, "{text}");
         }
     }
 
@@ -179,6 +209,18 @@ mod tests {
         let now: Time = "2026-11-20T00:00:00Z".parse().unwrap();
         assert_eq!(elapsed(now, "2999-01-01T00:00:00Z".parse().unwrap()), Duration::ZERO);
         assert_eq!(elapsed(now, "2026-11-19T23:00:00Z".parse().unwrap()), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn sizes_read_as_people_write_them() {
+        for (text, bytes) in
+            [("500M", 500_000_000), ("20G", 20_000_000_000), ("1.5TiB", 3 << 39), ("4096", 4096), ("0", 0)]
+        {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "G", "-1G", "20X", "many"] {
+            assert!(parse_size(text).unwrap_err().contains("20G"), "{text}");
+        }
     }
 
     #[test]

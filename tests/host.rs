@@ -140,7 +140,7 @@ fn under_pressure_the_service_prunes_and_a_live_run_holds_it_back() {
     hurry(&host);
     host.run(&format!("docker run --detach --name {RUN} 127.0.0.1:5000/old:1 sleep infinity"));
     let log = start(&host, PRUNE);
-    assert!(log.contains("held back by runs"), "{log}");
+    assert!(log.contains("blocked by runs"), "{log}");
 
     host.run(&format!("docker rm --force {RUN}; docker image rm 127.0.0.1:5000/old:1"));
     cached(&host, "old");
@@ -192,7 +192,7 @@ fn what_fails_is_loud() {
         host.eventually("OnFailure= fires", "test -e /run/alarm && rm /run/alarm");
     };
     lab::engine::fill_to(&host.data(), 97);
-    fails("4", "a person must look");
+    fails("10", "manual intervention required");
     fs::remove_file(host.data().join("ballast")).expect("remove the ballast");
     // systemd would start the engine again for the socket.
     host.run(

@@ -38,7 +38,7 @@ fn modules_know_only_whom_they_may() {
         ("units", &[] as &[&str]),
         ("exit", &[]),
         ("facts", &["units"]),
-        ("checks", &["facts"]),
+        ("checks", &["facts", "gates"]),
         ("gates", &["facts", "units"]),
         ("ledger", &["facts", "units"]),
         ("occupants", &["facts"]),

@@ -4,15 +4,19 @@ pub mod login;
 pub mod pruners;
 pub mod units;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::facts::{SwarmState, Unanswered};
+use crate::gates::{Gate, Word};
 
 /// One line of the list.
 #[derive(Debug)]
 pub enum Check {
     Engine(Engine),
     Retention(Retention),
+    Disk(Disk),
     /// Of this registry.
     Login(String, login::Login),
     Pruners(pruners::Pruners),
@@ -41,6 +45,17 @@ pub enum Engine {
         manager: bool,
     },
     Unanswered(Unanswered),
+}
+
+/// Is the disk under pressure?
+#[derive(Debug)]
+pub struct Disk {
+    /// The gate, which is open under pressure.
+    pub gate: Gate,
+    /// Is it at or above `--disk-critical`?
+    pub critical: bool,
+    /// For how long it has been, by the ledger, and how often each gate blocked a prune meanwhile.
+    pub pressure: Option<(Duration, BTreeMap<String, u64>)>,
 }
 
 /// Does the engine's data outlive a reboot?
@@ -83,6 +98,7 @@ impl Check {
         match self {
             Self::Engine(_) => "engine",
             Self::Retention(_) => "retention",
+            Self::Disk(_) => "disk",
             Self::Login(..) => "login",
             Self::Pruners(_) => "pruners",
             Self::Units(_) => "units",
@@ -101,6 +117,12 @@ impl Check {
             Self::Engine(Engine::Unanswered(_)) | Self::Retention(Retention::Volatile(..)) => Status::Failed,
             Self::Retention(Retention::Persistent(_)) => Status::Ok,
             Self::Retention(Retention::Elsewhere | Retention::Unknown(_)) => Status::Skipped,
+            Self::Disk(disk) => match disk.gate.word() {
+                Word::Closed => Status::Ok,
+                Word::Open if disk.critical => Status::Failed,
+                Word::Open => Status::Warning,
+                Word::Unknown => Status::Skipped,
+            },
             Self::Login(_, login) => login.status(),
             Self::Pruners(pruners) => pruners.status(),
             Self::Units(units) => units.status(),

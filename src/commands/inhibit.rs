@@ -40,5 +40,5 @@ pub async fn run(
 async fn note(engine: &settings::Engine, state_dir: &Path) -> Result<()> {
     let engines = Engines::connect(engine).await.map_err(|why| anyhow!(why.0))?;
     let survey = survey::take(&engines, Questions::IN_USE).await;
-    ledger::note_containers(&engines.local, &survey, state_dir, now()).await.map(drop)
+    ledger::note_containers(&engines.local, &survey, state_dir, now(), |_| ()).await.map(drop)
 }

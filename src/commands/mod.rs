@@ -5,6 +5,7 @@ mod inhibit;
 mod ledger;
 mod occupants;
 mod prune;
+mod record;
 mod redeploy;
 mod survey;
 mod verify;
@@ -37,9 +38,7 @@ pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
         Command::Disk(disk) => gates::disk(engine, disk, output).await,
         Command::Runs(runs) => gates::runs(engine, &runs, output).await,
         Command::Converge => gates::converge(engine, output).await,
-        Command::Record { state_dir, runtime_dir } => {
-            ledger::record(engine, &state_dir, &runtime_dir, output).await
-        }
+        Command::Record(record) => record::run(engine, *record, output, verbose, bars).await,
         Command::Inhibit { why, command, state_dir, runtime_dir } => {
             inhibit::run(engine, why.as_deref(), &command, &state_dir, &runtime_dir).await
         }

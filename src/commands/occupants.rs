@@ -7,16 +7,20 @@ use super::survey::{Engines, Survey};
 use crate::facts::{Answer, Files, Image, Unanswered};
 use crate::gates::disk::Usage;
 use crate::host::engine_files;
-use crate::occupants::{self, Facts, Kind, Occupant, Occupants};
+use crate::ledger::Ledger;
+use crate::occupants::{self, Facts, ImageUse, Kind, Occupant, Occupants};
 use crate::plan::Inventory;
 use crate::report::{Ending, PruneReport};
+use crate::units::{Time, elapsed};
 
 /// What fills the disk, as far as it can be seen.
 pub async fn find(
     engines: &Engines,
     survey: &Survey,
     inventory: &Inventory,
+    ledger: &Ledger,
     report: &PruneReport,
+    now: Time,
 ) -> Occupants {
     // What is gone, or would be.
     let removed: HashSet<&str> = match (&report.ending, &report.plan) {
@@ -30,10 +34,19 @@ pub async fn find(
         .filter(|it| removed.contains(it.id.as_str()))
         .flat_map(|it| it.names.iter().map(String::as_str))
         .collect();
+    let used: HashSet<&str> = inventory.containers.iter().map(|it| it.image_id.as_str()).collect();
     let image = |image: &Image| {
+        let entry = ledger.images.get(&image.id);
+        let last = entry.and_then(|it| it.references.iter().max_by_key(|(_, at)| **at));
+        let known = ImageUse {
+            in_use: used.contains(image.id.as_str()),
+            age: entry.map(|it| elapsed(now, it.first_seen)),
+            last_used: entry.and_then(|it| it.last_used).map(|at| elapsed(now, at)),
+            last_name: last.map(|(name_tag, _)| name_tag.clone()),
+        };
         let names = image.tags.iter().chain(&image.digests).cloned().collect();
-        let occupant = Occupant { kind: Kind::Orphan, names, id: image.id.clone(), size: image.size };
-        (image.class(), occupant)
+        let (kind, id, size) = (Kind::Orphan, image.id.clone(), image.size);
+        (image.class(), Occupant { kind, names, id, size, image: Some(known) })
     };
     let there = inventory.images.iter().filter(|it| !removed.contains(it.id.as_str()));
     let info = survey.info.as_ref().map_err(Clone::clone);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::{StreamExt, stream};
@@ -25,9 +26,12 @@ use crate::host::{self, inhibitors};
 use crate::ledger::Ledger;
 use crate::plan::{self, Inventory, Plan, containers, images};
 use crate::report::progress::{self, Bars};
-use crate::report::{Ending, Lasting, PruneReport, json, metrics, text};
+use crate::report::{Ending, Intervention, Lasting, PruneReport, json, metrics, text};
 use crate::settings::{self, Prune};
-use crate::units::{Percent, Time};
+use crate::units::Time;
+
+/// Pressure that could not be relieved for so long, because each prune was blocked or stopped, needs a person.
+const BLOCKED_TOO_LONG: Duration = Duration::from_secs(3 * 86_400);
 
 pub async fn run(
     engine: settings::Engine,
@@ -36,61 +40,131 @@ pub async fn run(
     verbose: bool,
     bars: &Bars,
 ) -> Result<Exit> {
-    let (report, error) = match make(&engine, &prune, verbose, bars).await {
-        Ok(report) => (report, None),
-        Err(error) => {
-            let report = ended(vec![], Ending::Failed(format!("{error:#}")));
-            (PruneReport { dry_run: prune.dry_run, ..report }, Some(error))
-        }
-    };
-    let critical = report.after.first().filter(|it| it.percent >= prune.critical && !report.dry_run);
-    let mut exit = match &report.ending {
+    let attempt = attempt(&engine, &prune, verbose, bars).await;
+    attempt.print(output, verbose)?;
+    attempt.log_errors(&prune);
+    Ok(attempt.exit)
+}
+
+/// A prune that has ended, one way or another.
+pub struct Attempt {
+    pub report: PruneReport,
+    pub exit: Exit,
+    /// Why the metrics could not be written.
+    metrics: Option<anyhow::Error>,
+}
+
+/// Prune, or make the plan of a dry run; note in the ledger how that ended, and write the metrics.
+pub async fn attempt(engine: &settings::Engine, prune: &Prune, verbose: bool, bars: &Bars) -> Attempt {
+    let report = make(engine, prune, verbose, bars).await.unwrap_or_else(|error| {
+        let report = ended(vec![], Ending::Failed(format!("{error:#}")));
+        PruneReport { dry_run: prune.dry_run, ..report }
+    });
+    let exit = match &report.ending {
         Ending::Unanswered | Ending::Failed(_) => Exit::Failed,
-        _ if critical.is_some() => Exit::Critical,
+        _ if intervention(&report, prune).is_some() => Exit::ManualIntervention,
         Ending::CarriedOut(outcome) if outcome.has_failed() => Exit::Failed,
         _ => Exit::Done,
     };
+    let mut attempt = Attempt { report, exit, metrics: None };
     // The prune that is running writes its own.
-    let busy = matches!(report.ending, Ending::Busy(..));
-    if let (Some(path), false) = (&prune.metrics_file, report.dry_run || busy)
-        && let Err(error) = write_metrics(path, &report, &prune, exit)
+    if attempt.report.dry_run || attempt.is_beside_another() {
+        return attempt;
+    }
+    let ledger = note_run(prune, exit);
+    if let Some(path) = &prune.metrics_file
+        && let Err(error) = write_metrics(path, &attempt, prune, &ledger)
     {
-        log::error!("{error:#}; see --metrics-file");
-        exit = if exit == Exit::Done { Exit::Failed } else { exit };
+        attempt.metrics = Some(error);
+        attempt.exit = if exit == Exit::Done { Exit::Failed } else { exit };
     }
-    if output == Output::Json || error.is_none() {
-        print(|mut out| match output {
-            Output::Text => text::prune(&mut out, &report, verbose),
-            Output::Json => json::prune(&mut out, &report),
-        })?;
-    }
-    if let Some(usage) = critical {
-        let place = usage.filesystem.mount_point.display();
-        log::error!(
-            "{place} is at {}, at or above --disk-critical {}: a person must look",
-            usage.percent,
-            prune.critical
-        );
-    }
-    if let (Ending::Unanswered, false) = (&report.ending, report.dry_run) {
-        log::error!("nothing was removed: {}", text::unanswered(&report.gates));
-    }
-    error.map_or(Ok(exit), Err)
+    attempt
 }
 
-fn write_metrics(path: &Path, report: &PruneReport, prune: &Prune, exit: Exit) -> Result<()> {
-    // One that is missing or unreadable knows of no success.
-    let previous = std::fs::read_to_string(path).unwrap_or_default();
+impl Attempt {
+    /// Was there nothing to do because another prune is running?
+    pub fn is_beside_another(&self) -> bool {
+        matches!(self.report.ending, Ending::Busy(..))
+    }
+
+    /// Print the report.
+    ///
+    /// # Errors
+    /// Stdout cannot be written.
+    pub fn print(&self, output: Output, verbose: bool) -> Result<()> {
+        let report = &self.report;
+        let failed = matches!(report.ending, Ending::Failed(_));
+        match output {
+            Output::Json => print(|mut out| json::prune(&mut out, report)),
+            Output::Text if failed => Ok(()),
+            Output::Text => print(|mut out| text::prune(&mut out, report, verbose)),
+        }
+    }
+
+    /// Log what went wrong and what needs a person.
+    pub fn log_errors(&self, prune: &Prune) {
+        let report = &self.report;
+        if let Some(error) = &self.metrics {
+            log::error!("{error:#}; see --metrics-file");
+        }
+        if let Some(why) = intervention(report, prune) {
+            log::error!("{}: manual intervention required", text::intervention(&why, &report.gates));
+        }
+        match &report.ending {
+            Ending::Unanswered if !report.dry_run => {
+                log::error!("nothing was removed: {}", text::unanswered(&report.gates));
+            }
+            Ending::Failed(why) => log::error!("{why}"),
+            _ => {}
+        }
+    }
+}
+
+/// Why a prune that did not fail needs a person all the same.
+fn intervention<'a>(report: &'a PruneReport, prune: &Prune) -> Option<Intervention<'a>> {
+    if report.dry_run {
+        return None;
+    }
+    let critical = prune.policy.critical;
+    if let Some(usage) = report.after.first().filter(|usage| critical.is_reached(usage)) {
+        return Some(Intervention::Critical(usage, critical.percent));
+    }
+    let was_blocked = match &report.ending {
+        Ending::Held => true,
+        Ending::CarriedOut(outcome) => outcome.stopped.is_some(),
+        _ => false,
+    };
+    let pressure = report.pressure.as_ref().filter(|_| was_blocked)?;
+    pressure.owed.filter(|owed| *owed >= BLOCKED_TOO_LONG).map(|_| Intervention::Blocked(pressure))
+}
+
+/// Note in the ledger that a prune ran; what is known where that cannot be written.
+fn note_run(prune: &Prune, exit: Exit) -> Ledger {
+    let now = now();
+    let change = |ledger: &mut Ledger| {
+        ledger.last_run = Some(now);
+        if exit == Exit::Done {
+            ledger.last_success = Some(now);
+        }
+    };
+    ledger::note(&prune.state_dir, now, change).unwrap_or_else(|error| {
+        log::info!("{error:#}");
+        let mut known = ledger::look(&prune.state_dir);
+        change(&mut known);
+        known
+    })
+}
+
+fn write_metrics(path: &Path, attempt: &Attempt, prune: &Prune, ledger: &Ledger) -> Result<()> {
     let run = metrics::Run {
         version: cli::VERSION.as_str(),
-        at: now(),
-        success: exit == Exit::Done,
-        previous: &previous,
-        target: prune.policy.disk_target,
-        threshold: prune.disk.policy.threshold,
-        critical: prune.critical,
+        at: ledger.last_run.unwrap_or_else(now),
+        ledger,
+        target: prune.policy.target.percent,
+        threshold: prune.policy.threshold.percent,
+        critical: prune.policy.critical.percent,
     };
-    let text = metrics::prune(report, &run)?;
+    let text = metrics::prune(&attempt.report, &run)?;
     host::replace(path, |file| file.write_all(text.as_bytes()))
 }
 
@@ -120,7 +194,12 @@ fn ended(gates: Vec<Gate>, ending: Ending) -> PruneReport {
         reclaimed: 0,
         pressure: None,
         occupants: None,
+        images_on: None,
     }
+}
+
+fn is_under_pressure(gates: &[Gate]) -> bool {
+    gates.iter().any(|it| matches!(it, Gate::Disk(Verdict::Open(_))))
 }
 
 fn measured(gates: &[Gate]) -> Vec<Usage> {
@@ -135,12 +214,12 @@ fn evaluate(engines: &Engines, survey: &Survey, prune: &Prune, now: Time) -> Vec
     vec![survey.disk(engines, &prune.disk), survey.runs(&prune.runs, now), survey.converge(now)]
 }
 
-/// The plan of a run at this moment, whatever the gates say; for the disk as it is, or as full as this.
+/// The plan of a run at this moment, whatever the gates say; for the disk as it is, or for this usage.
 /// With a look at what fills the disk, which may take a while, if that is wanted.
 pub async fn look(
     engine: &settings::Engine,
     prune: &Prune,
-    usage: Option<Percent>,
+    usage: Option<Usage>,
     fills: bool,
 ) -> Result<PruneReport> {
     let engines = Engines::connect(engine).await.map_err(|why| anyhow!(why.0))?;
@@ -158,14 +237,17 @@ pub async fn look(
     };
     let mut known = ledger::look(&prune.state_dir);
     let mut seen = ledger::sightings(&engines.local, &survey, known.noted, now).await?;
-    seen.list(&inventory.images);
+    ledger::list(&mut seen, &inventory, now);
     known.note(&seen, now);
-    let usage = usage.or_else(|| measured(&gates).first().map(|it| it.percent));
-    let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, usage, now).await?;
+    let places = survey.disk_places(&engines, &prune.disk);
+    let usage = usage.or_else(|| places.and_then(|it| fullest(&it.images)).ok());
+    let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, usage.as_ref(), now).await?;
     let ending = if together(&gates) == Word::Unknown { Ending::Unanswered } else { Ending::Looked };
-    let report = PruneReport { dry_run: true, plan: Some(plan), ..ended(gates, ending) };
-    let occupants =
-        if fills { Some(occupants::find(&engines, &survey, &inventory, &report).await) } else { None };
+    let report = PruneReport { dry_run: true, plan: Some(plan), images_on: usage, ..ended(gates, ending) };
+    let occupants = match fills {
+        true => Some(occupants::find(&engines, &survey, &inventory, &known, &report, now).await),
+        false => None,
+    };
     Ok(PruneReport { occupants, ..report })
 }
 
@@ -184,6 +266,11 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune, bars: &Bars) -> Res
     let now = now();
     let gates = evaluate(&engines, &survey, prune, now);
     if together(&gates) == Word::Unknown {
+        if is_under_pressure(&gates)
+            && let Err(error) = ledger::note(&prune.state_dir, now, |ledger| ledger.owe([], now))
+        {
+            log::info!("{error:#}");
+        }
         return Ok(ended(gates, Ending::Unanswered));
     }
     // Noted on every day, so that ages are known on the day when the disk is full.
@@ -191,15 +278,19 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune, bars: &Bars) -> Res
     let known = note(&engines.local, &survey, &inventory, &gates, &prune.state_dir, now).await?;
     if together(&gates) == Word::Closed {
         let pressure = known.pressure.as_ref().map(|it| Lasting::new(it, now));
-        if let Some(pressure) = &pressure {
-            log::warn!("{}", text::held_back(pressure, &gates));
-        }
-        return Ok(PruneReport { pressure, ..ended(gates, Ending::Held) });
+        let report = PruneReport { pressure, ..ended(gates, Ending::Held) };
+        // A run that waits for space waits for ever: then an operator must know what holds it.
+        let critical = report.after.first().is_some_and(|it| prune.policy.critical.is_reached(it));
+        let occupants = match critical {
+            true => Some(occupants::find(&engines, &survey, &inventory, &known, &report, now).await),
+            false => None,
+        };
+        return Ok(PruneReport { occupants, ..report });
     }
     let before = measured(&gates);
-    let usage = before.first().map(|it| it.percent);
-    let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, usage, now).await?;
     let places = survey.disk_places(&engines, &prune.disk).map_err(|why| anyhow!(why.0))?;
+    let usage = fullest(&places.images).map_err(|why| anyhow!(why.0))?;
+    let plan = make_plan(&engines.local, &mut inventory, &known, &prune.policy, Some(&usage), now).await?;
 
     let bar = progress::bar(bars, plan.remove.len());
     let site = Site {
@@ -208,18 +299,18 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune, bars: &Bars) -> Res
         watches: &watches,
         runtime_dir: &prune.runs.runtime_dir,
         told_to_end: &told_to_end,
-        target: prune.policy.disk_target,
         progress: &|done| bar.set_position(u64::try_from(done).unwrap_or(u64::MAX)),
     };
     let outcome =
-        execute(plan.clone(), site, async || ask_again(&engines, prune).await, || fullest(&places)).await;
+        execute(plan.clone(), site, async || ask_again(&engines, prune).await, || fullest(&places.images))
+            .await;
     bar.finish_and_clear();
 
-    let after = usages(survey::measure(&places)).unwrap_or_else(|why| {
+    let after = usages(survey::measure(&places.measured)).unwrap_or_else(|why| {
         log::warn!("after the prune: {}", why.0);
         before.clone()
     });
-    let eased = after.iter().all(|it| it.percent < prune.disk.policy.threshold);
+    let relieved = !after.iter().any(|it| prune.disk.limit.is_reached(it));
     let stopped_by = match &outcome.stopped {
         Some(Stop::Gates(gates)) => gates.iter().map(Gate::name).collect(),
         Some(Stop::Inhibited(_) | Stop::Sign(Sign::Run(_))) => vec!["runs"],
@@ -230,14 +321,18 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune, bars: &Bars) -> Res
     };
     let noted = ledger::note(&prune.state_dir, now, |ledger| {
         ledger.forget(outcome.removed.iter().map(|it| it.id.as_str()));
-        if eased { ledger.eased() } else { ledger.pressed(stopped_by, now) }
+        match relieved {
+            true => ledger.clear_pressure(),
+            false if outcome.stopped.is_some() || outcome.has_failed() => ledger.owe(stopped_by, now),
+            false => ledger.settle(now),
+        }
     });
     let pressure = match noted {
         Ok(ledger) => ledger.pressure.map(|it| Lasting::new(&it, now)),
         // On a full disk it may be so: what was known at the start holds.
         Err(error) => {
             log::warn!("{error:#}");
-            known.pressure.as_ref().filter(|_| !eased).map(|it| Lasting::new(it, now))
+            known.pressure.as_ref().filter(|_| !relieved).map(|it| Lasting::new(it, now))
         }
     };
     let reclaimed = used(&before).saturating_sub(used(&after));
@@ -251,11 +346,13 @@ async fn carry_out(engine: &settings::Engine, prune: &Prune, bars: &Bars) -> Res
         reclaimed,
         pressure,
         occupants: None,
+        images_on: Some(usage),
     };
     // Who is told that the disk is still full wants to know with what; who told us to end does not wait.
-    let wanted = !eased && !told_to_end.load(Ordering::Relaxed);
-    let occupants =
-        if wanted { Some(occupants::find(&engines, &survey, &inventory, &report).await) } else { None };
+    let occupants = match !relieved && !told_to_end.load(Ordering::Relaxed) {
+        true => Some(occupants::find(&engines, &survey, &inventory, &known, &report, now).await),
+        false => None,
+    };
     Ok(PruneReport { occupants, ..report })
 }
 
@@ -307,7 +404,7 @@ async fn make_plan(
     inventory: &mut Inventory,
     ledger: &Ledger,
     policy: &plan::Policy,
-    usage: Option<Percent>,
+    usage: Option<&Usage>,
     now: Time,
 ) -> Result<Plan> {
     // One object that cannot be asked about must not keep everything else from being pruned.
@@ -358,12 +455,17 @@ async fn note(
 ) -> Result<Ledger> {
     let mut known = ledger::look(state_dir);
     let mut seen = ledger::sightings(engine, survey, known.noted, now).await?;
-    seen.list(&inventory.images);
+    ledger::list(&mut seen, inventory, now);
     let change = |ledger: &mut Ledger| {
         ledger.note(&seen, now);
-        let pressed = gates.iter().any(|it| matches!(it, Gate::Disk(Verdict::Open(_))));
-        let closed = gates.iter().filter(|it| it.word() == Word::Closed).map(Gate::name);
-        if pressed { ledger.pressed(closed, now) } else { ledger.eased() }
+        let closed: Vec<&str> = gates.iter().filter(|it| it.word() == Word::Closed).map(Gate::name).collect();
+        match (is_under_pressure(gates), closed.is_empty()) {
+            (false, _) => ledger.clear_pressure(),
+            (true, true) => {
+                ledger.mark_pressure(now);
+            }
+            (true, false) => ledger.owe(closed, now),
+        }
     };
     match ledger::note(state_dir, now, change) {
         Ok(ledger) => Ok(ledger),

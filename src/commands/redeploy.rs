@@ -17,9 +17,9 @@ use crate::checks::{Deployed, Redeploy};
 use crate::engine::deploy::Progress;
 use crate::engine::{Engine, deploy};
 use crate::facts::SwarmState;
+use crate::gates::disk::Usage;
 use crate::host::{docker_config, inhibitors};
 use crate::settings::{self, Prune};
-use crate::units::Percent;
 
 /// How often the engine is asked how a deploy is doing.
 const POLL: Duration = Duration::from_millis(20);
@@ -103,8 +103,10 @@ impl Proof<'_> {
         let Some(cold) = self.deploy().await.context("the first deploy")? else { return Ok(None) };
         self.tear_down().await?;
         // As if the disk were full: then whatever may go at all is in the plan.
-        let full = "100".parse::<Percent>().ok();
-        let plan = prune::look(settings, prune, full, false).await.context("the plan in between")?.plan;
+        let plan = prune::look(settings, prune, Some(Usage::full()), false)
+            .await
+            .context("the plan in between")?
+            .plan;
         // Where the image is gone already the second deploy tells.
         let id = self.engine.image(&by_digest(&cold.image)).await?.map(|it| it.id);
         let plan = plan.context("no plan could be made")?;

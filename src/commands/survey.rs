@@ -126,25 +126,24 @@ impl Survey {
     }
 
     pub fn disk(&self, engines: &Engines, settings: &settings::Disk) -> Gate {
-        let places = self.disk_places(engines, settings);
-        let facts = disk::Facts { filesystems: places.and_then(|it| measure(&it)) };
-        Gate::Disk(disk::judge(&facts, &settings.policy))
+        let filesystems = self.disk_places(engines, settings).and_then(|it| measure(&it.measured));
+        Gate::Disk(disk::judge(&disk::Facts { filesystems }, &settings.limit))
     }
 
     /// The paths whose filesystems hold the engine's data.
-    pub fn disk_places(&self, engines: &Engines, settings: &settings::Disk) -> Answer<Vec<PathBuf>> {
-        if !settings.paths.is_empty() {
-            return Ok(settings.paths.clone());
-        }
+    pub fn disk_places(&self, engines: &Engines, settings: &settings::Disk) -> Answer<DiskPlaces> {
+        let named = &settings.paths;
         if !engines.local.is_local() {
-            return Err(Unanswered(
-                "the engine is on another host, whose disk cannot be measured from here; \
-                 name a path that shows it with --disk-path"
-                    .into(),
-            ));
+            if named.is_empty() {
+                return Err(Unanswered(
+                    "the engine is on another host, whose disk cannot be measured from here; \
+                     name a path that shows it with --disk-path"
+                        .into(),
+                ));
+            }
+            return Ok(DiskPlaces { measured: named.clone(), images: named.clone() });
         }
         let info = self.info.as_ref().map_err(Clone::clone)?;
-        let mut places = vec![info.root.clone()];
         // A containerd that the engine runs itself keeps its data below the engine's; a separate one
         // in its own root.
         let separate = Path::new("/var/lib/containerd");
@@ -152,11 +151,24 @@ impl Survey {
         // (moby: initContainerd in cmd/dockerd/daemon_unix.go).
         let running = || Path::new("/run/containerd/containerd.sock").exists();
         let own = info.root.join("containerd/daemon").try_exists().unwrap_or_else(|_| !running());
+        let mut own_places = vec![info.root.clone()];
         if info.containerd_store && !own && separate.exists() {
-            places.push(separate.to_owned());
+            own_places.push(separate.to_owned());
         }
-        Ok(places)
+        let images = own_places.last().filter(|path| path.exists()).cloned();
+        let measured = if named.is_empty() { own_places } else { named.clone() };
+        let images = images.map_or_else(|| measured.clone(), |path| vec![path]);
+        Ok(DiskPlaces { measured, images })
     }
+}
+
+/// Where to measure how full the disk is.
+pub struct DiskPlaces {
+    /// For the gate: what `--disk-path` names, else all that holds the engine's data.
+    pub measured: Vec<PathBuf>,
+    /// For evictions: what holds the images. Where it cannot be seen from here (the engine is on another host), all of
+    /// the others: then the fullest decides.
+    pub images: Vec<PathBuf>,
 }
 
 /// Measure the filesystems of these paths.

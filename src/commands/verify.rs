@@ -6,18 +6,20 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::survey::{self, Engines, Questions, Survey};
-use super::{print, redeploy};
+use super::{gates, ledger, now, print, redeploy};
 use crate::checks::login::{Login, Test};
 use crate::checks::pruners::{Pruner, Pruners, Systemd, prunes, uncommented};
 use crate::checks::units::{Timer, Units as OwnUnits};
-use crate::checks::{Check, Engine, Retention, Status};
+use crate::checks::{Check, Disk, Engine, Retention, Status};
 use crate::cli::{self, Output};
 use crate::exit::Exit;
 use crate::facts::{Answer, Unanswered};
+use crate::gates::{Gate, Verdict};
 use crate::host::systemd::{self, Unit};
 use crate::host::{docker_config, filesystem};
 use crate::report::{json, text};
 use crate::settings::{self, Verify};
+use crate::units::elapsed;
 
 const TIMER: &str = "ci-docker-prune.timer";
 const SERVICE: &str = "ci-docker-prune.service";
@@ -31,6 +33,7 @@ pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Re
     let mut checks = vec![
         Check::Engine(answers(&engine, &engines, &survey)),
         Check::Retention(retention(&engines, &survey, &verify)),
+        Check::Disk(disk(&engines, &survey, &verify.prune)),
     ];
     for registry in &verify.registries {
         let login = login(&engines, registry, verify.online, engine.timeout).await;
@@ -70,8 +73,8 @@ fn retention(engines: &Answer<Engines>, survey: &Answer<Survey>, verify: &Verify
     let places = match (engines, survey) {
         (Ok(engines), _) if !engines.local.is_local() => return Retention::Elsewhere,
         (Ok(engines), Ok(survey)) => {
-            let everywhere = settings::Disk { paths: vec![], policy: verify.prune.disk.policy };
-            survey.disk_places(engines, &everywhere)
+            let everywhere = settings::Disk { paths: vec![], limit: verify.prune.disk.limit };
+            survey.disk_places(engines, &everywhere).map(|it| it.measured)
         }
         (Err(why), _) | (_, Err(why)) => Err(why.clone()),
     };
@@ -87,6 +90,22 @@ fn retention(engines: &Answer<Engines>, survey: &Answer<Survey>, verify: &Verify
         }
     }
     Retention::Persistent(places)
+}
+
+fn disk(engines: &Answer<Engines>, survey: &Answer<Survey>, prune: &settings::Prune) -> Disk {
+    let gate = match (engines, survey) {
+        (Ok(engines), Ok(survey)) => survey.disk(engines, &prune.disk),
+        (Err(why), _) | (_, Err(why)) => gates::disk_unanswered(why.clone()),
+    };
+    let critical = match &gate {
+        Gate::Disk(Verdict::Open(measured)) => {
+            measured.usages.iter().any(|it| prune.policy.critical.is_reached(it))
+        }
+        _ => false,
+    };
+    let pressure = ledger::look(&prune.state_dir).pressure;
+    let pressure = pressure.map(|it| (elapsed(now(), it.since), it.blocked));
+    Disk { gate, critical, pressure }
 }
 
 async fn login(engines: &Answer<Engines>, registry: &str, online: bool, limit: Duration) -> Login {

@@ -9,11 +9,28 @@ pub struct Facts {
     pub filesystems: Answer<Vec<Filesystem>>,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub struct Policy {
-    /// Open at or above this.
-    pub threshold: Percent,
+/// How full a filesystem must be: at or above a percentage, or with less space available than this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Of blocks or of inodes, whichever is larger.
+    pub percent: Percent,
+    /// Bytes available to users.
+    pub min_free: Option<u64>,
 }
+
+impl Limit {
+    pub fn is_reached(&self, usage: &Usage) -> bool {
+        usage.percent >= self.percent || self.lacks_space(usage)
+    }
+
+    /// Is less space available than `min_free`?
+    pub fn lacks_space(&self, usage: &Usage) -> bool {
+        self.min_free.is_some_and(|min_free| usage.filesystem.available < min_free)
+    }
+}
+
+/// A disk at or above this is as good as full: the default of `--disk-critical`.
+pub const NEARLY_FULL: u8 = 95;
 
 /// Usage of one filesystem: the larger of blocks and inodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,17 +40,24 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// A filesystem with nothing left.
+    pub fn full() -> Self {
+        let filesystem =
+            Filesystem { mount_point: "/".into(), size: 1, used: 1, available: 0, inodes: 0, inodes_used: 0 };
+        Self { percent: Percent::FULL, filesystem }
+    }
+
     /// Do the inodes decide?
     pub fn by_inodes(&self) -> bool {
         self.filesystem.block_percent() < self.filesystem.inode_percent()
     }
 }
 
-/// Why: the measured filesystems, fullest first, and the threshold they were held against.
+/// Why: the measured filesystems, fullest first, and the limit they were held against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measured {
     pub usages: Vec<Usage>,
-    pub threshold: Percent,
+    pub limit: Limit,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,13 +69,12 @@ pub enum Unknown {
 
 pub type Verdict = super::Verdict<Measured, Measured, Unknown>;
 
-pub fn judge(facts: &Facts, policy: &Policy) -> Verdict {
+pub fn judge(facts: &Facts, limit: &Limit) -> Verdict {
     match measure(facts) {
         Err(unknown) => Verdict::Unknown(unknown),
         Ok(usages) => {
-            let threshold = policy.threshold;
-            let pressed = usages.iter().any(|usage| usage.percent >= threshold);
-            let measured = Measured { usages, threshold };
+            let pressed = usages.iter().any(|usage| limit.is_reached(usage));
+            let measured = Measured { usages, limit: *limit };
             if pressed { Verdict::Open(measured) } else { Verdict::Closed(measured) }
         }
     }
@@ -103,10 +126,19 @@ mod tests {
             (Ok(vec![]), Word::Unknown),
             (Err(Unanswered("statvfs".into())), Word::Unknown),
         ];
-        let policy = Policy { threshold: "80".parse().unwrap() };
+        let limit = Limit { percent: "80".parse().unwrap(), min_free: None };
         for (filesystems, expected) in table {
             let shown = format!("{filesystems:?}");
-            assert_eq!(judge(&Facts { filesystems }, &policy).word(), expected, "{shown}");
+            assert_eq!(judge(&Facts { filesystems }, &limit).word(), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn too_little_space_opens_the_gate_whatever_the_percentage() {
+        for (used, expected) in [(310, Word::Closed), (500, Word::Closed), (501, Word::Open)] {
+            let limit = Limit { percent: "80".parse().unwrap(), min_free: Some(500) };
+            let facts = Facts { filesystems: Ok(vec![disk(used)]) };
+            assert_eq!(judge(&facts, &limit).word(), expected, "{used}");
         }
     }
 

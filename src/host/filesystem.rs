@@ -33,6 +33,7 @@ fn device(path: &Path) -> Result<u64> {
 }
 
 fn one(path: &Path) -> Result<Filesystem> {
+    commit(path);
     let stat =
         statvfs(path).with_context(|| format!("cannot measure the disk of {}: statvfs", path.display()))?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
@@ -44,6 +45,19 @@ fn one(path: &Path) -> Result<Filesystem> {
         inodes: stat.files(),
         inodes_used: stat.files().saturating_sub(stat.files_free()),
     })
+}
+
+/// Have the filesystem count what was just removed: btrfs and ZFS return space with their next commit only, up to
+/// 30 s later (observed on btrfs). The engine's own folder may be closed to this user, so that a folder above it on
+/// the same filesystem stands in; where none can be opened, the figures may be that much older.
+fn commit(path: &Path) {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let on = |path: &Path| fs::metadata(path).map(|it| it.dev()).ok();
+    let device = on(&path);
+    let above = path.ancestors().take_while(|above| on(above) == device);
+    if let Some(folder) = above.filter_map(|folder| fs::File::open(folder).ok()).next() {
+        let _ = nix::unistd::syncfs(&folder);
+    }
 }
 
 /// What holds a path, where that does not outlive a reboot.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::{lock_soon, open};
 use super::replace;
-use crate::ledger::{Entry, Ledger, Pressure};
+use crate::ledger::{Entry, Ledger, Pressure, Reported};
 use crate::units::Time;
 
 const SCHEMA: u32 = 1;
@@ -21,13 +21,30 @@ struct LedgerJson {
     noted: Option<Time>,
     images: BTreeMap<String, EntryJson>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_run: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_success: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pressure: Option<PressureJson>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct PressureJson {
     since: Time,
-    held_back: BTreeMap<String, u64>,
+    #[serde(default)]
+    blocked: BTreeMap<String, u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owed_since: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reported: Option<ReportedJson>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    alarmed: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReportedJson {
+    at: Time,
+    what: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,20 +56,50 @@ struct EntryJson {
     named: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     orphan_since: Option<Time>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    references: BTreeMap<String, Time>,
+}
+
+impl From<PressureJson> for Pressure {
+    fn from(json: PressureJson) -> Self {
+        Self {
+            since: json.since,
+            blocked: json.blocked,
+            owed_since: json.owed_since,
+            reported: json.reported.map(|ReportedJson { at, what }| Reported { at, what }),
+            alarmed: json.alarmed,
+        }
+    }
+}
+
+impl From<&Pressure> for PressureJson {
+    fn from(pressure: &Pressure) -> Self {
+        let reported = pressure.reported.clone();
+        Self {
+            since: pressure.since,
+            blocked: pressure.blocked.clone(),
+            owed_since: pressure.owed_since,
+            reported: reported.map(|Reported { at, what }| ReportedJson { at, what }),
+            alarmed: pressure.alarmed,
+        }
+    }
 }
 
 impl From<LedgerJson> for Ledger {
     fn from(json: LedgerJson) -> Self {
-        let entry = |EntryJson { first_seen, last_used, named, orphan_since }| Entry {
+        let entry = |EntryJson { first_seen, last_used, named, orphan_since, references }| Entry {
             first_seen,
             last_used,
             named,
             orphan_since,
+            references,
         };
         Self {
             noted: json.noted,
             images: json.images.into_iter().map(|(id, it)| (id, entry(it))).collect(),
-            pressure: json.pressure.map(|it| Pressure { since: it.since, held_back: it.held_back }),
+            last_run: json.last_run,
+            last_success: json.last_success,
+            pressure: json.pressure.map(Into::into),
         }
     }
 }
@@ -64,11 +111,17 @@ impl From<&Ledger> for LedgerJson {
             last_used: it.last_used,
             named: it.named,
             orphan_since: it.orphan_since,
+            references: it.references.clone(),
         };
         let images = ledger.images.iter().map(|(id, it)| (id.clone(), entry(it))).collect();
-        let pressure = ledger.pressure.as_ref();
-        let pressure = pressure.map(|it| PressureJson { since: it.since, held_back: it.held_back.clone() });
-        Self { schema: SCHEMA, noted: ledger.noted, images, pressure }
+        Self {
+            schema: SCHEMA,
+            noted: ledger.noted,
+            images,
+            last_run: ledger.last_run,
+            last_success: ledger.last_success,
+            pressure: ledger.pressure.as_ref().map(Into::into),
+        }
     }
 }
 
@@ -152,12 +205,21 @@ mod tests {
     use crate::testing::now;
 
     fn ledger() -> Ledger {
-        let entry = Entry { first_seen: now(), last_used: Some(now()), named: true, orphan_since: None };
-        let held_back = BTreeMap::from([("runs".into(), 5)]);
+        let references = BTreeMap::from([("app:1".into(), now())]);
+        let last_used = Some(now());
+        let entry = Entry { first_seen: now(), last_used, named: true, orphan_since: None, references };
         Ledger {
             noted: Some(now()),
             images: BTreeMap::from([("sha256:a".into(), entry)]),
-            pressure: Some(Pressure { since: now(), held_back }),
+            last_run: Some(now()),
+            last_success: Some(now()),
+            pressure: Some(Pressure {
+                since: now(),
+                blocked: BTreeMap::from([("runs".into(), 5)]),
+                owed_since: Some(now()),
+                reported: Some(Reported { at: now(), what: "held: runs".into() }),
+                alarmed: true,
+            }),
         }
     }
 
@@ -169,6 +231,15 @@ mod tests {
         assert!(matches!(read(dir.path()), Content::Ledger(read) if read == ledger()));
         let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
         assert_eq!(files.len(), 2, "the ledger and its lock: {files:?}");
+    }
+
+    #[test]
+    fn a_ledger_from_before_references_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = r#"{"schema":1,"noted":null,"images":{"sha256:a":{"first_seen":"2026-11-20T12:00:00Z"}}}"#;
+        fs::write(path(dir.path()), old).unwrap();
+        let Content::Ledger(read) = read(dir.path()) else { panic!("it is readable") };
+        assert!(read.images["sha256:a"].references.is_empty() && read.superseded().is_empty());
     }
 
     #[test]

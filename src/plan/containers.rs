@@ -9,15 +9,47 @@ use crate::units::{Time, elapsed};
 
 const SERVICE_ID: &str = "com.docker.swarm.service.id";
 const SERVICE_NAME: &str = "com.docker.swarm.service.name";
+const COMPOSE_PROJECT: &str = "com.docker.compose.project";
+
+/// Who may still want a container that has ended.
+struct Owners<'a> {
+    /// IDs of the services that exist.
+    services: HashSet<&'a str>,
+    /// Compose projects with a container that runs, or is about to: `docker compose logs` and `start` want the
+    /// ended ones beside it.
+    projects: HashSet<&'a str>,
+}
+
+impl<'a> Owners<'a> {
+    fn new(inventory: &'a Inventory) -> Self {
+        // A project whose containers were all created and never started would keep itself for ever.
+        let runs = |it: &&Container| it.state.is_live() && it.state != ContainerState::Created;
+        let running = inventory.containers.iter().filter(runs);
+        Self {
+            services: inventory.services.iter().map(|service| service.id.as_str()).collect(),
+            projects: running.filter_map(|it| it.labels.get(COMPOSE_PROJECT).map(String::as_str)).collect(),
+        }
+    }
+
+    fn of(&self, container: &Container) -> Option<Keep> {
+        let label = |name: &str| container.labels.get(name);
+        if let Some(id) = label(SERVICE_ID).filter(|id| self.services.contains(id.as_str())) {
+            return Some(Keep::TaskOf(label(SERVICE_NAME).unwrap_or(id).clone()));
+        }
+        let project = label(COMPOSE_PROJECT).filter(|name| self.projects.contains(name.as_str()))?;
+        Some(Keep::ComposeProject(project.clone()))
+    }
+}
 
 pub(super) fn decide(inventory: &Inventory, policy: &Policy, now: Time, plan: &mut Plan) {
-    let services: HashSet<&str> = inventory.services.iter().map(|service| service.id.as_str()).collect();
+    let owners = Owners::new(inventory);
     for container in &inventory.containers {
         let (id, names) = (container.id.clone(), container.names.clone());
-        match judge(container, &services, policy, now) {
+        match judge(container, &owners, policy, now) {
             Ok(reason) => {
-                let finished = container.finished;
-                plan.remove.push(Removal { kind: Kind::Container, id, names, size: 0, finished, reason });
+                let (tags, finished) = (vec![], container.finished);
+                let kind = Kind::Container;
+                plan.remove.push(Removal { kind, id, names, tags, size: 0, finished, reason });
             }
             Err(reason) => plan.keep.push(Kept { container: true, id, names, size: 0, reason }),
         }
@@ -32,12 +64,7 @@ pub fn wants_finish_time(container: &Container, policy: &Policy, now: Time) -> b
         && old_enough(container.created, policy, now).is_ok()
 }
 
-fn judge(
-    container: &Container,
-    services: &HashSet<&str>,
-    policy: &Policy,
-    now: Time,
-) -> Result<Remove, Keep> {
+fn judge(container: &Container, owners: &Owners, policy: &Policy, now: Time) -> Result<Remove, Keep> {
     let (since, why): (_, fn(Duration) -> Remove) = match container.state {
         ContainerState::Exited | ContainerState::Dead => (container.finished, Remove::Finished),
         ContainerState::Created => (container.created, Remove::NeverStarted),
@@ -46,8 +73,8 @@ fn judge(
     if let Some(label) = policy.kept_by(&container.labels) {
         return Err(Keep::Label(label.clone()));
     }
-    if let Some(id) = container.labels.get(SERVICE_ID).filter(|id| services.contains(id.as_str())) {
-        return Err(Keep::TaskOf(container.labels.get(SERVICE_NAME).unwrap_or(id).clone()));
+    if let Some(owner) = owners.of(container) {
+        return Err(owner);
     }
     // A container cannot have ended before it was made: the later time tells.
     old_enough(container.created, policy, now)?;
@@ -64,16 +91,7 @@ fn old_enough(since: Option<Time>, policy: &Policy, now: Time) -> Result<Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{ago, container, labels, now, service};
-
-    fn policy() -> Policy {
-        Policy {
-            older_than: Duration::from_secs(86_400),
-            cache_age: Duration::ZERO,
-            disk_target: "70".parse().unwrap(),
-            keep_labels: vec!["keep".parse().unwrap()],
-        }
-    }
+    use crate::testing::{ago, container, labels, now, policy, service};
 
     fn verdict(container: Container) -> Result<Remove, Keep> {
         let inventory =
@@ -132,5 +150,32 @@ mod tests {
         assert_eq!(verdict(task), Err(Keep::TaskOf("app".into())));
         let gone = Container { labels: labels(&[(SERVICE_ID, "another")]), ..old };
         assert!(verdict(gone).is_ok());
+    }
+
+    #[test]
+    fn an_ended_container_stays_while_its_compose_project_has_a_running_one() {
+        let of = |project: &str, state| Container {
+            labels: labels(&[(COMPOSE_PROJECT, project)]),
+            state,
+            finished: ago("9d"),
+            ..container()
+        };
+        let ended = of("shop", ContainerState::Exited);
+        for (state, project, stays) in [
+            (ContainerState::Running, "shop", true),
+            (ContainerState::Paused, "shop", true),
+            (ContainerState::Restarting, "shop", true),
+            (ContainerState::Created, "shop", false),
+            (ContainerState::Exited, "shop", false),
+            (ContainerState::Running, "other", false),
+        ] {
+            let other = Container { id: "other".into(), ..of(project, state) };
+            let inventory = Inventory { containers: vec![ended.clone(), other], ..Inventory::default() };
+            let mut plan = Plan::default();
+            decide(&inventory, &policy(), now(), &mut plan);
+            let kept = plan.keep.iter().find(|it| it.id == ended.id).map(|it| it.reason.clone());
+            let expected = stays.then(|| Keep::ComposeProject("shop".into()));
+            assert_eq!(kept, expected, "{state:?} in {project}");
+        }
     }
 }

@@ -1,12 +1,16 @@
-//! Which images go: orphans that are old, and cached images that nobody needed for long.
+//! Which images go: dangling images that are old, and cached images by the rungs of eviction.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Inventory, Keep, Kept, Kind, Plan, Policy, Removal, Remove, users};
-use crate::facts::{Image, ImageClass};
+use super::{
+    Condition, Eviction, Inventory, Keep, Kept, Kind, LastUse, Plan, Policy, Removal, Remove, Rung, users,
+};
+use crate::facts::{Image, ImageClass, name_tag};
+use crate::gates::disk::Usage;
 use crate::ledger::Ledger;
-use crate::units::{Percent, Time, elapsed};
+use crate::units::{Time, elapsed};
 
 /// Docker is younger than this; an earlier build date was made up for reproducibility (1970 by
 /// Nix's dockerTools and others, 0001 by the zero time) and says nothing.
@@ -16,48 +20,110 @@ pub(super) fn decide(
     inventory: &Inventory,
     ledger: &Ledger,
     policy: &Policy,
-    usage: Option<Percent>,
+    usage: Option<&Usage>,
     now: Time,
     plan: &mut Plan,
 ) {
     let protection = Protection::new(inventory);
-    let mut cached = Vec::new();
+    let superseded = ledger.superseded();
+    let mut evicted = Vec::new();
     for image in &inventory.images {
-        let decision = protection.of(image, policy).map_or(Ok(()), Err).and_then(|()| match image.class() {
-            ImageClass::Tagged => Err(Keep::Tagged),
-            ImageClass::Orphan => orphan_age(image, ledger, policy, now).map(Remove::Unnamed),
-            ImageClass::Cached => cached_age(image, ledger, policy, now).map(Remove::Unused),
-        });
-        let (id, names, size) = (image.id.clone(), image.digests.clone(), image.size);
-        let goes = decision.is_ok() && usage >= Some(policy.disk_target);
-        if !goes && !image.is_nameless() {
-            plan.release.extend(image.own_tag.clone());
-        }
-        match decision {
-            Ok(reason @ Remove::Unused(_)) if usage >= Some(policy.disk_target) => {
-                cached.push(Removal { kind: Kind::Cached, id, names, size, finished: None, reason });
+        let reason = match (protection.of(image, policy), image.class()) {
+            (Some(protected), _) => Err(protected),
+            (None, ImageClass::Tagged) if !is_evictable(image, policy) => Err(Keep::Tagged),
+            (None, ImageClass::Tagged | ImageClass::Cached) => {
+                let superseded = superseded.get(image.id.as_str()).copied();
+                eviction(image, ledger, superseded, policy, usage, now).map(Remove::Evicted)
             }
-            Ok(Remove::Unused(_)) => {
-                let below = |usage| Keep::BelowTarget(usage, policy.disk_target);
-                let reason = usage.map_or(Keep::DiskUnknown, below);
+            (None, ImageClass::Orphan) => orphan_age(image, ledger, policy, now).map(Remove::Unnamed),
+        };
+        let (id, tags, size) = (image.id.clone(), image.tags.clone(), image.size);
+        let names = if tags.is_empty() { image.digests.clone() } else { tags.clone() };
+        match reason {
+            Err(reason) => {
+                if !image.is_nameless() {
+                    plan.release.extend(image.own_tag.clone());
+                }
                 plan.keep.push(Kept { container: false, id, names, size, reason });
+            }
+            Ok(reason @ Remove::Evicted(_)) => {
+                evicted.push(Removal { kind: Kind::Cached, id, names, tags, size, finished: None, reason });
             }
             Ok(reason) => {
-                plan.remove.push(Removal { kind: Kind::Orphan, id, names, size, finished: None, reason });
-            }
-            Err(reason) => {
-                let names = if image.tags.is_empty() { names } else { image.tags.clone() };
-                plan.keep.push(Kept { container: false, id, names, size, reason });
+                plan.remove.push(Removal {
+                    kind: Kind::Orphan,
+                    id,
+                    names,
+                    tags,
+                    size,
+                    finished: None,
+                    reason,
+                });
             }
         }
     }
-    // Least recently used first; a plan is the same whichever way the engine lists.
-    cached.sort_by(|a, b| unused(b).cmp(&unused(a)).then_with(|| a.id.cmp(&b.id)));
-    plan.remove.extend(cached);
+    // A plan is the same whichever way the engine lists.
+    evicted.sort_by_cached_key(|it| (eviction_order(it), it.id.clone()));
+    plan.remove.extend(evicted);
 }
 
-fn unused(removal: &Removal) -> Duration {
-    if let Remove::Unused(age) = removal.reason { age } else { Duration::ZERO }
+/// By rung, then superseded images first, then least recently used first.
+fn eviction_order(removal: &Removal) -> Option<(Rung, bool, Reverse<Duration>)> {
+    let Remove::Evicted(it) = &removal.reason else { return None };
+    Some((it.rung, it.superseded.is_none(), Reverse(it.last_use.ago())))
+}
+
+/// Did the operator consent to evict this tagged image, by each of its tags?
+fn is_evictable(image: &Image, policy: &Policy) -> bool {
+    let matches = |tag: &String| policy.evict_tagged.iter().any(|pattern| pattern.is_match(tag));
+    !image.tags.is_empty() && image.tags.iter().all(matches)
+}
+
+/// Why a cached image may go now, if its time since last use and the disk allow it; never by its build date.
+fn eviction(
+    image: &Image,
+    ledger: &Ledger,
+    superseded: Option<&str>,
+    policy: &Policy,
+    usage: Option<&Usage>,
+    now: Time,
+) -> Result<Eviction, Keep> {
+    let entry = ledger.images.get(&image.id).ok_or(Keep::AgeUnknown)?;
+    let ago = elapsed(now, entry.last_needed());
+    let last_use = if entry.last_used.is_some() { LastUse::Used(ago) } else { LastUse::NeverUsed(ago) };
+    let steps = ladder(superseded.is_some(), policy);
+    let step = steps.iter().find(|(_, unused_for)| last_use.ago() >= *unused_for);
+    match (step, usage) {
+        (Some(_), None) => Err(Keep::DiskUnknown),
+        (Some((rung, _)), Some(usage)) if policy.limit(*rung).is_reached(usage) => Ok(Eviction {
+            rung: *rung,
+            limit: policy.limit(*rung),
+            superseded: superseded.map(str::to_owned),
+            last_use,
+        }),
+        _ => {
+            let condition = |(rung, unused_for): &(Rung, Duration)| Condition {
+                unused_for: *unused_for,
+                limit: policy.limit(*rung),
+            };
+            let (conditions, satisfied) = (steps.iter().map(condition).collect(), step.map(condition));
+            Err(Keep::Cached { last_use, conditions, satisfied })
+        }
+    }
+}
+
+/// From which time since its last use on an image goes on each rung. A rung that asks for no less time than one
+/// before it adds nothing.
+fn ladder(superseded: bool, policy: &Policy) -> Vec<(Rung, Duration)> {
+    let Policy { older_than, cache_age, critical_age, .. } = *policy;
+    let target = if superseded { older_than } else { cache_age.max(older_than) };
+    let mut steps: Vec<(Rung, Duration)> = Vec::new();
+    for step in [(Rung::Target, target), (Rung::Threshold, older_than), (Rung::Critical, critical_age)] {
+        if steps.last().is_none_or(|last| step.1 < last.1) {
+            steps.push(step);
+        }
+    }
+    steps
 }
 
 /// Must the engine be asked when this image was last tagged? Only of orphans that nothing else keeps.
@@ -81,14 +147,20 @@ struct Protection<'a> {
     users: HashMap<&'a str, &'a str>,
     /// By reference as written, and by the digest in it.
     named: HashMap<&'a str, Keep>,
+    /// By the `name:tag` in the reference.
+    tags: HashMap<String, Keep>,
 }
 
 impl<'a> Protection<'a> {
     fn new(inventory: &'a Inventory) -> Self {
-        let mut named = HashMap::new();
+        let (mut named, mut tags) = (HashMap::new(), HashMap::new());
         let mut protect = |reference: &'a str, why: Keep| {
             if let Some((_, digest)) = reference.split_once('@') {
                 named.entry(digest).or_insert_with(|| why.clone());
+            }
+            // A tagged image is named by its tag too, however the reference is written.
+            if let Some(name_tag) = name_tag(reference) {
+                tags.entry(name_tag).or_insert_with(|| why.clone());
             }
             named.entry(reference).or_insert(why);
         };
@@ -105,7 +177,7 @@ impl<'a> Protection<'a> {
             let service = names.get(&task.service).unwrap_or(&&task.service).to_string();
             protect(&task.image, Keep::NamedBy(service));
         }
-        Self { users: users(&inventory.containers), named }
+        Self { users: users(&inventory.containers), named, tags }
     }
 
     fn of(&self, image: &Image, policy: &Policy) -> Option<Keep> {
@@ -116,7 +188,8 @@ impl<'a> Protection<'a> {
         let digests = references.clone().filter_map(|it| it.split_once('@')).map(|(_, digest)| digest);
         let id = [image.id.as_str(), image.id.trim_start_matches("sha256:")];
         let mut keys = references.map(String::as_str).chain(digests).chain(id);
-        if let Some(why) = keys.find_map(|key| self.named.get(key)) {
+        let by_tag = || image.tags.iter().find_map(|tag| self.tags.get(&name_tag(tag)?));
+        if let Some(why) = keys.find_map(|key| self.named.get(key)).or_else(by_tag) {
             return Some(why.clone());
         }
         policy.kept_by(&image.labels).map(|label| Keep::Label(label.clone()))
@@ -142,29 +215,16 @@ fn orphan_age(image: &Image, ledger: &Ledger, policy: &Policy, now: Time) -> Res
     if age < policy.older_than { Err(Keep::TooYoung(age, policy.older_than)) } else { Ok(age) }
 }
 
-/// The time since a cached image was last needed, if that is long enough; never its build date.
-fn cached_age(image: &Image, ledger: &Ledger, policy: &Policy, now: Time) -> Result<Duration, Keep> {
-    let entry = ledger.images.get(&image.id).ok_or(Keep::AgeUnknown)?;
-    let age = elapsed(now, entry.last_needed());
-    let least = policy.cache_age.max(policy.older_than);
-    if age < least { Err(Keep::RecentlyUsed(age, least)) } else { Ok(age) }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use regex::Regex;
+
     use crate::facts::{Container, Service, Task, TaskState};
     use crate::ledger::Entry;
-    use crate::testing::{ago, container, image, labels, now, service, task};
-
-    fn policy() -> Policy {
-        Policy {
-            older_than: Duration::from_secs(86_400),
-            cache_age: Duration::from_secs(7 * 86_400),
-            disk_target: "70".parse().unwrap(),
-            keep_labels: vec!["keep".parse().unwrap()],
-        }
-    }
+    use crate::testing::{ago, container, image, labels, now, policy, service, task, usage};
 
     /// A ledger that saw each of these images in use so long ago.
     fn ledger(images: &[(&str, &str)]) -> Ledger {
@@ -173,19 +233,24 @@ mod tests {
             last_used: ago(used),
             named: true,
             orphan_since: None,
+            references: BTreeMap::new(),
         };
         let images = images.iter().map(|&(id, used)| (format!("sha256:{id}"), entry(used))).collect();
         Ledger { images, ..Ledger::default() }
     }
 
-    fn plan(inventory: &Inventory, ledger: &Ledger, usage: &str) -> Plan {
+    fn plan(inventory: &Inventory, ledger: &Ledger, percent: u64) -> Plan {
+        plan_by(&policy(), inventory, ledger, percent)
+    }
+
+    fn plan_by(policy: &Policy, inventory: &Inventory, ledger: &Ledger, percent: u64) -> Plan {
         let mut plan = Plan::default();
-        decide(inventory, ledger, &policy(), usage.parse().ok(), now(), &mut plan);
+        decide(inventory, ledger, policy, Some(&usage(percent)), now(), &mut plan);
         plan
     }
 
     fn verdict(inventory: &Inventory, ledger: &Ledger) -> Result<Remove, Keep> {
-        let mut plan = plan(inventory, ledger, "85");
+        let mut plan = plan(inventory, ledger, 85);
         plan.remove.pop().map(|it| it.reason).ok_or_else(|| plan.keep.pop().unwrap().reason)
     }
 
@@ -193,24 +258,105 @@ mod tests {
         Inventory { images: vec![image], ..Inventory::default() }
     }
 
+    /// The letters of the images that a plan evicts, with a `|` between the rungs.
+    fn rungs(plan: &Plan) -> String {
+        let mut shown = String::new();
+        let mut last = None;
+        for removal in &plan.remove {
+            let Remove::Evicted(eviction) = &removal.reason else { continue };
+            if last.is_some_and(|last| last != eviction.rung) {
+                shown.push('|');
+            }
+            last = Some(eviction.rung);
+            shown.push_str(removal.id.trim_start_matches("sha256:"));
+        }
+        shown
+    }
+
     #[test]
-    fn cached_images_go_least_recently_used_first_and_only_at_the_target() {
-        let images = vec![image("a"), image("b"), image("c"), image("d")];
+    fn the_fuller_the_disk_the_more_recently_used_are_the_images_that_go() {
+        let images = ["a", "b", "c", "d", "e", "f", "g"].map(image).into();
         let inventory = Inventory { images, ..Inventory::default() };
-        let ledger = ledger(&[("a", "8d"), ("b", "30d"), ("c", "6d"), ("d", "9d")]);
-        let gone = |usage| -> Vec<String> {
-            plan(&inventory, &ledger, usage).remove.into_iter().map(|it| it.id).collect()
+        let mut ledger = ledger(&[
+            ("a", "8d"),
+            ("b", "30d"),
+            ("c", "6d"),
+            ("d", "2d"),
+            ("e", "2h"),
+            ("f", "90m"),
+            ("g", "5m"),
+        ]);
+        for (percent, expected) in
+            [(69, ""), (70, "ba"), (79, "ba"), (80, "ba|cd"), (94, "ba|cd"), (95, "ba|cd|ef")]
+        {
+            assert_eq!(rungs(&plan(&inventory, &ledger, percent)), expected, "{percent}");
+        }
+        // d and f are superseded: images that another one has replaced go before all others.
+        for (old, new, name) in [("d", "e", "db:1"), ("f", "g", "web:1")] {
+            for (id, ago_) in [(old, "3d"), (new, "5m")] {
+                let entry = ledger.images.get_mut(&format!("sha256:{id}")).unwrap();
+                entry.references.insert(name.into(), ago(ago_).unwrap());
+            }
+        }
+        for (percent, expected) in [(69, ""), (70, "dba"), (80, "dba|c"), (95, "dba|c|fe")] {
+            assert_eq!(rungs(&plan(&inventory, &ledger, percent)), expected, "{percent}, superseded");
+        }
+        assert_eq!(plan(&inventory, &ledger, 69).keep.len(), 7);
+    }
+
+    #[test]
+    fn too_little_space_evicts_whatever_the_percentage() {
+        let inventory = Inventory { images: ["a", "b", "c"].map(image).into(), ..Inventory::default() };
+        let ledger = ledger(&[("a", "8d"), ("b", "2d"), ("c", "2h")]);
+        let with = |min_free| {
+            let mut policy = policy();
+            (policy.target.min_free, policy.threshold.min_free) = (Some(min_free), Some(min_free));
+            rungs(&plan_by(&policy, &inventory, &ledger, 50))
         };
-        assert_eq!(gone("70"), ["sha256:b", "sha256:d", "sha256:a"]);
-        assert_eq!(gone("69"), Vec::<String>::new());
-        assert_eq!(plan(&inventory, &ledger, "69").keep.len(), 4);
+        assert_eq!((with(500), with(501)), (String::new(), "a|b".into()));
+    }
+
+    #[test]
+    fn tagged_images_go_only_where_each_tag_is_named_and_nothing_needs_them() {
+        let tagged =
+            |tags: &[&str]| Image { tags: tags.iter().map(|&tag| tag.to_owned()).collect(), ..image("a") };
+        let policy = Policy { evict_tagged: vec![Regex::new("^ci/app:").unwrap()], ..policy() };
+        let used = ledger(&[("a", "90d")]);
+        let goes = |image: Image, service: Option<Service>| {
+            let services = service.into_iter().collect();
+            let inventory = Inventory { services, ..only(image) };
+            plan_by(&policy, &inventory, &used, 85).remove.pop().map(|it| it.tags)
+        };
+        let tags = |tags: &[&str]| Some(tags.iter().map(|&tag| tag.to_owned()).collect::<Vec<_>>());
+        assert_eq!(goes(tagged(&["ci/app:1"]), None), tags(&["ci/app:1"]));
+        assert_eq!(goes(tagged(&["ci/app:1", "ci/app:2"]), None), tags(&["ci/app:1", "ci/app:2"]));
+        assert_eq!(goes(tagged(&["ci/app:1", "ci/base:1"]), None), None);
+        assert_eq!(goes(tagged(&["ci/base:1"]), None), None);
+        for name in ["ci/app:1", "docker.io/ci/app:1", "ci/app:1@sha256:0000"] {
+            let service = Service { image: name.into(), ..service() };
+            assert_eq!(goes(tagged(&["ci/app:1"]), Some(service)), None, "{name}");
+        }
+        assert_eq!(goes(image("a"), None), Some(vec![]), "a cached image goes as ever");
     }
 
     #[test]
     fn a_cached_image_is_as_old_as_its_last_use_never_as_its_build() {
         assert_eq!(verdict(&only(image("a")), &Ledger::default()), Err(Keep::AgeUnknown));
-        let recent = verdict(&only(image("a")), &ledger(&[("a", "1h")]));
-        assert!(matches!(recent, Err(Keep::RecentlyUsed(..))));
+        let Err(Keep::Cached { last_use, conditions, satisfied }) =
+            verdict(&only(image("a")), &ledger(&[("a", "2h")]))
+        else {
+            panic!("it stays, as a cached image")
+        };
+        assert_eq!(last_use, LastUse::Used(Duration::from_secs(7_200)));
+        let policy = policy();
+        let condition = |unused_for, limit| Condition { unused_for, limit };
+        let critical = condition(policy.critical_age, policy.critical);
+        let expected = [
+            condition(policy.cache_age, policy.target),
+            condition(policy.older_than, policy.threshold),
+            critical,
+        ];
+        assert_eq!((conditions.as_slice(), satisfied), (expected.as_slice(), Some(critical)));
         assert!(verdict(&only(image("a")), &ledger(&[("a", "7d")])).is_ok());
     }
 
@@ -244,11 +390,11 @@ mod tests {
         let own_tag = Some(tag.to_owned());
         let nameless = Image { digests: vec![], own_tag: own_tag.clone(), ..image("a") };
         assert!(verdict(&only(nameless.clone()), &ledger(&[("a", "90d")])).is_ok());
-        assert!(plan(&only(nameless), &ledger(&[("a", "1h")]), "85").release.is_empty());
+        assert!(plan(&only(nameless), &ledger(&[("a", "1h")]), 85).release.is_empty());
         let back = only(Image { own_tag, ..image("a") });
-        assert_eq!(plan(&back, &ledger(&[("a", "1h")]), "85").release, [tag]);
-        assert_eq!(plan(&back, &ledger(&[("a", "90d")]), "50").release, [tag], "below the target");
-        assert!(plan(&back, &ledger(&[("a", "90d")]), "85").release.is_empty(), "it goes anyway");
+        assert_eq!(plan(&back, &ledger(&[("a", "1h")]), 85).release, [tag]);
+        assert_eq!(plan(&back, &ledger(&[("a", "90d")]), 50).release, [tag], "below the target");
+        assert!(plan(&back, &ledger(&[("a", "90d")]), 85).release.is_empty(), "it goes anyway");
     }
 
     #[test]
@@ -266,6 +412,7 @@ mod tests {
             last_used: None,
             named: orphan.is_some(),
             orphan_since: orphan.and_then(ago),
+            references: BTreeMap::new(),
         };
         let date = |text: &str| Some(text.parse::<Time>().unwrap());
         let built = ago("9d");

@@ -8,9 +8,12 @@ mod properties;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use regex::Regex;
+
 use crate::facts::{CacheRecord, Container, Image, Labels, Service, Task};
+use crate::gates::disk::{Limit, Usage};
 use crate::ledger::Ledger;
-use crate::units::{Percent, Time, elapsed};
+use crate::units::{Time, elapsed};
 
 /// Everything that the engine has and that a plan is made from.
 #[derive(Debug, Clone, Default)]
@@ -24,13 +27,21 @@ pub struct Inventory {
 
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Least age of what is removed.
+    /// Minimum age of what is removed, but on the last rung of eviction.
     pub older_than: Duration,
-    /// Least time since a cached image was last in use.
+    /// Time since last use up to which cached images are kept while the target can be reached without them.
     pub cache_age: Duration,
-    /// Cached images are evicted only while the disk is at or above this.
-    pub disk_target: Percent,
+    /// Minimum time since last use on the last rung.
+    pub critical_age: Duration,
+    /// Eviction ends below this.
+    pub target: Limit,
+    /// Pressure.
+    pub threshold: Limit,
+    /// The last rung begins here.
+    pub critical: Limit,
     pub keep_labels: Vec<KeepLabel>,
+    /// An image whose every tag matches one of these is treated as a cached image.
+    pub evict_tagged: Vec<Regex>,
 }
 
 /// A label that protects: any value, or this one.
@@ -62,6 +73,15 @@ impl KeepLabel {
 }
 
 impl Policy {
+    /// How full the disk must be for the cached images of a rung to go.
+    pub fn limit(&self, rung: Rung) -> Limit {
+        match rung {
+            Rung::Target => self.target,
+            Rung::Threshold => self.threshold,
+            Rung::Critical => self.critical,
+        }
+    }
+
     /// The label among these that protects its object.
     fn kept_by(&self, labels: &Labels) -> Option<&KeepLabel> {
         self.keep_labels.iter().find(|label| label.protects(labels))
@@ -89,6 +109,51 @@ impl Kind {
     }
 }
 
+/// A rung of eviction. The fuller the disk, the more recently used are the cached images that may go; a rung
+/// is used only when those before it are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// Superseded images, then those that were not used for the whole cache age.
+    Target,
+    /// Whatever is older than the minimum age.
+    Threshold,
+    /// Whatever is older than the critical age.
+    Critical,
+}
+
+/// What the age of a cached image is measured from, so long ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastUse {
+    Used(Duration),
+    /// First seen then, and never seen in use.
+    NeverUsed(Duration),
+}
+
+impl LastUse {
+    pub fn ago(self) -> Duration {
+        match self {
+            Self::Used(ago) | Self::NeverUsed(ago) => ago,
+        }
+    }
+}
+
+/// Why a cached image may go, and while how full a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    pub rung: Rung,
+    pub limit: Limit,
+    /// The `name:tag` by which another image has been used since.
+    pub superseded: Option<String>,
+    pub last_use: LastUse,
+}
+
+/// From which time since its last use on, and while how full a disk, a cached image that stays may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Condition {
+    pub unused_for: Duration,
+    pub limit: Limit,
+}
+
 /// A decision to remove, with all that carrying it out takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
@@ -96,6 +161,8 @@ pub struct Removal {
     /// Empty for the build cache.
     pub id: String,
     pub names: Vec<String>,
+    /// The tags of an image that `evict_tagged` names, which all go; empty for everything else.
+    pub tags: Vec<String>,
     /// Bytes; for an image with the layers that it shares, for a container 0 (the engine would have
     /// to walk its files to tell).
     pub size: u64,
@@ -120,10 +187,12 @@ pub enum Remove {
     NeverStarted(Duration),
     /// No name, and this old.
     Unnamed(Duration),
-    /// Last in use this long ago.
-    Unused(Duration),
+    Evicted(Eviction),
     /// This many records were last used longer ago than the least age.
-    StaleCache { records: usize, older_than: Duration },
+    StaleCache {
+        records: usize,
+        older_than: Duration,
+    },
 }
 
 /// A decision to keep.
@@ -146,6 +215,8 @@ pub enum Keep {
     Label(KeepLabel),
     /// The container belongs to a task of this service.
     TaskOf(String),
+    /// The container belongs to this Compose project, which has a running container.
+    ComposeProject(String),
     /// This old, and the least age is the second.
     TooYoung(Duration, Duration),
     /// Nothing trustworthy says how old it is.
@@ -157,12 +228,15 @@ pub enum Keep {
     NamedBy(String),
     /// The service's previous spec names the image: a rollback needs it.
     RollbackOf(String),
-    /// In use this long ago, and the least time since then is the second.
-    RecentlyUsed(Duration, Duration),
-    /// The cached image could go, but nobody knows how full the disk is.
+    /// A cached image that may go under other conditions, from the emptiest disk to the fullest. `satisfied` is
+    /// the first whose time has come, so that only the disk is not full enough for it.
+    Cached {
+        last_use: LastUse,
+        conditions: Vec<Condition>,
+        satisfied: Option<Condition>,
+    },
+    /// Cached, and nobody knows how full the disk is.
     DiskUnknown,
-    /// The cached image could go, but the disk is at the first, below the target.
-    BelowTarget(Percent, Percent),
 }
 
 /// What a prune would do and why everything else stays. It is used up by carrying it out.
@@ -175,12 +249,12 @@ pub struct Plan {
     pub release: Vec<String>,
 }
 
-/// Decide about everything. `usage` is that of the fullest filesystem, where it could be measured.
+/// Decide about everything. `usage` is that of the filesystem that holds the images, where it could be measured.
 pub fn make(
     inventory: &Inventory,
     ledger: &Ledger,
     policy: &Policy,
-    usage: Option<Percent>,
+    usage: Option<&Usage>,
     now: Time,
 ) -> Plan {
     let mut plan = Plan::default();
@@ -188,6 +262,25 @@ pub fn make(
     images::decide(inventory, ledger, policy, usage, now, &mut plan);
     build_cache(&inventory.build_cache, policy, now, &mut plan);
     plan
+}
+
+/// How full the filesystem that holds the images would be if the plan freed all that its objects take by the engine's
+/// list. Images share layers, so that it may end fuller.
+pub fn projected(plan: &Plan, usage: &Usage) -> Usage {
+    let mut usage = usage.clone();
+    for removal in &plan.remove {
+        if let Remove::Evicted(eviction) = &removal.reason
+            && !eviction.limit.is_reached(&usage)
+        {
+            continue;
+        }
+        let filesystem = &mut usage.filesystem;
+        let freed = removal.size.min(filesystem.used);
+        filesystem.used -= freed;
+        filesystem.available = filesystem.available.saturating_add(freed);
+        usage.percent = filesystem.percent().unwrap_or(usage.percent);
+    }
+    usage
 }
 
 fn build_cache(records: &[CacheRecord], policy: &Policy, now: Time, plan: &mut Plan) {
@@ -202,6 +295,7 @@ fn build_cache(records: &[CacheRecord], policy: &Policy, now: Time, plan: &mut P
             kind: Kind::BuildCache,
             id: String::new(),
             names: vec![],
+            tags: vec![],
             size,
             finished: None,
             reason: Remove::StaleCache { records, older_than: policy.older_than },
@@ -244,6 +338,40 @@ mod tests {
     }
 
     #[test]
+    fn a_projection_goes_no_further_than_the_limits_ask() {
+        let removal = |size, percent: Option<&str>| {
+            let limit = |percent: &str| Limit { percent: percent.parse().unwrap(), min_free: None };
+            let age = Duration::ZERO;
+            let evicted = |percent| Eviction {
+                rung: Rung::Target,
+                limit: limit(percent),
+                superseded: None,
+                last_use: LastUse::Used(age),
+            };
+            Removal {
+                kind: Kind::Orphan,
+                id: String::new(),
+                names: vec![],
+                tags: vec![],
+                size,
+                finished: None,
+                reason: percent.map_or(Remove::Unnamed(age), |it| Remove::Evicted(evicted(it))),
+            }
+        };
+        let remove = vec![
+            removal(50, None),
+            removal(60, Some("70")),
+            removal(60, Some("70")),
+            removal(10, Some("70")),
+            removal(10, Some("80")),
+        ];
+        let plan = Plan { remove, ..Plan::default() };
+        let end = |percent| projected(&plan, &crate::testing::usage(percent)).percent.get();
+        // 85: 80 without what goes anyway, then 74, 68, and below 70 no more.
+        assert_eq!((end(85), end(60), end(3)), (68, 55, 0));
+    }
+
+    #[test]
     fn only_stale_private_cache_records_count() {
         let stale =
             CacheRecord { size: 10, in_use: false, shared: false, internal: false, last_used: ago("2d") };
@@ -256,12 +384,7 @@ mod tests {
             CacheRecord { last_used: ago("1h"), ..stale.clone() },
             CacheRecord { last_used: None, ..stale },
         ];
-        let policy = Policy {
-            older_than: Duration::from_secs(86_400),
-            cache_age: Duration::ZERO,
-            disk_target: "70".parse().unwrap(),
-            keep_labels: vec![],
-        };
+        let policy = crate::testing::policy();
         let mut plan = Plan::default();
         build_cache(&records, &policy, now(), &mut plan);
         assert_eq!(plan.remove.len(), 1);

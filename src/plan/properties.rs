@@ -1,15 +1,18 @@
 //! No input makes a plan name a tagged, used, labelled, protected or too young object.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use regex::Regex;
 
-use super::{Inventory, Kind, Policy, make};
-use crate::facts::{Container, ContainerState, Image, ImageClass, Service};
+use super::{Condition, Inventory, Keep, Kind, Policy, Remove, Rung, make};
+use crate::facts::{Container, ContainerState, Image, Service};
+use crate::gates::disk::Limit;
 use crate::ledger::{Entry, Ledger};
-use crate::testing::{container, image, labels, now, service};
-use crate::units::{Percent, Time, elapsed};
+use crate::testing::{container, image, labels, now, service, usage};
+use crate::units::{Time, elapsed};
 
 /// Times around now, long ago, and those that say nothing.
 fn time() -> impl Strategy<Value = Option<Time>> {
@@ -85,12 +88,16 @@ prop_compose! {
 
 prop_compose! {
     fn a_ledger()(
-        entries in proptest::collection::vec((0_u8..8, time(), time(), time(), any::<bool>()), 0..8),
+        entries in proptest::collection::vec(
+            (0_u8..8, time(), time(), time(), any::<bool>(), (0_u8..3, time())),
+            0..8,
+        ),
     ) -> Ledger {
         let images = entries
             .into_iter()
-            .filter_map(|(id, first_seen, last_used, orphan_since, named)| {
-                let entry = Entry { first_seen: first_seen?, last_used, named, orphan_since };
+            .filter_map(|(id, first_seen, last_used, orphan_since, named, (name, used))| {
+                let references = used.map(|at| (format!("app:{name}"), at)).into_iter().collect();
+                let entry = Entry { first_seen: first_seen?, last_used, named, orphan_since, references };
                 Some((format!("sha256:{id}"), entry))
             })
             .collect();
@@ -107,18 +114,28 @@ proptest! {
         ledger in a_ledger(),
         older_than in 0_u64..10,
         cache_age in 0_u64..10,
-        usage in 0_u8..=100,
-        target in 0_u8..=100,
+        critical_age in 0_u64..10,
+        percent in 0_u64..=100,
+        limits in proptest::array::uniform3(0_u8..=100),
+        min_free in proptest::option::of(0_u64..1000),
+        consent in any::<bool>(),
     ) {
         let days = |days: u64| Duration::from_secs(days * 86_400);
-        let percent = |it: u8| it.to_string().parse::<Percent>().unwrap();
+        let mut limits = limits;
+        limits.sort_unstable();
+        let limit = |n: usize, min_free| Limit { percent: limits[n].to_string().parse().unwrap(), min_free };
         let policy = Policy {
             older_than: days(older_than),
             cache_age: days(cache_age),
-            disk_target: percent(target),
+            critical_age: days(critical_age),
+            target: limit(0, min_free),
+            threshold: limit(1, min_free),
+            critical: limit(2, None),
             keep_labels: vec!["keep".parse().unwrap()],
+            evict_tagged: if consent { vec![Regex::new("^app:[0-3]$").unwrap()] } else { vec![] },
         };
-        let plan = make(&inventory, &ledger, &policy, Some(percent(usage)), now());
+        let usage = usage(percent);
+        let plan = make(&inventory, &ledger, &policy, Some(&usage), now());
 
         let used: HashSet<&str> = inventory.containers.iter().map(|it| it.image_id.as_str()).collect();
         let named: Vec<&str> = inventory
@@ -128,6 +145,8 @@ proptest! {
             .flatten()
             .filter_map(|it| Some(it.split_once('@')?.1))
             .collect();
+        let superseded = ledger.superseded();
+        let mut evictions = Vec::new();
         let mut order = Vec::new();
         for removal in &plan.remove {
             order.push(removal.kind);
@@ -147,21 +166,44 @@ proptest! {
                 continue;
             }
             let image = inventory.images.iter().find(|it| it.id == removal.id).unwrap();
-            prop_assert_ne!(image.class(), ImageClass::Tagged);
+            let consented = |tag: &String| policy.evict_tagged.iter().any(|it| it.is_match(tag));
+            prop_assert!(image.tags.iter().all(consented));
             prop_assert!(!used.contains(image.id.as_str()));
             prop_assert!(!image.labels.contains_key("keep"));
             for reference in &image.digests {
                 prop_assert!(!named.contains(&reference.split_once('@').unwrap().1));
             }
-            if image.class() == ImageClass::Cached {
-                prop_assert!(usage >= target);
+            if let Remove::Evicted(it) = &removal.reason {
                 let idle = elapsed(now(), ledger.images[&image.id].last_needed());
-                prop_assert!(idle >= policy.cache_age && idle >= policy.older_than);
+                let replaced = superseded.contains_key(image.id.as_str());
+                let least = |rung| match rung {
+                    Rung::Target if replaced => policy.older_than,
+                    Rung::Target => policy.cache_age.max(policy.older_than),
+                    Rung::Threshold => policy.older_than,
+                    Rung::Critical => policy.critical_age,
+                };
+                prop_assert!(idle >= least(it.rung) && policy.limit(it.rung).is_reached(&usage));
+                // No rung before it would do.
+                for rung in [Rung::Target, Rung::Threshold, Rung::Critical] {
+                    prop_assert!(rung >= it.rung || idle < least(rung));
+                }
+                prop_assert_eq!(it.superseded.is_some(), replaced);
+                evictions.push((it.rung, !replaced, Reverse(idle)));
             } else if let Some(created) = image.created.filter(|it| *it <= now()) {
                 prop_assert!(elapsed(now(), created) >= policy.older_than);
             }
         }
         prop_assert!(order.is_sorted());
+        // By rung, then superseded first, then least recently used.
+        prop_assert!(evictions.is_sorted());
+        // A rung is used up: what stays although it is old enough for a rung stays for want of its limit.
+        for kept in &plan.keep {
+            if let Keep::Cached { last_use, conditions, satisfied } = &kept.reason {
+                let old_enough = |it: &&Condition| last_use.ago() >= it.unused_for;
+                prop_assert_eq!(conditions.iter().find(old_enough), satisfied.as_ref());
+                prop_assert!(satisfied.is_none_or(|it| !it.limit.is_reached(&usage)));
+            }
+        }
         // Every object has exactly one decision.
         let mut decided: Vec<&str> = plan.remove.iter().map(|it| it.id.as_str()).collect();
         decided.extend(plan.keep.iter().map(|it| it.id.as_str()));

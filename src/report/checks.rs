@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use super::text;
+
 use crate::checks::login::{Login, Source, Test};
 use crate::checks::pruners::{Pruners, Systemd};
 use crate::checks::units::{Timer, Units};
-use crate::checks::{Check, Deployed, Engine, Redeploy, Retention, Status};
+use crate::checks::{Check, Deployed, Disk, Engine, Redeploy, Retention, Status};
 use crate::facts::SwarmState;
+use crate::gates::Word;
 
 pub fn status(status: Status) -> &'static str {
     match status {
@@ -37,6 +40,7 @@ pub fn detail(check: &Check) -> String {
     match check {
         Check::Engine(it) => engine(it),
         Check::Retention(it) => retention(it),
+        Check::Disk(it) => disk(it),
         Check::Login(registry, it) => login(registry, it),
         Check::Pruners(it) => pruners(it),
         Check::Units(it) => units(it),
@@ -79,6 +83,17 @@ fn retention(retention: &Retention) -> String {
         ),
         Retention::Elsewhere => "the engine is on another host".into(),
         Retention::Unknown(why) => why.0.clone(),
+    }
+}
+
+fn disk(disk: &Disk) -> String {
+    let usage = text::reason(&disk.gate);
+    match (disk.gate.word(), &disk.pressure) {
+        (Word::Open, Some((duration, blocked))) => {
+            format!("{usage}; {}; see prune --dry-run", text::lasting(*duration, blocked, &[]))
+        }
+        (Word::Open, None) => format!("{usage}; under pressure; see prune --dry-run"),
+        _ => usage,
     }
 }
 

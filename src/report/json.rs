@@ -6,13 +6,15 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::text::{busy, keep_reason, occupant_kind, reason, remove_reason_line, skip, stop, word};
-use super::{Ending, PruneReport, checks, outcome_word};
+use super::text::{
+    busy, keep_reason, kind_name, occupant_kind, reason, remove_reason_line, skip, stop, word,
+};
+use super::{Ending, PruneReport, advice, checks, outcome_word};
 use crate::checks::{Check, Deployed, Redeploy, Status};
 use crate::gates::disk::{self, Usage};
 use crate::gates::{Gate, Verdict, Word, converge, runs, together};
 use crate::occupants::{Occupant, Occupants};
-use crate::plan::{Kept, Removal};
+use crate::plan::{self, Condition, Keep, Kept, Removal, Remove, Rung};
 use crate::units::Time;
 
 const SCHEMA: u32 = 1;
@@ -22,6 +24,9 @@ struct GatesJson {
     schema: u32,
     open: bool,
     gates: Vec<GateJson>,
+    /// Present where a gate is closed on a disk that is nearly full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -38,6 +43,11 @@ struct PruneJson {
     dry_run: bool,
     outcome: &'static str,
     gates: Vec<GateJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+    /// How full the filesystem that holds the images would be after the plan, by the sizes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    projected_percent: Option<u8>,
     plan: PlanJson,
     removed: Vec<RemovalJson>,
     skipped: Vec<SkippedJson>,
@@ -50,6 +60,15 @@ struct PruneJson {
     pressure: Option<PressureJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     occupants: Option<OccupantsJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freed_nothing: Option<FreedNothingJson>,
+}
+
+/// Present where eviction ended because images that were evicted freed nothing.
+#[derive(Serialize)]
+struct FreedNothingJson {
+    images: usize,
+    size: u64,
 }
 
 /// Present where it was looked at: with `--verbose`, and at the end of a run under pressure.
@@ -66,6 +85,16 @@ struct OccupantJson {
     id: String,
     names: Vec<String>,
     size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<ImageUseJson>,
+}
+
+#[derive(Serialize)]
+struct ImageUseJson {
+    in_use: bool,
+    age_seconds: Option<u64>,
+    last_used_seconds: Option<u64>,
+    last_name: Option<String>,
 }
 
 /// Present while the disk stays under pressure.
@@ -73,7 +102,9 @@ struct OccupantJson {
 struct PressureJson {
     since: Time,
     seconds: u64,
-    held_back: BTreeMap<String, u64>,
+    blocked: BTreeMap<String, u64>,
+    /// For how long no prune could be carried out to its end.
+    owed_seconds: Option<u64>,
 }
 
 #[derive(Serialize, Default)]
@@ -92,6 +123,18 @@ struct RemovalJson {
     names: Vec<String>,
     size: u64,
     reason: String,
+    /// Of a cached image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eviction: Option<EvictionJson>,
+}
+
+/// It goes while the disk is at or above the percentage, or has less available than the bytes.
+#[derive(Serialize)]
+struct EvictionJson {
+    rung: &'static str,
+    used_percent: u8,
+    min_free_bytes: Option<u64>,
+    superseded: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -101,6 +144,16 @@ struct KeptJson {
     names: Vec<String>,
     size: u64,
     reason: String,
+    /// Of a cached image: from which time since its last use on, and while how full a disk, it goes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ConditionJson>,
+}
+
+#[derive(Serialize)]
+struct ConditionJson {
+    unused_seconds: u64,
+    used_percent: u8,
+    min_free_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -137,7 +190,8 @@ struct FilesystemJson {
 
 pub fn gates(out: &mut impl Write, gates: &[Gate]) -> io::Result<()> {
     let open = together(gates) == Word::Open;
-    print(out, &GatesJson { schema: SCHEMA, open, gates: gates.iter().map(gate).collect() })
+    let advice = advice::blocked_on_a_full_disk(gates);
+    print(out, &GatesJson { schema: SCHEMA, open, gates: gates.iter().map(gate).collect(), advice })
 }
 
 fn gate(it: &Gate) -> GateJson {
@@ -148,7 +202,11 @@ fn facts(gate: &Gate) -> Value {
     match gate {
         Gate::Disk(Verdict::Open(measured) | Verdict::Closed(measured)) => {
             let filesystems: Vec<_> = measured.usages.iter().map(filesystem).collect();
-            json!({"threshold_percent": measured.threshold.get(), "filesystems": filesystems})
+            json!({
+                "threshold_percent": measured.limit.percent.get(),
+                "min_free_bytes": measured.limit.min_free,
+                "filesystems": filesystems,
+            })
         }
         Gate::Disk(Verdict::Unknown(disk::Unknown::NoBlocks(it))) => json!({"path": it.mount_point}),
         Gate::Disk(Verdict::Unknown(disk::Unknown::Unanswered(_))) | Gate::Runs(Verdict::Unknown(_)) => {
@@ -196,6 +254,10 @@ fn facts(gate: &Gate) -> Value {
 }
 
 pub fn prune(out: &mut impl Write, report: &PruneReport) -> io::Result<()> {
+    print(out, &prune_json(report))
+}
+
+fn prune_json(report: &PruneReport) -> PruneJson {
     let empty = crate::execute::Outcome::default();
     let outcome = if let Ending::CarriedOut(outcome) = &report.ending { outcome } else { &empty };
     let plan = report.plan.as_ref().map(|plan| PlanJson {
@@ -203,40 +265,42 @@ pub fn prune(out: &mut impl Write, report: &PruneReport) -> io::Result<()> {
         keep: plan.keep.iter().map(kept).collect(),
         release: plan.release.clone(),
     });
-    print(
-        out,
-        &PruneJson {
-            schema: SCHEMA,
-            dry_run: report.dry_run,
-            outcome: outcome_word(report),
-            gates: report.gates.iter().map(gate).collect(),
-            plan: plan.unwrap_or_default(),
-            removed: outcome.removed.iter().map(removal).collect(),
-            skipped: outcome
-                .skipped
-                .iter()
-                .map(|(it, why)| SkippedJson { id: it.id.clone(), reason: skip(why) })
-                .collect(),
-            failed: outcome
-                .failed
-                .iter()
-                .map(|(it, error)| FailedJson { id: it.id.clone(), error: error.to_string() })
-                .collect(),
-            stopped: match &report.ending {
-                Ending::Busy(pid, dir) => Some(busy(*pid, dir)),
-                Ending::Failed(why) => Some(why.clone()),
-                _ => outcome.stopped.as_ref().map(stop),
-            },
-            disk: DiskJson { before: fullest(&report.before), after: fullest(&report.after) },
-            reclaimed_bytes: report.reclaimed,
-            pressure: report.pressure.as_ref().map(|it| PressureJson {
-                since: it.since,
-                seconds: it.duration.as_secs(),
-                held_back: it.held_back.clone(),
-            }),
-            occupants: report.occupants.as_ref().map(occupants),
+    let projected = report.plan.as_ref().zip(report.images_on.as_ref());
+    PruneJson {
+        schema: SCHEMA,
+        dry_run: report.dry_run,
+        outcome: outcome_word(report),
+        gates: report.gates.iter().map(gate).collect(),
+        advice: advice::blocked_on_a_full_disk(&report.gates),
+        projected_percent: projected.map(|(plan, usage)| plan::projected(plan, usage).percent.get()),
+        plan: plan.unwrap_or_default(),
+        removed: outcome.removed.iter().map(removal).collect(),
+        skipped: outcome
+            .skipped
+            .iter()
+            .map(|(it, why)| SkippedJson { id: it.id.clone(), reason: skip(why) })
+            .collect(),
+        failed: outcome
+            .failed
+            .iter()
+            .map(|(it, error)| FailedJson { id: it.id.clone(), error: error.to_string() })
+            .collect(),
+        stopped: match &report.ending {
+            Ending::Busy(pid, dir) => Some(busy(*pid, dir)),
+            Ending::Failed(why) => Some(why.clone()),
+            _ => outcome.stopped.as_ref().map(stop),
         },
-    )
+        disk: DiskJson { before: fullest(&report.before), after: fullest(&report.after) },
+        reclaimed_bytes: report.reclaimed,
+        pressure: report.pressure.as_ref().map(|it| PressureJson {
+            since: it.since,
+            seconds: it.duration.as_secs(),
+            blocked: it.blocked.clone(),
+            owed_seconds: it.owed.map(|it| it.as_secs()),
+        }),
+        occupants: report.occupants.as_ref().map(occupants),
+        freed_nothing: outcome.freed_nothing.map(|it| FreedNothingJson { images: it.images, size: it.size }),
+    }
 }
 
 fn occupants(it: &Occupants) -> OccupantsJson {
@@ -245,6 +309,12 @@ fn occupants(it: &Occupants) -> OccupantsJson {
         id: it.id.clone(),
         names: it.names.clone(),
         size: it.size,
+        image: it.image.as_ref().map(|it| ImageUseJson {
+            in_use: it.in_use,
+            age_seconds: it.age.map(|it| it.as_secs()),
+            last_used_seconds: it.last_used.map(|it| it.as_secs()),
+            last_name: it.last_name.clone(),
+        }),
     };
     OccupantsJson {
         largest: it.largest.iter().map(occupant).collect(),
@@ -255,11 +325,24 @@ fn occupants(it: &Occupants) -> OccupantsJson {
 
 fn removal(it: &Removal) -> RemovalJson {
     RemovalJson {
-        kind: it.kind.name(),
+        kind: kind_name(it),
         id: it.id.clone(),
         names: it.names.clone(),
         size: it.size,
         reason: remove_reason_line(&it.reason),
+        eviction: match &it.reason {
+            Remove::Evicted(it) => Some(EvictionJson {
+                rung: match it.rung {
+                    Rung::Target => "target",
+                    Rung::Threshold => "threshold",
+                    Rung::Critical => "critical",
+                },
+                used_percent: it.limit.percent.get(),
+                min_free_bytes: it.limit.min_free,
+                superseded: it.superseded.clone(),
+            }),
+            _ => None,
+        },
     }
 }
 
@@ -270,6 +353,18 @@ fn kept(it: &Kept) -> KeptJson {
         names: it.names.clone(),
         size: it.size,
         reason: keep_reason(&it.reason),
+        conditions: match &it.reason {
+            Keep::Cached { conditions, .. } => conditions.iter().map(condition).collect(),
+            _ => vec![],
+        },
+    }
+}
+
+fn condition(it: &Condition) -> ConditionJson {
+    ConditionJson {
+        unused_seconds: it.unused_for.as_secs(),
+        used_percent: it.limit.percent.get(),
+        min_free_bytes: it.limit.min_free,
     }
 }
 
@@ -312,8 +407,22 @@ pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
     print(out, &json!({"schema": SCHEMA, "ok": ok, "checks": list.iter().map(check).collect::<Vec<_>>()}))
 }
 
-pub fn recorded(out: &mut impl Write, used: usize, known: usize) -> io::Result<()> {
-    print(out, &json!({"schema": SCHEMA, "in_use": used, "known": known}))
+pub fn recorded(
+    out: &mut impl Write,
+    used: usize,
+    known: usize,
+    prune: Option<&PruneReport>,
+) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct RecordJson {
+        schema: u32,
+        in_use: usize,
+        known: usize,
+        /// Present where a prune was due.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prune: Option<PruneJson>,
+    }
+    print(out, &RecordJson { schema: SCHEMA, in_use: used, known, prune: prune.map(prune_json) })
 }
 
 fn print(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {

@@ -3,9 +3,10 @@
 use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
 
 use super::text::word;
-use super::{Ending, OUTCOMES, PruneReport, outcome_word};
+use super::{Ending, Lasting, OUTCOMES, PruneReport, outcome_word};
 use crate::execute::Stop;
 use crate::gates::{Gate, Verdict, Word, runs};
+use crate::ledger::Ledger;
 use crate::plan::{Kind, Removal};
 use crate::units::{Percent, Time, clean};
 
@@ -18,10 +19,8 @@ const HELD_BACK: &str = "ci_docker_prune_pressure_held_back";
 pub struct Run<'a> {
     pub version: &'a str,
     pub at: Time,
-    /// Did it end with status 0?
-    pub success: bool,
-    /// The metrics of the run before, for its last success.
-    pub previous: &'a str,
+    /// With this run noted.
+    pub ledger: &'a Ledger,
     pub target: Percent,
     pub threshold: Percent,
     pub critical: Percent,
@@ -45,11 +44,10 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Erro
     metric("ci_docker_prune_last_run_timestamp_seconds", "When a prune last ran.", &[])?
         .with_label_values::<&str>(&[])
         .set(seconds(run.at));
-    let success = if run.success { Some(seconds(run.at)) } else { value_of(run.previous, LAST_SUCCESS) };
-    if let Some(success) = success {
+    if let Some(success) = run.ledger.last_success {
         metric(LAST_SUCCESS, "When a prune last ended with status 0.", &[])?
             .with_label_values::<&str>(&[])
-            .set(success);
+            .set(seconds(success));
     }
     let outcome = metric(
         "ci_docker_prune_last_run_outcome",
@@ -125,31 +123,21 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Erro
         }
     }
 
-    let pressure = report.pressure.as_ref();
-    // A run that could not tell says what the last one said: an alert must not end because of it.
+    // A run that could not tell says what is known: an alert must not end because of it.
     let told = !matches!(report.ending, Ending::Unanswered | Ending::Failed(_));
-    let seconds = match told {
-        true => Some(pressure.map_or(0.0, |it| it.duration.as_secs_f64())),
-        false => value_of(run.previous, PRESSURE),
-    };
-    if let Some(seconds) = seconds {
-        metric(PRESSURE, "How long the disk has been under pressure.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(seconds);
-    }
-    let held = metric(
+    let known = run.ledger.pressure.as_ref().filter(|_| !told).map(|it| Lasting::new(it, run.at));
+    let pressure = report.pressure.as_ref().or(known.as_ref());
+    metric(PRESSURE, "How long the disk has been under pressure.", &[])?
+        .with_label_values::<&str>(&[])
+        .set(pressure.map_or(0.0, |it| it.duration.as_secs_f64()));
+    let blocked = metric(
         HELD_BACK,
-        "How many prunes each gate held back or stopped since the disk is under pressure.",
+        "How many prunes each gate blocked or stopped since the disk is under pressure.",
         &["gate"],
     )?;
     for gate in ["runs", "converge"] {
-        let times = match told {
-            true => Some(pressure.and_then(|it| it.held_back.get(gate)).copied().unwrap_or(0) as f64),
-            false => value_of(run.previous, &format!("{HELD_BACK}{{gate=\"{gate}\"}}")),
-        };
-        if let Some(times) = times {
-            held.with_label_values(&[gate]).set(times);
-        }
+        let times = pressure.and_then(|it| it.blocked.get(gate)).copied().unwrap_or(0);
+        blocked.with_label_values(&[gate]).set(times as f64);
     }
     TextEncoder::new().encode_to_string(&registry.gather())
 }
@@ -160,12 +148,6 @@ fn seconds(at: Time) -> f64 {
 
 fn ratio(percent: Percent) -> f64 {
     f64::from(percent.get()) / 100.0
-}
-
-/// The value of a sample in an earlier file.
-fn value_of(previous: &str, sample: &str) -> Option<f64> {
-    let value = previous.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
-    value.trim().parse().ok()
 }
 
 /// None where nobody could tell.
@@ -189,7 +171,7 @@ fn inhibitors(report: &PruneReport) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::now;
+    use crate::testing::{ago, now};
 
     fn failed() -> PruneReport {
         PruneReport {
@@ -202,35 +184,34 @@ mod tests {
             reclaimed: 0,
             pressure: None,
             occupants: None,
+            images_on: None,
         }
     }
 
-    fn run<'a>(success: bool, previous: &'a str) -> Run<'a> {
+    fn run(ledger: &Ledger) -> Run<'_> {
         let percent = |n: &str| n.parse().unwrap();
         let (target, threshold, critical) = (percent("70"), percent("80"), percent("95"));
-        Run { version: "1 (abc)", at: now(), success, previous, target, threshold, critical }
+        Run { version: "1 (abc)", at: now(), ledger, target, threshold, critical }
     }
 
     #[test]
     fn a_run_that_cannot_tell_keeps_the_pressure_that_was() {
-        let previous = format!("{PRESSURE} 4711\n{HELD_BACK}{{gate=\"runs\"}} 3\n");
-        let text = prune(&failed(), &run(false, &previous)).unwrap();
-        assert!(previous.lines().all(|line| text.contains(line)), "{text}");
-        assert!(!prune(&failed(), &run(false, "")).unwrap().contains(PRESSURE));
+        let mut ledger = Ledger::default();
+        ledger.owe(["runs"], ago("2h").unwrap());
+        let text = prune(&failed(), &run(&ledger)).unwrap();
+        for line in [format!("{PRESSURE} 7200\n"), format!("{HELD_BACK}{{gate=\"runs\"}} 1\n")] {
+            assert!(text.contains(&line), "{text}");
+        }
         let nothing = PruneReport { ending: Ending::Held, ..failed() };
-        assert!(prune(&nothing, &run(true, &previous)).unwrap().contains(&format!("{PRESSURE} 0\n")));
+        assert!(prune(&nothing, &run(&ledger)).unwrap().contains(&format!("{PRESSURE} 0\n")));
     }
 
     #[test]
-    fn the_last_success_outlives_failures() {
-        let good = prune(&failed(), &run(true, "")).unwrap();
-        let line = format!("{LAST_SUCCESS} {}\n", now().as_second());
-        assert!(good.contains(&line), "{good}");
-        let bad = prune(&failed(), &run(false, &good)).unwrap();
-        assert!(bad.contains(&line), "{bad}");
-        for broken in ["", "garbage", &format!("{LAST_SUCCESS} soon"), &format!("{LAST_SUCCESS}_x 1")] {
-            let text = prune(&failed(), &run(false, broken)).unwrap();
-            assert!(!text.contains(LAST_SUCCESS), "{broken}");
-        }
+    fn the_last_success_is_that_of_the_ledger() {
+        let success = ago("1d").unwrap();
+        let ledger = Ledger { last_success: Some(success), ..Ledger::default() };
+        let text = prune(&failed(), &run(&ledger)).unwrap();
+        assert!(text.contains(&format!("{LAST_SUCCESS} {}\n", success.as_second())), "{text}");
+        assert!(!prune(&failed(), &run(&Ledger::default())).unwrap().contains(LAST_SUCCESS));
     }
 }

@@ -1,5 +1,6 @@
 //! Verdicts, plans and outcomes as text, as JSON and as metrics.
 
+pub mod advice;
 pub mod checks;
 pub mod json;
 pub mod metrics;
@@ -16,7 +17,7 @@ use crate::gates::disk::Usage;
 use crate::ledger::Pressure;
 use crate::occupants::Occupants;
 use crate::plan::Plan;
-use crate::units::{Time, elapsed};
+use crate::units::{Percent, Time, elapsed};
 
 /// All that a prune has to say at its end.
 #[derive(Debug)]
@@ -34,6 +35,17 @@ pub struct PruneReport {
     pub pressure: Option<Lasting>,
     /// What fills the disk, where that was looked at.
     pub occupants: Option<Occupants>,
+    /// The filesystem that holds the images, as the plan saw it.
+    pub images_on: Option<Usage>,
+}
+
+/// Why a person must look after the host.
+#[derive(Debug)]
+pub enum Intervention<'a> {
+    /// This filesystem is at or above the percentage.
+    Critical(&'a Usage, Percent),
+    /// Prunes have been blocked or stopped for too long.
+    Blocked(&'a Lasting),
 }
 
 /// Pressure that lasts.
@@ -41,14 +53,17 @@ pub struct PruneReport {
 pub struct Lasting {
     pub since: Time,
     pub duration: Duration,
-    /// How often each gate held a prune back meanwhile.
-    pub held_back: BTreeMap<String, u64>,
+    /// How often each gate blocked or stopped a prune meanwhile.
+    pub blocked: BTreeMap<String, u64>,
+    /// For how long no prune could be carried out to its end.
+    pub owed: Option<Duration>,
 }
 
 impl Lasting {
     pub fn new(pressure: &Pressure, now: Time) -> Self {
         let duration = elapsed(now, pressure.since);
-        Self { since: pressure.since, duration, held_back: pressure.held_back.clone() }
+        let owed = pressure.owed_since.map(|since| elapsed(now, since));
+        Self { since: pressure.since, duration, blocked: pressure.blocked.clone(), owed }
     }
 }
 

@@ -8,14 +8,14 @@ use std::time::Duration;
 use anstyle::AnsiColor;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
-use super::{Ending, Lasting, PruneReport, checks};
+use super::{Ending, Intervention, Lasting, PruneReport, advice, checks};
 use crate::checks::Check;
 use crate::engine::watch::Sign;
 use crate::execute::{Outcome, Skip, Stop};
-use crate::gates::disk::{self, Measured, Usage};
+use crate::gates::disk::{self, Limit, Usage};
 use crate::gates::{Gate, Verdict, Word, converge, runs};
 use crate::occupants::{self, Occupant, Occupants};
-use crate::plan::{Keep, KeepLabel, Kept, Kind, Plan, Removal, Remove};
+use crate::plan::{self, Eviction, Keep, KeepLabel, Kept, Kind, LastUse, Plan, Removal, Remove};
 use crate::units::{age, clean, duration, size};
 
 const COLUMNS: u16 = 100;
@@ -35,7 +35,10 @@ pub fn gates(out: &mut impl Write, gates: &[Gate]) -> io::Result<()> {
         let pad = 7 - word.len();
         writeln!(out, "{:width$}  {}{:pad$}  {}", names.join(", "), paint(word), "", clean(&reason))?;
     }
-    Ok(())
+    match advice::blocked_on_a_full_disk(gates) {
+        Some(advice) => writeln!(out, "{}", clean(&advice)),
+        None => Ok(()),
+    }
 }
 
 /// A verdict or status in its colour. Where nobody wants colour, the stream that it is written to takes it
@@ -64,11 +67,11 @@ pub fn reason(gate: &Gate) -> String {
     use crate::gates::Verdict::{Closed, Open, Unknown};
     match gate {
         Gate::Disk(Open(measured)) => {
-            let pressed = |it: &&Usage| it.percent >= measured.threshold;
-            measured_line(measured.usages.iter().filter(pressed), ">=", measured)
+            let pressed = |it: &&Usage| measured.limit.is_reached(it);
+            measured_line(measured.usages.iter().filter(pressed), &measured.limit)
         }
         Gate::Disk(Closed(measured)) => {
-            format!("{}, keeping local image cache", measured_line(measured.usages.iter(), "<", measured))
+            format!("{}, keeping local image cache", measured_line(measured.usages.iter(), &measured.limit))
         }
         Gate::Disk(Unknown(disk::Unknown::Unanswered(why))) => why.0.clone(),
         Gate::Disk(Unknown(disk::Unknown::NoBlocks(filesystem))) => {
@@ -94,17 +97,33 @@ pub fn reason(gate: &Gate) -> String {
     }
 }
 
-fn measured_line<'a>(usages: impl Iterator<Item = &'a Usage>, relation: &str, measured: &Measured) -> String {
-    let one = |usage: &Usage| {
-        let inodes = if usage.by_inodes() { " of its inodes" } else { "" };
-        format!(
-            "{} at {}{inodes} ({relation} {})",
-            usage.filesystem.mount_point.display(),
-            usage.percent,
-            measured.threshold
-        )
-    };
-    usages.map(one).collect::<Vec<_>>().join(", ")
+/// `/ at 83% (>= 80%)`, with the available space where a limit asks for it.
+fn measured_line<'a>(usages: impl Iterator<Item = &'a Usage>, limit: &Limit) -> String {
+    usages.map(|usage| against(usage, limit)).collect::<Vec<_>>().join(", ")
+}
+
+fn against(usage: &Usage, limit: &Limit) -> String {
+    let inodes = if usage.by_inodes() { " of its inodes" } else { "" };
+    let relation = if usage.percent >= limit.percent { ">=" } else { "<" };
+    let place = usage.filesystem.mount_point.display();
+    let mut line = format!("{place} at {}{inodes} ({relation} {})", usage.percent, limit.percent);
+    if let Some(min_free) = limit.min_free {
+        let relation = if limit.lacks_space(usage) { "<" } else { ">=" };
+        let available = size(usage.filesystem.available);
+        line += &format!(" with {available} available ({relation} {})", size(min_free));
+    }
+    line
+}
+
+/// `/ is at 99%`.
+pub fn usage_line(usage: &Usage) -> String {
+    format!("{} is at {}", usage.filesystem.mount_point.display(), usage.percent)
+}
+
+/// `at or above 80%`, or also `with less than 20.0 GB available`.
+fn limit_text(limit: &Limit) -> String {
+    let min_free = limit.min_free.map(|it| format!(" or with less than {} available", size(it)));
+    format!("at or above {}{}", limit.percent, min_free.unwrap_or_default())
 }
 
 fn run(run: &runs::Run) -> String {
@@ -177,21 +196,21 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
     match &report.ending {
         Ending::Busy(pid, dir) => return writeln!(out, "{}", busy(*pid, dir)),
         Ending::Unanswered if report.plan.is_none() => {
-            return writeln!(out, "nothing removed: a gate could not be answered");
+            return writeln!(out, "nothing removed: a gate could not be evaluated");
         }
         Ending::Held if report.plan.is_none() => {
-            writeln!(out, "nothing removed: held back by {}", not_open(&report.gates))?;
-            return match &report.pressure {
-                Some(pressure) => writeln!(out, "{}", clean(&held_back(pressure, &report.gates))),
-                None => Ok(()),
-            };
+            writeln!(out, "nothing removed: blocked by {}", not_open(&report.gates))?;
+            if let Some(pressure) = &report.pressure {
+                writeln!(out, "{}", clean(&ongoing(pressure, &report.gates)))?;
+            }
+            return report.occupants.as_ref().map_or(Ok(()), |occupants| fills(out, occupants));
         }
         _ => {}
     }
     if let Some(plan) = &report.plan {
         writeln!(out)?;
         if report.dry_run {
-            plan_text(out, plan, verbose)?;
+            plan_text(out, plan, report.images_on.as_ref(), verbose)?;
             if let Some(occupants) = &report.occupants {
                 fills(out, occupants)?;
             }
@@ -201,7 +220,7 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
             } else {
                 writeln!(
                     out,
-                    "dry run: nothing was removed, and a prune now would be held back by {not_open}"
+                    "dry run: nothing was removed, and a prune now would be blocked by {not_open}"
                 )?;
             }
         }
@@ -217,15 +236,14 @@ pub fn busy(pid: Option<u32>, runtime_dir: &Path) -> String {
     format!("another prune is running{pid}; its lock is in {}", runtime_dir.display())
 }
 
-/// `over 80% for 3 days, held back 5 times by runs: stack abcd-… (61 h old, looks abandoned)`.
-pub fn held_back(pressure: &Lasting, gates: &[Gate]) -> String {
-    let threshold = gates.iter().find_map(|gate| match gate {
-        Gate::Disk(Verdict::Open(measured)) => Some(format!("over {}", measured.threshold)),
+/// `over 80% for 3 days, blocked 5 times by runs: stack abcd-… (61 h old, looks abandoned)`.
+pub fn lasting(duration: Duration, blocked: &BTreeMap<String, u64>, gates: &[Gate]) -> String {
+    let limit = gates.iter().find_map(|gate| match gate {
+        Gate::Disk(Verdict::Open(measured)) => Some(format!("over {}", measured.limit.percent)),
         _ => None,
     });
     let times = |n: u64| if n == 1 { "once".to_owned() } else { format!("{n} times") };
-    let by: Vec<String> = pressure
-        .held_back
+    let by: Vec<String> = blocked
         .iter()
         .map(|(name, n)| {
             let now = gates.iter().find(|gate| gate.name() == name && gate.word() == Word::Closed);
@@ -233,9 +251,28 @@ pub fn held_back(pressure: &Lasting, gates: &[Gate]) -> String {
             format!("{} by {name}{why}", times(*n))
         })
         .collect();
-    let threshold = threshold.unwrap_or_else(|| "under pressure".into());
-    let held = if by.is_empty() { String::new() } else { format!(", held back {}", by.join(", ")) };
-    format!("{threshold} for {}{held}", age(pressure.duration))
+    let limit = limit.unwrap_or_else(|| "under pressure".into());
+    let long = duration >= Duration::from_secs(60);
+    let since = if long { format!(" for {}", age(duration)) } else { String::new() };
+    let blocked = if by.is_empty() { String::new() } else { format!(", blocked {}", by.join(", ")) };
+    format!("{limit}{since}{blocked}")
+}
+
+fn ongoing(pressure: &Lasting, gates: &[Gate]) -> String {
+    lasting(pressure.duration, &pressure.blocked, gates)
+}
+
+/// Why a person must look after the host.
+pub fn intervention(why: &Intervention, gates: &[Gate]) -> String {
+    match why {
+        Intervention::Critical(usage, critical) => {
+            format!("{}, at or above --disk-critical {critical}", usage_line(usage))
+        }
+        Intervention::Blocked(pressure) => {
+            let owed = age(pressure.owed.unwrap_or_default());
+            format!("no prune could be carried out for {owed}: the disk is {}", ongoing(pressure, gates))
+        }
+    }
 }
 
 /// Why gates could not be answered, each reason once.
@@ -251,54 +288,93 @@ fn not_open(gates: &[Gate]) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-fn plan_text(out: &mut impl Write, plan: &Plan, verbose: bool) -> io::Result<()> {
+fn plan_text(out: &mut impl Write, plan: &Plan, usage: Option<&Usage>, verbose: bool) -> io::Result<()> {
     if plan.remove.is_empty() {
         writeln!(out, "Would remove: nothing")?;
     } else {
         writeln!(out, "Would remove:")?;
-        let rows = plan.remove.iter().map(|it| {
-            let (since, why) = remove_reason(&it.reason);
-            [it.kind.name().to_owned(), label(&it.names, &it.id), size_or_dash(it), since, why]
-        });
-        table(out, ["KIND", "NAME", "SIZE", "AGE", "REASON"], rows)?;
-        let total = total(&plan.remove);
-        writeln!(out, "{total}")?;
-        if plan.remove.iter().any(|it| it.kind == Kind::Cached) {
-            writeln!(out, "cached images go in this order, and only until the disk is below the target")?;
+        removals(out, &plan.remove)?;
+        writeln!(out, "{}", total(&plan.remove))?;
+        if let Some(usage) = usage {
+            let end = plan::projected(plan, usage);
+            let from = usage_line(usage);
+            writeln!(out, "{from}; by these sizes it would end at {} (images share layers)", end.percent)?;
         }
     }
     writeln!(out)?;
     stays(out, &plan.keep, verbose)
 }
 
+/// Removals in their order, those of each rung of eviction under the usage that they ask for.
+fn removals(out: &mut impl Write, removals: &[Removal]) -> io::Result<()> {
+    let limit = |it: &Removal| match &it.reason {
+        Remove::Evicted(eviction) => Some(eviction.limit),
+        _ => None,
+    };
+    for some in removals.chunk_by(|a, b| limit(a) == limit(b)) {
+        if let Some(limit) = some.first().and_then(limit) {
+            writeln!(out, "while the disk is {}, in this order:", limit_text(&limit))?;
+        }
+        let rows = some.iter().map(|it| {
+            let (since, why) = remove_reason(&it.reason);
+            [kind_name(it).to_owned(), label(&it.names, &it.id), size_or_dash(it), since, why]
+        });
+        table(out, ["KIND", "NAME", "SIZE", "AGE", "REASON"], rows)?;
+    }
+    Ok(())
+}
+
+/// A tagged image that goes by consent is shown as such.
+pub fn kind_name(removal: &Removal) -> &'static str {
+    if removal.tags.is_empty() { removal.kind.name() } else { "tagged" }
+}
+
 /// What takes the most room, and what could not be looked at.
 fn fills(out: &mut impl Write, occupants: &Occupants) -> io::Result<()> {
     if !occupants.largest.is_empty() {
-        writeln!(out, "\nTakes the most room (images share layers):")?;
+        writeln!(out, "\nLargest consumers (images share layers):")?;
         let row = |it: &Occupant| {
             let name = match it.kind {
-                occupants::Kind::Elsewhere if occupants.unseen.is_empty() => "all else on that disk".into(),
-                occupants::Kind::Elsewhere => "all else on that disk, and what is not seen".into(),
-                occupants::Kind::BuildCache => "what no image shares".into(),
-                occupants::Kind::Unreachable => plural(occupants.unreachable.len(), "folder"),
-                _ => label(&it.names, &it.id),
+                occupants::Kind::Elsewhere if occupants.unseen.is_empty() => "other files".into(),
+                occupants::Kind::Elsewhere => "other files, and what is not seen".into(),
+                occupants::Kind::BuildCache => "not shared with images".into(),
+                occupants::Kind::Unreachable => amount(occupants.unreachable.len(), "folder"),
+                _ => consumer_name(it),
             };
-            [occupant_kind(it.kind).to_owned(), name, size(it.size)]
+            let known = |since: Option<Duration>| since.map_or_else(|| "-".into(), age);
+            let image = it.image.as_ref();
+            let last_use = match image {
+                Some(image) if image.in_use => "in use".into(),
+                Some(image) if image.last_used.is_none() => "never seen".into(),
+                _ => known(image.and_then(|it| it.last_used)),
+            };
+            let kind = occupant_kind(it.kind).to_owned();
+            [kind, name, size(it.size), known(image.and_then(|it| it.age)), last_use]
         };
-        table(out, ["KIND", "NAME", "SIZE"], occupants.largest.iter().map(row))?;
+        table(out, ["KIND", "NAME", "SIZE", "AGE", "LAST USE"], occupants.largest.iter().map(row))?;
     }
     if !occupants.unreachable.is_empty() {
         writeln!(
             out,
             "The engine has forgotten {} of overlay2: no layer and no container refers there. No prune\n\
              reaches such, and this one leaves them alone:",
-            plural(occupants.unreachable.len(), "folder")
+            amount(occupants.unreachable.len(), "folder")
         )?;
         for path in &occupants.unreachable {
             writeln!(out, "  {}", clean(&path.display().to_string()))?;
         }
     }
     occupants.unseen.iter().try_for_each(|why| writeln!(out, "not seen: {}", clean(&why.0)))
+}
+
+/// An image that has no tag is shown by the one that it was last used by, and its ID.
+fn consumer_name(it: &Occupant) -> String {
+    match it.image.as_ref().and_then(|it| it.last_name.as_ref()) {
+        Some(last) if !matches!(it.kind, occupants::Kind::TaggedImage) => {
+            format!("{} ({})", short(last), label(&[], &it.id))
+        }
+        _ => label(&it.names, &it.id),
+    }
 }
 
 pub fn occupant_kind(kind: occupants::Kind) -> &'static str {
@@ -328,9 +404,9 @@ fn total(removals: &[Removal]) -> String {
     let parts: Vec<String> = counts
         .iter()
         .map(|(kind, n)| match kind {
-            Kind::Container => plural(*n, "container"),
-            Kind::Orphan => plural(*n, "orphan"),
-            Kind::Cached => plural(*n, "cached image"),
+            Kind::Container => amount(*n, "container"),
+            Kind::Orphan => amount(*n, "orphan"),
+            Kind::Cached => amount(*n, "cached image"),
             Kind::BuildCache => "build cache".into(),
         })
         .collect();
@@ -338,7 +414,8 @@ fn total(removals: &[Removal]) -> String {
     format!("{}: at most {} (images share layers)", parts.join(", "), size(bytes))
 }
 
-fn plural(n: usize, thing: &str) -> String {
+/// `1 image`, `2 images`.
+pub fn amount(n: usize, thing: &str) -> String {
     if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
 }
 
@@ -347,9 +424,17 @@ fn remove_reason(reason: &Remove) -> (String, String) {
         Remove::Finished(since) => (age(*since), "finished".into()),
         Remove::NeverStarted(since) => (age(*since), "created, never started".into()),
         Remove::Unnamed(since) => (age(*since), "no name, no container".into()),
-        Remove::Unused(since) => (age(*since), "cached, not used since".into()),
+        Remove::Evicted(Eviction { superseded: Some(name_tag), last_use, .. }) => {
+            (age(last_use.ago()), format!("superseded: {name_tag} is another image now"))
+        }
+        Remove::Evicted(Eviction { last_use: LastUse::Used(since), .. }) => {
+            (age(*since), "cached, not used since".into())
+        }
+        Remove::Evicted(Eviction { last_use: LastUse::NeverUsed(since), .. }) => {
+            (age(*since), "cached, never seen in use".into())
+        }
         Remove::StaleCache { records, older_than } => {
-            (format!("> {}", duration(*older_than)), format!("{} not used since", plural(*records, "record")))
+            (format!("> {}", duration(*older_than)), format!("{} idle", amount(*records, "record")))
         }
     }
 }
@@ -373,7 +458,7 @@ fn stays(out: &mut impl Write, keep: &[Kept], verbose: bool) -> io::Result<()> {
         *counts.entry((!kept.container, keep_group(&kept.reason))).or_default() += 1;
     }
     for ((image, why), n) in counts {
-        writeln!(out, "  {}: {why}", plural(n, if image { "image" } else { "container" }))?;
+        writeln!(out, "  {}: {why}", amount(n, if image { "image" } else { "container" }))?;
     }
     Ok(())
 }
@@ -391,9 +476,13 @@ fn keep_group(reason: &Keep) -> String {
         Keep::UsedBy(_) => "used by a container".into(),
         Keep::NamedBy(_) => "a service names it".into(),
         Keep::RollbackOf(_) => "a service may roll back to it".into(),
-        Keep::RecentlyUsed(_, least) => format!("cached, in use within the last {}", duration(*least)),
-        Keep::BelowTarget(usage, target) => {
-            format!("cached, and the disk is at {usage}, below the target of {target}")
+        Keep::ComposeProject(_) => "belongs to a Compose project that runs".into(),
+        Keep::Cached { satisfied: Some(condition), .. } => {
+            format!("cached, goes while the disk is {}", limit_text(&condition.limit))
+        }
+        Keep::Cached { conditions, .. } => {
+            let least = conditions.last().map(|it| it.unused_for).unwrap_or_default();
+            format!("cached, in use or first seen within the last {}", duration(least))
         }
     }
 }
@@ -408,12 +497,20 @@ pub fn keep_reason(reason: &Keep) -> String {
         Keep::UsedBy(container) => format!("used by container {container}"),
         Keep::NamedBy(service) => format!("service {service} names it"),
         Keep::RollbackOf(service) => format!("service {service} may roll back to it"),
-        Keep::RecentlyUsed(since, least) => {
-            format!("cached, in use {} ago, within the last {}", age(*since), duration(*least))
+        Keep::ComposeProject(project) => format!("belongs to Compose project {project}, which runs"),
+        Keep::Cached { last_use, conditions, satisfied } => {
+            let seen = match last_use {
+                LastUse::Used(ago) => format!("in use {} ago", age(*ago)),
+                LastUse::NeverUsed(ago) => format!("first seen {} ago, never seen in use", age(*ago)),
+            };
+            // What comes first in time comes first.
+            let still = conditions.iter().rev().skip_while(|it| satisfied.is_some_and(|now| now != **it));
+            let still = still.map(|it| {
+                format!("from {} on while the disk is {}", duration(it.unused_for), limit_text(&it.limit))
+            });
+            format!("cached, {seen}; goes {}", still.collect::<Vec<_>>().join(", "))
         }
-        Keep::Live(_) | Keep::AgeUnknown | Keep::DiskUnknown | Keep::Tagged | Keep::BelowTarget(..) => {
-            keep_group(reason)
-        }
+        Keep::Live(_) | Keep::AgeUnknown | Keep::DiskUnknown | Keep::Tagged => keep_group(reason),
     }
 }
 
@@ -433,14 +530,9 @@ fn carried_out(
         writeln!(out, "Removed: nothing")?;
     } else {
         writeln!(out, "Removed:")?;
-        let rows = outcome.removed.iter().map(|it| {
-            let (since, why) = remove_reason(&it.reason);
-            [it.kind.name().to_owned(), label(&it.names, &it.id), size_or_dash(it), since, why]
-        });
-        table(out, ["KIND", "NAME", "SIZE", "AGE", "REASON"], rows)?;
+        removals(out, &outcome.removed)?;
     }
-    let (reached, skipped): (Vec<_>, Vec<_>) =
-        outcome.skipped.iter().partition(|(_, why)| matches!(why, Skip::TargetReached(_) | Skip::Stopped));
+    let (left, skipped): (Vec<_>, Vec<_>) = outcome.skipped.iter().partition(|(_, why)| is_common(why));
     for (removal, why) in skipped {
         writeln!(
             out,
@@ -454,10 +546,13 @@ fn carried_out(
         let error = clean(&error.to_string());
         writeln!(out, "failed {} {}: {error}", removal.kind.name(), label(&removal.names, &removal.id))?;
     }
-    if !reached.is_empty() {
-        let why =
-            if outcome.stopped.is_some() { "the run ended early" } else { "the disk is below the target" };
-        writeln!(out, "left {}: {why}", plural(reached.len(), "object"))?;
+    for some in left.chunk_by(|(_, a), (_, b)| a == b) {
+        if let Some((_, why)) = some.first() {
+            writeln!(out, "left {}: {}", amount(some.len(), "object"), clean(&skip(why)))?;
+        }
+    }
+    if let Some(it) = &outcome.freed_nothing {
+        writeln!(out, "{}", clean(&advice::freed_nothing(it.images, it.size, report.after.first())))?;
     }
     if let Some(why) = &outcome.stopped {
         writeln!(out, "stopped: {}", clean(&stop(why)))?;
@@ -470,28 +565,47 @@ fn carried_out(
         percents(&report.before),
         percents(&report.after)
     )?;
-    let threshold = report.gates.iter().find_map(|gate| match gate {
-        Gate::Disk(crate::gates::Verdict::Open(measured)) => Some(measured.threshold),
+    let limit = report.gates.iter().find_map(|gate| match gate {
+        Gate::Disk(crate::gates::Verdict::Open(measured)) => Some(measured.limit),
         _ => None,
     });
-    let still = report.after.first().filter(|after| Some(after.percent) >= threshold);
-    if let (Some(pressure), true) = (&report.pressure, still.is_some()) {
-        writeln!(out, "{}", clean(&held_back(pressure, &report.gates)))?;
+    let still = limit.and_then(|limit| report.after.iter().find(|after| limit.is_reached(after)));
+    match (still, &report.plan) {
+        (Some(usage), Some(plan)) => still_full(out, outcome, report, plan, usage, verbose),
+        _ => Ok(()),
     }
-    if let (Some(usage), Some(plan)) = (still, &report.plan) {
-        let more = outcome.skipped.len() + outcome.failed.len();
-        let why = match more {
-            0 => "Nothing more may go by this policy.".to_owned(),
-            n => format!("{} may still go with the next run.", plural(n, "object")),
-        };
-        let place = usage.filesystem.mount_point.display();
-        writeln!(out, "\n{place} is still at {}. {why}", usage.percent)?;
-        stays(out, &plan.keep, verbose)?;
-        if let Some(occupants) = &report.occupants {
-            fills(out, occupants)?;
-        }
+}
+
+/// The end of a run that left the disk under pressure: why nothing more may go, and what can be done.
+fn still_full(
+    out: &mut impl Write,
+    outcome: &Outcome,
+    report: &PruneReport,
+    plan: &Plan,
+    usage: &Usage,
+    verbose: bool,
+) -> io::Result<()> {
+    if let Some(pressure) = &report.pressure {
+        writeln!(out, "{}", clean(&ongoing(pressure, &report.gates)))?;
     }
-    Ok(())
+    let place = usage.filesystem.mount_point.display();
+    let why = match outcome.skipped.len() + outcome.failed.len() {
+        0 => "Nothing else is eligible under this policy.".to_owned(),
+        n => format!("{} may still go with the next run.", amount(n, "object")),
+    };
+    writeln!(out, "\n{place} is still at {}. {why}", usage.percent)?;
+    stays(out, &plan.keep, verbose)?;
+    let more = advice::free_more(plan);
+    if !more.is_empty() {
+        writeln!(out, "To free more now:")?;
+        more.iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+    }
+    report.occupants.as_ref().map_or(Ok(()), |occupants| fills(out, occupants))
+}
+
+/// Does this reason say the same of every object that shares it?
+fn is_common(why: &Skip) -> bool {
+    matches!(why, Skip::EnoughSpace(..) | Skip::FreedNothing | Skip::Stopped)
 }
 
 /// Why something was skipped.
@@ -506,7 +620,8 @@ pub fn skip(why: &Skip) -> String {
             "the run ended while it was going; its layers are there, and the next prune finishes or undoes it"
                 .into()
         }
-        Skip::TargetReached(percent) => format!("the disk is at {percent}, below the target"),
+        Skip::EnoughSpace(usage, limit) => against(usage, limit),
+        Skip::FreedNothing => "the images evicted before it freed nothing".into(),
         Skip::Stopped => "the run ended before its turn".into(),
     }
 }
@@ -558,7 +673,7 @@ pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
 
 /// What `record` says.
 pub fn recorded(out: &mut impl Write, used: usize, known: usize) -> io::Result<()> {
-    writeln!(out, "{} in use now; the ledger knows {}", plural(used, "image"), plural(known, "image"))
+    writeln!(out, "{} in use now; the ledger knows {}", amount(used, "image"), amount(known, "image"))
 }
 
 /// The first name and how many more there are, else the beginning of the ID.
@@ -608,7 +723,7 @@ fn table<const N: usize>(
         let Some(column) = table.column_mut(at) else { continue };
         column.set_padding((0, 2));
         match *title {
-            "SIZE" | "AGE" => {
+            "SIZE" | "AGE" | "LAST USE" => {
                 column.set_cell_alignment(CellAlignment::Right);
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }

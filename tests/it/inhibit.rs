@@ -75,7 +75,7 @@ fn the_gates_show_it_with_its_reason_and_a_prune_is_held() {
     }
     let facts = json_of(&program(&engine).args(["runs", "-o", "json"]).assert());
     assert_eq!(facts["gates"][0]["facts"]["runs"][0]["pid"], child.id());
-    program(&engine).arg("prune").assert().success().stdout(contains("held back by runs"));
+    program(&engine).arg("prune").assert().success().stdout(contains("blocked by runs"));
     // kill -9 frees it at once.
     child.kill().unwrap();
     child.wait().unwrap();

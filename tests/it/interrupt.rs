@@ -290,24 +290,38 @@ fn signals_end_it_after_the_removal_in_flight_with_a_report() {
 }
 
 #[test]
-fn pressure_that_is_held_back_is_remembered_and_said() {
+fn pressure_that_no_prune_may_relieve_is_remembered_and_said() {
     let (engine, _, _) = scene();
     engine.docker(["run", "--detach", "--name", RUN, APP]);
     for n in 1..=3 {
         let report = prune(&engine, "");
         assert_eq!(report["outcome"], "held");
-        assert_eq!(report["pressure"]["held_back"]["runs"], n);
+        assert_eq!(report["pressure"]["blocked"]["runs"], n);
     }
     // Let it have lasted.
     let text = std::fs::read_to_string(crate::support::ledger_path(&engine)).unwrap();
     let mut value: Value = serde_json::from_str(&text).unwrap();
-    let since = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(73);
-    value["pressure"]["since"] = since.to_string().into();
-    std::fs::write(crate::support::ledger_path(&engine), value.to_string()).unwrap();
-    let line = format!("over 80% for 3 days, held back 4 times by runs: container {RUN}");
-    program(&engine).arg("prune").assert().success().stdout(contains(&line)).stderr(contains(&line));
-    // From the critical percentage on a person must look.
-    program(&engine).args(["prune", "--disk-critical", "82"]).assert().code(4);
+    let mut last_for = |hours| {
+        let since = (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours)).to_string();
+        value["pressure"]["since"] = since.clone().into();
+        value["pressure"]["owed_since"] = since.into();
+        std::fs::write(crate::support::ledger_path(&engine), value.to_string()).unwrap();
+    };
+    last_for(70);
+    let line = format!("over 80% for 70 h, blocked 4 times by runs: container {RUN}");
+    program(&engine).arg("prune").assert().success().stdout(contains(&line));
+    last_for(73);
+    let line = format!("over 80% for 3 days, blocked 4 times by runs: container {RUN}");
+    let error = format!("no prune could be carried out for 3 days: the disk is {line}");
+    program(&engine)
+        .arg("prune")
+        .assert()
+        .code(10)
+        .stdout(contains(&line))
+        .stderr(contains(&error).and(contains("manual intervention required")));
+    // From the critical percentage on, whoever blocks it, and whenever.
+    last_for(1);
+    program(&engine).args(["prune", "--disk-critical", "82"]).assert().code(10);
     engine.docker(["rm", "--force", RUN]);
     engine.fill_to(50);
     program(&engine).arg("prune").assert().success().stdout(contains("over 80%").not());

@@ -22,7 +22,7 @@ fn images_in_use_are_noted_and_by_events_those_that_just_were() {
     // Gone before anyone looked: only the events tell.
     engine.docker(["run", "--rm", image, "true"]);
     program(&engine)
-        .arg("record")
+        .args(["record", "-v"])
         .assert()
         .success()
         .stdout(contains("0 images in use now; the ledger knows 1"));
@@ -33,7 +33,7 @@ fn images_in_use_are_noted_and_by_events_those_that_just_were() {
     let first = last_used();
 
     engine.docker(["run", "--detach", "--name", "now", image]);
-    program(&engine).arg("record").assert().success().stdout(contains("1 image in use now"));
+    program(&engine).args(["record", "-v"]).assert().success().stdout(contains("1 image in use now"));
     let second = last_used();
     assert!(second > first, "{second} is not after {first}");
 
@@ -43,7 +43,7 @@ fn images_in_use_are_noted_and_by_events_those_that_just_were() {
 }
 
 #[test]
-fn a_held_back_prune_notes_every_image_and_drops_those_that_are_gone() {
+fn a_blocked_prune_notes_every_image_and_drops_those_that_are_gone() {
     let engine = Engine::start();
     let image = app(&engine);
     engine.docker(["pull", "--quiet", image]);

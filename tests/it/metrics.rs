@@ -63,7 +63,7 @@ fn metrics_tell_how_a_run_ended_and_promtool_likes_them() {
 
     // A failure keeps the last success, and a dry run and a second prune leave the file alone.
     engine.fill_to(97);
-    let critical = run(&[], 4);
+    let critical = run(&[], 10);
     assert_eq!(value(&critical, "ci_docker_prune_last_success_timestamp_seconds"), success);
     assert!(value(&critical, "ci_docker_prune_pressure_seconds") > 0.0);
     assert_eq!(run(&["--dry-run"], 0), critical);

@@ -140,16 +140,31 @@ pub fn ledger(engine: &Engine) -> Value {
 
 /// Let the ledger say that it saw each of these images in use so many days ago.
 pub fn remember(engine: &Engine, images: &[(&str, i64)]) {
+    let hours: Vec<_> = images.iter().map(|(id, days)| (*id, 24 * days, None)).collect();
+    remember_hours(engine, &hours);
+}
+
+/// The same in hours, by this `name:tag`.
+pub fn remember_hours(engine: &Engine, images: &[(&str, i64, Option<&str>)]) {
     let now = jiff::Timestamp::now();
-    let entry = |days: i64| {
-        let at = (now - jiff::SignedDuration::from_hours(24 * days)).to_string();
-        json!({"first_seen": at, "last_used": at, "named": true})
+    let entry = |hours: i64, name_tag: Option<&str>| {
+        let at = (now - jiff::SignedDuration::from_hours(hours)).to_string();
+        let references: serde_json::Map<_, _> =
+            name_tag.into_iter().map(|it| (it.to_owned(), at.clone().into())).collect();
+        json!({"first_seen": at, "last_used": at, "named": true, "references": references})
     };
     let images: serde_json::Map<String, Value> =
-        images.iter().map(|(id, days)| ((*id).to_owned(), entry(*days))).collect();
+        images.iter().map(|(id, hours, name)| ((*id).to_owned(), entry(*hours, *name))).collect();
     fs::create_dir_all(engine.folder().join("state")).expect("create the state directory");
     let ledger = json!({"schema": 1, "noted": now.to_string(), "images": images});
     fs::write(ledger_path(engine), ledger.to_string()).expect("write the ledger");
+}
+
+/// Change the ledger.
+pub fn change_ledger(engine: &Engine, change: impl FnOnce(&mut Value)) {
+    let mut value = ledger(engine);
+    change(&mut value);
+    fs::write(ledger_path(engine), value.to_string()).expect("write the ledger");
 }
 
 /// The ID of an image by any of its names.

@@ -76,6 +76,11 @@ let
       "ReadWritePaths=/var/lib/metrics"
     ]
     [
+      { metricsFile = "/var/lib/metrics/x.prom"; }
+      record
+      "ReadWritePaths=/var/lib/metrics"
+    ]
+    [
       { environmentFile = "/run/secrets/env"; }
       prune
       "EnvironmentFile=/run/secrets/env"
@@ -109,6 +114,23 @@ let
     [
       { diskCritical = 99; }
       "--disk-critical=99"
+    ]
+    [
+      { diskMinFree = "1.5TiB"; }
+      "--disk-min-free=1.5TiB"
+    ]
+    [
+      { criticalAge = "10m"; }
+      "--critical-age=10m"
+    ]
+    [
+      {
+        evictTagged = [
+          "^a:"
+          "^b:.{1,3}"
+        ];
+      }
+      "--evict-tagged=(?:^a:)|(?:^b:.{1,3})"
     ]
     [
       { olderThan = "1h 30m"; }
@@ -161,6 +183,9 @@ let
   # Settings of a wrong type.
   wrong = [
     { olderThan = "5 parsecs"; }
+    { diskMinFree = "20 parsecs"; }
+    { pruneAt = 101; }
+    { evictTagged = [ "" ]; }
     { swarmHost = "tcp://manager"; }
     { metricsFile = "/a dir/x.prom"; }
     { diskThreshold = 101; }
@@ -197,10 +222,21 @@ concatMap (
 ++ concatMap (
   settings:
   unless (
-    !(tryEval (deepSeq (text (of settings) prune + text (of settings) "ci-docker-prune.timer") true))
-    .success
+    !(tryEval (
+      deepSeq (
+        text (of settings) prune + text (of settings) record + text (of settings) "ci-docker-prune.timer"
+      ) true
+    )).success
   ) "${show settings} is taken"
 ) wrong
+++ unless (lib.hasInfix "--prune-at=90" (text plain record)) "no prune is urgent"
+++ unless (lib.hasInfix "--older-than=24h" (text plain record)) "an urgent prune has other settings"
+++ unless (
+  !lib.hasInfix "--prune-at" (text (of { pruneAt = null; }) record)
+) "the record timer prunes although that is off"
+++ unless (warns (of {
+  pruneAt = 75;
+}) "pruneAt") "an urgent prune below the threshold, and no warning"
 ++ unless (quiet plain) "an assertion fires on a plain host"
 ++ unless (!warns plain "ci-docker-prune") "there is a warning on a plain host"
 ++ unless (fires [

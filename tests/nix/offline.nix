@@ -104,7 +104,7 @@ in
             serviceConfig = unit.serviceConfig // {
               EnvironmentFile = "-/etc/default/ci-docker-prune";
               ExecStart = "/usr/local/bin/ci-docker-prune ${
-                if name == "ci-docker-prune" then "prune" else "record"
+                if name == "ci-docker-prune" then "prune" else "record --prune-at 90"
               }";
             };
           }

@@ -115,7 +115,7 @@ in
     with subtest("a live run holds it back"):
         fill(85)
         machine.succeed(f"docker run --detach --name {RUN} run:1", "systemctl start ci-docker-prune")
-        assert "held back by runs" in journal(), journal()
+        assert "blocked by runs" in journal(), journal()
         machine.succeed(f"docker rm --force {RUN}")
 
     with subtest("a user of the docker group can inhibit"):

@@ -514,6 +514,14 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The words that run a command inside the engine's namespaces, for a shell script.
+pub fn enter(engine: &Engine) -> String {
+    let command = engine.inside("");
+    let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
+    let words: Vec<String> = std::iter::once("nsenter".to_owned()).chain(words).collect();
+    words.join(" ").trim_end().to_owned()
+}
+
 /// Poll 20 times a second until the condition holds or the time is over.
 pub fn wait_for(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;

@@ -20,6 +20,8 @@ pub struct Image {
     pub size_mib: usize,
     /// What the second layer is made from: images with the same seed and size share it.
     pub seed: String,
+    /// Layers between the two, each by its seed and its size in MiB.
+    pub shared: Vec<(String, usize)>,
     pub labels: Vec<(String, String)>,
     pub command: Vec<String>,
 }
@@ -36,6 +38,7 @@ impl Image {
             created: Some("2024-02-03T04:05:06Z".into()),
             size_mib: 1,
             seed: format!("{repository}:{tag}"),
+            shared: Vec::new(),
             labels: Vec::new(),
             command: vec!["/bin/sh".into(), "-c".into(), IDLE.into()],
         }
@@ -53,6 +56,12 @@ impl Image {
 
     pub fn seed(mut self, seed: &str) -> Self {
         self.seed = seed.into();
+        self
+    }
+
+    /// A layer that other images may have too.
+    pub fn layer(mut self, seed: &str, size_mib: usize) -> Self {
+        self.shared.push((seed.into(), size_mib));
         self
     }
 
@@ -78,7 +87,10 @@ impl Image {
     }
 
     fn layers(&self, busybox: &Path) -> Vec<Vec<u8>> {
-        vec![base_layer(&fs::read(busybox).expect("read busybox")), payload_layer(&self.seed, self.size_mib)]
+        let base = base_layer(&fs::read(busybox).expect("read busybox"));
+        let shared = self.shared.iter().map(|(seed, size_mib)| payload_layer(seed, *size_mib));
+        let own = payload_layer(&self.seed, self.size_mib);
+        std::iter::once(base).chain(shared).chain([own]).collect()
     }
 
     fn config(&self, layers: &[Vec<u8>]) -> Vec<u8> {
@@ -93,7 +105,7 @@ impl Image {
             "os": "linux",
             "config": {"Cmd": self.command, "Env": ["PATH=/bin"], "Labels": labels},
             "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|layer| digest(layer)).collect::<Vec<_>>()},
-            "history": [{"created_by": "lab"}, {"created_by": self.seed}],
+            "history": (0..layers.len()).map(|_| json!({"created_by": self.seed})).collect::<Vec<_>>(),
         });
         if let Some(created) = &self.created {
             config["created"] = json!(created);

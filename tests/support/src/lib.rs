@@ -1,7 +1,9 @@
 //! The lab: a private Docker engine that a test starts, fills, breaks and throws away.
 
+pub mod days;
 pub mod deploys;
 pub mod engine;
+pub mod figure;
 pub mod host;
 pub mod image;
 pub mod proxy;

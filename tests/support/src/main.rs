@@ -1,6 +1,7 @@
 //! `lab`: start a throw-away engine and run a command with it.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -28,6 +29,22 @@ struct Cli {
     /// Make this many Swarm deploys while the command (a shell's) runs in a loop; print what they met
     #[arg(long, value_name = "DEPLOYS")]
     beside: Option<usize>,
+    /// Let this many days of a CI host pass, with the command as its prune policy (called with `live`, `ended` or
+    /// `midnight`); print runs, failed runs, MB pulled, MB pulled again, and evenings at 95 % or more
+    #[arg(long, value_name = "DAYS")]
+    days: Option<u32>,
+    /// Of --days: what each commit brings that is new, MiB
+    #[arg(long, default_value_t = 150)]
+    commit_mib: usize,
+    /// Of --days: write hours and usage to this file
+    #[arg(long, value_name = "FILE")]
+    usage: Option<PathBuf>,
+    /// Size of the engine's disk, MiB
+    #[arg(long, default_value_t = 2048)]
+    disk_mib: u64,
+    /// Start no engine: draw these files of --usage, NAME=FILE, as an SVG figure on standard output
+    #[arg(long)]
+    figure: bool,
     /// Start no engine: run the command this often and print its wall time, mean and standard deviation
     /// (ms), mean CPU time (ms), and its peak memory (KiB)
     #[arg(long, value_name = "TIMES")]
@@ -45,6 +62,10 @@ fn main() -> ExitCode {
         measure(&cli.command, times);
         return ExitCode::SUCCESS;
     }
+    if cli.figure {
+        lab::figure::draw(&cli.command);
+        return ExitCode::SUCCESS;
+    }
     // What this machine's own Docker is configured by must not reach what runs in the lab.
     for (name, _) in std::env::vars_os() {
         if lab::is_foreign(&name.to_string_lossy()) {
@@ -59,15 +80,21 @@ fn main() -> ExitCode {
         lab::engine::sweep();
         return ExitCode::SUCCESS;
     }
-    let engine = match Engine::try_start(Options { kind: cli.engine, ..Options::default() }) {
-        Ok(engine) => engine,
-        Err(error) => {
-            eprintln!("lab: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let engine =
+        match Engine::try_start(Options { kind: cli.engine, size_mib: cli.disk_mib, ..Options::default() }) {
+            Ok(engine) => engine,
+            Err(error) => {
+                eprintln!("lab: {error:#}");
+                return ExitCode::FAILURE;
+            }
+        };
     if let Some(deploys) = cli.beside {
         beside(&engine, deploys, &cli.command.join(" "));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(days) = cli.days {
+        let load = lab::days::Load { days, commit_mib: cli.commit_mib };
+        pass_days(&engine, load, &cli.command.join(" "), cli.usage.as_deref());
         return ExitCode::SUCCESS;
     }
     for text in &cli.images {
@@ -86,7 +113,8 @@ fn main() -> ExitCode {
     }
     let mut command = Command::new(&cli.command[0]);
     command.args(&cli.command[1..]).env("DOCKER_HOST", engine.url()).env("LAB", engine.folder());
-    let status = lab::engine::die_with_us(&mut command).env("LAB_ENTER", enter(&engine)).status();
+    let status =
+        lab::engine::die_with_us(&mut command).env("LAB_ENTER", lab::engine::enter(&engine)).status();
     match status {
         Ok(status) => {
             let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
@@ -109,13 +137,32 @@ fn beside(engine: &Engine, deploys: usize, command: &str) {
     };
     let prune = || {
         let mut shell = Command::new("sh");
-        shell.args(["-c", command]).env("LAB", engine.folder()).env("LAB_ENTER", enter(engine));
+        shell.args(["-c", command]).env("LAB", engine.folder()).env("LAB_ENTER", lab::engine::enter(engine));
         let status =
             shell.env("DOCKER_HOST", engine.url()).stdout(Stdio::null()).status().expect("run the command");
         assert!(status.success(), "{command} failed: {status}");
     };
     let tally = lab::deploys::beside(engine, deploys, deploy, prune);
     println!("{} {} {} {} {}", tally.deploys, tally.tasks, tally.rejected.len(), tally.ghosts, tally.prunes);
+}
+
+#[expect(clippy::print_stdout, reason = "this is the result")]
+fn pass_days(engine: &Engine, load: lab::days::Load, event: &str, usage: Option<&Path>) {
+    let tally = lab::days::pass(engine, load, event);
+    let mb = |bytes: u64| bytes / 1_000_000;
+    let peak = tally.usage.iter().map(|(_, percent)| percent).max().unwrap_or(&0);
+    println!(
+        "{} {} {} {} {} {peak}",
+        tally.runs,
+        tally.failed,
+        mb(tally.pulled),
+        mb(tally.pulled_again),
+        tally.critical_evenings
+    );
+    if let Some(path) = usage {
+        let lines: String = tally.usage.iter().map(|(hour, percent)| format!("{hour} {percent}\n")).collect();
+        std::fs::write(path, lines).expect("write the usage");
+    }
 }
 
 /// Children are counted with all that they waited for.
@@ -144,12 +191,4 @@ fn measure(command: &[String], times: u32) {
     let mean = walls.iter().sum::<f64>() / n;
     let deviation = (walls.iter().map(|it| (it - mean).powi(2)).sum::<f64>() / n).sqrt();
     println!("{mean:.2} {deviation:.2} {:.2} {peak}", (after - before) * 1000.0 / n);
-}
-
-/// The words that run a command inside the engine's namespaces, for a shell script.
-fn enter(engine: &Engine) -> String {
-    let command = engine.inside("");
-    let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
-    let words: Vec<String> = std::iter::once("nsenter".to_owned()).chain(words).collect();
-    words.join(" ").trim_end().to_owned()
 }

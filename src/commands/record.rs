@@ -1,0 +1,125 @@
+//! `record`: note what is in use, and prune where that is due between two daily prunes.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+
+use super::prune::{self, Attempt};
+use super::survey::{self, Engines, Questions, Survey};
+use super::{ledger, now, print};
+use crate::cli::Output;
+use crate::exit::Exit;
+use crate::gates::disk::Measured;
+use crate::gates::{Gate, Verdict, Word};
+use crate::host::inhibitors;
+use crate::ledger::{Ledger, Reported};
+use crate::report::progress::Bars;
+use crate::report::{json, outcome_word, text};
+use crate::settings::{self, Record};
+use crate::units::{Percent, elapsed};
+
+/// A prune that can do nothing, for the same reason as before, is reported this often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(3_600);
+
+pub async fn run(
+    engine: settings::Engine,
+    record: Record,
+    output: Output,
+    verbose: bool,
+    bars: &Bars,
+) -> Result<Exit> {
+    let Record { prune_at, prune } = record;
+    // After a boot the directory of the inhibitors is gone; this comes long before the next prune.
+    if let Err(error) = inhibitors::prepare(&prune.runs.runtime_dir, engine.host.socket()) {
+        log::info!("{error:#}");
+    }
+    let engines = Engines::connect(&engine).await.map_err(|why| anyhow!(why.0))?;
+    let survey = survey::take(&engines, Questions::IN_USE).await;
+    let now = now();
+    let disk = prune_at.map(|_| survey.disk(&engines, &prune.disk));
+    let relieved = matches!(disk, Some(Gate::Disk(Verdict::Closed(_))));
+    let change = |ledger: &mut Ledger| {
+        if relieved {
+            ledger.clear_pressure();
+        }
+    };
+    let noted = ledger::note_containers(&engines.local, &survey, &prune.state_dir, now, change).await;
+    let known = noted.as_ref().map_or_else(|_| ledger::look(&prune.state_dir), Clone::clone);
+    let due = match (prune_at, disk) {
+        (Some(prune_at), Some(Gate::Disk(Verdict::Open(measured)))) => is_due(prune_at, &measured, &known),
+        (_, Some(gate)) if gate.word() == Word::Unknown => {
+            log::warn!("cannot tell whether a prune is due: {}", text::reason(&gate));
+            false
+        }
+        _ => false,
+    };
+    if !due {
+        noted?;
+        if verbose || output == Output::Json {
+            report(&survey, &known, None, output)?;
+        }
+        return Ok(Exit::Done);
+    }
+    // A ledger that cannot be written must not keep a full disk from being pruned.
+    if let Err(error) = noted {
+        log::warn!("{error:#}");
+    }
+    let attempt = prune::attempt(&engine, &prune, verbose, bars).await;
+    let (exit, worth_telling) = remember(&attempt, &prune);
+    if output == Output::Json {
+        report(&survey, &known, Some(&attempt), output)?;
+    } else if worth_telling || verbose {
+        attempt.print(output, verbose)?;
+    }
+    if worth_telling {
+        attempt.log_errors(&prune);
+    }
+    Ok(exit)
+}
+
+/// Is the disk so full, or so short of space, that it cannot wait for the daily prune, or is that prune still owed?
+fn is_due(prune_at: Percent, measured: &Measured, ledger: &Ledger) -> bool {
+    let urgent = measured.usages.iter().any(|it| it.percent >= prune_at || measured.limit.lacks_space(it));
+    urgent || ledger.pressure.as_ref().is_some_and(|it| it.owed_since.is_some())
+}
+
+/// With which status to end, and whether the attempt says anything that the last one did not. Manual intervention is
+/// demanded once for each episode of pressure, so that an alarm rings once; the daily prune demands it every day.
+fn remember(attempt: &Attempt, prune: &settings::Prune) -> (Exit, bool) {
+    let now = now();
+    let mut result = (attempt.exit, true);
+    let change = |ledger: &mut Ledger| {
+        let Some(pressure) = &mut ledger.pressure else { return };
+        let demanded = attempt.exit == Exit::ManualIntervention;
+        let exit = if demanded && pressure.alarmed { Exit::Done } else { attempt.exit };
+        let outcome = outcome_word(&attempt.report);
+        let idle = matches!(outcome, "held" | "nothing");
+        let what = attempt.report.gates.iter().filter(|it| it.word() != Word::Open).map(Gate::name);
+        let what = format!("{outcome}: {}", what.collect::<Vec<_>>().join(", "));
+        let last = pressure.reported.as_ref().filter(|it| it.what == what);
+        let told = last.is_some_and(|it| elapsed(now, it.at) < REPORT_INTERVAL);
+        let worth_telling = exit != Exit::Done || !(idle && told);
+        if worth_telling {
+            pressure.reported = Some(Reported { at: now, what });
+        }
+        pressure.alarmed |= demanded;
+        result = (exit, worth_telling);
+    };
+    if attempt.is_beside_another() {
+        return (Exit::Done, false);
+    }
+    if let Err(error) = ledger::note(&prune.state_dir, now, change) {
+        log::info!("{error:#}");
+    }
+    result
+}
+
+fn report(survey: &Survey, ledger: &Ledger, attempt: Option<&Attempt>, output: Output) -> Result<()> {
+    let used: HashSet<&str> = survey.containers.iter().flatten().map(|it| it.image_id.as_str()).collect();
+    let (used, known) = (used.len(), ledger.images.len());
+    print(|mut out| match output {
+        Output::Text => text::recorded(&mut out, used, known),
+        Output::Json => json::recorded(&mut out, used, known, attempt.map(|it| &it.report)),
+    })
+}

@@ -1,0 +1,177 @@
+//! What an operator can do about a disk that a prune does not relieve, as commands to type.
+
+use std::time::Duration;
+
+use super::text::{amount, usage_line};
+use crate::gates::disk::{NEARLY_FULL, Usage};
+use crate::gates::{Gate, Verdict, converge, runs};
+use crate::plan::{Keep, Kept, Plan};
+use crate::units::{duration, size};
+
+/// Ages to suggest for `--older-than`, longest first.
+const AGES: [Duration; 5] = [
+    Duration::from_secs(12 * 3_600),
+    Duration::from_secs(6 * 3_600),
+    Duration::from_secs(3_600),
+    Duration::from_secs(10 * 60),
+    Duration::ZERO,
+];
+
+/// Where a gate is closed on a disk that is nearly full: why it may stay closed, and what to take down.
+///
+/// Swarm reports a pull that finds no space as "No such image"; the reason stands in the engine's log only (observed on
+/// 20.10 to 29).
+pub fn blocked_on_a_full_disk(gates: &[Gate]) -> Option<String> {
+    let full = gates.iter().find_map(|gate| match gate {
+        Gate::Disk(Verdict::Open(measured) | Verdict::Closed(measured)) => measured.usages.first(),
+        _ => None,
+    });
+    let full = full.filter(|usage| usage.percent.get() >= NEARLY_FULL)?;
+    let mut commands = Vec::new();
+    let mut waits = false;
+    for gate in gates {
+        match gate {
+            Gate::Runs(Verdict::Closed(found)) => commands.extend(found.iter().filter_map(take_down)),
+            Gate::Converge(Verdict::Closed(converge::Closed::Converging(services))) => {
+                waits |= services.iter().any(|it| {
+                    matches!(
+                        it.cause,
+                        converge::Cause::ImageNotFound(_)
+                            | converge::Cause::Pulling
+                            | converge::Cause::Starting
+                    )
+                });
+            }
+            _ => {}
+        }
+    }
+    if commands.is_empty() && !waits {
+        return None;
+    }
+    let why = if waits {
+        ", and a service that cannot start may wait for space: Swarm reports a pull that finds none as \"No such image\""
+    } else {
+        ""
+    };
+    let what = if commands.is_empty() {
+        "free space by hand, or remove the service".to_owned()
+    } else {
+        format!("if no job needs it any more: {}", commands.join("; "))
+    };
+    Some(format!("{}{why}; {what}", usage_line(full)))
+}
+
+fn take_down(run: &runs::Run) -> Option<String> {
+    let command = match run.kind {
+        runs::Kind::Stack => "docker stack rm",
+        runs::Kind::Service => "docker service rm",
+        runs::Kind::ComposeProject => "docker compose down --project-name",
+        runs::Kind::Container => "docker rm --force",
+        runs::Kind::Inhibitor => return None,
+    };
+    Some(format!("{command} {}", run.name))
+}
+
+/// What would free more now, although the policy keeps it.
+pub fn free_more(plan: &Plan) -> Vec<String> {
+    let mut lines = Vec::new();
+    let idle = |kept: &Kept| match &kept.reason {
+        Keep::Cached { last_use, .. } => Some(last_use.ago()),
+        _ => None,
+    };
+    let younger = AGES.into_iter().find_map(|age| {
+        let sizes = plan.keep.iter().filter(|it| idle(it).is_some_and(|idle| idle >= age));
+        let (n, bytes) = total(sizes);
+        (n > 0).then_some((age, n, bytes))
+    });
+    if let Some((age, n, bytes)) = younger {
+        lines.push(format!(
+            "ci-docker-prune prune --older-than {}: {} more, at most {}",
+            duration(age),
+            amount(n, "cached image"),
+            size(bytes)
+        ));
+    }
+    let in_use = |it: &&Kept| matches!(it.reason, Keep::UsedBy(_) | Keep::NamedBy(_) | Keep::RollbackOf(_));
+    let (n, bytes) = total(plan.keep.iter().filter(|it| !it.container).filter(in_use));
+    if n > 0 {
+        let images = amount(n, "image");
+        lines.push(format!(
+            "docker stack rm, docker service rm what need not run: {images} in use, {}",
+            size(bytes)
+        ));
+    }
+    let (n, bytes) = total(plan.keep.iter().filter(|it| it.reason == Keep::Tagged));
+    if n > 0 {
+        let images = amount(n, "tagged image");
+        lines.push(format!("docker image rm, or --evict-tagged: {images}, {}", size(bytes)));
+    }
+    lines
+}
+
+fn total<'a>(kept: impl Iterator<Item = &'a Kept>) -> (usize, u64) {
+    kept.fold((0, 0), |(n, bytes), it| (n + 1, bytes.saturating_add(it.size)))
+}
+
+/// Why an eviction that freed nothing may have freed nothing.
+pub fn freed_nothing(images: usize, bytes: u64, usage: Option<&Usage>) -> String {
+    let at = usage.map_or_else(String::new, |usage| format!(": {}", usage_line(usage)));
+    format!(
+        "evicting {} ({} by the engine's list) freed nothing, so no further cached image was evicted{at}. Other \
+         images have the same layers, or the filesystem keeps snapshots of them",
+        amount(images, "cached image"),
+        size(bytes)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gates::disk::{Limit, Measured};
+    use crate::plan::LastUse;
+    use crate::testing::usage;
+
+    fn disk(percent: u64) -> Gate {
+        let limit = Limit { percent: "80".parse().unwrap(), min_free: None };
+        Gate::Disk(Verdict::Open(Measured { usages: vec![usage(percent)], limit }))
+    }
+
+    fn waiting(cause: converge::Cause) -> Gate {
+        let service = converge::Unsettled { service: "shop_web".into(), has: 0, wants: 1, cause, age: None };
+        Gate::Converge(Verdict::Closed(converge::Closed::Converging(vec![service])))
+    }
+
+    #[test]
+    fn a_full_disk_explains_a_closed_gate_and_names_the_command() {
+        let name = "abcd-0123ef_ci_commoninternet_net";
+        let run = runs::Run { kind: runs::Kind::Stack, name: name.into(), age: None, pid: None };
+        let run = Gate::Runs(Verdict::Closed(vec![run]));
+        let missing = || waiting(converge::Cause::ImageNotFound(None));
+        let text = blocked_on_a_full_disk(&[disk(99), run.clone(), missing()]).unwrap();
+        for part in ["/ is at 99%", "No such image", &format!("docker stack rm {name}")] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(blocked_on_a_full_disk(&[disk(99), missing()]).unwrap().contains("free space"));
+        assert_eq!(blocked_on_a_full_disk(&[disk(85), run, missing()]), None);
+        assert_eq!(blocked_on_a_full_disk(&[disk(99), waiting(converge::Cause::Updating)]), None);
+    }
+
+    #[test]
+    fn the_longest_age_that_frees_something_is_suggested() {
+        let kept = |hours: u64| Kept {
+            container: false,
+            id: String::new(),
+            names: vec![],
+            size: 1_000_000,
+            reason: Keep::Cached {
+                last_use: LastUse::Used(Duration::from_secs(hours * 3_600)),
+                conditions: vec![],
+                satisfied: None,
+            },
+        };
+        let plan = Plan { keep: vec![kept(7), kept(2), kept(8)], ..Plan::default() };
+        let expected = "ci-docker-prune prune --older-than 6h: 2 cached images more, at most 2.0 MB";
+        assert_eq!(free_more(&plan), [expected]);
+        assert_eq!(free_more(&Plan::default()), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,364 @@
+//! The rungs of eviction on a real engine, under real pressure, and what a full disk says.
+
+use std::process::Command;
+
+use lab::{Engine, Image};
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::Value;
+
+use crate::support::{
+    RUN, build, cached, create, has_image, image_id, json_of, ledger, names, program, prune, remember,
+    remember_hours, stdout,
+};
+
+/// Images of 6 % of the disk each, as Swarm's pulls leave them: their names by digest and their IDs.
+fn large<const N: usize>(engine: &Engine, repositories: [&str; N]) -> [(String, String); N] {
+    // The containerd store keeps what it pulled beside what it unpacked.
+    let size = if engine.kind.containerd_store() { 60 } else { 120 };
+    repositories.map(|repository| {
+        let name = cached(engine, &Image::new(repository, "1").size_mib(size));
+        let id = image_id(engine, &name);
+        (name, id)
+    })
+}
+
+fn remember_uses(engine: &Engine, images: &[(String, String)], hours: &[i64]) {
+    let uses: Vec<_> = images.iter().zip(hours).map(|((_, id), hours)| (id.as_str(), *hours, None)).collect();
+    remember_hours(engine, &uses);
+}
+
+#[test]
+fn each_rung_is_used_only_while_the_disk_is_as_full_as_it_asks_for() {
+    let engine = Engine::start();
+    let images = large(&engine, ["month", "days", "day", "hours", "now"]);
+    remember_uses(&engine, &images, &[30 * 24, 5 * 24, 26, 2, 0]);
+
+    // At 85 the first rung takes one image, to 79; the second, from 80 on, has nothing to do.
+    engine.fill_to(85);
+    let dry = program(&engine).arg("--dry-run").assert().success();
+    let text = stdout(&dry);
+    for line in ["while the disk is at or above 70%, in this order:", "while the disk is at or above 80%, in"]
+    {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    // By the sizes: three images of at least 5 % each.
+    let json = json_of(&program(&engine).args(["--dry-run", "-o", "json"]).assert().success());
+    let projected = json["projected_percent"].as_u64().unwrap();
+    assert!((70..80).contains(&projected), "{json}");
+    let rungs: Vec<_> =
+        json["plan"]["remove"].as_array().unwrap().iter().map(|it| it["eviction"]["rung"].as_str()).collect();
+    assert_eq!(rungs, [Some("target"), Some("threshold"), Some("threshold")]);
+    let report = prune(&engine, "");
+    assert_eq!(report["plan"]["remove"], json["plan"]["remove"], "a run carries out what the dry run showed");
+    assert_eq!(names(&report["removed"]), ["month"]);
+    assert!(report["skipped"][0]["reason"].as_str().unwrap().contains("(< 80%)"), "{report}");
+
+    // Nothing is left of the first; the second takes one, to 80 or less.
+    engine.fill_to(86);
+    let report = prune(&engine, "");
+    assert_eq!(names(&report["removed"]), ["days", "day"][..report["removed"].as_array().unwrap().len()]);
+    assert!(report["disk"]["after"]["used_percent"].as_u64().unwrap() < 80, "{report}");
+
+    // The last rung, from 95 on, takes what was used two hours ago, and never what was used within one.
+    engine.fill_to(97);
+    let report = json_of(&program(&engine).args(["prune", "-o", "json"]).assert());
+    assert!(names(&report["removed"]).contains(&"hours".to_owned()), "{report}");
+    assert!(has_image(&engine, &images[4].0), "{report}");
+    let kept = report["plan"]["keep"].as_array().unwrap();
+    let now = kept.iter().find(|it| it["id"] == images[4].1.as_str()).unwrap();
+    let reason = now["reason"].as_str().unwrap();
+    assert!(reason.contains("goes from 1h on while the disk is at or above 95%, from 24h on"), "{reason}");
+}
+
+#[test]
+fn a_superseded_image_goes_first_and_what_another_tag_names_is_not_superseded() {
+    let engine = Engine::start();
+    let name = "127.0.0.1:5000/db";
+    // What CI does: deploy db:15, later a new build of db:15, beside db:16.
+    let deploy = |tag: &str, seed: &str| {
+        engine.publish(&Image::new("db", tag).seed(seed));
+        create(&engine, "db", &format!("{name}:{tag}"));
+        program(&engine).arg("record").assert().success();
+        let id = engine.docker(["ps", "--quiet", "--filter", "name=db"]);
+        let id = engine.docker(["container", "inspect", "--format", "{{.Image}}", &id]);
+        engine.docker(["service", "rm", "db"]);
+        engine.eventually("the service's container is gone", || {
+            engine.docker(["ps", "--all", "--quiet", "--filter", "name=db"]).is_empty()
+        });
+        id
+    };
+    let [old, other, new] = [("15", "a"), ("16", "b"), ("15", "c")].map(|(tag, seed)| deploy(tag, seed));
+    let known = ledger(&engine);
+    let by =
+        |id: &str| known["images"][id]["references"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(by(&old), [format!("{name}:15")], "{known}");
+    assert_eq!((by(&other), by(&new)), (vec![format!("{name}:16")], vec![format!("{name}:15")]));
+
+    // A day later: only the replaced one is old enough for the first rung.
+    let tagged = |tag: &str| Some(format!("{name}:{tag}"));
+    let (fifteen, sixteen) = (tagged("15"), tagged("16"));
+    remember_hours(
+        &engine,
+        &[(&old, 30, fifteen.as_deref()), (&other, 60, sixteen.as_deref()), (&new, 26, fifteen.as_deref())],
+    );
+    engine.fill_to(75);
+    let report = prune(&engine, "--disk-threshold 75");
+    let removed = report["removed"].as_array().unwrap();
+    assert_eq!(removed[0]["id"], old.as_str(), "{report}");
+    assert_eq!(removed[0]["eviction"]["superseded"], format!("{name}:15"));
+    assert_eq!(removed[0]["eviction"]["rung"], "target");
+    assert!(removed[1..].iter().all(|it| it["eviction"]["rung"] == "threshold"), "{report}");
+}
+
+#[test]
+fn what_a_service_may_roll_back_to_stays_although_it_is_superseded() {
+    let engine = Engine::start();
+    let name = "127.0.0.1:5000/app:1";
+    engine.publish(&Image::new("app", "1").seed("a"));
+    create(&engine, "app", name);
+    program(&engine).arg("record").assert().success();
+    let old = ledger(&engine)["images"].as_object().unwrap().keys().next().unwrap().clone();
+    engine.publish(&Image::new("app", "1").seed("b"));
+    engine.docker(["service", "update", "--quiet", "--detach", "--image", name, "app"]);
+    engine.eventually("the update is over", || {
+        let format = "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}";
+        engine.docker(["service", "inspect", "--format", format, "app"]) == "completed"
+    });
+    engine.docker(["container", "prune", "--force"]);
+    program(&engine).arg("record").assert().success();
+    engine.fill_to(96);
+    let assert =
+        program(&engine).args(["prune", "-o", "json", "--older-than", "0s", "--critical-age", "0s"]).assert();
+    let report = json_of(&assert);
+    assert_eq!(names(&report["removed"]), Vec::<String>::new(), "{report}");
+    assert!(has_image(&engine, &old), "{report}");
+    assert!(report["plan"]["keep"].to_string().contains("may roll back to it"), "{report}");
+}
+
+#[test]
+fn tagged_images_go_by_consent_and_only_by_name() {
+    let engine = Engine::start();
+    // One that was pulled, with its digest beside the tag, and one that was built here, with two tags.
+    engine.publish(&Image::new("ci/pulled", "c1").size_mib(8));
+    let pulled = "127.0.0.1:5000/ci/pulled:c1";
+    engine.docker(["pull", "--quiet", pulled]);
+    let built = build(&engine, true, "FROM scratch\nCOPY Dockerfile /\nLABEL n=1\n");
+    for tag in ["ci/built:c1", "ci/built:latest"] {
+        engine.docker(["tag", &built, tag]);
+    }
+    engine.publish(&Image::new("ci/used", "c1"));
+    engine.docker(["run", "--detach", "127.0.0.1:5000/ci/used:c1"]);
+    engine.publish(&Image::new("ci/named", "c1"));
+    create(&engine, "named", "127.0.0.1:5000/ci/named:c1");
+    engine.docker(["service", "scale", "--detach", "named=0"]);
+    engine.docker(["pull", "--quiet", "127.0.0.1:5000/ci/named:c1"]);
+    engine.load(&Image::new("base", "1"), Some("base:1"));
+    engine.docker(["tag", "base:1", "ci/base:1"]);
+    engine.eventually("no task is left", || {
+        engine.docker(["ps", "--quiet", "--filter", "name=named"]).is_empty()
+    });
+    let all = [pulled, &built, "127.0.0.1:5000/ci/used:c1", "127.0.0.1:5000/ci/named:c1", "base:1"];
+    let ids = all.map(|name| image_id(&engine, name));
+    remember(&engine, &ids.each_ref().map(|id| (id.as_str(), 30)));
+    engine.fill_to(85);
+
+    let report = prune(&engine, "");
+    assert_eq!(report["outcome"], "nothing", "without consent: {report}");
+    // Each tag must match: `ci/built:latest` does not.
+    let report =
+        prune(&engine, "--evict-tagged ^127.0.0.1:5000/ci/.*:c[0-9]+$ --evict-tagged ^ci/.*:c[0-9]+$");
+    let removed = report["removed"].as_array().unwrap();
+    assert_eq!(removed.len(), 1, "{report}");
+    assert_eq!(
+        (&removed[0]["kind"], &removed[0]["names"][0]),
+        (&"tagged".into(), &pulled.into()),
+        "{report}"
+    );
+    assert!(!has_image(&engine, pulled) && !has_image(&engine, &ids[0]), "{report}");
+    let report = prune(&engine, "--evict-tagged /ci/ --evict-tagged ^ci/");
+    assert!(!has_image(&engine, &built), "{report}");
+    for name in &all[2..] {
+        assert!(has_image(&engine, name), "{name}: {report}");
+    }
+}
+
+#[test]
+fn a_tag_that_appears_meanwhile_keeps_a_tagged_image() {
+    let engine = Engine::start();
+    engine.load(&Image::new("ci", "c1").size_mib(8), Some("ci:c1"));
+    let id = image_id(&engine, "ci:c1");
+    remember(&engine, &[(&id, 30)]);
+    engine.fill_to(85);
+    let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let mut tag = engine.inside("docker");
+    tag.args(["tag", &id, "wanted:1"]);
+    let mut tag = Some(tag);
+    proxy.on_request(move |_, line| {
+        // Its own tag is there, and its name about to go.
+        if line.starts_with("DELETE /images/ci:c1") {
+            tag.take().into_iter().for_each(|mut tag| assert!(tag.status().expect("docker").success()));
+        }
+        None
+    });
+    let report = prune(&engine, &format!("--evict-tagged ^ci: --host {}", proxy.url()));
+    assert_eq!(names(&report["removed"]), Vec::<String>::new(), "{report}");
+    assert!(has_image(&engine, "wanted:1"), "{report}");
+    // Nothing was removed by ID, and nothing of ours stays.
+    assert!(
+        !proxy.writes().iter().any(|it| it.contains(&format!("DELETE /images/{id}"))),
+        "{:?}",
+        proxy.writes()
+    );
+    prune(&engine, "");
+    assert!(!engine.docker(["image", "ls", "--format", "{{.Repository}}"]).contains("ci-docker-prune"));
+}
+
+#[test]
+fn pressure_elsewhere_evicts_no_cache() {
+    let engine = Engine::start();
+    let name = cached(&engine, &Image::new("app", "1").size_mib(8));
+    let id = image_id(&engine, &name);
+    remember(&engine, &[(&id, 30)]);
+    engine.docker(["run", "--name", "ended", &name, "true"]);
+    engine.docker(["pull", "--quiet", &name]);
+    let elsewhere = engine.folder().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let mount =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=16M", "tmpfs"]).arg(&elsewhere).status();
+    assert!(mount.unwrap().success());
+    std::fs::write(elsewhere.join("ballast"), vec![0; 15 << 20]).unwrap();
+    engine.eventually("the container is a second old", || {
+        let words = format!(
+            "--older-than 1s --cache-age 1s --disk-path {} --disk-path {}",
+            elsewhere.display(),
+            engine.data().display()
+        );
+        let report = prune_any(&engine, &words);
+        assert_eq!(report["gates"][0]["verdict"], "open", "{report}");
+        engine.docker(["ps", "--all", "--quiet", "--filter", "name=ended"]).is_empty()
+    });
+    remember(&engine, &[(&id, 30)]);
+    let report = prune_any(&engine, &format!("--disk-path {}", elsewhere.display()));
+    assert!(report["plan"]["keep"].to_string().contains("goes from"), "{report}");
+    assert!(has_image(&engine, &name), "{report}");
+}
+
+/// A prune whatever its exit status, which is 10 where the disk stays critical.
+fn prune_any(engine: &Engine, words: &str) -> Value {
+    json_of(&program(engine).args(["prune", "-o", "json"]).args(words.split_whitespace()).assert())
+}
+
+#[test]
+fn too_little_space_is_pressure_too() {
+    let engine = Engine::start();
+    let images = large(&engine, ["old", "older"]);
+    remember_uses(&engine, &images, &[10 * 24, 20 * 24]);
+    engine.fill_to(50);
+    let closed = program(&engine).args(["disk", "--disk-min-free", "500M"]).assert().code(3);
+    assert!(stdout(&closed).contains("(>= 500.0 MB), keeping local image cache"), "{}", stdout(&closed));
+    let open = program(&engine).args(["disk", "--disk-min-free", "1100M"]).assert().success();
+    assert!(stdout(&open).contains("(< 1.1 GB)"), "{}", stdout(&open));
+    // One image is enough.
+    let report = prune(&engine, "--disk-min-free 1000M");
+    assert_eq!(names(&report["removed"]), ["older"], "{report}");
+    assert!(report["disk"]["after"]["available_bytes"].as_u64().unwrap() >= 1_000_000_000, "{report}");
+    for text in ["20X", "", "lots"] {
+        let command = program(&engine).args(["disk", "--disk-min-free", text]).assert().code(2);
+        command.stderr(contains("--disk-min-free").and(contains("20G")));
+    }
+}
+
+#[test]
+fn an_eviction_that_frees_nothing_ends_after_one_batch_and_says_why() {
+    let engine = Engine::start();
+    // Six images with the layers of one that has a tag and stays.
+    let size = if engine.kind.containerd_store() { 90 } else { 180 };
+    let same =
+        |n: usize| Image::new("same", &n.to_string()).seed("same").size_mib(size).label("n", &n.to_string());
+    engine.publish(&same(0));
+    engine.docker(["pull", "--quiet", "127.0.0.1:5000/same:0"]);
+    let names_by_digest: Vec<String> = (1..=6).map(|n| cached(&engine, &same(n))).collect();
+    let ids: Vec<String> = names_by_digest.iter().map(|name| image_id(&engine, name)).collect();
+    remember(&engine, &ids.iter().map(|id| (id.as_str(), 30)).collect::<Vec<_>>());
+    engine.fill_to(85);
+    let report = prune(&engine, "");
+    let removed = report["removed"].as_array().unwrap().len();
+    // As many as would have been enough if each had freed what the engine's list says of it.
+    assert!((1..=2).contains(&removed), "{report}");
+    assert_eq!(report["freed_nothing"]["images"], removed, "{report}");
+    assert!(report["skipped"][0]["reason"].as_str().unwrap().contains("freed nothing"), "{report}");
+    let text = stdout(&program(&engine).arg("prune").assert().success());
+    assert!(text.contains("freed nothing") && text.contains("have the same layers"), "{text}");
+}
+
+#[test]
+fn an_ended_container_of_a_compose_project_that_runs_stays() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let run = |name: &str, project: &str, words: &[&str]| {
+        let label = format!("com.docker.compose.project={project}");
+        let mut arguments = vec!["run", "--name", name, "--label", &label];
+        arguments.extend(words.iter().take_while(|it| it.starts_with("--")));
+        arguments.push("127.0.0.1:5000/app:1");
+        arguments.extend(words.iter().skip_while(|it| it.starts_with("--")));
+        engine.docker(arguments);
+    };
+    run("web", "shop", &["--detach"]);
+    run("migrate", "shop", &["true"]);
+    run("alone", "done", &["true"]);
+    engine.fill_to(85);
+    engine.eventually("they are a second old", || {
+        prune(&engine, "--older-than 1s");
+        engine.docker(["ps", "--all", "--quiet", "--filter", "name=alone"]).is_empty()
+    });
+    let report = prune(&engine, "--older-than 1s");
+    assert!(report["plan"]["keep"].to_string().contains("Compose project shop"), "{report}");
+    assert!(!engine.docker(["ps", "--all", "--quiet", "--filter", "name=migrate"]).is_empty());
+}
+
+#[test]
+fn a_full_disk_says_why_a_run_hangs_what_holds_the_space_and_how_to_free_more() {
+    let engine = Engine::start();
+    let [(name, id)] = large(&engine, ["large"]);
+    remember_hours(&engine, &[(&id, 2, Some("127.0.0.1:5000/large:1"))]);
+    engine.publish(&Image::new("wanted", "1").size_mib(64));
+    engine.fill_to(100);
+    // A run that finds no space for its image.
+    let service = format!("{RUN}_app");
+    let label = format!("com.docker.stack.namespace={RUN}");
+    engine.docker([
+        "service",
+        "create",
+        "--quiet",
+        "--detach",
+        "--restart-delay",
+        "1s",
+        "--label",
+        &label,
+        "--name",
+        &service,
+        "127.0.0.1:5000/wanted:1",
+    ]);
+    engine.eventually("its task was rejected", || {
+        engine.docker(["service", "ps", "--format", "{{.CurrentState}}", &service]).contains("Rejected")
+    });
+    let gates = stdout(&program(&engine).arg("check-gates").assert().code(3));
+    for part in ["is at 100%", "\"No such image\"", &format!("docker stack rm {RUN}")] {
+        assert!(gates.contains(part), "{part}: {gates}");
+    }
+    let assert = program(&engine).arg("prune").assert().code(10);
+    let text = stdout(&assert);
+    for part in ["Largest consumers", "127.0.0.1:5000/large:1 (", "2 h", "docker stack rm"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // Without the run: the policy keeps the image, and the text says which command would not.
+    engine.docker(["service", "rm", &service]);
+    engine.eventually("nothing is left of the run", || {
+        program(&engine).args(["check-gates", "-o", "json"]).assert().get_output().status.code() == Some(0)
+    });
+    let text = stdout(&program(&engine).args(["prune", "--critical-age", "6h"]).assert().code(10));
+    assert!(text.contains("ci-docker-prune prune --older-than 1h: 1 cached image more, at most "), "{text}");
+    prune_any(&engine, "--older-than 1h");
+    assert!(!has_image(&engine, &name));
+}

@@ -1,0 +1,138 @@
+//! `record --prune-at`: what is urgent or owed is pruned between two daily prunes, and nothing else is said.
+
+use std::fs;
+
+use lab::{Engine, Image};
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::Value;
+
+use crate::support::{
+    RUN, cached, change_ledger, has_image, image_id, json_of, ledger, names, program, prune, remember, stdout,
+};
+
+const SILENT: &str = "";
+
+fn record(engine: &Engine, words: &str) -> assert_cmd::assert::Assert {
+    program(engine).args(["record", "--prune-at", "90"]).args(words.split_whitespace()).assert()
+}
+
+#[track_caller]
+fn is_silent(engine: &Engine, words: &str) {
+    record(engine, words).success().stdout(SILENT).stderr(SILENT);
+}
+
+/// A cached image that was last used a month ago.
+fn idle(engine: &Engine) -> String {
+    let name = cached(engine, &Image::new("idle", "1").size_mib(64));
+    remember(engine, &[(&image_id(engine, &name), 30)]);
+    name
+}
+
+#[test]
+fn a_disk_that_passes_the_percentage_is_pruned_at_once() {
+    let engine = Engine::start();
+    let name = idle(&engine);
+    engine.fill_to(85);
+    // Under pressure, but that can wait until the daily prune.
+    is_silent(&engine, "");
+    assert!(has_image(&engine, &name));
+    engine.fill_to(91);
+    let metrics = engine.folder().join("x.prom");
+    let words = format!("-o json --metrics-file {}", metrics.display());
+    let report = json_of(&record(&engine, &words).success());
+    assert_eq!(names(&report["prune"]["removed"]), ["idle"], "{report}");
+    assert_eq!(report["known"], 1, "{report}");
+    assert!(fs::read_to_string(metrics).unwrap().contains("outcome=\"pruned\"} 1"));
+    assert!(ledger(&engine)["last_success"].is_string());
+    // Without the option it only records.
+    engine.fill_to(91);
+    program(&engine).arg("record").assert().success().stdout(SILENT).stderr(SILENT);
+}
+
+#[test]
+fn a_prune_that_a_gate_blocked_is_made_up_for_when_the_gate_opens() {
+    let engine = Engine::start();
+    let name = idle(&engine);
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["run", "--detach", "--name", RUN, "127.0.0.1:5000/app:1"]);
+    engine.fill_to(85);
+    assert_eq!(prune(&engine, "")["outcome"], "held");
+    // It is owed: tried again, and said once.
+    record(&engine, "").success().stdout(contains("blocked by runs"));
+    for _ in 0..2 {
+        is_silent(&engine, "");
+    }
+    // Again after an hour.
+    change_ledger(&engine, |it| {
+        let hour_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(61);
+        it["pressure"]["reported"]["at"] = hour_ago.to_string().into();
+    });
+    record(&engine, "").success().stdout(contains("blocked by runs"));
+    is_silent(&engine, "");
+    assert!(has_image(&engine, &name));
+    engine.docker(["rm", "--force", RUN]);
+    record(&engine, "").success().stdout(contains("Removed:").and(contains("idle@")));
+    assert!(!has_image(&engine, &name));
+    // It is owed no longer, although the disk is still under pressure.
+    assert!(engine.df_percent() >= 80);
+    assert_eq!(ledger(&engine)["pressure"]["owed_since"], Value::Null);
+    is_silent(&engine, "");
+}
+
+#[test]
+fn a_prune_that_failed_is_owed_and_pressure_that_is_gone_owes_nothing() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["run", "--name", "ended", "127.0.0.1:5000/app:1", "true"]);
+    engine.fill_to(85);
+    let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    proxy.on_request(|_, line| line.starts_with("DELETE").then_some(lab::Fault::Status(500)));
+    let url = proxy.url();
+    engine.eventually("the container is a second old", || {
+        let words = ["prune", "-o", "json", "--older-than", "1s", "--host", &url];
+        json_of(&program(&engine).args(words).assert())["outcome"] == "failed"
+    });
+    assert!(ledger(&engine)["pressure"]["owed_since"].is_string());
+    record(&engine, "--older-than 1s").success().stdout(contains("Removed:").and(contains("ended")));
+    change_ledger(&engine, |it| it["pressure"]["owed_since"] = jiff::Timestamp::now().to_string().into());
+    engine.fill_to(50);
+    is_silent(&engine, "");
+    assert_eq!(ledger(&engine)["pressure"], Value::Null);
+}
+
+#[test]
+fn manual_intervention_is_demanded_once_for_each_episode_of_pressure() {
+    let engine = Engine::start();
+    engine.fill_to(97);
+    let demand = "at or above --disk-critical 95%: manual intervention required";
+    record(&engine, "").code(10).stderr(contains(demand)).stdout(contains("is still at 9"));
+    for _ in 0..2 {
+        is_silent(&engine, "");
+    }
+    // The daily prune demands it every day.
+    program(&engine).arg("prune").assert().code(10).stderr(contains(demand));
+    is_silent(&engine, "");
+    engine.fill_to(50);
+    is_silent(&engine, "");
+    engine.fill_to(97);
+    record(&engine, "").code(10).stderr(contains(demand));
+}
+
+#[test]
+fn a_ledger_that_cannot_be_written_does_not_keep_a_full_disk_from_being_pruned() {
+    let engine = Engine::start();
+    let name = idle(&engine);
+    engine.fill_to(91);
+    // Nobody may write there, not even root.
+    let state = engine.folder().join("state");
+    let bind = |arguments: &[&str]| {
+        let status = std::process::Command::new("mount").args(arguments).arg(&state).arg(&state).status();
+        assert!(status.unwrap().success());
+    };
+    bind(&["--bind"]);
+    bind(&["--options", "remount,bind,ro"]);
+    let assert = record(&engine, "").success().stderr(contains("cannot write the ledger"));
+    assert!(stdout(&assert).contains("Removed:"), "{}", stdout(&assert));
+    assert!(!has_image(&engine, &name));
+}
