@@ -83,7 +83,8 @@ impl Image {
 
     /// Digest of its configuration: its ID where the engine keeps images by overlay2.
     pub fn config_digest(&self, busybox: &Path) -> String {
-        digest(&self.config(&self.layers(busybox)))
+        let digests: Vec<String> = self.layers(busybox).iter().map(|layer| digest(layer)).collect();
+        digest(&self.config(&digests))
     }
 
     fn layers(&self, busybox: &Path) -> Vec<Vec<u8>> {
@@ -93,7 +94,8 @@ impl Image {
         std::iter::once(base).chain(shared).chain([own]).collect()
     }
 
-    fn config(&self, layers: &[Vec<u8>]) -> Vec<u8> {
+    /// With these digests of its layers.
+    fn config(&self, layers: &[String]) -> Vec<u8> {
         let labels: Value = self
             .labels
             .iter()
@@ -104,7 +106,7 @@ impl Image {
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
             "config": {"Cmd": self.command, "Env": ["PATH=/bin"], "Labels": labels},
-            "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|layer| digest(layer)).collect::<Vec<_>>()},
+            "rootfs": {"type": "layers", "diff_ids": layers},
             "history": (0..layers.len()).map(|_| json!({"created_by": self.seed})).collect::<Vec<_>>(),
         });
         if let Some(created) = &self.created {
@@ -117,15 +119,16 @@ impl Image {
     /// digest. A tag that is there moves.
     pub fn publish(&self, registry: &Path, busybox: &Path) -> String {
         let layers = self.layers(busybox);
-        let config = self.config(&layers);
+        let digests: Vec<String> = layers.iter().map(|layer| digest(layer)).collect();
+        let config = self.config(&digests);
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
                        "size": config.len(), "digest": digest(&config)},
-            "layers": layers.iter().map(|layer| json!({
+            "layers": layers.iter().zip(&digests).map(|(layer, digest)| json!({
                 "mediaType": "application/vnd.oci.image.layer.v1.tar",
-                "size": layer.len(), "digest": digest(layer)})).collect::<Vec<_>>(),
+                "size": layer.len(), "digest": digest})).collect::<Vec<_>>(),
         })
         .to_string()
         .into_bytes();
@@ -133,17 +136,17 @@ impl Image {
         let root = registry.join("docker/registry/v2");
         let repository = root.join("repositories").join(&self.repository);
         let hex = |digest: &str| digest.trim_start_matches("sha256:").to_owned();
-        let blob = |bytes: &[u8]| {
-            let hex = hex(&digest(bytes));
+        let blob = |bytes: &[u8], digest: &str| {
+            let hex = hex(digest);
             put(&root.join("blobs/sha256").join(&hex[..2]).join(&hex).join("data"), bytes);
         };
-        for bytes in layers.iter().chain([&config]) {
-            blob(bytes);
-            let link = digest(bytes);
+        let blobs = layers.iter().zip(digests).chain([(&config, digest(&config))]);
+        for (bytes, link) in blobs {
+            blob(bytes, &link);
             put(&repository.join("_layers/sha256").join(hex(&link)).join("link"), link.as_bytes());
         }
-        blob(&manifest);
         let link = digest(&manifest);
+        blob(&manifest, &link);
         let manifests = repository.join("_manifests");
         put(&manifests.join("revisions/sha256").join(hex(&link)).join("link"), link.as_bytes());
         let tag = manifests.join("tags").join(&self.tag);
@@ -170,10 +173,11 @@ pub fn archive(images: &[(Image, Option<String>)], busybox: &Path) -> Vec<u8> {
     let mut manifest = Vec::new();
     for (image, name) in images {
         let layers = image.layers(busybox);
-        let config = image.config(&layers);
+        let digests: Vec<String> = layers.iter().map(|layer| digest(layer)).collect();
+        let config = image.config(&digests);
         let mut names = Vec::new();
-        for layer in &layers {
-            let path = format!("{}.tar", &digest(layer)[7..]);
+        for (layer, digest) in layers.iter().zip(&digests) {
+            let path = format!("{}.tar", &digest[7..]);
             once(&path, layer);
             names.push(path);
         }
@@ -216,14 +220,17 @@ fn base_layer(busybox: &[u8]) -> Vec<u8> {
     tar.into_inner().expect("tar in memory")
 }
 
-/// Bytes that look random and depend on the seed alone: SHA-256 in counter mode.
+/// Bytes that do not compress and depend on the seed alone: SplitMix64 (Steele, Lea and Flood, 2014).
 fn payload_layer(seed: &str, mib: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(mib << 20);
-    let mut block = Sha256::digest(seed.as_bytes());
-    while bytes.len() < mib << 20 {
-        bytes.extend_from_slice(&block);
-        block = Sha256::digest(block);
-    }
+    let hash = Sha256::digest(seed.as_bytes());
+    let mut state = u64::from_le_bytes(hash[..8].try_into().expect("eight bytes"));
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    };
+    let bytes: Vec<u8> = (0..mib << 17).flat_map(|_| next().to_le_bytes()).collect();
     let mut tar = tar::Builder::new(Vec::new());
     append(&mut tar, &format!("payload-{}", &digest(seed.as_bytes())[7..19]), &bytes, 0o644);
     tar.into_inner().expect("tar in memory")
