@@ -6,7 +6,7 @@ let
   percentage = types.ints.between 0 100;
   # What the program reads (humantime).
   duration = types.strMatching "([0-9]+ *(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|M|months?) *)+";
-  size = types.strMatching "[0-9]+([.][0-9]+)? *([kKMGTP](i?B)?)?";
+  size = types.strMatching "[0-9]+([.][0-9]+)? *([kKMGTP]i?B|[kKMGTP]|B)?";
   url = types.strMatching "unix:///.+|(tcp|http)://.+:[0-9]+";
 
   percent =

@@ -218,6 +218,53 @@ fn the_record_timer_fills_the_ledger() {
     host.eventually("the ledger is noted anew", &format!("[ \"$({noted})\" != '{first}' ]"));
 }
 
+/// Let the ledger have seen everything a month ago, and start the record timer every second.
+fn a_month_later(host: &Host) {
+    let path = "/var/lib/ci-docker-prune/ledger.json";
+    let mut ledger: serde_json::Value =
+        serde_json::from_str(&host.run(&format!("cat {path}"))).expect("a ledger");
+    lab::days::age(&mut ledger["images"], 30 * 24);
+    host.write(path, &ledger.to_string());
+    host.write(
+        "/etc/systemd/system/ci-docker-prune-record.timer.d/soon.conf",
+        "[Timer]\nOnActiveSec=\nOnActiveSec=1s\nOnUnitActiveSec=1s\nAccuracySec=100ms\n",
+    );
+    host.run("systemctl daemon-reload; systemctl start ci-docker-prune-record.timer");
+}
+
+#[test]
+fn the_record_timer_makes_up_for_a_blocked_prune_and_relieves_a_disk_that_fills_at_noon() {
+    let host = host();
+    host.run("docker swarm init --advertise-addr 127.0.0.1");
+    cached(&host, "midnight");
+    host.publish(&Image::new("app", "1"));
+    host.run(&format!("docker run --detach --name {RUN} 127.0.0.1:5000/app:1 sleep infinity"));
+    let there = |name: &str| format!("docker image ls --digests | grep -q 127.0.0.1:5000/{name}");
+    lab::engine::fill_to(&host.data(), 85);
+    // Midnight: the ledger sees the images, and the run blocks the prune.
+    assert!(start(&host, PRUNE).contains("blocked by runs"));
+    a_month_later(&host);
+    let in_journal = |test: &str| {
+        format!("journalctl --sync; journalctl --no-pager --identifier ci-docker-prune | {test}")
+    };
+    let tried = in_journal("grep --count 'blocked by runs' | grep --quiet --line-regexp 2");
+    host.eventually("the record has tried too, and reported it once", &tried);
+    assert!(host.sh(&there("midnight")).is_ok());
+    host.run(&format!("docker rm --force {RUN}"));
+    host.eventually("the prune is made up for", &format!("! {}", there("midnight")));
+    host.eventually("it is reported", &in_journal("grep --quiet Removed:"));
+    host.run(&in_journal("grep --count 'blocked by runs' | grep --quiet --line-regexp 2"));
+
+    // Noon: nothing is owed, and the disk fills.
+    host.run("systemctl stop ci-docker-prune-record.timer");
+    cached(&host, "noon");
+    start(&host, RECORD);
+    lab::engine::fill_to(&host.data(), 91);
+    a_month_later(&host);
+    host.eventually("the disk is relieved", &format!("! {}", there("noon")));
+    assert_eq!(host.run(&format!("systemctl show --property Result --value {RECORD}")), "success");
+}
+
 #[test]
 fn a_user_of_the_docker_group_can_inhibit() {
     let host = host();

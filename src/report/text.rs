@@ -478,7 +478,7 @@ fn keep_group(reason: &Keep) -> String {
         Keep::RollbackOf(_) => "a service may roll back to it".into(),
         Keep::ComposeProject(_) => "belongs to a Compose project that runs".into(),
         Keep::Cached { satisfied: Some(condition), .. } => {
-            format!("cached, goes while the disk is {}", limit_text(&condition.limit))
+            format!("cached, may go while the disk is {}", limit_text(&condition.limit))
         }
         Keep::Cached { conditions, .. } => {
             let least = conditions.last().map(|it| it.unused_for).unwrap_or_default();
@@ -508,7 +508,7 @@ pub fn keep_reason(reason: &Keep) -> String {
             let still = still.map(|it| {
                 format!("from {} on while the disk is {}", duration(it.unused_for), limit_text(&it.limit))
             });
-            format!("cached, {seen}; goes {}", still.collect::<Vec<_>>().join(", "))
+            format!("cached, {seen}; may go {}", still.collect::<Vec<_>>().join(", "))
         }
         Keep::Live(_) | Keep::AgeUnknown | Keep::DiskUnknown | Keep::Tagged => keep_group(reason),
     }

@@ -60,6 +60,7 @@ pub fn pass(engine: &Engine, load: Load, event: &str) -> Tally {
             tally.failed += usize::from(!run(engine, &commit, event));
             tally.usage.push((hour, engine.df_percent()));
             prune(engine, event, "ended");
+            engine.unpublish_payload(&app);
         }
         tally.critical_evenings += usize::from(engine.df_percent() >= 95);
         age_ledger(engine, (day + 1) * DAY - hour);
@@ -117,7 +118,8 @@ fn age_ledger(engine: &Engine, hours: i64) {
     fs::write(&path, ledger.to_string()).expect("write the ledger");
 }
 
-fn age(value: &mut Value, hours: i64) {
+/// Let every time in it be so many hours earlier.
+pub fn age(value: &mut Value, hours: i64) {
     match value {
         Value::Object(object) => object.values_mut().for_each(|it| age(it, hours)),
         Value::Array(list) => list.iter_mut().for_each(|it| age(it, hours)),

@@ -279,6 +279,14 @@ impl Engine {
         image.publish(&self.folder().join("registry"), &busybox(&self.kind.root()))
     }
 
+    /// Take the layer that only this image has out of the registry: nobody pulls it again.
+    pub fn unpublish_payload(&self, image: &Image) {
+        let digest = image.payload_digest();
+        let hex = digest.trim_start_matches("sha256:");
+        let blob = format!("docker/registry/v2/blobs/sha256/{}/{hex}", &hex[..2]);
+        fs::remove_dir_all(self.folder().join("registry").join(blob)).expect("remove a blob");
+    }
+
     /// Load an image into the engine's store without a registry.
     #[track_caller]
     pub fn load(&self, image: &Image, name: Option<&str>) {
@@ -503,7 +511,8 @@ pub(crate) fn mount_lab(size_mib: u64) -> Result<()> {
     let disk = format!("{LAB}/disk");
     fs::File::create(&disk)?.set_len(size_mib << 20)?;
     run(Command::new("mkfs.ext4").args(["-q", &disk]))?;
-    run(Command::new("mount").args(["-o", "loop", &disk, &format!("{LAB}/data")]))?;
+    // What is removed from the disk is given back to the memory that it lies in.
+    run(Command::new("mount").args(["-o", "loop,discard", &disk, &format!("{LAB}/data")]))?;
     Ok(())
 }
 
