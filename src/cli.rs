@@ -97,7 +97,16 @@ pub enum Command {
     Converge,
     /// Record current image usage in the ledger; prune if one is due or urgent (--prune-at)
     Record(Record),
-    /// Run a command while keeping prune away
+    /// Show last runs, the next run, pressure, active inhibitors and the state of the ledger
+    Status {
+        #[command(flatten)]
+        disk: Disk,
+        #[command(flatten)]
+        state: State,
+        #[command(flatten)]
+        runtime: Runtime,
+    },
+    /// Block prunes while a command runs
     Inhibit(Inhibit),
     /// Check this host: login, retention, other pruners, units; prove layer reuse
     Verify(Verify),

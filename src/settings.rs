@@ -43,6 +43,7 @@ pub enum Command {
     Runs(Runs),
     Converge,
     Record(Box<Record>),
+    Status { disk: Disk, state_dir: PathBuf, runtime_dir: PathBuf },
     Inhibit { why: Option<String>, command: Vec<OsString>, state_dir: PathBuf, runtime_dir: PathBuf },
     Verify(Box<Verify>),
     Completions(Shell),
@@ -192,6 +193,10 @@ fn settings(cli: Cli) -> Result<Settings, clap::Error> {
         Some(cli::Command::Record(cli::Record { prune_at, policy, metrics_file })) => {
             let prune = check(cli::Prune { dry_run: false, policy, metrics_file })?;
             Command::Record(Box::new(Record { prune_at, prune }))
+        }
+        Some(cli::Command::Status { disk, state, runtime }) => {
+            let (state_dir, runtime_dir) = (state_dir(state), runtime_dir(runtime));
+            Command::Status { disk: disk.into(), state_dir, runtime_dir }
         }
         Some(cli::Command::Inhibit(inhibit)) => Command::Inhibit {
             why: inhibit.why,

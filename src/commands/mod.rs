@@ -7,6 +7,7 @@ mod occupants;
 mod prune;
 mod record;
 mod redeploy;
+mod status;
 mod survey;
 mod verify;
 
@@ -39,6 +40,9 @@ pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
         Command::Runs(runs) => gates::runs(engine, &runs, output).await,
         Command::Converge => gates::converge(engine, output).await,
         Command::Record(record) => record::run(engine, *record, output, verbose, bars).await,
+        Command::Status { disk, state_dir, runtime_dir } => {
+            status::run(engine, disk, &state_dir, &runtime_dir, output).await
+        }
         Command::Inhibit { why, command, state_dir, runtime_dir } => {
             inhibit::run(engine, why.as_deref(), &command, &state_dir, &runtime_dir).await
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::text::{
     busy, keep_reason, kind_name, occupant_kind, reason, remove_reason_line, skip, stop, word,
 };
-use super::{Ending, PruneReport, advice, checks, outcome_word};
+use super::{Ending, Lasting, PruneReport, StatusReport, advice, checks, outcome_word};
 use crate::checks::{Check, Deployed, Redeploy, Status};
 use crate::gates::disk::{self, Usage};
 use crate::gates::{Gate, Verdict, Word, converge, runs, together};
@@ -292,14 +292,18 @@ fn prune_json(report: &PruneReport) -> PruneJson {
         },
         disk: DiskJson { before: fullest(&report.before), after: fullest(&report.after) },
         reclaimed_bytes: report.reclaimed,
-        pressure: report.pressure.as_ref().map(|it| PressureJson {
-            since: it.since,
-            seconds: it.duration.as_secs(),
-            blocked: it.blocked.clone(),
-            owed_seconds: it.owed.map(|it| it.as_secs()),
-        }),
+        pressure: report.pressure.as_ref().map(pressure),
         occupants: report.occupants.as_ref().map(occupants),
         freed_nothing: outcome.freed_nothing.map(|it| FreedNothingJson { images: it.images, size: it.size }),
+    }
+}
+
+fn pressure(it: &Lasting) -> PressureJson {
+    PressureJson {
+        since: it.since,
+        seconds: it.duration.as_secs(),
+        blocked: it.blocked.clone(),
+        owed_seconds: it.owed.map(|it| it.as_secs()),
     }
 }
 
@@ -405,6 +409,45 @@ pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
     };
     let ok = list.iter().all(|check| check.status() != Status::Failed);
     print(out, &json!({"schema": SCHEMA, "ok": ok, "checks": list.iter().map(check).collect::<Vec<_>>()}))
+}
+
+pub fn status(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct StatusJson {
+        schema: u32,
+        disk: GateJson,
+        pressure: Option<PressureJson>,
+        last_run: Option<Time>,
+        last_success: Option<Time>,
+        next_run: Option<String>,
+        inhibitors: Option<Vec<InhibitorJson>>,
+        ledger: LedgerJson,
+    }
+    #[derive(Serialize)]
+    struct InhibitorJson {
+        pid: Option<u32>,
+        since: Option<Time>,
+        why: Option<String>,
+    }
+    #[derive(Serialize)]
+    struct LedgerJson {
+        images: usize,
+        recorded: Option<Time>,
+    }
+    let inhibitor =
+        |it: &crate::facts::Inhibitor| InhibitorJson { pid: it.pid, since: it.since, why: it.why.clone() };
+    let inhibitors = report.inhibitors.as_ref().ok();
+    let json = StatusJson {
+        schema: SCHEMA,
+        disk: gate(&report.disk),
+        pressure: report.pressure.as_ref().map(pressure),
+        last_run: report.last_run,
+        last_success: report.last_success,
+        next_run: report.next_run.clone(),
+        inhibitors: inhibitors.map(|active| active.iter().map(inhibitor).collect()),
+        ledger: LedgerJson { images: report.images, recorded: report.recorded },
+    };
+    print(out, &json)
 }
 
 pub fn recorded(

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::execute::Outcome;
+use crate::facts::{Answer, Inhibitor};
 use crate::gates::Gate;
 use crate::gates::disk::Usage;
 use crate::ledger::Pressure;
@@ -37,6 +38,24 @@ pub struct PruneReport {
     pub occupants: Option<Occupants>,
     /// The filesystem that holds the images, as the plan saw it.
     pub images_on: Option<Usage>,
+}
+
+/// What `status` shows.
+#[derive(Debug)]
+pub struct StatusReport {
+    pub now: Time,
+    /// The gate, which is open under pressure.
+    pub disk: Gate,
+    pub pressure: Option<Lasting>,
+    pub last_run: Option<Time>,
+    pub last_success: Option<Time>,
+    /// When the timer elapses next, as systemd writes it; absent where it is not active.
+    pub next_run: Option<String>,
+    pub inhibitors: Answer<Vec<Inhibitor>>,
+    /// Images that the ledger knows.
+    pub images: usize,
+    /// When image usage was last recorded.
+    pub recorded: Option<Time>,
 }
 
 /// Why a person must look after the host.

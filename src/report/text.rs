@@ -8,7 +8,7 @@ use std::time::Duration;
 use anstyle::AnsiColor;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
-use super::{Ending, Intervention, Lasting, PruneReport, advice, checks};
+use super::{Ending, Intervention, Lasting, PruneReport, StatusReport, advice, checks};
 use crate::checks::Check;
 use crate::engine::watch::Sign;
 use crate::execute::{Outcome, Skip, Stop};
@@ -16,7 +16,7 @@ use crate::gates::disk::{self, Limit, Usage};
 use crate::gates::{Gate, Verdict, Word, converge, runs};
 use crate::occupants::{self, Occupant, Occupants};
 use crate::plan::{self, Eviction, Keep, KeepLabel, Kept, Kind, LastUse, Plan, Removal, Remove};
-use crate::units::{age, clean, duration, size};
+use crate::units::{Time, age, clean, duration, elapsed, size};
 
 const COLUMNS: u16 = 100;
 
@@ -667,6 +667,57 @@ pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
         for (n, line) in checks::figures(check).iter().enumerate() {
             writeln!(out, "{}{}", if n == 0 { "\n" } else { "" }, clean(line))?;
         }
+    }
+    Ok(())
+}
+
+/// What `status` says: one line for each thing that it knows.
+pub fn status(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
+    let at = |time: Option<Time>| {
+        time.map_or_else(
+            || "never".into(),
+            |it| {
+                format!(
+                    "{} ({} ago)",
+                    it.round(jiff::Unit::Second).unwrap_or(it),
+                    age(elapsed(report.now, it))
+                )
+            },
+        )
+    };
+    let pressure = report.pressure.as_ref().map_or_else(
+        || "none".into(),
+        |it| {
+            let owed = it.owed.map(|owed| format!("; a prune is owed for {}", age(owed))).unwrap_or_default();
+            format!("{}{owed}", ongoing(it, std::slice::from_ref(&report.disk)))
+        },
+    );
+    let inhibitors = match &report.inhibitors {
+        Err(why) => why.0.clone(),
+        Ok(active) if active.is_empty() => "none".into(),
+        Ok(active) => {
+            let one = |it: &crate::facts::Inhibitor| {
+                inhibitor(it.pid, it.why.as_deref(), it.since.map(|since| elapsed(report.now, since)))
+            };
+            active.iter().map(one).collect::<Vec<_>>().join(", ")
+        }
+    };
+    let next =
+        report.next_run.clone().unwrap_or_else(|| "unknown: ci-docker-prune.timer is not active".into());
+    let recorded = match report.recorded {
+        None => "no usage recorded so far".to_owned(),
+        time => format!("{}, recorded {}", amount(report.images, "image"), at(time)),
+    };
+    for (name, line) in [
+        ("disk", reason(&report.disk)),
+        ("pressure", pressure),
+        ("last run", at(report.last_run)),
+        ("last success", at(report.last_success)),
+        ("next run", next),
+        ("inhibitors", inhibitors),
+        ("ledger", recorded),
+    ] {
+        writeln!(out, "{name:12}  {}", clean(&line))?;
     }
     Ok(())
 }

@@ -120,6 +120,40 @@ fn manual_intervention_is_demanded_once_for_each_episode_of_pressure() {
 }
 
 #[test]
+fn the_status_tells_of_runs_pressure_and_inhibitors_also_without_an_engine() {
+    let engine = Engine::start();
+    engine.fill_to(85);
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["run", "--detach", "--name", RUN, "127.0.0.1:5000/app:1"]);
+    prune(&engine, "");
+    let mut inhibit = crate::support::standard(&program(&engine));
+    let mut inhibit = inhibit.args(["inhibit", "--why", "deploy", "--", "sleep", "600"]).spawn().unwrap();
+    let status = |words: &[&str]| program(&engine).arg("status").args(words).assert().success();
+    engine.eventually("the inhibitor is there", || stdout(&status(&[])).contains("'deploy'"));
+    let text = stdout(&status(&[]));
+    for part in [
+        "(>= 80%)",
+        "over 80%, blocked once by runs; a prune is owed",
+        "last success  20",
+        "1 image, recorded 20",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json = json_of(&status(&["-o", "json"]));
+    assert_eq!(
+        (&json["inhibitors"][0]["why"], &json["pressure"]["blocked"]["runs"]),
+        (&"deploy".into(), &1.into())
+    );
+    let down = stdout(&status(&["--host", "unix:///nowhere"]));
+    assert!(
+        down.contains("no Docker engine") && down.contains("'deploy'") && down.contains("last run"),
+        "{down}"
+    );
+    inhibit.kill().unwrap();
+    inhibit.wait().unwrap();
+}
+
+#[test]
 fn a_ledger_that_cannot_be_written_does_not_keep_a_full_disk_from_being_pruned() {
     let engine = Engine::start();
     let name = idle(&engine);

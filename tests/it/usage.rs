@@ -14,13 +14,16 @@ fn bad_values_name_their_option() {
         (&["disk", "--disk-threshold", "-1"], "-1"),
         (&["disk", "--disk-threshold", "80.5"], "--disk-threshold"),
         (&["disk", "--disk-threshold", ""], "--disk-threshold"),
-        (&["prune", "--disk-target", "90"], "--disk-target 90 <= --disk-threshold 80"),
+        (&["prune", "--disk-target", "90"], "--disk-target 90 must not exceed --disk-threshold 80"),
         (&["prune", "--disk-critical", "79"], "--disk-threshold 80 <= --disk-critical 79"),
         (&["prune", "--older-than", "soon"], "--older-than"),
         (&["prune", "--cache-age", "7"], "--cache-age"),
         (&["runs", "--run-pattern", "("], "--run-pattern"),
         (&["runs", "--run-pattern", ""], "--run-pattern"),
         (&["prune", "--keep-label", "=x"], "--keep-label"),
+        (&["prune", "--evict-tagged", "("], "--evict-tagged"),
+        (&["disk", "--disk-min-free", "20X"], "--disk-min-free"),
+        (&["record", "--prune-at", "101"], "--prune-at"),
         (&["disk", "--timeout", "0s"], "--timeout"),
         (&["disk", "--host", "docker.sock"], "--host"),
         (&["disk", "--swarm-host", "manager"], "--swarm-host"),
@@ -67,7 +70,9 @@ fn a_removal_is_always_spelled_out() {
 
 #[test]
 fn help_fits_100_columns_and_names_every_exit_status() {
-    for command in ["", "prune", "check-gates", "disk", "runs", "converge", "record", "inhibit", "verify"] {
+    for command in
+        ["", "prune", "check-gates", "disk", "runs", "converge", "record", "status", "inhibit", "verify"]
+    {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|it| !it.is_empty()).collect();
         let assert = bare().args(arguments).env("COLUMNS", "200").assert().success().stderr("");
         let help = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
@@ -75,7 +80,7 @@ fn help_fits_100_columns_and_names_every_exit_status() {
             assert!(line.chars().count() <= 100, "{command}: {line}");
         }
     }
-    let codes = ["0  ", "1  ", "2  ", "3  ", "4  ", "255"];
+    let codes = ["0  ", "1  ", "2  ", "3  ", "10 ", "255"];
     let assert = bare().arg("--help").assert();
     let help = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
     assert!(codes.iter().all(|code| help.contains(&format!("\n  {code}"))), "{help}");
