@@ -196,7 +196,7 @@ in
       type = types.listOf types.str;
       default = [ ];
       example = [ "--verbose" ];
-      description = "Further arguments of `ci-docker-prune prune`.";
+      description = "Further arguments of `ci-docker-prune prune` and, for the prunes that it makes, `record`.";
     };
   };
 }

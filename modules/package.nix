@@ -24,6 +24,8 @@ rustPlatform.buildRustPackage {
       ../src
       ../tests/it
       ../tests/host.rs
+      ../tests/sim/Cargo.toml
+      ../tests/sim/src
       ../tests/style.rs
       ../tests/support/Cargo.toml
       ../tests/support/src
@@ -34,7 +36,7 @@ rustPlatform.buildRustPackage {
   env = lib.optionalAttrs (revision != null) { CI_DOCKER_PRUNE_REVISION = revision; };
 
   # The other tests start Docker engines, which a build sandbox cannot.
-  cargoTestFlags = [ "--bins" ];
+  cargoTestFlags = [ "--lib" ];
 
   nativeBuildInputs = [ installShellFiles ];
   postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''

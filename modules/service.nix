@@ -226,6 +226,7 @@ in
         ++ arguments (
           settings // { prune-at = if cfg.pruneAt == null then null else toString cfg.pruneAt; }
         )
+        ++ cfg.extraArgs
       )
     );
     systemd.timers.ci-docker-prune-record = lib.mkIf (cfg.recordInterval != null) (

@@ -210,6 +210,10 @@ pub struct Record {
     /// Prune, behind the same gates, when the disk is at or above this or a prune is owed [default: never]
     #[arg(long, value_name = "PCT", env = "CI_DOCKER_PRUNE_PRUNE_AT", hide_env = true)]
     pub prune_at: Option<Percent>,
+    /// Record only, and never prune
+    #[arg(long, action = ArgAction::SetTrue, env = "CI_DOCKER_PRUNE_DRY_RUN", hide_env = true)]
+    #[arg(value_parser = BoolishValueParser::new())]
+    pub dry_run: bool,
     #[command(flatten)]
     pub policy: Policy,
     /// Write metrics of such a prune for Prometheus to this file

@@ -4,23 +4,21 @@
 //! gates, and looks at them, at the inhibitors and at its signals before each single removal.
 
 use std::collections::{HashSet, VecDeque};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use tokio::task::{JoinError, JoinSet};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
-use crate::engine::remove::{Removed, Remover, own_tag};
-use crate::engine::watch::{Sign, Watch};
-use crate::engine::{Engine, EngineError};
+use crate::engine::EngineError;
+use crate::engine::remove::{Removed, own_tag};
+use crate::engine::watch::Sign;
 use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unanswered};
 use crate::gates::disk::{Limit, Usage};
 use crate::gates::{Gate, Word};
-use crate::host::inhibitors;
-use crate::host::lock::{self, Removing};
-use crate::plan::{Kind, Plan, Removal, Remove};
+use crate::plan::{Eviction, Kind, Plan, Removal, Remove};
 use crate::units::Time;
+use crate::world::{EngineApi, EngineEvents, EngineOrders, World};
 
 /// Between taking an image's names away and removing it. A deploy that found the names just before
 /// makes its container by them 0.2 s after its `service create` event (observed on 20.10 to 29), and
@@ -38,13 +36,11 @@ const IN_FLIGHT: usize = 3;
 const RESTLESS: usize = 20;
 
 /// Where a run works, and what may stop it.
-pub struct Site<'a> {
-    pub engine: &'a Engine,
-    pub remover: &'a Remover,
-    /// The events of every engine that is asked.
-    pub watches: &'a [Watch],
-    pub runtime_dir: &'a Path,
-    pub told_to_end: &'a AtomicBool,
+pub struct Site<'a, W: World> {
+    pub world: &'a W,
+    pub engine: &'a W::Engine,
+    /// The events of every engine that is asked, since before the gates were evaluated.
+    pub events: &'a <W::Engine as EngineApi>::Events,
     /// Is told how many objects are dealt with.
     pub progress: &'a dyn Fn(usize),
 }
@@ -131,26 +127,29 @@ pub enum Stop {
     Unanswered(Unanswered),
 }
 
-struct Run<'a, Ask, Measure> {
-    site: Site<'a>,
+struct Run<'a, W: World, Ask, Measure> {
+    site: Site<'a, W>,
+    orders: Rc<<W::Engine as EngineApi>::Orders>,
     ask: Ask,
     usage: Measure,
     /// For which kind of object, and after how many events, the gates were asked last.
     asked_for: Option<(Kind, usize)>,
     in_use: HashSet<String>,
     /// What an inhibitor waits for, as long as an order is in flight.
-    lock: Weak<Removing>,
+    lock: Weak<W::RemovalLock>,
     outcome: Outcome,
 }
 
 /// Carry the plan out. `ask` asks the gates and looks at the containers anew; `usage` measures the
 /// filesystem that holds the images.
-pub async fn execute<Ask, Measure>(plan: Plan, site: Site<'_>, ask: Ask, usage: Measure) -> Outcome
+pub async fn execute<W, Ask, Measure>(plan: Plan, site: Site<'_, W>, ask: Ask, usage: Measure) -> Outcome
 where
+    W: World,
     Ask: AsyncFnMut() -> Asked,
     Measure: Fn() -> Answer<Usage>,
 {
     let mut run = Run {
+        orders: Rc::new(site.engine.orders()),
         site,
         ask,
         usage,
@@ -168,14 +167,15 @@ where
             run.outcome.skipped.push((removal, Skip::Stopped));
             continue;
         }
-        match (removal.kind, &removal.reason) {
-            (Kind::Orphan, _) => run.remove_orphans(removal, &mut left).await,
-            (_, Remove::Evicted(eviction)) => {
-                let limit = eviction.limit;
-                run.evict(removal, limit, &mut left).await;
+        match removal.reason {
+            Remove::Unnamed(_) => run.remove_orphans(removal, &mut left).await,
+            Remove::Evicted(Eviction { limit, .. }) => run.evict(removal, limit, &mut left).await,
+            Remove::Finished(_) | Remove::NeverStarted(_) => {
+                let tried = run.remove_container(&removal).await;
+                run.note(removal, tried);
             }
-            _ => {
-                let tried = run.remove(&removal).await;
+            Remove::StaleCache { older_than, .. } => {
+                let tried = run.prune_build_cache(removal.kind, older_than).await;
                 run.note(removal, tried);
             }
         }
@@ -183,21 +183,17 @@ where
     run.outcome
 }
 
-impl<Ask, Measure> Run<'_, Ask, Measure>
+impl<W, Ask, Measure> Run<'_, W, Ask, Measure>
 where
+    W: World,
     Ask: AsyncFnMut() -> Asked,
     Measure: Fn() -> Answer<Usage>,
 {
     /// Change the engine: look whether anything began and whether the object is still what the plan saw,
     /// and give the order in the same breath. [`Run::remove_orphans`] does the same, a few at a time.
-    async fn order(
-        &mut self,
-        kind: Kind,
-        expect: Expect<'_>,
-        order: impl Future<Output = Removed>,
-    ) -> Result<Removed, Tried> {
+    async fn order(&mut self, kind: Kind, expect: Expect<'_>, order: Order<'_>) -> Result<Removed, Tried> {
         match self.may_go_on(kind, expect).await {
-            Ok(_lock) => Ok(order.await),
+            Ok(permit) => Ok(permit.give(&*self.orders, order).await),
             Err(why) => Err(self.not_now(why)),
         }
     }
@@ -212,8 +208,8 @@ where
         }
     }
 
-    /// May this be done now? With the answer comes the lock that an inhibitor waits for.
-    async fn may_go_on(&mut self, kind: Kind, expect: Expect<'_>) -> Result<Arc<Removing>, NotNow> {
+    /// May this be done now?
+    async fn may_go_on(&mut self, kind: Kind, expect: Expect<'_>) -> Result<Permit<W::RemovalLock>, NotNow> {
         for _ in 0..RESTLESS {
             let events = self.events().await?;
             if self.asked_for != Some((kind, events)) {
@@ -229,16 +225,16 @@ where
             let unanswered = |error: anyhow::Error| Stop::Unanswered(Unanswered(format!("{error:#}")));
             let lock = match self.lock.upgrade() {
                 Some(held) => held,
-                None => Arc::new(lock::begin_removal(self.site.runtime_dir).map_err(unanswered)?),
+                None => Rc::new(self.site.world.lock_removals().await.map_err(unanswered)?),
             };
-            self.lock = Arc::downgrade(&lock);
-            let inhibitors = inhibitors::active(self.site.runtime_dir).map_err(unanswered)?;
+            self.lock = Rc::downgrade(&lock);
+            let inhibitors = self.site.world.inhibitors().map_err(unanswered)?;
             if !inhibitors.is_empty() {
                 return Err(Stop::Inhibited(inhibitors).into());
             }
             self.check(expect).await?;
             if self.events().await? == events {
-                return Ok(lock);
+                return Ok(Permit { _lock: lock });
             }
         }
         let why = "containers start faster than the gates can be asked; try again when it is calmer";
@@ -247,18 +243,13 @@ where
 
     /// How many events there were, if none of them, and no signal, says that this must end.
     async fn events(&self) -> Result<usize, Stop> {
-        if self.site.told_to_end.load(Ordering::Relaxed) {
+        if self.site.world.shutdown_requested() {
             return Err(Stop::Signal);
         }
-        let mut events = 0;
-        for watch in self.site.watches {
-            let (sign, others) = watch.look().await;
-            events += others;
-            if let Some(sign) = sign {
-                return Err(Stop::Sign(sign));
-            }
+        match self.site.events.poll().await {
+            (Some(sign), _) => Err(Stop::Sign(sign)),
+            (None, others) => Ok(others),
         }
-        Ok(events)
     }
 
     /// Is the object still what the plan saw?
@@ -316,34 +307,44 @@ where
         if self.outcome.stopped.is_some() {
             return;
         }
-        let order = self.site.remover.image(tag);
+        let order = Order::RemoveImage(tag);
         if let Ok(Removed::Failed(error)) = self.order(Kind::Cached, Expect::Anything, order).await {
             self.asked_for = None;
             log::warn!("the tag {tag} of an interrupted eviction stays: {error}");
         }
     }
 
-    async fn remove(&mut self, removal: &Removal) -> Tried {
-        let remover = self.site.remover;
-        let Removal { kind, id, .. } = removal;
-        let done = match (kind, &removal.reason) {
-            (Kind::BuildCache, Remove::StaleCache { older_than, .. }) => {
-                self.order(*kind, Expect::Anything, remover.build_cache(*older_than)).await
-            }
-            _ => self.order(*kind, Expect::Finished(id, removal.finished), remover.container(id)).await,
-        };
+    async fn remove_container(&mut self, removal: &Removal) -> Tried {
+        let expect = Expect::Finished(&removal.id, removal.finished);
+        let done = self.order(removal.kind, expect, Order::RemoveContainer(&removal.id)).await;
+        done.map_or_else(|tried| tried, Tried::from)
+    }
+
+    async fn prune_build_cache(&mut self, kind: Kind, older_than: Duration) -> Tried {
+        let done = self.order(kind, Expect::Anything, Order::PruneBuildCache(older_than)).await;
         done.map_or_else(|tried| tried, Tried::from)
     }
 
     /// Remove the orphans from this one on, each looked at right before its own order. Nobody asks for
     /// one by name, so that a few orders may be in flight at once.
     async fn remove_orphans(&mut self, first: Removal, left: &mut VecDeque<Removal>) {
-        let mut in_flight = JoinSet::new();
+        let mut in_flight = FuturesUnordered::new();
         let mut next = Some(first);
         while let Some(removal) = next {
-            let looked = self.may_go_on(Kind::Orphan, Expect::Unused(&removal)).await;
-            while let Some(ended) = in_flight.try_join_next() {
-                self.land(ended);
+            let mut ended = Vec::new();
+            let looked = {
+                let looking = self.may_go_on(Kind::Orphan, Expect::Unused(&removal));
+                tokio::pin!(looking);
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(done) = in_flight.next() => ended.push(done),
+                        looked = &mut looking => break looked,
+                    }
+                }
+            };
+            for (removal, done) in ended {
+                self.note(removal, Tried::from(done));
             }
             match looked {
                 // What ended meanwhile ends the run, or makes it ask again before another order.
@@ -354,9 +355,9 @@ where
                     next = Some(removal);
                     continue;
                 }
-                Ok(lock) => {
-                    let Site { engine, remover, .. } = self.site;
-                    in_flight.spawn(remove_orphan(engine.clone(), remover.clone(), removal, lock));
+                Ok(permit) => {
+                    let orders = Rc::clone(&self.orders);
+                    in_flight.push(remove_orphan(self.site.engine, orders, removal, permit));
                 }
                 Err(why) => {
                     let tried = self.not_now(why);
@@ -364,23 +365,15 @@ where
                 }
             }
             if in_flight.len() == IN_FLIGHT
-                && let Some(ended) = in_flight.join_next().await
+                && let Some((removal, done)) = in_flight.next().await
             {
-                self.land(ended);
+                self.note(removal, Tried::from(done));
             }
             let more = self.outcome.stopped.is_none();
             next = if more { pop(left, Kind::Orphan) } else { None };
         }
-        while let Some(ended) = in_flight.join_next().await {
-            self.land(ended);
-        }
-    }
-
-    /// Note what came of an order that was in flight.
-    fn land(&mut self, ended: Result<(Removal, Removed), JoinError>) {
-        match ended {
-            Ok((removal, done)) => self.note(removal, done.into()),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        while let Some((removal, done)) = in_flight.next().await {
+            self.note(removal, Tried::from(done));
         }
     }
 
@@ -398,7 +391,8 @@ where
             }
         };
         if !limit.is_reached(&usage) {
-            return self.outcome.skipped.push((first, Skip::EnoughSpace(usage, limit)));
+            let all = std::iter::once(first).chain(std::iter::from_fn(|| pop_of_rung(left, &limit)));
+            return self.outcome.skipped.extend(all.map(|it| (it, Skip::EnoughSpace(usage.clone(), limit))));
         }
         let wanted = wanted_bytes(&usage, &limit);
         let mut nameless = Vec::new();
@@ -408,7 +402,10 @@ where
             size = size.saturating_add(removal.size);
             match self.take_names(&removal).await {
                 Ok(own_tag) => nameless.push((removal, own_tag)),
-                Err(tried) => self.note(removal, tried),
+                Err(tried) => {
+                    self.restore_tags(&removal, &tried).await;
+                    self.note(removal, tried);
+                }
             }
             let more = self.outcome.stopped.is_none() && nameless.len() < BATCH && size < wanted;
             next = if more { pop_of_rung(left, &limit) } else { None };
@@ -427,11 +424,12 @@ where
                 gone.images += 1;
                 gone.size = gone.size.saturating_add(removal.size);
             }
+            self.restore_tags(&removal, &tried).await;
             self.note(removal, tried.or_half_way());
         }
         if gone.size > 0 && self.outcome.stopped.is_none() {
             match (self.usage)() {
-                Ok(after) if freed_nothing(&usage, &after, gone.size) => {
+                Ok(after) if freed_nothing(&usage, &after, gone) => {
                     self.outcome.freed_nothing = Some(gone);
                 }
                 Ok(_) => {}
@@ -443,8 +441,7 @@ where
     /// Give a cached image a tag of our own, so that nothing is deleted, and take its tags and digests away:
     /// from then on no deploy finds it by name, and one that wants it downloads no layer.
     async fn take_names(&mut self, removal: &Removal) -> Result<String, Tried> {
-        let Site { engine, remover, .. } = self.site;
-        let image: Image = match engine.image(&removal.id).await {
+        let image: Image = match self.site.engine.image(&removal.id).await {
             Ok(Some(image)) => image,
             Ok(None) => return Err(Tried::Removed),
             Err(error) => return Err(Tried::Failed(error)),
@@ -452,14 +449,14 @@ where
         let expect = Expect::Unused(removal);
         let own_tag = match image.own_tag {
             Some(tag) => tag,
-            None => match self.order(removal.kind, expect, remover.tag(&removal.id)).await? {
+            None => match self.order(removal.kind, expect, Order::TagImage(&removal.id)).await? {
                 Removed::Yes => own_tag(&removal.id),
                 other => return Err(other.into()),
             },
         };
         // Each by its name, never by ID: a tag that appears meanwhile keeps the image.
         for reference in image.tags.iter().chain(&image.digests) {
-            let done = self.order(removal.kind, expect, remover.image(reference)).await;
+            let done = self.order(removal.kind, expect, Order::RemoveImage(reference)).await;
             match done.map_err(Tried::or_half_way)? {
                 Removed::Untagged | Removed::Gone => {}
                 other => return Err(other.into()),
@@ -468,9 +465,22 @@ where
         Ok(own_tag)
     }
 
+    /// Give an image that was not removed the tags back that it lost: unlike a cached image, it may be in no registry.
+    /// That deletes nothing, so that it needs no permit.
+    async fn restore_tags(&mut self, removal: &Removal, tried: &Tried) {
+        if matches!(tried, Tried::Removed) {
+            return;
+        }
+        for name_tag in &removal.tags {
+            if let Removed::Failed(error) = self.orders.restore_tag(&removal.id, name_tag).await {
+                log::warn!("the tag {name_tag} of {} is lost: {error}", removal.id);
+            }
+        }
+    }
+
     /// Remove our tag, and with it the image, unless somebody wants it again.
     async fn finish(&mut self, removal: &Removal, own_tag: &str) -> Tried {
-        let order = self.site.remover.image(own_tag);
+        let order = Order::RemoveImage(own_tag);
         match self.order(removal.kind, Expect::Nameless(&removal.id), order).await {
             Ok(Removed::Untagged) => Tried::Skipped(Skip::Back),
             Ok(other) => other.into(),
@@ -484,13 +494,13 @@ where
 /// Two that go at the same time may have an untagged parent in common, which goes with the last of them:
 /// then the engine may fail over the parent that the other took, with the image itself gone (observed:
 /// 500 in one of 40 pairs on 20.10, 404 in two of 40 on 26.1).
-async fn remove_orphan(
-    engine: Engine,
-    remover: Remover,
+async fn remove_orphan<L>(
+    engine: &impl EngineApi,
+    orders: Rc<impl EngineOrders>,
     removal: Removal,
-    _lock: Arc<Removing>,
+    permit: Permit<L>,
 ) -> (Removal, Removed) {
-    let done = remover.image(&removal.id).await;
+    let done = permit.give(&*orders, Order::RemoveImage(&removal.id)).await;
     let doubtful = match &done {
         Removed::Refused(_) => true,
         Removed::Failed(error) => !error.timed_out(),
@@ -509,12 +519,15 @@ fn is_as_planned(image: &Image, removal: &Removal) -> bool {
     }
 }
 
-/// Did the removal of images of this size leave the filesystem as full as it was? Less than a hundredth counts as
-/// nothing: the engine's own records of an image take some blocks.
-fn freed_nothing(before: &Usage, after: &Usage, size: u64) -> bool {
+/// What the engine's own records of an image take at most, bytes: that much less is nothing.
+const RECORDS: u64 = 1 << 20;
+
+/// Did the removal of these images leave the filesystem as full as it was?
+fn freed_nothing(before: &Usage, after: &Usage, gone: FreedNothing) -> bool {
     let (before_, after_) = (&before.filesystem, &after.filesystem);
     let inodes = before.by_inodes() && after_.inodes_used < before_.inodes_used;
-    !inodes && before_.used.saturating_sub(after_.used) < size / 100
+    let records = RECORDS.saturating_mul(u64::try_from(gone.images).unwrap_or(u64::MAX));
+    !inodes && before_.used.saturating_sub(after_.used) < records.min(gone.size / 100)
 }
 
 /// The next removal, if it is an eviction of the rung with this limit.
@@ -540,6 +553,34 @@ fn wanted_bytes(usage: &Usage, limit: &Limit) -> u64 {
     let allowed = whole * u128::from(limit.percent.get().saturating_sub(1)) / 100;
     let above = u64::try_from(u128::from(filesystem.used).saturating_sub(allowed)).unwrap_or(u64::MAX);
     above.max(missing)
+}
+
+/// An order to the engine, so specific that giving it leaves no choice.
+#[derive(Debug, Clone, Copy)]
+enum Order<'a> {
+    RemoveContainer(&'a str),
+    /// By this reference.
+    RemoveImage(&'a str),
+    /// With a tag of our own.
+    TagImage(&'a str),
+    PruneBuildCache(Duration),
+}
+
+/// That one order may be given now: only [`Run::may_go_on`] makes one, and the order uses it up. It holds the lock that
+/// an inhibitor waits for.
+struct Permit<L> {
+    _lock: Rc<L>,
+}
+
+impl<L> Permit<L> {
+    async fn give(self, orders: &impl EngineOrders, order: Order<'_>) -> Removed {
+        match order {
+            Order::RemoveContainer(id) => orders.remove_container(id).await,
+            Order::RemoveImage(reference) => orders.remove_image(reference).await,
+            Order::TagImage(id) => orders.tag_image(id).await,
+            Order::PruneBuildCache(older_than) => orders.prune_build_cache(older_than).await,
+        }
+    }
 }
 
 /// What an object must still be for its order to be given.
@@ -641,6 +682,7 @@ mod tests {
     #[test]
     fn a_batch_freed_nothing_when_the_disk_is_as_full_as_before() {
         let usage = crate::testing::usage;
+        // Of 1,000 bytes; two images of this size.
         for (before, after, size, expected) in [
             (85, 75, 100, false),
             (85, 85, 100, true),
@@ -648,12 +690,22 @@ mod tests {
             (85, 84, 100, false),
             (85, 84, 2_000, true),
         ] {
+            let gone = FreedNothing { images: 2, size };
             assert_eq!(
-                freed_nothing(&usage(before), &usage(after), size),
+                freed_nothing(&usage(before), &usage(after), gone),
                 expected,
                 "{before} {after} {size}"
             );
         }
+        // Eight images on a base of more than a gigabyte that others have too.
+        let disk = |used| {
+            let mut usage = usage(85);
+            usage.filesystem.used = used;
+            usage
+        };
+        let gone = FreedNothing { images: 8, size: 12 << 30 };
+        assert!(!freed_nothing(&disk(90 << 30), &disk((90 << 30) - (96 << 20)), gone));
+        assert!(freed_nothing(&disk(90 << 30), &disk((90 << 30) - (4 << 20)), gone));
     }
 
     #[test]

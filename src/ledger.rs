@@ -31,6 +31,9 @@ pub struct Pressure {
     pub reported: Option<Reported>,
     /// Has `record` ended with the exit status for manual intervention?
     pub alarmed: bool,
+    /// Did the last prune end its evictions because they freed nothing? Then only the daily prune tries again, so that
+    /// the cache is not given up for nothing every five minutes.
+    pub freed_nothing: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +45,14 @@ pub struct Reported {
 
 impl Pressure {
     fn new(now: Time) -> Self {
-        Self { since: now, blocked: BTreeMap::new(), owed_since: None, reported: None, alarmed: false }
+        Self {
+            since: now,
+            blocked: BTreeMap::new(),
+            owed_since: None,
+            reported: None,
+            alarmed: false,
+            freed_nothing: false,
+        }
     }
 }
 
@@ -187,13 +197,15 @@ impl Ledger {
     }
 
     /// The disk is under pressure.
-    pub fn mark_pressure(&mut self, now: Time) -> &mut Pressure {
+    fn mark_pressure(&mut self, now: Time) -> &mut Pressure {
         self.pressure.get_or_insert_with(|| Pressure::new(now))
     }
 
-    /// A prune was carried out to its end, and the disk is still under pressure.
-    pub fn settle(&mut self, now: Time) {
-        self.mark_pressure(now).owed_since = None;
+    /// A prune was carried out to its end, and the disk is still under pressure. Did its evictions free nothing?
+    pub fn settle(&mut self, freed_nothing: bool, now: Time) {
+        let pressure = self.mark_pressure(now);
+        pressure.owed_since = None;
+        pressure.freed_nothing = freed_nothing;
     }
 
     /// The disk is not under pressure (any more).
@@ -293,7 +305,7 @@ mod tests {
         let pressure = ledger.pressure.clone().unwrap();
         assert_eq!((Some(pressure.since), pressure.owed_since), (ago("3d"), ago("3d")));
         assert_eq!(pressure.blocked, BTreeMap::from([("runs".into(), 2), ("converge".into(), 1)]));
-        ledger.settle(now());
+        ledger.settle(false, now());
         assert_eq!(ledger.pressure.clone().unwrap().owed_since, None);
         assert_eq!(ledger.pressure.clone().unwrap().since, pressure.since);
         ledger.clear_pressure();

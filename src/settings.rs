@@ -190,7 +190,8 @@ fn settings(cli: Cli) -> Result<Settings, clap::Error> {
         Some(cli::Command::Disk(disk)) => Command::Disk(disk.into()),
         Some(cli::Command::Runs { runs: pattern, runtime }) => Command::Runs(runs(pattern, runtime)),
         Some(cli::Command::Converge) => Command::Converge,
-        Some(cli::Command::Record(cli::Record { prune_at, policy, metrics_file })) => {
+        Some(cli::Command::Record(cli::Record { prune_at, dry_run, policy, metrics_file })) => {
+            let prune_at = prune_at.filter(|_| !dry_run);
             let prune = check(cli::Prune { dry_run: false, policy, metrics_file })?;
             Command::Record(Box::new(Record { prune_at, prune }))
         }

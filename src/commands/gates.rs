@@ -1,61 +1,67 @@
 //! `disk`, `runs`, `converge` and `check-gates`.
 
-use std::path::Path;
-
 use anyhow::Result;
 
-use super::survey::{self, Engines, Questions};
-use super::{ledger, now, print};
+use super::{now, print};
 use crate::cli::Output;
 use crate::engine::read::Containers;
 use crate::exit::Exit;
 use crate::facts::{Answer, Unanswered};
 use crate::gates::{self, Gate, Verdict, Word};
+use crate::observe::{self, Questions};
 use crate::report::{json, text};
 use crate::settings;
+use crate::world::World;
+use crate::world::real::ThisHost;
 
-pub async fn disk(engine: settings::Engine, disk: settings::Disk, output: Output) -> Result<Exit> {
-    let gates = match Engines::connect(&engine).await {
+pub async fn disk(world: &ThisHost<'_>, disk: settings::Disk, output: Output) -> Result<Exit> {
+    let gates = match world.connect().await {
         Err(why) => unanswered(&[disk_unanswered], &why),
-        Ok(engines) => vec![survey::take(&engines, Questions::DISK).await.disk(&engines, &disk)],
+        Ok(engine) => {
+            let survey = observe::survey(&engine, Questions::DISK).await;
+            vec![survey.disk(world, &engine, &disk)]
+        }
     };
     report(&gates, output)
 }
 
-pub async fn runs(engine: settings::Engine, runs: &settings::Runs, output: Output) -> Result<Exit> {
-    let gates = match Engines::connect(&engine).await {
+pub async fn runs(world: &ThisHost<'_>, runs: &settings::Runs, output: Output) -> Result<Exit> {
+    let gates = match world.connect().await {
         Err(why) => unanswered(&[runs_unanswered], &why),
-        Ok(engines) => vec![survey::take(&engines, Questions::RUNS).await.runs(runs, now())],
+        Ok(engine) => {
+            let survey = observe::survey(&engine, Questions::RUNS).await;
+            vec![survey.runs(world, runs, now())]
+        }
     };
     report(&gates, output)
 }
 
-pub async fn converge(engine: settings::Engine, output: Output) -> Result<Exit> {
-    let gates = match Engines::connect(&engine).await {
+pub async fn converge(world: &ThisHost<'_>, output: Output) -> Result<Exit> {
+    let gates = match world.connect().await {
         Err(why) => unanswered(&[converge_unanswered], &why),
-        Ok(engines) => vec![survey::take(&engines, Questions::CONVERGE).await.converge(now())],
+        Ok(engine) => vec![observe::survey(&engine, Questions::CONVERGE).await.converge(now())],
     };
     report(&gates, output)
 }
 
 pub async fn check_gates(
-    engine: settings::Engine,
+    world: &ThisHost<'_>,
     disk: settings::Disk,
     runs: &settings::Runs,
-    state_dir: &Path,
     output: Output,
 ) -> Result<Exit> {
-    let engines = match Engines::connect(&engine).await {
+    let engine = match world.connect().await {
         Err(why) => return report(&all_unanswered(&why), output),
-        Ok(engines) => engines,
+        Ok(engine) => engine,
     };
     // The containers that have ended protect their images by being there, and the events since the
     // last note tell of those that are gone: the live ones are enough here, and cheap.
     let questions = Questions { containers: Some(Containers::Live), ..Questions::EVERYTHING };
-    let survey = survey::take(&engines, questions).await;
+    let survey = observe::survey(&engine, questions).await;
     let now = now();
-    let gates = [survey.disk(&engines, &disk), survey.runs(runs, now), survey.converge(now)];
-    if let Err(error) = ledger::note_containers(&engines.local, &survey, state_dir, now, |_| ()).await {
+    let disk = survey.disk(world, &engine, &disk);
+    let gates = [disk, survey.runs(world, runs, now), survey.converge(now)];
+    if let Err(error) = observe::record_usage(world, &engine, &survey, now, |_| ()).await {
         // A user of the docker group may ask the gates without owning the ledger.
         log::info!("the ledger was not updated: {error:#}");
     }

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 
-use super::survey::{self, Engines, Questions};
-use super::{ledger, now};
+use super::now;
 use crate::exit::Exit;
 use crate::host::{child, inhibitors, lock};
+use crate::observe::{self, Questions};
 use crate::settings;
+use crate::world::World;
+use crate::world::real::ThisHost;
 
 pub async fn run(
     engine: settings::Engine,
@@ -25,10 +27,10 @@ pub async fn run(
     }
     let inhibitor = inhibitors::register(runtime_dir, Some(&why), now())?;
     // Prune looks for inhibitors before each removal, so at most what is in flight is waited for.
-    lock::wait_for_removal(runtime_dir)?;
+    lock::wait_for_removal(runtime_dir).await?;
     let code = child::run(command).await?;
     // The command is over, and a hanging engine must not hold its caller up for long.
-    match tokio::time::timeout(engine.timeout, note(&engine, state_dir)).await {
+    match tokio::time::timeout(engine.timeout, note(&engine, state_dir, runtime_dir)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::info!("the images in use were not noted in the ledger: {error:#}"),
         Err(_) => log::info!("the images in use were not noted in the ledger: the engine hangs"),
@@ -37,8 +39,9 @@ pub async fn run(
     Ok(Exit::OfCommand(code))
 }
 
-async fn note(engine: &settings::Engine, state_dir: &Path) -> Result<()> {
-    let engines = Engines::connect(engine).await.map_err(|why| anyhow!(why.0))?;
-    let survey = survey::take(&engines, Questions::IN_USE).await;
-    ledger::note_containers(&engines.local, &survey, state_dir, now(), |_| ()).await.map(drop)
+async fn note(engine: &settings::Engine, state_dir: &Path, runtime_dir: &Path) -> Result<()> {
+    let world = ThisHost::new(engine, state_dir, runtime_dir);
+    let engine = world.connect().await.map_err(|why| anyhow!(why.0))?;
+    let survey = observe::survey(&engine, Questions::IN_USE).await;
+    observe::record_usage(&world, &engine, &survey, world.now(), |_| ()).await.map(drop)
 }

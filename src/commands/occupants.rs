@@ -3,19 +3,20 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::survey::{Engines, Survey};
 use crate::facts::{Answer, Files, Image, Unanswered};
 use crate::gates::disk::Usage;
-use crate::host::engine_files;
 use crate::ledger::Ledger;
+use crate::observe::Survey;
 use crate::occupants::{self, Facts, ImageUse, Kind, Occupant, Occupants};
 use crate::plan::Inventory;
 use crate::report::{Ending, PruneReport};
 use crate::units::{Time, elapsed};
+use crate::world::{EngineApi, World};
 
 /// What fills the disk, as far as it can be seen.
-pub async fn find(
-    engines: &Engines,
+pub async fn find<W: World>(
+    world: &W,
+    engine: &W::Engine,
     survey: &Survey,
     inventory: &Inventory,
     ledger: &Ledger,
@@ -53,12 +54,12 @@ pub async fn find(
     let (usage, files) = match &info {
         Err(why) => (Err(why.clone()), Err(why.clone())),
         Ok(info) => {
-            let usage = engines.local.disk_usage(info.containerd_store).await.map_err(Unanswered::from);
+            let usage = engine.disk_usage(info.containerd_store).await.map_err(Unanswered::from);
             let usage = usage.map(|mut usage| {
                 usage.containers.retain(|(name, _)| !gone.contains(name.as_str()));
                 usage
             });
-            (usage, files(engines, &info.root, inventory, &removed).await)
+            (usage, files(world, engine, &info.root, inventory, &removed).await)
         }
     };
     let unseen = info.as_ref().is_ok_and(|info| info.containerd_store) && usage.is_ok();
@@ -78,26 +79,18 @@ pub async fn find(
     found
 }
 
-/// Logs, by their containers' names, and forgotten folders. The walk is given up after the time for one
-/// answer of the engine, and goes with the program.
-async fn files(
-    engines: &Engines,
+/// Logs, by their containers' names, and forgotten folders.
+async fn files<W: World>(
+    world: &W,
+    engine: &W::Engine,
     root: &Path,
     inventory: &Inventory,
     removed: &HashSet<&str>,
 ) -> Answer<Files> {
-    if !engines.local.is_local() {
+    if !engine.is_local() {
         return Err(Unanswered("logs are on the engine's own host".into()));
     }
-    let (tell, told) = tokio::sync::oneshot::channel();
-    let root = root.to_owned();
-    std::thread::spawn(move || tell.send(engine_files::look(&root)));
-    let mut files = match tokio::time::timeout(engines.local.patience(), told).await {
-        Ok(Ok(files)) => files.map_err(|error| Unanswered(format!("{error:#}")))?,
-        Ok(Err(_)) | Err(_) => {
-            return Err(Unanswered("the engine's folder takes too long to look through".into()));
-        }
-    };
+    let mut files = world.engine_files(root).await?;
     files.logs.retain(|(id, _)| !removed.contains(id.as_str()));
     let names: HashMap<&str, &String> =
         inventory.containers.iter().filter_map(|it| Some((it.id.as_str(), it.names.first()?))).collect();

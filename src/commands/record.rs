@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
+use super::print;
 use super::prune::{self, Attempt};
-use super::survey::{self, Engines, Questions, Survey};
-use super::{ledger, now, print};
 use crate::cli::Output;
 use crate::exit::Exit;
 use crate::gates::disk::Measured;
 use crate::gates::{Gate, Verdict, Word};
-use crate::host::inhibitors;
 use crate::ledger::{Ledger, Reported};
+use crate::observe::{self, Questions, Survey};
 use crate::report::progress::Bars;
 use crate::report::{json, outcome_word, text};
 use crate::settings::{self, Record};
 use crate::units::{Percent, elapsed};
+use crate::world::World;
+use crate::world::real::ThisHost;
 
 /// A prune that can do nothing, for the same reason as before, is reported this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -29,25 +30,40 @@ pub async fn run(
     verbose: bool,
     bars: &Bars,
 ) -> Result<Exit> {
+    let world = ThisHost::new(&engine, &record.prune.state_dir, &record.prune.runs.runtime_dir);
+    record_in(&world, &record, output, verbose, bars).await
+}
+
+/// The same in any world.
+///
+/// # Errors
+/// The engine does not answer, or the ledger cannot be written while no prune is due.
+pub async fn record_in(
+    world: &impl World,
+    record: &Record,
+    output: Output,
+    verbose: bool,
+    bars: &Bars,
+) -> Result<Exit> {
     let Record { prune_at, prune } = record;
     // After a boot the directory of the inhibitors is gone; this comes long before the next prune.
-    if let Err(error) = inhibitors::prepare(&prune.runs.runtime_dir, engine.host.socket()) {
+    if let Err(error) = world.prepare() {
         log::info!("{error:#}");
     }
-    let engines = Engines::connect(&engine).await.map_err(|why| anyhow!(why.0))?;
-    let survey = survey::take(&engines, Questions::IN_USE).await;
-    let now = now();
-    let disk = prune_at.map(|_| survey.disk(&engines, &prune.disk));
+    let engine = world.connect().await.map_err(|why| anyhow!(why.0))?;
+    let survey = observe::survey(&engine, Questions::IN_USE).await;
+    let now = world.now();
+    let disk = prune_at.map(|_| survey.disk(world, &engine, &prune.disk));
     let relieved = matches!(disk, Some(Gate::Disk(Verdict::Closed(_))));
     let change = |ledger: &mut Ledger| {
         if relieved {
             ledger.clear_pressure();
         }
     };
-    let noted = ledger::note_containers(&engines.local, &survey, &prune.state_dir, now, change).await;
-    let known = noted.as_ref().map_or_else(|_| ledger::look(&prune.state_dir), Clone::clone);
+    let noted = observe::record_usage(world, &engine, &survey, now, change).await;
+    let known = noted.as_ref().map_or_else(|_| world.ledger(), Clone::clone);
     let due = match (prune_at, disk) {
-        (Some(prune_at), Some(Gate::Disk(Verdict::Open(measured)))) => is_due(prune_at, &measured, &known),
+        (Some(prune_at), Some(Gate::Disk(Verdict::Open(measured)))) => is_due(*prune_at, &measured, &known),
         (_, Some(gate)) if gate.word() == Word::Unknown => {
             log::warn!("cannot tell whether a prune is due: {}", text::reason(&gate));
             false
@@ -65,15 +81,17 @@ pub async fn run(
     if let Err(error) = noted {
         log::warn!("{error:#}");
     }
-    let attempt = prune::attempt(&engine, &prune, verbose, bars).await;
-    let (exit, worth_telling) = remember(&attempt, &prune);
+    let reported = known.pressure.as_ref().and_then(|it| it.reported.as_ref());
+    let report_due = reported.is_none_or(|it| elapsed(now, it.at) >= REPORT_INTERVAL);
+    let attempt = prune::attempt(world, prune, verbose || report_due, bars).await;
+    let (exit, worth_telling) = remember(world, &attempt).await;
     if output == Output::Json {
         report(&survey, &known, Some(&attempt), output)?;
     } else if worth_telling || verbose {
         attempt.print(output, verbose)?;
     }
     if worth_telling {
-        attempt.log_errors(&prune);
+        attempt.log_errors(prune);
     }
     Ok(exit)
 }
@@ -81,18 +99,21 @@ pub async fn run(
 /// Is the disk so full, or so short of space, that it cannot wait for the daily prune, or is that prune still owed?
 fn is_due(prune_at: Percent, measured: &Measured, ledger: &Ledger) -> bool {
     let urgent = measured.usages.iter().any(|it| it.percent >= prune_at || measured.limit.lacks_space(it));
-    urgent || ledger.pressure.as_ref().is_some_and(|it| it.owed_since.is_some())
+    let pressure = ledger.pressure.as_ref();
+    let useless = pressure.is_some_and(|it| it.freed_nothing);
+    (urgent && !useless) || pressure.is_some_and(|it| it.owed_since.is_some())
 }
 
 /// With which status to end, and whether the attempt says anything that the last one did not. Manual intervention is
 /// demanded once for each episode of pressure, so that an alarm rings once; the daily prune demands it every day.
-fn remember(attempt: &Attempt, prune: &settings::Prune) -> (Exit, bool) {
-    let now = now();
+async fn remember(world: &impl World, attempt: &Attempt) -> (Exit, bool) {
+    let now = world.now();
     let mut result = (attempt.exit, true);
     let change = |ledger: &mut Ledger| {
         let Some(pressure) = &mut ledger.pressure else { return };
         let demanded = attempt.exit == Exit::ManualIntervention;
-        let exit = if demanded && pressure.alarmed { Exit::Done } else { attempt.exit };
+        let exit =
+            if demanded && pressure.alarmed { attempt.exit_without_intervention() } else { attempt.exit };
         let outcome = outcome_word(&attempt.report);
         let idle = matches!(outcome, "held" | "nothing");
         let what = attempt.report.gates.iter().filter(|it| it.word() != Word::Open).map(Gate::name);
@@ -109,7 +130,7 @@ fn remember(attempt: &Attempt, prune: &settings::Prune) -> (Exit, bool) {
     if attempt.is_beside_another() {
         return (Exit::Done, false);
     }
-    if let Err(error) = ledger::note(&prune.state_dir, now, change) {
+    if let Err(error) = world.update_ledger(now, change).await {
         log::info!("{error:#}");
     }
     result

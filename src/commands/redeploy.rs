@@ -10,16 +10,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::survey::Engines;
-use super::{AT_A_TIME, Signal, now, prune, watch_signals};
+use super::{now, prune};
 use crate::checks::login::{self, Credential};
 use crate::checks::{Deployed, Redeploy};
 use crate::engine::deploy::Progress;
 use crate::engine::{Engine, deploy};
 use crate::facts::SwarmState;
 use crate::gates::disk::Usage;
+use crate::host::child::Signal;
 use crate::host::{docker_config, inhibitors};
+use crate::observe::AT_A_TIME;
 use crate::settings::{self, Prune};
+use crate::world::real::{Engines, ThisHost, watch_signals};
 
 /// How often the engine is asked how a deploy is doing.
 const POLL: Duration = Duration::from_millis(20);
@@ -103,10 +105,9 @@ impl Proof<'_> {
         let Some(cold) = self.deploy().await.context("the first deploy")? else { return Ok(None) };
         self.tear_down().await?;
         // As if the disk were full: then whatever may go at all is in the plan.
-        let plan = prune::look(settings, prune, Some(Usage::full()), false)
-            .await
-            .context("the plan in between")?
-            .plan;
+        let world = ThisHost::new(settings, &prune.state_dir, &prune.runs.runtime_dir);
+        let plan =
+            prune::look(&world, prune, Some(Usage::full()), false).await.context("the plan in between")?.plan;
         // Where the image is gone already the second deploy tells.
         let id = self.engine.image(&by_digest(&cold.image)).await?.map(|it| it.id);
         let plan = plan.context("no plan could be made")?;

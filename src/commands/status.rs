@@ -4,14 +4,16 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::survey::{self, Engines, Questions};
-use super::{gates, ledger, now, print};
+use super::{gates, print};
 use crate::cli::Output;
 use crate::exit::Exit;
 use crate::facts::Unanswered;
-use crate::host::{inhibitors, systemd};
+use crate::host::systemd;
+use crate::observe::{self, Questions};
 use crate::report::{Lasting, StatusReport, json, text};
 use crate::settings;
+use crate::world::World;
+use crate::world::real::ThisHost;
 
 const TIMER: &str = "ci-docker-prune.timer";
 
@@ -22,8 +24,9 @@ pub async fn run(
     runtime_dir: &Path,
     output: Output,
 ) -> Result<Exit> {
-    let disk = match Engines::connect(&engine).await {
-        Ok(engines) => survey::take(&engines, Questions::DISK).await.disk(&engines, &disk),
+    let world = ThisHost::new(&engine, state_dir, runtime_dir);
+    let disk = match world.connect().await {
+        Ok(engine) => observe::survey(&engine, Questions::DISK).await.disk(&world, &engine, &disk),
         Err(why) => gates::disk_unanswered(why),
     };
     let units = systemd::units(engine.timeout).await.unwrap_or_else(|error| {
@@ -31,8 +34,8 @@ pub async fn run(
         None
     });
     let timer = units.unwrap_or_default().into_iter().find(|unit| unit.name == TIMER && unit.active);
-    let ledger = ledger::look(state_dir);
-    let now = now();
+    let ledger = world.ledger();
+    let now = world.now();
     let report = StatusReport {
         now,
         disk,
@@ -40,7 +43,7 @@ pub async fn run(
         last_run: ledger.last_run,
         last_success: ledger.last_success,
         next_run: timer.map(|it| it.next).filter(|next| !next.is_empty()),
-        inhibitors: inhibitors::active(runtime_dir).map_err(|error| Unanswered(format!("{error:#}"))),
+        inhibitors: world.inhibitors().map_err(|error| Unanswered(format!("{error:#}"))),
         images: ledger.images.len(),
         recorded: ledger.noted,
     };

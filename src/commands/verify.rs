@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::survey::{self, Engines, Questions, Survey};
-use super::{gates, ledger, now, print, redeploy};
+use super::{gates, print, redeploy};
 use crate::checks::login::{Login, Test};
 use crate::checks::pruners::{Pruner, Pruners, Systemd, prunes, uncommented};
 use crate::checks::units::{Timer, Units as OwnUnits};
@@ -17,23 +16,27 @@ use crate::facts::{Answer, Unanswered};
 use crate::gates::{Gate, Verdict};
 use crate::host::systemd::{self, Unit};
 use crate::host::{docker_config, filesystem};
+use crate::observe::{self, Questions, Survey};
 use crate::report::{json, text};
 use crate::settings::{self, Verify};
 use crate::units::elapsed;
+use crate::world::World;
+use crate::world::real::{Engines, ThisHost};
 
 const TIMER: &str = "ci-docker-prune.timer";
 const SERVICE: &str = "ci-docker-prune.service";
 
 pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Result<Exit> {
-    let engines = Engines::connect(&engine).await;
+    let world = ThisHost::new(&engine, &verify.prune.state_dir, &verify.prune.runs.runtime_dir);
+    let engines = world.connect().await;
     let survey = match &engines {
-        Ok(engines) => Ok(survey::take(engines, Questions::DISK).await),
+        Ok(engines) => Ok(observe::survey(engines, Questions::DISK).await),
         Err(why) => Err(why.clone()),
     };
     let mut checks = vec![
         Check::Engine(answers(&engine, &engines, &survey)),
-        Check::Retention(retention(&engines, &survey, &verify)),
-        Check::Disk(disk(&engines, &survey, &verify.prune)),
+        Check::Retention(retention(&world, &engines, &survey, &verify)),
+        Check::Disk(disk(&world, &engines, &survey, &verify.prune)),
     ];
     for registry in &verify.registries {
         let login = login(&engines, registry, verify.online, engine.timeout).await;
@@ -69,12 +72,17 @@ fn answers(settings: &settings::Engine, engines: &Answer<Engines>, survey: &Answ
     }
 }
 
-fn retention(engines: &Answer<Engines>, survey: &Answer<Survey>, verify: &Verify) -> Retention {
+fn retention(
+    world: &ThisHost<'_>,
+    engines: &Answer<Engines>,
+    survey: &Answer<Survey>,
+    verify: &Verify,
+) -> Retention {
     let places = match (engines, survey) {
         (Ok(engines), _) if !engines.local.is_local() => return Retention::Elsewhere,
         (Ok(engines), Ok(survey)) => {
             let everywhere = settings::Disk { paths: vec![], limit: verify.prune.disk.limit };
-            survey.disk_places(engines, &everywhere).map(|it| it.measured)
+            survey.disk_places(world, engines, &everywhere).map(|it| it.measured)
         }
         (Err(why), _) | (_, Err(why)) => Err(why.clone()),
     };
@@ -92,9 +100,14 @@ fn retention(engines: &Answer<Engines>, survey: &Answer<Survey>, verify: &Verify
     Retention::Persistent(places)
 }
 
-fn disk(engines: &Answer<Engines>, survey: &Answer<Survey>, prune: &settings::Prune) -> Disk {
+fn disk(
+    world: &ThisHost<'_>,
+    engines: &Answer<Engines>,
+    survey: &Answer<Survey>,
+    prune: &settings::Prune,
+) -> Disk {
     let gate = match (engines, survey) {
-        (Ok(engines), Ok(survey)) => survey.disk(engines, &prune.disk),
+        (Ok(engines), Ok(survey)) => survey.disk(world, engines, &prune.disk),
         (Err(why), _) | (_, Err(why)) => gates::disk_unanswered(why.clone()),
     };
     let critical = match &gate {
@@ -103,8 +116,7 @@ fn disk(engines: &Answer<Engines>, survey: &Answer<Survey>, prune: &settings::Pr
         }
         _ => false,
     };
-    let pressure = ledger::look(&prune.state_dir).pressure;
-    let pressure = pressure.map(|it| (elapsed(now(), it.since), it.blocked));
+    let pressure = world.ledger().pressure.map(|it| (elapsed(world.now(), it.since), it.blocked));
     Disk { gate, critical, pressure }
 }
 

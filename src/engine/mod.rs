@@ -254,6 +254,25 @@ impl EngineError {
         Self::new(host, asked, problem)
     }
 
+    /// The engine answered with this status, in these words.
+    pub fn of_status(asked: &str, status: u16, message: &str) -> Self {
+        Self::of_simulated(asked, Problem::Status(status, message.to_owned()))
+    }
+
+    /// The engine did not answer within this time.
+    pub fn of_timeout(asked: &str, timeout: Duration) -> Self {
+        Self::of_simulated(asked, Problem::TimedOut(timeout))
+    }
+
+    /// The connection was lost.
+    pub fn of_lost(asked: &str) -> Self {
+        Self::of_simulated(asked, Problem::Lost("connection reset".into()))
+    }
+
+    fn of_simulated(asked: &str, problem: Problem) -> Self {
+        Self::new(&HostUrl::Unix("/simulated".into()), asked, problem)
+    }
+
     /// Did the engine take too long, so that it may still be at work?
     pub fn timed_out(&self) -> bool {
         matches!(self.problem, Problem::TimedOut(_))

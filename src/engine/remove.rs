@@ -61,8 +61,17 @@ impl Remover {
 
     /// `POST /images/{id}/tag`: give an image its [`own_tag`], which deletes nothing.
     pub async fn tag(&self, id: &str) -> Removed {
-        let tag = id.trim_start_matches("sha256:").to_owned();
-        let options = TagImageOptions { repo: Some(OWN_REPOSITORY.to_owned()), tag: Some(tag) };
+        self.tag_as(id, OWN_REPOSITORY, id.trim_start_matches("sha256:")).await
+    }
+
+    /// `POST /images/{id}/tag` with a `name:tag` that it had.
+    pub async fn restore(&self, id: &str, name_tag: &str) -> Removed {
+        let (name, tag) = name_tag.rsplit_once(':').unwrap_or((name_tag, "latest"));
+        self.tag_as(id, name, tag).await
+    }
+
+    async fn tag_as(&self, id: &str, repository: &str, tag: &str) -> Removed {
+        let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
         self.carry_out(&format!("POST /images/{id}/tag"), async {
             self.engine.docker.tag_image(id, Some(options)).await.map(|()| Removed::Yes)
         })

@@ -57,22 +57,24 @@ impl Drop for Watch {
     }
 }
 
-#[derive(Deserialize)]
-struct Event {
+/// One event of the engine (`GET /events`).
+#[derive(Debug, Clone, Deserialize)]
+pub struct Event {
     #[serde(rename = "Type")]
-    kind: String,
+    pub kind: String,
     #[serde(rename = "Action")]
-    action: String,
+    pub action: String,
     #[serde(rename = "Actor")]
-    actor: Actor,
+    pub actor: Actor,
 }
 
-#[derive(Deserialize)]
-struct Actor {
+/// What an event is about.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Actor {
     #[serde(rename = "ID", default)]
-    id: String,
+    pub id: String,
     #[serde(rename = "Attributes")]
-    attributes: Option<HashMap<String, String>>,
+    pub attributes: Option<HashMap<String, String>>,
 }
 
 impl Engine {
@@ -143,40 +145,54 @@ async fn read(mut body: Incoming, seen: Arc<Mutex<Seen>>, run_pattern: Regex) {
         while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
             match serde_json::from_slice::<Event>(&line) {
-                Ok(event) => {
-                    if let Some(what) = judge(event, &run_pattern) {
-                        note(what);
-                    }
-                }
+                Ok(event) => match classify(event, &run_pattern) {
+                    Meaning::Stop(sign) => note(Some(sign)),
+                    Meaning::Recheck => note(None),
+                    Meaning::Ignore => {}
+                },
                 Err(error) => return note(Some(Sign::Lost(format!("an event makes no sense: {error}")))),
             }
         }
     }
 }
 
-/// A sign to stop, another event (`None`), or nothing of interest.
-#[expect(clippy::option_option, reason = "three answers, used in one place")]
-fn judge(event: Event, run_pattern: &Regex) -> Option<Option<Sign>> {
+/// What an event means for a prune under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// No removal is safe any more.
+    Stop(Sign),
+    /// The gates are worth asking again.
+    Recheck,
+    Ignore,
+}
+
+/// What does this event mean?
+pub fn classify(event: Event, run_pattern: &Regex) -> Meaning {
     let attributes = event.actor.attributes.unwrap_or_default();
     let name = attributes.get("name").unwrap_or(&event.actor.id).clone();
     match (event.kind.as_str(), event.action.as_str()) {
-        ("service", "create") => Some(Some(Sign::ServiceCreated(name))),
-        ("service", "update") => Some(Some(Sign::ServiceUpdated(name))),
-        ("image", "pull") => Some(Some(Sign::Pulled(event.actor.id))),
+        ("service", "create") => Meaning::Stop(Sign::ServiceCreated(name)),
+        ("service", "update") => Meaning::Stop(Sign::ServiceUpdated(name)),
+        ("image", "pull") => Meaning::Stop(Sign::Pulled(event.actor.id)),
         ("image", "tag")
             if name.starts_with(OWN_REPOSITORY) || event.actor.id.starts_with(OWN_REPOSITORY) =>
         {
-            None
+            Meaning::Ignore
         }
         ("container", _) => {
             let labels = ["com.docker.stack.namespace", "com.docker.compose.project"];
             let names = labels.into_iter().filter_map(|label| attributes.get(label)).chain([&name]);
-            Some(names.into_iter().find(|it| run_pattern.is_match(it)).map(|it| Sign::Run(it.clone())))
+            let run = names.into_iter().find(|it| run_pattern.is_match(it));
+            run.map_or(Meaning::Recheck, |it| Meaning::Stop(Sign::Run(it.clone())))
         }
         ("network" | "volume" | "secret" | "config", _) => {
-            run_pattern.is_match(&name).then_some(Some(Sign::Run(name)))
+            if run_pattern.is_match(&name) {
+                Meaning::Stop(Sign::Run(name))
+            } else {
+                Meaning::Ignore
+            }
         }
-        _ => Some(None),
+        _ => Meaning::Recheck,
     }
 }
 
@@ -189,17 +205,17 @@ mod tests {
         let run = "abcd-0123ef_ci_commoninternet_net";
         let own = "ci-docker-prune.invalid/evicting:aa";
         let table = [
-            ("service", "create", "app", "", Some(Some(Sign::ServiceCreated("app".into())))),
-            ("service", "update", "app", "", Some(Some(Sign::ServiceUpdated("app".into())))),
-            ("image", "pull", "app", "", Some(Some(Sign::Pulled("id".into())))),
-            ("image", "tag", "app:1", "", Some(None)),
-            ("image", "tag", own, "", None),
-            ("image", "load", "app:1", "", Some(None)),
-            ("network", "create", run, "", Some(Some(Sign::Run(run.into())))),
-            ("network", "create", "other", "", None),
-            ("container", "create", "cron", "", Some(None)),
-            ("container", "start", run, "", Some(Some(Sign::Run(run.into())))),
-            ("container", "create", "task", run, Some(Some(Sign::Run(run.into())))),
+            ("service", "create", "app", "", Meaning::Stop(Sign::ServiceCreated("app".into()))),
+            ("service", "update", "app", "", Meaning::Stop(Sign::ServiceUpdated("app".into()))),
+            ("image", "pull", "app", "", Meaning::Stop(Sign::Pulled("id".into()))),
+            ("image", "tag", "app:1", "", Meaning::Recheck),
+            ("image", "tag", own, "", Meaning::Ignore),
+            ("image", "load", "app:1", "", Meaning::Recheck),
+            ("network", "create", run, "", Meaning::Stop(Sign::Run(run.into()))),
+            ("network", "create", "other", "", Meaning::Ignore),
+            ("container", "create", "cron", "", Meaning::Recheck),
+            ("container", "start", run, "", Meaning::Stop(Sign::Run(run.into()))),
+            ("container", "create", "task", run, Meaning::Stop(Sign::Run(run.into()))),
         ];
         let pattern = Regex::new("_ci_commoninternet_net").unwrap();
         for (kind, action, name, stack, expected) in table {
@@ -208,7 +224,7 @@ mod tests {
             );
             let actor = Actor { id: "id".into(), attributes: Some(attributes) };
             let event = Event { kind: kind.into(), action: action.into(), actor };
-            assert_eq!(judge(event, &pattern), expected, "{kind} {action} {name}");
+            assert_eq!(classify(event, &pattern), expected, "{kind} {action} {name}");
         }
     }
 }

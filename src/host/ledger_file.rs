@@ -39,6 +39,8 @@ struct PressureJson {
     reported: Option<ReportedJson>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     alarmed: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    freed_nothing: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -68,6 +70,7 @@ impl From<PressureJson> for Pressure {
             owed_since: json.owed_since,
             reported: json.reported.map(|ReportedJson { at, what }| Reported { at, what }),
             alarmed: json.alarmed,
+            freed_nothing: json.freed_nothing,
         }
     }
 }
@@ -81,6 +84,7 @@ impl From<&Pressure> for PressureJson {
             owed_since: pressure.owed_since,
             reported: reported.map(|Reported { at, what }| ReportedJson { at, what }),
             alarmed: pressure.alarmed,
+            freed_nothing: pressure.freed_nothing,
         }
     }
 }
@@ -165,7 +169,7 @@ pub fn read(state_dir: &Path) -> Content {
 ///
 /// # Errors
 /// The directory cannot be written, or is full; what was there stays as it was.
-pub fn update(
+pub async fn update(
     state_dir: &Path,
     now: Time,
     change: impl FnOnce(&mut Ledger),
@@ -173,7 +177,7 @@ pub fn update(
     let context = || format!("cannot write the ledger in {}", state_dir.display());
     fs::create_dir_all(state_dir).with_context(context)?;
     let lock = open(&state_dir.join("ledger.lock"), 0o644).with_context(context)?;
-    let _lock = lock_soon(lock).with_context(context)?;
+    let _lock = lock_soon(lock).await.with_context(context)?;
     let mut set_aside = None;
     let mut ledger = match read(state_dir) {
         Content::Ledger(ledger) => ledger,
@@ -188,6 +192,12 @@ pub fn update(
     change(&mut ledger);
     write(state_dir, &ledger).with_context(context)?;
     Ok((ledger, set_aside))
+}
+
+/// Remove a ledger that is stored elsewhere now.
+pub fn remove(state_dir: &Path) {
+    // One that stays is older than the other, and not read.
+    let _ = fs::remove_file(path(state_dir));
 }
 
 fn write(state_dir: &Path, ledger: &Ledger) -> Result<()> {
@@ -219,15 +229,16 @@ mod tests {
                 owed_since: Some(now()),
                 reported: Some(Reported { at: now(), what: "held: runs".into() }),
                 alarmed: true,
+                freed_nothing: true,
             }),
         }
     }
 
-    #[test]
-    fn a_ledger_survives_the_disk() {
+    #[tokio::test]
+    async fn a_ledger_survives_the_disk() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(read(dir.path()), Content::Missing));
-        update(dir.path(), now(), |it| *it = ledger()).unwrap();
+        update(dir.path(), now(), |it| *it = ledger()).await.unwrap();
         assert!(matches!(read(dir.path()), Content::Ledger(read) if read == ledger()));
         let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
         assert_eq!(files.len(), 2, "the ledger and its lock: {files:?}");
@@ -242,8 +253,8 @@ mod tests {
         assert!(read.images["sha256:a"].references.is_empty() && read.superseded().is_empty());
     }
 
-    #[test]
-    fn an_unreadable_ledger_is_set_aside_whole() {
+    #[tokio::test]
+    async fn an_unreadable_ledger_is_set_aside_whole() {
         let newer = r#"{"schema":2,"noted":null,"images":{}}"#;
         for broken in
             ["", "{", "[]", "\0\u{1}garbage", newer, r#"{"schema":1,"noted":"yesterday","images":{}}"#]
@@ -251,7 +262,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             fs::write(path(dir.path()), broken).unwrap();
             assert!(matches!(read(dir.path()), Content::Unreadable(_)), "{broken}");
-            let (_, aside) = update(dir.path(), now(), |it| it.noted = Some(now())).unwrap();
+            let (_, aside) = update(dir.path(), now(), |it| it.noted = Some(now())).await.unwrap();
             assert_eq!(fs::read_to_string(aside.unwrap().0).unwrap(), broken);
             assert!(matches!(read(dir.path()), Content::Ledger(_)));
         }

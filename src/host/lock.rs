@@ -19,8 +19,8 @@ pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
 
 /// What came of asking for the lock.
 #[derive(Debug)]
-pub enum Taken {
-    Mine(Lock),
+pub enum Taken<L> {
+    Mine(L),
     /// Another process holds it: its process ID, where it could be read.
     Busy(Option<u32>),
 }
@@ -29,7 +29,7 @@ pub enum Taken {
 ///
 /// # Errors
 /// The directory or file cannot be made or opened.
-pub fn take(runtime_dir: &Path) -> Result<Taken> {
+pub fn take(runtime_dir: &Path) -> Result<Taken<Lock>> {
     let path = runtime_dir.join("prune.lock");
     let hint = || format!("cannot use the lock {}; run it as root", path.display());
     fs::create_dir_all(runtime_dir).with_context(hint)?;
@@ -93,6 +93,8 @@ fn removing_path(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("removing.lock")
 }
 
+/// How often a lock that another process holds is tried.
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest wait for a lock that others hold for a moment only.
 const MOMENTARY: Duration = Duration::from_secs(10);
 /// Longest wait for the removals in flight: twice the default `--timeout`, which bounds it.
@@ -102,13 +104,13 @@ const REMOVAL: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// `EWOULDBLOCK` where somebody else still holds it.
-pub(super) fn lock_within(mut file: File, how: FlockArg, limit: Duration) -> Result<Flock<File>, Errno> {
+async fn lock_within(mut file: File, how: FlockArg, limit: Duration) -> Result<Flock<File>, Errno> {
     let end = Instant::now() + limit;
     loop {
         match Flock::lock(file, how) {
             Err((again, Errno::EWOULDBLOCK)) if Instant::now() < end => {
                 file = again;
-                std::thread::park_timeout(Duration::from_millis(10));
+                tokio::time::sleep(LOCK_INTERVAL).await;
             }
             locked => return locked.map_err(|(_, error)| error),
         }
@@ -116,8 +118,8 @@ pub(super) fn lock_within(mut file: File, how: FlockArg, limit: Duration) -> Res
 }
 
 /// Lock a file that others hold for a moment only.
-pub(super) fn lock_soon(file: File) -> Result<Flock<File>> {
-    lock_within(file, FlockArg::LockExclusiveNonblock, MOMENTARY).with_context(|| {
+pub(super) async fn lock_soon(file: File) -> Result<Flock<File>> {
+    lock_within(file, FlockArg::LockExclusiveNonblock, MOMENTARY).await.with_context(|| {
         format!("somebody has held it for over {} s (lslocks tells who)", MOMENTARY.as_secs())
     })
 }
@@ -127,29 +129,33 @@ pub(super) fn lock_soon(file: File) -> Result<Flock<File>> {
 ///
 /// # Errors
 /// The lock's file cannot be opened, or somebody keeps it.
-pub fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
+pub async fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
     let file = open(&path, 0o644).with_context(context)?;
     // Whoever inhibits must be able to wait for it, whatever the umask.
     file.set_permissions(Permissions::from_mode(0o644)).with_context(context)?;
-    lock_soon(file).map(Removing).with_context(context)
+    lock_soon(file).await.map(Removing).with_context(context)
 }
 
 /// Wait until no removal is under way.
 ///
 /// # Errors
 /// The lock's file is there and cannot be opened, or the removal takes too long.
-pub fn wait_for_removal(runtime_dir: &Path) -> Result<()> {
+pub async fn wait_for_removal(runtime_dir: &Path) -> Result<()> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
     match File::open(&path) {
         // No prune has ever removed anything here.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).with_context(context),
-        Ok(file) => lock_within(file, FlockArg::LockSharedNonblock, REMOVAL).map(drop).with_context(|| {
-            format!("a removal has been under way for over {} s; see journalctl -u docker", REMOVAL.as_secs())
-        }),
+        Ok(file) => {
+            let locked = lock_within(file, FlockArg::LockSharedNonblock, REMOVAL).await.map(drop);
+            let limit = REMOVAL.as_secs();
+            locked.with_context(|| {
+                format!("a removal has been under way for over {limit} s; see journalctl -u docker")
+            })
+        }
     }
 }
 
@@ -157,20 +163,20 @@ pub fn wait_for_removal(runtime_dir: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_lock_is_never_taken_through_a_link() {
+    #[tokio::test]
+    async fn a_lock_is_never_taken_through_a_link() {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("victim");
         fs::write(&victim, "untouched").unwrap();
         for name in ["prune.lock", "removing.lock"] {
             std::os::unix::fs::symlink(&victim, dir.path().join(name)).unwrap();
         }
-        assert!(take(dir.path()).is_err() && begin_removal(dir.path()).is_err());
+        assert!(take(dir.path()).is_err() && begin_removal(dir.path()).await.is_err());
         for name in ["prune.lock", "removing.lock"] {
             fs::remove_file(dir.path().join(name)).unwrap();
             fs::hard_link(&victim, dir.path().join(name)).unwrap();
         }
-        assert!(take(dir.path()).is_err() && begin_removal(dir.path()).is_err());
+        assert!(take(dir.path()).is_err() && begin_removal(dir.path()).await.is_err());
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
         for name in ["prune.lock", "removing.lock"] {
             fs::remove_file(dir.path().join(name)).unwrap();
@@ -178,6 +184,6 @@ mod tests {
         let mine = take(dir.path()).unwrap();
         assert!(matches!(mine, Taken::Mine(_)));
         assert!(matches!(take(dir.path()).unwrap(), Taken::Busy(Some(pid)) if pid == std::process::id()));
-        drop(begin_removal(dir.path()).unwrap());
+        drop(begin_removal(dir.path()).await.unwrap());
     }
 }

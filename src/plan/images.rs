@@ -95,12 +95,17 @@ fn eviction(
     let step = steps.iter().find(|(_, unused_for)| last_use.ago() >= *unused_for);
     match (step, usage) {
         (Some(_), None) => Err(Keep::DiskUnknown),
-        (Some((rung, _)), Some(usage)) if policy.limit(*rung).is_reached(usage) => Ok(Eviction {
-            rung: *rung,
-            limit: policy.limit(*rung),
-            superseded: superseded.map(str::to_owned),
-            last_use,
-        }),
+        // A disk without pressure of its own evicts nothing, whatever brought the run about.
+        (Some((rung, _)), Some(usage))
+            if policy.threshold.is_reached(usage) && policy.limit(*rung).is_reached(usage) =>
+        {
+            Ok(Eviction {
+                rung: *rung,
+                limit: policy.limit(*rung),
+                superseded: superseded.map(str::to_owned),
+                last_use,
+            })
+        }
         _ => {
             let condition = |(rung, unused_for): &(Rung, Duration)| Condition {
                 unused_for: *unused_for,
@@ -287,7 +292,7 @@ mod tests {
             ("g", "5m"),
         ]);
         for (percent, expected) in
-            [(69, ""), (70, "ba"), (79, "ba"), (80, "ba|cd"), (94, "ba|cd"), (95, "ba|cd|ef")]
+            [(69, ""), (70, ""), (79, ""), (80, "ba|cd"), (94, "ba|cd"), (95, "ba|cd|ef")]
         {
             assert_eq!(rungs(&plan(&inventory, &ledger, percent)), expected, "{percent}");
         }
@@ -298,7 +303,7 @@ mod tests {
                 entry.references.insert(name.into(), ago(ago_).unwrap());
             }
         }
-        for (percent, expected) in [(69, ""), (70, "dba"), (80, "dba|c"), (95, "dba|c|fe")] {
+        for (percent, expected) in [(69, ""), (79, ""), (80, "dba|c"), (95, "dba|c|fe")] {
             assert_eq!(rungs(&plan(&inventory, &ledger, percent)), expected, "{percent}, superseded");
         }
         assert_eq!(plan(&inventory, &ledger, 69).keep.len(), 7);

@@ -93,8 +93,9 @@ impl Policy {
 pub enum Kind {
     Container,
     Orphan,
-    Cached,
+    /// Before the cached images: what it frees need not be evicted.
     BuildCache,
+    Cached,
 }
 
 impl Kind {
@@ -261,6 +262,7 @@ pub fn make(
     containers::decide(inventory, policy, now, &mut plan);
     images::decide(inventory, ledger, policy, usage, now, &mut plan);
     build_cache(&inventory.build_cache, policy, now, &mut plan);
+    plan.remove.sort_by_key(|removal| removal.kind);
     plan
 }
 

@@ -183,6 +183,7 @@ proptest! {
                     Rung::Critical => policy.critical_age,
                 };
                 prop_assert!(idle >= least(it.rung) && policy.limit(it.rung).is_reached(&usage));
+                prop_assert!(policy.threshold.is_reached(&usage));
                 // No rung before it would do.
                 for rung in [Rung::Target, Rung::Threshold, Rung::Critical] {
                     prop_assert!(rung >= it.rung || idle < least(rung));
@@ -201,7 +202,8 @@ proptest! {
             if let Keep::Cached { last_use, conditions, satisfied } = &kept.reason {
                 let old_enough = |it: &&Condition| last_use.ago() >= it.unused_for;
                 prop_assert_eq!(conditions.iter().find(old_enough), satisfied.as_ref());
-                prop_assert!(satisfied.is_none_or(|it| !it.limit.is_reached(&usage)));
+                let pressed = policy.threshold.is_reached(&usage);
+                prop_assert!(satisfied.is_none_or(|it| !pressed || !it.limit.is_reached(&usage)));
             }
         }
         // Every object has exactly one decision.

@@ -65,7 +65,9 @@ fn take_down(run: &runs::Run) -> Option<String> {
     let command = match run.kind {
         runs::Kind::Stack => "docker stack rm",
         runs::Kind::Service => "docker service rm",
-        runs::Kind::ComposeProject => "docker compose down --project-name",
+        runs::Kind::ComposeProject => {
+            return Some(format!("docker compose --project-name {} down", run.name));
+        }
         runs::Kind::Container => "docker rm --force",
         runs::Kind::Inhibitor => return None,
     };
@@ -73,7 +75,9 @@ fn take_down(run: &runs::Run) -> Option<String> {
 }
 
 /// What would free more now, although the policy keeps it.
-pub fn free_more(plan: &Plan) -> Vec<String> {
+///
+/// `evictable`: is the filesystem that holds the images under pressure, so that a shorter age would evict any?
+pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let idle = |kept: &Kept| match &kept.reason {
         Keep::Cached { last_use, .. } => Some(last_use.ago()),
@@ -84,7 +88,7 @@ pub fn free_more(plan: &Plan) -> Vec<String> {
         let (n, bytes) = total(sizes);
         (n > 0).then_some((age, n, bytes))
     });
-    if let Some((age, n, bytes)) = younger {
+    if let Some((age, n, bytes)) = younger.filter(|_| evictable) {
         lines.push(format!(
             "ci-docker-prune prune --older-than {}: {} more, at most {}",
             duration(age),
@@ -171,7 +175,8 @@ mod tests {
         };
         let plan = Plan { keep: vec![kept(7), kept(2), kept(8)], ..Plan::default() };
         let expected = "ci-docker-prune prune --older-than 6h: 2 cached images more, at most 2.0 MB";
-        assert_eq!(free_more(&plan), [expected]);
-        assert_eq!(free_more(&Plan::default()), Vec::<String>::new());
+        assert_eq!(free_more(&plan, true), [expected]);
+        assert_eq!(free_more(&plan, false), Vec::<String>::new());
+        assert_eq!(free_more(&Plan::default(), true), Vec::<String>::new());
     }
 }

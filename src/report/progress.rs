@@ -5,6 +5,11 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 /// Where bars are drawn. The log knows it too, so that its lines go above a bar and not into it.
 pub type Bars = MultiProgress;
 
+/// Bars that are never drawn.
+pub fn hidden() -> Bars {
+    Bars::with_draw_target(indicatif::ProgressDrawTarget::hidden())
+}
+
 /// A bar for so many objects. Where stderr is no terminal it draws nothing.
 pub fn bar(bars: &Bars, objects: usize) -> ProgressBar {
     let bar = bars.add(ProgressBar::new(u64::try_from(objects).unwrap_or(u64::MAX)));

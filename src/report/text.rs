@@ -239,7 +239,12 @@ pub fn busy(pid: Option<u32>, runtime_dir: &Path) -> String {
 /// `over 80% for 3 days, blocked 5 times by runs: stack abcd-… (61 h old, looks abandoned)`.
 pub fn lasting(duration: Duration, blocked: &BTreeMap<String, u64>, gates: &[Gate]) -> String {
     let limit = gates.iter().find_map(|gate| match gate {
-        Gate::Disk(Verdict::Open(measured)) => Some(format!("over {}", measured.limit.percent)),
+        Gate::Disk(Verdict::Open(measured)) => Some(match measured.usages.first() {
+            Some(usage) if usage.percent < measured.limit.percent => {
+                format!("with less than {} available", size(measured.limit.min_free.unwrap_or(0)))
+            }
+            _ => format!("over {}", measured.limit.percent),
+        }),
         _ => None,
     });
     let times = |n: u64| if n == 1 { "once".to_owned() } else { format!("{n} times") };
@@ -595,7 +600,8 @@ fn still_full(
     };
     writeln!(out, "\n{place} is still at {}. {why}", usage.percent)?;
     stays(out, &plan.keep, verbose)?;
-    let more = advice::free_more(plan);
+    let images_on = report.images_on.as_ref().map(|it| &it.filesystem.mount_point);
+    let more = advice::free_more(plan, images_on == Some(&usage.filesystem.mount_point));
     if !more.is_empty() {
         writeln!(out, "To free more now:")?;
         more.iter().try_for_each(|line| writeln!(out, "  {line}"))?;
@@ -685,8 +691,12 @@ pub fn status(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
             },
         )
     };
+    let unnoted = match report.disk.word() {
+        Word::Open => "the disk is under pressure, and no prune has run since",
+        Word::Closed | Word::Unknown => "none",
+    };
     let pressure = report.pressure.as_ref().map_or_else(
-        || "none".into(),
+        || unnoted.into(),
         |it| {
             let owed = it.owed.map(|owed| format!("; a prune is owed for {}", age(owed))).unwrap_or_default();
             format!("{}{owed}", ongoing(it, std::slice::from_ref(&report.disk)))

@@ -239,6 +239,8 @@ fn pressure_elsewhere_evicts_no_cache() {
         engine.docker(["ps", "--all", "--quiet", "--filter", "name=ended"]).is_empty()
     });
     remember(&engine, &[(&id, 30)]);
+    // Above the target, and below the threshold: no pressure of its own.
+    engine.fill_to(75);
     let report = prune_any(&engine, &format!("--disk-path {}", elsewhere.display()));
     assert!(report["plan"]["keep"].to_string().contains("may go from"), "{report}");
     assert!(has_image(&engine, &name), "{report}");

@@ -8,7 +8,8 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, cached, change_ledger, has_image, image_id, json_of, ledger, names, program, prune, remember, stdout,
+    RUN, cached, change_ledger, has_image, image_id, json_of, ledger, ledger_path, names, program, prune,
+    remember, stdout,
 };
 
 const SILENT: &str = "";
@@ -151,6 +152,33 @@ fn the_status_tells_of_runs_pressure_and_inhibitors_also_without_an_engine() {
     );
     inhibit.kill().unwrap();
     inhibit.wait().unwrap();
+}
+
+#[test]
+fn where_the_disk_is_too_full_for_the_ledger_an_alarm_still_rings_once() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["run", "--detach", "--name", RUN, "127.0.0.1:5000/app:1"]);
+    engine.fill_to(97);
+    // A disk of its own, with no space left.
+    let state = engine.folder().join("state");
+    fs::create_dir_all(&state).unwrap();
+    let mount = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+        .arg(&state)
+        .status();
+    assert!(mount.unwrap().success());
+    fs::write(state.join("ledger.lock"), "").unwrap();
+    // As much as fits.
+    let ballast = (0..64).rev().find(|kib| fs::write(state.join("ballast"), vec![0; kib << 10]).is_ok());
+    assert!(ballast.is_some());
+    record(&engine, "").code(10).stdout(contains("blocked by runs"));
+    assert!(!ledger_path(&engine).exists() && engine.folder().join("runtime/ledger.json").exists());
+    is_silent(&engine, "");
+    fs::remove_file(state.join("ballast")).unwrap();
+    is_silent(&engine, "");
+    assert_eq!(ledger(&engine)["pressure"]["alarmed"], true);
+    assert!(!engine.folder().join("runtime/ledger.json").exists());
 }
 
 #[test]

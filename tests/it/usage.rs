@@ -9,13 +9,13 @@ use crate::support::bare;
 
 #[test]
 fn bad_values_name_their_option() {
-    let table: [(&[&str], &str); 16] = [
+    let table: [(&[&str], &str); 19] = [
         (&["disk", "--disk-threshold", "101"], "--disk-threshold"),
         (&["disk", "--disk-threshold", "-1"], "-1"),
         (&["disk", "--disk-threshold", "80.5"], "--disk-threshold"),
         (&["disk", "--disk-threshold", ""], "--disk-threshold"),
         (&["prune", "--disk-target", "90"], "--disk-target 90 must not exceed --disk-threshold 80"),
-        (&["prune", "--disk-critical", "79"], "--disk-threshold 80 <= --disk-critical 79"),
+        (&["prune", "--disk-critical", "79"], "nor --disk-threshold --disk-critical 79"),
         (&["prune", "--older-than", "soon"], "--older-than"),
         (&["prune", "--cache-age", "7"], "--cache-age"),
         (&["runs", "--run-pattern", "("], "--run-pattern"),

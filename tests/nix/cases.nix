@@ -229,6 +229,9 @@ concatMap (
     )).success
   ) "${show settings} is taken"
 ) wrong
+++ unless (lib.hasInfix (show "--dry-run") (
+  text (of { extraArgs = [ "--dry-run" ]; }) record
+)) "a dry run for ever, and the record timer prunes"
 ++ unless (lib.hasInfix "--prune-at=90" (text plain record)) "no prune is urgent"
 ++ unless (lib.hasInfix "--older-than=24h" (text plain record)) "an urgent prune has other settings"
 ++ unless (

@@ -1,0 +1,62 @@
+//! Prunes a Docker Swarm CI host without losing its image cache.
+//!
+//! The way through: `observe` (what the engine, the host and the ledger say), `gates` (three verdicts), `plan`
+//! (what goes and what stays, each with its reason), `execute` (carried out), `report`. All of it works against
+//! `world`, which is the real one in the program and a simulated one in `tests/sim`.
+
+mod cli;
+pub mod settings;
+
+pub mod commands;
+
+mod checks;
+pub mod facts;
+pub mod gates;
+pub mod ledger;
+pub mod observe;
+mod occupants;
+pub mod plan;
+
+pub mod execute;
+
+pub mod world;
+
+pub mod engine;
+pub mod host;
+
+pub mod report;
+
+pub mod exit;
+mod logging;
+#[cfg(test)]
+mod testing;
+pub mod units;
+
+use std::process::ExitCode;
+
+use exit::Exit;
+
+/// The whole program: read the command line, run the command, print an error, if any, once.
+pub fn main() -> ExitCode {
+    let settings = match settings::read(std::env::args_os()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            // Help and the version are no errors and go to stdout; clap knows. A closed stream has
+            // nobody to tell.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let bars = report::progress::Bars::new();
+    logging::start(settings.log, &bars);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result =
+        runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(commands::run(settings, &bars)));
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            log::error!("{error:#}");
+            Exit::Failed.into()
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What a run asks of the engine and the host: each question once, all at a time.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use futures_util::future::{OptionFuture, join4};
+use futures_util::{StreamExt, stream};
+
+use crate::engine::EngineError;
+use crate::engine::read::Containers;
+use crate::facts::{Answer, Container, Info, Inhibitor, Service, SwarmState, Task, Unanswered, name_tag};
+use crate::gates::{Gate, converge, disk, runs};
+use crate::ledger::{Ledger, Sightings, Use};
+use crate::plan::{self, Inventory, containers, images};
+use crate::settings;
+use crate::units::Time;
+use crate::world::{EngineApi, World};
+
+/// How many objects of one kind are asked about at a time.
+pub const AT_A_TIME: usize = 8;
+
+/// Which questions a command has.
+#[derive(Clone, Copy)]
+pub struct Questions {
+    pub services: bool,
+    pub tasks: bool,
+    pub containers: Option<Containers>,
+}
+
+impl Questions {
+    pub const DISK: Self = Self { services: false, tasks: false, containers: None };
+    pub const RUNS: Self = Self { services: true, tasks: false, containers: Some(Containers::Live) };
+    pub const CONVERGE: Self = Self { services: true, tasks: true, containers: Some(Containers::Live) };
+    pub const IN_USE: Self = Self { services: false, tasks: false, containers: Some(Containers::All) };
+    pub const EVERYTHING: Self = Self { services: true, tasks: true, containers: Some(Containers::All) };
+}
+
+/// The answers.
+pub struct Survey {
+    pub info: Answer<Info>,
+    pub services: Answer<Vec<Service>>,
+    pub tasks: Answer<Vec<Task>>,
+    pub containers: Answer<Vec<Container>>,
+    manager_elsewhere: bool,
+}
+
+/// Ask.
+pub async fn survey(engine: &impl EngineApi, questions: Questions) -> Survey {
+    let services = OptionFuture::from(questions.services.then(|| engine.services()));
+    let tasks = OptionFuture::from(questions.tasks.then(|| engine.tasks()));
+    let containers = OptionFuture::from(questions.containers.map(|which| engine.containers(which)));
+    // The manager's own state needs no question: its answer about the services tells.
+    let (info, services, tasks, containers) = join4(engine.info(), services, tasks, containers).await;
+    let mut survey = Survey {
+        info: info.map_err(Unanswered::from),
+        services: answer(services),
+        tasks: answer(tasks),
+        containers: answer(containers),
+        manager_elsewhere: engine.manager_elsewhere(),
+    };
+    survey.explain();
+    survey
+}
+
+fn answer<T>(answer: Option<Result<T, EngineError>>) -> Answer<T> {
+    answer.ok_or_else(|| Unanswered("not asked".into()))?.map_err(Unanswered::from)
+}
+
+impl Survey {
+    /// A node that is no manager refuses to list services (503). In no Swarm that means that there
+    /// are none; else it is for a reason that `/info` tells better.
+    fn explain(&mut self) {
+        let Ok(info) = &self.info else { return };
+        if self.manager_elsewhere || self.services.is_ok() {
+            return;
+        }
+        let why = match &info.swarm.state {
+            SwarmState::Inactive => {
+                self.services = Ok(vec![]);
+                self.tasks = Ok(vec![]);
+                return;
+            }
+            SwarmState::Worker => {
+                "this node is a Swarm worker and cannot see the services; name a manager with --swarm-host"
+            }
+            SwarmState::Locked => "this Swarm manager is locked; unlock it with docker swarm unlock",
+            SwarmState::Pending => "this node is still joining its Swarm; try again in a minute",
+            SwarmState::Manager | SwarmState::Failed(_) => return,
+        };
+        self.services = Err(Unanswered(why.into()));
+    }
+
+    pub fn runs(&self, world: &impl World, settings: &settings::Runs, now: Time) -> Gate {
+        let inhibitors: Answer<Vec<Inhibitor>> =
+            world.inhibitors().map_err(|error| Unanswered(format!("{error:#}")));
+        let facts =
+            runs::Facts { inhibitors, services: self.services.clone(), containers: self.containers.clone() };
+        Gate::Runs(runs::judge(&facts, &settings.policy, now))
+    }
+
+    pub fn converge(&self, now: Time) -> Gate {
+        let info = self.info.as_ref();
+        let facts = converge::Facts {
+            swarm: info.map(|it| it.swarm.state.clone()).map_err(Clone::clone),
+            manager_elsewhere: self.manager_elsewhere,
+            node: info.ok().and_then(|it| it.swarm.node.clone()),
+            services: self.services.clone(),
+            tasks: self.tasks.clone(),
+            containers: self.containers.clone(),
+        };
+        Gate::Converge(converge::judge(&facts, now))
+    }
+
+    pub fn disk<W: World>(&self, world: &W, engine: &W::Engine, settings: &settings::Disk) -> Gate {
+        let places = self.disk_places(world, engine, settings);
+        let filesystems = places.and_then(|it| world.measure(&it.measured));
+        Gate::Disk(disk::judge(&disk::Facts { filesystems }, &settings.limit))
+    }
+
+    /// The paths whose filesystems hold the engine's data.
+    ///
+    /// # Errors
+    /// The engine is on another host and no path is named, or it could not be asked.
+    pub fn disk_places<W: World>(
+        &self,
+        world: &W,
+        engine: &W::Engine,
+        settings: &settings::Disk,
+    ) -> Answer<DiskPlaces> {
+        let named = &settings.paths;
+        if !engine.is_local() {
+            if named.is_empty() {
+                return Err(Unanswered(
+                    "the engine is on another host, whose disk cannot be measured from here; \
+                     name a path that shows it with --disk-path"
+                        .into(),
+                ));
+            }
+            return Ok(DiskPlaces { measured: named.clone(), images: named.clone() });
+        }
+        let info = self.info.as_ref().map_err(Clone::clone)?;
+        // A containerd that the engine runs itself keeps its data below the engine's; a separate one
+        // in its own root.
+        let separate = Path::new("/var/lib/containerd");
+        // Where that may not be looked at (only root may), the engine uses the separate one if it runs
+        // (moby: initContainerd in cmd/dockerd/daemon_unix.go).
+        let there = |path: &Path| world.exists(path) == Some(true);
+        let running = || there(Path::new("/run/containerd/containerd.sock"));
+        let own = world.exists(&info.root.join("containerd/daemon")).unwrap_or_else(|| !running());
+        let mut own_places = vec![info.root.clone()];
+        if info.containerd_store && !own && there(separate) {
+            own_places.push(separate.to_owned());
+        }
+        let images = own_places.last().filter(|path| there(path)).cloned();
+        let measured = if named.is_empty() { own_places } else { named.clone() };
+        let images = images.map_or_else(|| measured.clone(), |path| vec![path]);
+        Ok(DiskPlaces { measured, images })
+    }
+}
+
+/// Where to measure how full the disk is.
+pub struct DiskPlaces {
+    /// For the gate: what `--disk-path` names, else all that holds the engine's data.
+    pub measured: Vec<PathBuf>,
+    /// For evictions: what holds the images. Where it cannot be seen from here (the engine is on another host), all of
+    /// the others: then the fullest decides.
+    pub images: Vec<PathBuf>,
+}
+
+/// What containers show to be in use, and the events since the last note.
+pub async fn sightings(
+    engine: &impl EngineApi,
+    survey: &Survey,
+    noted: Option<Time>,
+    now: Time,
+) -> Result<Sightings> {
+    let containers = survey.containers.as_ref().map_err(|why| anyhow!(why.0.clone()))?;
+    // Events bear the engine's time, which is not ours where it is elsewhere.
+    let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
+    let since = noted.unwrap_or(Time::UNIX_EPOCH).min(until);
+    let mut latest: HashMap<String, Time> = HashMap::new();
+    for event in engine.uses(since, until).await.context("the engine's recent events")? {
+        let at = latest.entry(event.image).or_insert(event.at);
+        *at = event.at.max(*at);
+    }
+    let mut uses = Vec::new();
+    for container in containers {
+        // What a container of now uses by the same name needs no question.
+        latest.remove(&container.image);
+        uses.push(Use { image: container.image_id.clone(), name_tag: name_tag(&container.image), at: now });
+    }
+    for (reference, at) in latest {
+        match engine.image(&reference).await {
+            Ok(image) => {
+                uses.extend(image.map(|it| Use { image: it.id, name_tag: name_tag(&reference), at }))
+            }
+            // An image may be named in a way that only its own container understood.
+            Err(error) if error.status().is_some() => log::debug!("{error}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Sightings { uses, until: Some(until), all: None })
+}
+
+/// Everything that is there, and by which names services and tasks use it.
+pub fn list(seen: &mut Sightings, inventory: &Inventory, now: Time) {
+    let by_digest: HashMap<&str, &str> = inventory
+        .images
+        .iter()
+        .flat_map(|image| image.digests.iter().map(|it| (it, image.id.as_str())))
+        .filter_map(|(reference, id)| Some((reference.split_once('@')?.1, id)))
+        .collect();
+    let specs = inventory.services.iter().map(|it| &it.image);
+    let tasks = inventory.tasks.iter().filter(|it| it.state.is_live()).map(|it| &it.image);
+    for reference in specs.chain(tasks) {
+        let image = reference.split_once('@').and_then(|(_, digest)| by_digest.get(digest));
+        if let (Some(image), Some(name_tag)) = (image, name_tag(reference)) {
+            seen.uses.push(Use { image: (*image).to_owned(), name_tag: Some(name_tag), at: now });
+        }
+    }
+    seen.list(&inventory.images);
+}
+
+/// Everything that is there.
+pub async fn inventory(engine: &impl EngineApi, survey: &Survey) -> Result<Inventory> {
+    let known = |why: &Unanswered| anyhow!(why.0.clone());
+    Ok(Inventory {
+        containers: survey.containers.clone().map_err(|why| known(&why))?,
+        services: survey.services.clone().map_err(|why| known(&why))?,
+        tasks: survey.tasks.clone().map_err(|why| known(&why))?,
+        images: engine.images().await?,
+        build_cache: vec![],
+    })
+}
+
+/// Complete the inventory by what only single questions tell: for those objects that may go.
+pub async fn complete(
+    engine: &impl EngineApi,
+    inventory: &mut Inventory,
+    ledger: &Ledger,
+    policy: &plan::Policy,
+    now: Time,
+) {
+    // One object that cannot be asked about must not keep everything else from being pruned.
+    let build_cache = async {
+        engine.build_cache().await.unwrap_or_else(|error| {
+            log::warn!("the build cache stays: {error}");
+            vec![]
+        })
+    };
+    let orphans: Vec<String> =
+        images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
+    let inspected = stream::iter(orphans).map(|id| async move {
+        let image = engine.image(&id).await;
+        (id, image)
+    });
+    let inspected = inspected.buffer_unordered(AT_A_TIME).collect::<HashMap<String, _>>();
+    let ended = inventory.containers.iter_mut().filter(|it| containers::wants_finish_time(it, policy, now));
+    let finished = stream::iter(ended).map(|container| async move {
+        match engine.finish_time(&container.id).await {
+            Ok(finished) => container.finished = finished,
+            Err(error) => log::warn!("container {} stays: {error}", container.id),
+        }
+    });
+    let finished = finished.buffer_unordered(AT_A_TIME).collect::<()>();
+    let (build_cache, inspected, ()) = tokio::join!(build_cache, inspected, finished);
+    inventory.build_cache = build_cache;
+    for image in &mut inventory.images {
+        match inspected.get(&image.id) {
+            Some(Ok(answer)) => image.last_tagged = answer.as_ref().and_then(|it| it.last_tagged),
+            Some(Err(error)) => {
+                log::warn!("image {} stays: {error}", image.id);
+                image.last_tagged = Some(now);
+            }
+            None => {}
+        }
+    }
+}
+
+/// Record what containers, and the events since the last record, show to be in use; and make this change too. What the
+/// ledger is then.
+///
+/// # Errors
+/// The engine does not answer, or the ledger cannot be written.
+pub async fn record_usage<W: World>(
+    world: &W,
+    engine: &W::Engine,
+    survey: &Survey,
+    now: Time,
+    change: impl FnOnce(&mut Ledger),
+) -> Result<Ledger> {
+    let seen = sightings(engine, survey, world.ledger().noted, now).await?;
+    let change = |ledger: &mut Ledger| {
+        ledger.note(&seen, now);
+        change(ledger);
+    };
+    world.update_ledger(now, change).await
+}

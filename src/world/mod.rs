@@ -1,0 +1,150 @@
+//! What a run needs from outside, as one small interface: the engine, the clock, filesystems, the ledger's store, locks
+//! and signals. There are two: the real one, and a simulated one in `tests/sim`.
+
+pub mod real;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use regex::Regex;
+
+use crate::engine::EngineError;
+use crate::engine::read::{Containers, Use};
+use crate::engine::remove::Removed;
+use crate::engine::watch::Sign;
+use crate::facts::{
+    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Service, Task,
+};
+use crate::host::lock::Taken;
+use crate::ledger::Ledger;
+use crate::units::Time;
+
+/// The host that a run works on.
+#[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
+pub trait World {
+    type Engine: EngineApi;
+    /// Held by the one prune that may run.
+    type PruneLock;
+    /// Held while a removal is under way.
+    type RemovalLock;
+
+    /// The clock.
+    fn now(&self) -> Time;
+
+    /// Connect to the engine, and to the manager that knows the services.
+    ///
+    /// # Errors
+    /// It cannot be reached, or speaks no API version that this program knows.
+    async fn connect(&self) -> Answer<Self::Engine>;
+
+    /// Is there something at this path? `None` where this user may not look.
+    fn exists(&self, path: &Path) -> Option<bool>;
+
+    /// The filesystems that hold these paths, each once.
+    ///
+    /// # Errors
+    /// Names the path that cannot be measured.
+    fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>>;
+
+    /// What only a look into the engine's folder tells; it may take a while.
+    ///
+    /// # Errors
+    /// This user may not look, or it takes too long.
+    async fn engine_files(&self, root: &Path) -> Answer<Files>;
+
+    /// The ledger as it is. One that is missing or unreadable knows nothing, and so protects every image.
+    fn ledger(&self) -> Ledger;
+
+    /// Change the ledger and store it; what it is then.
+    ///
+    /// # Errors
+    /// It cannot be stored; what was there stays as it was.
+    async fn update_ledger(&self, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger>;
+
+    /// Make the directories of locks and inhibitors where they are missing.
+    ///
+    /// # Errors
+    /// This user may not.
+    fn prepare(&self) -> Result<()>;
+
+    /// Take the lock of the one prune that may run, or say who holds it.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    fn lock_prunes(&self) -> Result<Taken<Self::PruneLock>>;
+
+    /// Begin a removal. An inhibitor that is registered first and then waits for this lock meets at most what is in
+    /// flight; so inhibitors must be looked for after this.
+    ///
+    /// # Errors
+    /// It cannot be used, or another process keeps it.
+    async fn lock_removals(&self) -> Result<Self::RemovalLock>;
+
+    /// The inhibitors that are active now.
+    ///
+    /// # Errors
+    /// They cannot be read: then nobody knows.
+    fn inhibitors(&self) -> Result<Vec<Inhibitor>>;
+
+    /// Notice from now on when the run is asked to end (SIGTERM, SIGINT).
+    ///
+    /// # Errors
+    /// Signals cannot be watched.
+    fn watch_shutdown(&self) -> Result<()>;
+
+    /// Was the run asked to end?
+    fn shutdown_requested(&self) -> bool;
+}
+
+/// What can be asked of the engine. Services and tasks are the manager's, where that is another engine.
+#[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
+pub trait EngineApi {
+    type Events: EngineEvents;
+    type Orders: EngineOrders;
+
+    /// Is it on this host, so that its paths are ours?
+    fn is_local(&self) -> bool;
+    /// Is another engine asked about the services?
+    fn manager_elsewhere(&self) -> bool;
+    /// What can remove. A dry run never makes one.
+    fn orders(&self) -> Self::Orders;
+    /// Subscribe to the events of every engine that is asked, from this time on.
+    async fn subscribe(&self, since: Time, run_pattern: &Regex) -> Result<Self::Events, EngineError>;
+
+    async fn info(&self) -> Result<Info, EngineError>;
+    async fn services(&self) -> Result<Vec<Service>, EngineError>;
+    async fn tasks(&self) -> Result<Vec<Task>, EngineError>;
+    async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError>;
+    async fn images(&self) -> Result<Vec<Image>, EngineError>;
+    /// One image by any reference; `None` where there is none.
+    async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError>;
+    /// When a container ended; `None` where it is gone, or has not.
+    async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError>;
+    async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError>;
+    /// The images of recent container events, as far as the engine remembers them.
+    async fn uses(&self, since: Time, until: Time) -> Result<Vec<Use>, EngineError>;
+    async fn disk_usage(&self, containerd_store: bool) -> Result<DiskUsage, EngineError>;
+}
+
+/// A subscription to the engine's events.
+#[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
+pub trait EngineEvents {
+    /// The first sign that something began, and how many lesser events there were so far.
+    async fn poll(&self) -> (Option<Sign>, usize);
+}
+
+/// What changes the engine: removals by reference, never by force.
+#[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
+pub trait EngineOrders {
+    /// `DELETE /containers/{id}`: its anonymous volumes stay.
+    async fn remove_container(&self, id: &str) -> Removed;
+    /// `DELETE /images/{reference}`: the reference goes, and with the last one the image.
+    async fn remove_image(&self, reference: &str) -> Removed;
+    /// `POST /images/{id}/tag`: give an image a tag of our own, which deletes nothing.
+    async fn tag_image(&self, id: &str) -> Removed;
+    /// `POST /images/{id}/tag`: give an image a `name:tag` back that an eviction took, which deletes nothing.
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Removed;
+    /// `POST /build/prune` with `until` and without `all`.
+    async fn prune_build_cache(&self, older_than: Duration) -> Removed;
+}

@@ -1,0 +1,314 @@
+//! The real world: Docker by its API, and the host by the kernel.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures_util::future::{OptionFuture, join};
+use regex::Regex;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{EngineApi, EngineEvents, EngineOrders, World};
+use crate::engine::read::{Containers, Use};
+use crate::engine::remove::{Removed, Remover};
+use crate::engine::watch::{Scope, Sign, Watch};
+use crate::engine::{Engine, EngineError};
+use crate::facts::{
+    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Service, Task,
+    Unanswered,
+};
+use crate::host::child::{self, Signal};
+use crate::host::ledger_file::{self, Content};
+use crate::host::lock::{self, Lock, Removing, Taken};
+use crate::host::{engine_files, filesystem, inhibitors};
+use crate::ledger::Ledger;
+use crate::settings;
+use crate::units::Time;
+
+/// This host.
+#[derive(Debug)]
+pub struct ThisHost<'a> {
+    engine: &'a settings::Engine,
+    state_dir: &'a Path,
+    runtime_dir: &'a Path,
+    shutdown: OnceLock<Arc<AtomicBool>>,
+}
+
+impl<'a> ThisHost<'a> {
+    pub fn new(engine: &'a settings::Engine, state_dir: &'a Path, runtime_dir: &'a Path) -> Self {
+        Self { engine, state_dir, runtime_dir, shutdown: OnceLock::new() }
+    }
+}
+
+/// Was there no space left, for the file or for this user?
+fn is_full(error: &anyhow::Error) -> bool {
+    let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    error.chain().filter_map(|it| it.downcast_ref::<io::Error>()).any(|it| kinds.contains(&it.kind()))
+}
+
+impl ThisHost<'_> {
+    /// The ledger of a time when its disk was full.
+    fn stopgap(&self) -> Option<Ledger> {
+        match ledger_file::read(self.runtime_dir) {
+            Content::Ledger(ledger) => Some(ledger),
+            Content::Missing | Content::Unreadable(_) => None,
+        }
+    }
+}
+
+impl World for ThisHost<'_> {
+    type Engine = Engines;
+    type PruneLock = Lock;
+    type RemovalLock = Removing;
+
+    fn now(&self) -> Time {
+        Time::now()
+    }
+
+    async fn connect(&self) -> Answer<Engines> {
+        Engines::connect(self.engine).await
+    }
+
+    fn exists(&self, path: &Path) -> Option<bool> {
+        path.try_exists().ok()
+    }
+
+    fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>> {
+        let measured = filesystem::measure(paths.iter().map(PathBuf::as_path));
+        measured.map_err(|error| Unanswered(format!("{error:#}")))
+    }
+
+    /// The walk is given up after the time for one answer of the engine, and goes with the program.
+    async fn engine_files(&self, root: &Path) -> Answer<Files> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let root = root.to_owned();
+        std::thread::spawn(move || tell.send(engine_files::look(&root)));
+        match tokio::time::timeout(self.engine.timeout, told).await {
+            Ok(Ok(files)) => files.map_err(|error| Unanswered(format!("{error:#}"))),
+            Ok(Err(_)) | Err(_) => {
+                Err(Unanswered("the engine's folder takes too long to look through".into()))
+            }
+        }
+    }
+
+    fn ledger(&self) -> Ledger {
+        let stored = match ledger_file::read(self.state_dir) {
+            Content::Ledger(ledger) => ledger,
+            Content::Missing => Ledger::default(),
+            Content::Unreadable(error) => {
+                log::warn!("{error:#}; treating all cached images as just used");
+                Ledger::default()
+            }
+        };
+        match self.stopgap() {
+            Some(stopgap) if stopgap.noted > stored.noted => stopgap,
+            _ => stored,
+        }
+    }
+
+    /// Where the disk is too full for the ledger, it is kept in the runtime directory, which lies in memory, until it can
+    /// be stored again: else each alarm would ring again every five minutes.
+    async fn update_ledger(&self, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger> {
+        let newer = self.stopgap().map(|_| self.ledger());
+        let mut change = Some(change);
+        let mut changed = None;
+        let stored = ledger_file::update(self.state_dir, now, |ledger| {
+            if let Some(newer) = &newer {
+                ledger.clone_from(newer);
+            }
+            change.take().into_iter().for_each(|change| change(ledger));
+            changed = Some(ledger.clone());
+        });
+        let (ledger, set_aside) = match (stored.await, changed) {
+            (Ok(stored), _) => stored,
+            (Err(error), Some(changed)) if is_full(&error) => {
+                let kept = ledger_file::update(self.runtime_dir, now, |ledger| ledger.clone_from(&changed));
+                let kept = kept.await.map_err(|_| error)?;
+                log::info!("the ledger is kept in {} while its disk is full", self.runtime_dir.display());
+                return Ok(kept.0);
+            }
+            (Err(error), _) => return Err(error),
+        };
+        if newer.is_some() {
+            ledger_file::remove(self.runtime_dir);
+        }
+        if let Some((path, error)) = set_aside {
+            log::warn!("{error:#}; moved to {}; starting a new ledger", path.display());
+        }
+        Ok(ledger)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        inhibitors::prepare(self.runtime_dir, self.engine.host.socket())
+    }
+
+    fn lock_prunes(&self) -> Result<Taken<Lock>> {
+        lock::take(self.runtime_dir)
+    }
+
+    async fn lock_removals(&self) -> Result<Removing> {
+        lock::begin_removal(self.runtime_dir).await
+    }
+
+    fn inhibitors(&self) -> Result<Vec<Inhibitor>> {
+        inhibitors::active(self.runtime_dir)
+    }
+
+    fn watch_shutdown(&self) -> Result<()> {
+        let requested = watch_signals(&[Signal::SIGTERM, Signal::SIGINT])?;
+        // A second call watches nothing more.
+        let _ = self.shutdown.set(requested);
+        Ok(())
+    }
+
+    fn shutdown_requested(&self) -> bool {
+        self.shutdown.get().is_some_and(|it| it.load(Ordering::Relaxed))
+    }
+}
+
+/// Turns true with any of these signals, but those that this process was told to ignore (nohup): then what
+/// is under way ends in order.
+///
+/// # Errors
+/// Signals cannot be watched.
+pub fn watch_signals(signals: &[Signal]) -> Result<Arc<AtomicBool>> {
+    let requested = Arc::new(AtomicBool::new(false));
+    for &kind in signals.iter().filter(|kind| !child::is_ignored(**kind)) {
+        let mut signal = signal(SignalKind::from_raw(kind as i32)).context("cannot watch for signals")?;
+        let requested = Arc::clone(&requested);
+        tokio::spawn(async move {
+            signal.recv().await;
+            requested.store(true, Ordering::Relaxed);
+        });
+    }
+    Ok(requested)
+}
+
+/// The engine to prune and the one that knows the services.
+#[derive(Debug)]
+pub struct Engines {
+    pub local: Engine,
+    /// The manager, where it is another engine.
+    pub manager: Option<Engine>,
+}
+
+impl Engines {
+    /// Connect to both.
+    ///
+    /// # Errors
+    /// One of them cannot be reached, or speaks none of our API versions.
+    pub async fn connect(settings: &settings::Engine) -> Answer<Self> {
+        let timeout = settings.timeout;
+        let manager = settings.swarm_host.as_ref().map(|host| Engine::connect(host, timeout));
+        let (local, manager) =
+            join(Engine::connect(&settings.host, timeout), OptionFuture::from(manager)).await;
+        Ok(Self { local: local?, manager: manager.transpose()? })
+    }
+
+    fn about_services(&self) -> &Engine {
+        self.manager.as_ref().unwrap_or(&self.local)
+    }
+}
+
+impl EngineApi for Engines {
+    type Events = Vec<Watch>;
+    type Orders = Remover;
+
+    fn is_local(&self) -> bool {
+        self.local.is_local()
+    }
+
+    fn manager_elsewhere(&self) -> bool {
+        self.manager.is_some()
+    }
+
+    fn orders(&self) -> Remover {
+        Remover::new(&self.local)
+    }
+
+    async fn subscribe(&self, since: Time, run_pattern: &Regex) -> Result<Vec<Watch>, EngineError> {
+        let mut watches = vec![self.local.watch(Scope::Everything(since), run_pattern.clone()).await?];
+        if let Some(manager) = &self.manager {
+            watches.push(manager.watch(Scope::Services, run_pattern.clone()).await?);
+        }
+        Ok(watches)
+    }
+
+    async fn info(&self) -> Result<Info, EngineError> {
+        self.local.info().await
+    }
+
+    async fn services(&self) -> Result<Vec<Service>, EngineError> {
+        self.about_services().services().await
+    }
+
+    async fn tasks(&self) -> Result<Vec<Task>, EngineError> {
+        self.about_services().tasks().await
+    }
+
+    async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError> {
+        self.local.containers(which).await
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, EngineError> {
+        self.local.images().await
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
+        self.local.image(reference).await
+    }
+
+    async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError> {
+        self.local.finish_time(id).await
+    }
+
+    async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {
+        self.local.build_cache().await
+    }
+
+    async fn uses(&self, since: Time, until: Time) -> Result<Vec<Use>, EngineError> {
+        self.local.uses(since, until).await
+    }
+
+    async fn disk_usage(&self, containerd_store: bool) -> Result<DiskUsage, EngineError> {
+        self.local.disk_usage(containerd_store).await
+    }
+}
+
+impl EngineEvents for Vec<Watch> {
+    async fn poll(&self) -> (Option<Sign>, usize) {
+        let (mut first, mut others) = (None, 0);
+        for watch in self {
+            let (sign, more) = watch.look().await;
+            others += more;
+            first = first.or(sign);
+        }
+        (first, others)
+    }
+}
+
+impl EngineOrders for Remover {
+    async fn remove_container(&self, id: &str) -> Removed {
+        self.container(id).await
+    }
+
+    async fn remove_image(&self, reference: &str) -> Removed {
+        self.image(reference).await
+    }
+
+    async fn tag_image(&self, id: &str) -> Removed {
+        self.tag(id).await
+    }
+
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Removed {
+        self.restore(id, name_tag).await
+    }
+
+    async fn prune_build_cache(&self, older_than: Duration) -> Removed {
+        self.build_cache(older_than).await
+    }
+}

@@ -1,0 +1,530 @@
+//! The state of a simulated engine and what changes it: images with shared layers, references by both stores' habits,
+//! containers, Swarm services and their tasks on the way to a running container, events with their delay, and a disk.
+//!
+//! It behaves as real engines were observed to (`docs/policy.md`, and the tests against real engines); where the two
+//! differ, this one is wrong. Time is in milliseconds since the beginning of the simulation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ci_docker_prune::engine::watch::{Actor, Event};
+use ci_docker_prune::facts::OWN_REPOSITORY;
+
+/// Which store holds the images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// overlay2: a digest reference stands beside the tags.
+    Overlay2,
+    /// containerd's: a reference by digest is a tag with a digest in it.
+    Containerd,
+}
+
+/// Swarm looks for a task's image this long after the service was created (observed on 20.10 to 29).
+pub const LOOKUP_DELAY: u64 = 200;
+/// Between finding the image and creating the container by its name, the engine asks it for its configuration.
+pub const CREATE_DELAY: u64 = 5;
+/// Between the engine's answer that an image may go and its being gone, and between a container's creation and its
+/// being known: the window in which one can fall into the other.
+pub const COMMIT_DELAY: u64 = 3;
+/// Swarm makes a rejected task anew after this (`--restart-delay`, default).
+const RESTART_DELAY: u64 = 5_000;
+/// A pull of layers that are all there only asks the registry.
+const EMPTY_PULL: u64 = 60;
+/// And this much more for each layer that is not there.
+const LAYER_PULL: u64 = 400;
+/// An engine that restarts is away for this long, and lists no container for this long after it is back.
+const RESTART_DOWN: u64 = 300;
+const RESTART_SETTLING: u64 = 200;
+
+/// An image in a registry, and perhaps in the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// `app`: its repository, and the part of its digests and IDs that tells it.
+    pub name: String,
+    /// With their sizes in bytes.
+    pub layers: Vec<(String, u64)>,
+}
+
+impl Image {
+    pub fn id(&self) -> String {
+        format!("sha256:{}", self.name)
+    }
+
+    pub fn size(&self) -> u64 {
+        self.layers.iter().map(|(_, size)| size).sum()
+    }
+}
+
+/// An image that the engine has.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub image: Image,
+    /// `name:tag`, `name@sha256:…` (overlay2), `name:tag@sha256:…` (containerd), our own tag.
+    pub references: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerState {
+    Created,
+    Running,
+    /// Since then.
+    Exited(u64),
+}
+
+#[derive(Debug, Clone)]
+pub struct Container {
+    pub name: String,
+    /// The image as it was asked for, and its ID.
+    pub asked: String,
+    pub image: String,
+    pub state: ContainerState,
+    /// Milliseconds; may lie before the beginning.
+    pub created: i64,
+    /// The service, of a task's container.
+    pub service: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskState {
+    New,
+    Preparing,
+    Starting,
+    Running,
+    Rejected,
+}
+
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub service: String,
+    pub state: TaskState,
+    pub container: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Service {
+    pub name: String,
+    /// `name:tag@sha256:…`.
+    pub image: String,
+    pub created: u64,
+    /// Layers of images that had a name when it was created: none of them may have to be downloaded for it.
+    layers_there: BTreeSet<String>,
+}
+
+/// Something that the engine does by itself at some time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Lookup(usize),
+    /// The task's image is pulled.
+    Pulled(usize),
+    /// A pull by hand, of this image, has ended.
+    PulledByHand(String),
+    CreateContainer(usize),
+    /// Of this task, with the image of this ID.
+    ContainerIsThere(usize, String),
+    StartContainer(usize),
+    Retry(usize),
+}
+
+/// An event, and when a subscriber sees it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub at: u64,
+    pub visible: u64,
+    pub event: Event,
+}
+
+/// What must never happen.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Violation {
+    /// A task of this service was rejected: "No such image".
+    TaskRejected(String),
+    /// This container runs, and its image is gone.
+    ContainerWithoutImage(String),
+    /// This service had to download a layer that was there when it was created.
+    DownloadedAgain(String),
+    /// An order was given although the program could see this.
+    OrderAfter(&'static str),
+    /// The report does not account for each planned object once.
+    NotToldOnce(String),
+    /// The run did not end.
+    Endless,
+    /// Something of ours was left behind after a further prune.
+    LeftBehind(String),
+}
+
+/// Everything.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub store: Store,
+    pub registry: BTreeMap<String, Image>,
+    /// By ID.
+    pub images: BTreeMap<String, Stored>,
+    /// By ID.
+    pub containers: BTreeMap<String, Container>,
+    pub services: BTreeMap<String, Service>,
+    pub tasks: Vec<Task>,
+    pub events: Vec<Seen>,
+    queue: BTreeSet<(u64, usize, Step)>,
+    sequence: usize,
+    /// Bytes.
+    pub disk_size: u64,
+    /// Bytes on the disk that are none of Docker's.
+    pub ballast: u64,
+    pub down_until: u64,
+    pub settling_until: u64,
+    /// When the event streams broke last.
+    pub streams_lost_at: Option<u64>,
+    /// How long an event takes to its subscriber.
+    pub event_delay: u64,
+    pub violations: BTreeSet<Violation>,
+    /// Bytes that were pulled, and how often a pull failed for want of space.
+    pub pulled: u64,
+}
+
+impl State {
+    pub fn new(store: Store, disk_size: u64) -> Self {
+        Self {
+            store,
+            registry: BTreeMap::new(),
+            images: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            services: BTreeMap::new(),
+            tasks: Vec::new(),
+            events: Vec::new(),
+            queue: BTreeSet::new(),
+            sequence: 0,
+            disk_size,
+            ballast: 0,
+            down_until: 0,
+            settling_until: 0,
+            streams_lost_at: None,
+            event_delay: 1,
+            violations: BTreeSet::new(),
+            pulled: 0,
+        }
+    }
+
+    /// The layers of all images, each once.
+    pub fn layers(&self) -> BTreeMap<&str, u64> {
+        let layers = self.images.values().flat_map(|stored| &stored.image.layers);
+        layers.map(|(id, size)| (id.as_str(), *size)).collect()
+    }
+
+    /// Bytes in use on the disk.
+    pub fn used(&self) -> u64 {
+        self.ballast + self.layers().values().sum::<u64>()
+    }
+
+    /// The reference by which a deploy of an image asks for it.
+    pub fn reference(image: &Image) -> String {
+        format!("{0}:1@sha256:d{0}", image.name)
+    }
+
+    /// What a pull by that reference leaves as the image's name.
+    fn pulled_reference(&self, image: &Image) -> String {
+        match self.store {
+            Store::Overlay2 => format!("{0}@sha256:d{0}", image.name),
+            Store::Containerd => Self::reference(image),
+        }
+    }
+
+    /// Put an image into the engine, as Swarm's pull of it would have left it.
+    pub fn add_cached(&mut self, image: Image) {
+        let reference = self.pulled_reference(&image);
+        self.registry.insert(image.name.clone(), image.clone());
+        self.images.insert(image.id(), Stored { image, references: BTreeSet::from([reference]) });
+    }
+
+    /// Put an image into the engine under this tag, or without any name.
+    pub fn add_built(&mut self, image: Image, tag: Option<&str>) {
+        let references = tag.map(str::to_owned).into_iter().collect();
+        self.images.insert(image.id(), Stored { image, references });
+    }
+
+    /// The ID of the image that a reference names.
+    pub fn resolve(&self, reference: &str) -> Option<String> {
+        if self.images.contains_key(reference) {
+            return Some(reference.to_owned());
+        }
+        let names = |stored: &&Stored| match reference.split_once('@') {
+            None => stored.references.contains(reference),
+            // Any name of that repository with that digest will do.
+            Some((name, digest)) => {
+                let repository = name.split(':').next().unwrap_or(name);
+                stored.references.iter().any(|it| {
+                    it.split_once('@').is_some_and(|(name, other)| {
+                        other == digest && name.split(':').next() == Some(repository)
+                    })
+                })
+            }
+        };
+        self.images.values().find(names).map(|stored| stored.image.id())
+    }
+
+    fn later(&mut self, at: u64, step: Step) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence, step));
+    }
+
+    fn tell(&mut self, now: u64, kind: &str, action: &str, id: &str, name: &str, image: Option<&str>) {
+        let attributes = [Some(("name", name)), image.map(|image| ("image", image))];
+        let attributes = attributes.into_iter().flatten().map(|(key, value)| (key.into(), value.into()));
+        let actor = Actor { id: id.into(), attributes: Some(attributes.collect()) };
+        let event = Event { kind: kind.into(), action: action.into(), actor };
+        self.events.push(Seen { at: now, visible: now + self.event_delay, event });
+    }
+
+    /// `docker service create`.
+    pub fn create_service(&mut self, now: u64, name: &str, image: &str) {
+        let image = self.registry[image].clone();
+        // An image that only we have a name for is not there any more for anyone who begins now.
+        let named =
+            self.images.values().filter(|it| it.references.iter().any(|it| !it.starts_with(OWN_REPOSITORY)));
+        let layers_there = named.flat_map(|it| &it.image.layers).map(|(id, _)| id.clone()).collect();
+        let reference = Self::reference(&image);
+        let service = Service { name: name.into(), image: reference, created: now, layers_there };
+        self.services.insert(name.into(), service);
+        self.tell(now, "service", "create", name, name, None);
+        self.new_task(now, name);
+    }
+
+    fn new_task(&mut self, now: u64, service: &str) {
+        self.tasks.push(Task { service: service.into(), state: TaskState::New, container: None });
+        self.later(now + LOOKUP_DELAY, Step::Lookup(self.tasks.len() - 1));
+    }
+
+    /// `docker service rm`, and its containers with it.
+    pub fn remove_service(&mut self, name: &str) {
+        self.services.remove(name);
+        self.containers.retain(|_, it| it.service.as_deref() != Some(name));
+        self.tasks.retain(|task| task.service != name);
+        // Steps name tasks by their place: none may be left.
+        self.queue.clear();
+    }
+
+    /// `docker pull` of an image by its digest; it ends later.
+    pub fn pull(&mut self, now: u64, image: &str) {
+        let wanted = self.registry[image].clone();
+        let time = self.pull_time(&wanted);
+        self.later(now + time, Step::PulledByHand(image.into()));
+    }
+
+    /// `docker run` of a container that is no CI run's.
+    pub fn run_container(&mut self, now: u64, name: &str, image: &str) {
+        let Some(id) = self.resolve(image) else { return };
+        let state = ContainerState::Running;
+        let created = i64::try_from(now).unwrap_or(i64::MAX);
+        let container =
+            Container { name: name.into(), asked: image.into(), image: id, state, created, service: None };
+        self.containers.insert(name.into(), container);
+        self.tell(now, "container", "create", name, name, Some(image));
+        self.tell(now, "container", "start", name, name, Some(image));
+    }
+
+    /// Restart the daemon: its streams break, it is away, and then lists no container for a moment.
+    pub fn restart(&mut self, now: u64) {
+        self.streams_lost_at = Some(now);
+        self.down_until = now + RESTART_DOWN;
+        self.settling_until = now + RESTART_DOWN + RESTART_SETTLING;
+    }
+
+    fn pull_time(&self, image: &Image) -> u64 {
+        let there = self.layers();
+        let missing = image.layers.iter().filter(|(id, _)| !there.contains_key(id.as_str())).count();
+        EMPTY_PULL + LAYER_PULL * missing as u64
+    }
+
+    /// A pull has ended: what was missing is downloaded, and the image has its name. What was missing?
+    fn finish_pull(&mut self, now: u64, image: &Image) -> Vec<String> {
+        let there = self.layers();
+        let missing: Vec<(String, u64)> =
+            image.layers.iter().filter(|(id, _)| !there.contains_key(id.as_str())).cloned().collect();
+        self.pulled += missing.iter().map(|(_, size)| size).sum::<u64>();
+        let reference = self.pulled_reference(image);
+        let stored = self.images.entry(image.id());
+        let stored = stored.or_insert_with(|| Stored { image: image.clone(), references: BTreeSet::new() });
+        stored.references.insert(reference);
+        self.tell(now, "image", "pull", &Self::reference(image), &image.name, None);
+        missing.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Do all that the engine does by itself up to now.
+    pub fn advance(&mut self, now: u64) {
+        while let Some((at, _, step)) = self.queue.first().cloned()
+            && at <= now
+        {
+            self.queue.pop_first();
+            self.step(at, step);
+        }
+        let gone =
+            |it: &&Container| it.state == ContainerState::Running && !self.images.contains_key(&it.image);
+        let ghosts: Vec<_> = self
+            .containers
+            .values()
+            .filter(gone)
+            .map(|it| Violation::ContainerWithoutImage(it.name.clone()))
+            .collect();
+        self.violations.extend(ghosts);
+    }
+
+    /// Is the engine still at work on something?
+    pub fn is_busy(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn step(&mut self, now: u64, step: Step) {
+        // A daemon that is away does what it was about to do when it is back.
+        if now < self.down_until {
+            return self.later(self.down_until, step);
+        }
+        let image_of = |state: &Self, task: usize| {
+            let service = &state.services[&state.tasks[task].service];
+            let name = service.image.split(':').next().unwrap_or_default();
+            (service.clone(), state.registry[name].clone())
+        };
+        match step {
+            Step::Lookup(task) => {
+                let (service, image) = image_of(self, task);
+                self.tasks[task].state = TaskState::Preparing;
+                if self.resolve(&service.image).is_some() {
+                    self.later(now + CREATE_DELAY, Step::CreateContainer(task));
+                } else {
+                    let time = self.pull_time(&image);
+                    self.later(now + time, Step::Pulled(task));
+                }
+            }
+            Step::Pulled(task) => {
+                let (service, image) = image_of(self, task);
+                let missing = self.finish_pull(now, &image);
+                if missing.iter().any(|layer| service.layers_there.contains(layer)) {
+                    self.violations.insert(Violation::DownloadedAgain(service.name));
+                }
+                self.later(now + CREATE_DELAY, Step::CreateContainer(task));
+            }
+            Step::PulledByHand(name) => {
+                let image = self.registry[&name].clone();
+                self.finish_pull(now, &image);
+            }
+            Step::CreateContainer(task) => {
+                let (service, _) = image_of(self, task);
+                match self.resolve(&service.image) {
+                    Some(id) => self.later(now + COMMIT_DELAY, Step::ContainerIsThere(task, id)),
+                    None => {
+                        self.tasks[task].state = TaskState::Rejected;
+                        self.violations.insert(Violation::TaskRejected(service.name));
+                        self.later(now + RESTART_DELAY, Step::Retry(task));
+                    }
+                }
+            }
+            Step::ContainerIsThere(task, image) => {
+                let (service, _) = image_of(self, task);
+                let id = format!("{}.{task}", service.name);
+                let container = Container {
+                    name: id.clone(),
+                    asked: service.image.clone(),
+                    image,
+                    state: ContainerState::Created,
+                    created: i64::try_from(now).unwrap_or(i64::MAX),
+                    service: Some(service.name),
+                };
+                self.containers.insert(id.clone(), container);
+                self.tasks[task].container = Some(id.clone());
+                self.tasks[task].state = TaskState::Starting;
+                self.tell(now, "container", "create", &id, &id, Some(&service.image));
+                self.later(now + 10, Step::StartContainer(task));
+            }
+            Step::StartContainer(task) => {
+                let (service, _) = image_of(self, task);
+                let id = self.tasks[task].container.clone().unwrap_or_default();
+                if let Some(container) = self.containers.get_mut(&id) {
+                    container.state = ContainerState::Running;
+                }
+                self.tasks[task].state = TaskState::Running;
+                self.tell(now, "container", "start", &id, &id, Some(&service.image));
+            }
+            Step::Retry(task) => {
+                let service = self.tasks[task].service.clone();
+                self.new_task(now, &service);
+            }
+        }
+    }
+
+    fn users(&self, image: &str) -> impl Iterator<Item = &Container> {
+        self.containers.values().filter(move |container| container.image == image)
+    }
+
+    /// `DELETE /images/{reference}` without force: whether it may go, as its first half finds out.
+    pub fn may_delete(&self, reference: &str) -> Delete {
+        let Some(id) = self.resolve(reference) else { return Delete::NotFound };
+        let going = self.going(&id, reference);
+        if going.len() < self.images[&id].references.len() {
+            return Delete::Untag(id, going);
+        }
+        if let Some(container) = self.users(&id).next() {
+            let state = if container.state == ContainerState::Running { "running" } else { "stopped" };
+            return Delete::Conflict(format!("conflict: used by {state} container {}", container.name));
+        }
+        Delete::Whole(id)
+    }
+
+    /// The references that go with this one.
+    fn going(&self, id: &str, reference: &str) -> BTreeSet<String> {
+        let references = &self.images[id].references;
+        if reference == id {
+            return references.clone();
+        }
+        let repository = |it: &str| it.split(['@', ':']).next().unwrap_or(it).to_owned();
+        let same = |it: &&String| repository(it) == repository(reference);
+        let digest = reference.split_once('@').map(|(_, digest)| digest);
+        match self.store {
+            // By a digest every reference of that repository to it.
+            Store::Containerd if digest.is_some() && !references.contains(reference) => {
+                references.iter().filter(same).cloned().collect()
+            }
+            Store::Overlay2 if digest.is_none() => {
+                // With a repository's last tag its digests go.
+                let tags = references.iter().filter(same).filter(|it| !it.contains('@')).count();
+                references.iter().filter(same).filter(|it| *it == reference || tags <= 1).cloned().collect()
+            }
+            Store::Containerd | Store::Overlay2 => {
+                let by_digest = |it: &&String| match digest {
+                    Some(digest) => same(it) && it.ends_with(digest),
+                    None => *it == reference,
+                };
+                references.iter().filter(by_digest).cloned().collect()
+            }
+        }
+    }
+
+    /// The second half.
+    pub fn delete(&mut self, decided: &Delete) {
+        match decided {
+            Delete::Whole(id) => {
+                self.images.remove(id);
+            }
+            Delete::Untag(id, references) => {
+                if let Some(stored) = self.images.get_mut(id) {
+                    stored.references.retain(|it| !references.contains(it));
+                }
+            }
+            Delete::NotFound | Delete::Conflict(_) => {}
+        }
+    }
+
+    /// The tags of our own on images that no container uses: what uses one by no other name keeps it.
+    pub fn own_tags(&self) -> Vec<String> {
+        let unused = self.images.values().filter(|stored| self.users(&stored.image.id()).next().is_none());
+        let all = unused.flat_map(|stored| &stored.references);
+        all.filter(|it| it.starts_with(OWN_REPOSITORY)).cloned().collect()
+    }
+}
+
+/// What comes of an order to delete an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delete {
+    NotFound,
+    Conflict(String),
+    /// These references of this image go.
+    Untag(String, BTreeSet<String>),
+    /// The image goes.
+    Whole(String),
+}

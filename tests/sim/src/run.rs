@@ -1,0 +1,221 @@
+//! One run of the program in a simulated world, and what must hold at its end.
+
+use std::collections::BTreeSet;
+
+use ci_docker_prune::commands::prune;
+use ci_docker_prune::ledger::{Entry, Ledger};
+use ci_docker_prune::report::progress;
+use ci_docker_prune::report::{Ending, PruneReport};
+use ci_docker_prune::settings::{self, Command, Prune};
+
+use crate::engine::{Container, ContainerState, Image, State, Store, Violation};
+use crate::world::{Breakage, Fault, Simulated, epoch};
+
+/// Something that another begins while the program runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deed {
+    /// `docker service create` with this image.
+    Deploy(String),
+    /// `docker pull` of this image by its digest.
+    Pull(String),
+    /// `docker run` of a container that is no CI run's.
+    Run(String),
+    Inhibit,
+    /// SIGTERM.
+    Signal,
+    /// Of the daemon.
+    Restart,
+}
+
+/// What begins, and before which step.
+pub type Begin = (usize, Deed);
+
+/// A schedule.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub store: Store,
+    pub begins: Vec<Begin>,
+    pub fault: Option<(usize, Fault)>,
+    pub kill_at: Option<usize>,
+    /// The longest time of a step, ms.
+    pub latency: u64,
+    pub seed: u64,
+    pub breakage: Option<Breakage>,
+}
+
+impl Case {
+    pub fn new(store: Store) -> Self {
+        Self { store, begins: vec![], fault: None, kill_at: None, latency: 2, seed: 1, breakage: None }
+    }
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct Verdict {
+    pub steps: usize,
+    pub orders: usize,
+    pub violations: BTreeSet<Violation>,
+    pub trace: Vec<String>,
+    /// In words, of the report's ending.
+    pub ending: String,
+}
+
+const MB: u64 = 1_000_000;
+const DAY: i64 = 86_400_000;
+
+/// The settings that words on the command line make.
+///
+/// # Panics
+/// When they are wrong.
+pub fn settings(words: &str) -> Prune {
+    let words = ["ci-docker-prune", "prune"].into_iter().chain(words.split_whitespace()).map(Into::into);
+    match settings::read(words).expect("settings").command {
+        Command::Prune(prune) => *prune,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A disk under pressure with two containers that ended, three images without names, five cached images of which two
+/// share a layer, and build cache: enough for several batches of evictions.
+pub fn scene(store: Store) -> (State, Ledger) {
+    let mut state = State::new(store, 1_000 * MB);
+    let layer = |name: &str, size: u64| (name.to_owned(), size * MB);
+    let own = |name: &str, size: u64| Image {
+        name: name.into(),
+        layers: vec![layer(&format!("{name}-own"), size)],
+    };
+    for name in ["one", "two"] {
+        let mut image = own(name, 40);
+        image.layers.push(layer("shared", 20));
+        state.add_cached(image);
+    }
+    for name in ["three", "four", "five"] {
+        state.add_cached(own(name, 40));
+    }
+    for n in 1..=3 {
+        state.add_built(own(&format!("nameless{n}"), 5), None);
+    }
+    state.add_built(own("base", 10), Some("base:1"));
+    state.registry.insert("base".into(), own("base", 10));
+    state.registry.insert("new".into(), own("new", 30));
+    for n in 1..=2 {
+        let container = Container {
+            name: format!("ended{n}"),
+            asked: "base:1".into(),
+            image: "sha256:base".into(),
+            state: ContainerState::Exited(0),
+            created: -5 * DAY,
+            service: None,
+        };
+        state.containers.insert(format!("ended{n}"), container);
+    }
+    // 86 %.
+    state.ballast = 860 * MB - state.used();
+    let entry = |days: i64| Entry {
+        first_seen: epoch() - jiff::SignedDuration::from_hours(24 * days),
+        last_used: Some(epoch() - jiff::SignedDuration::from_hours(24 * days)),
+        named: true,
+        orphan_since: None,
+        references: [].into(),
+    };
+    let ages = [("one", 40), ("two", 35), ("three", 30), ("four", 25), ("five", 20)];
+    let images = ages.iter().map(|(name, days)| (format!("sha256:{name}"), entry(*days))).collect();
+    (state, Ledger { images, ..Ledger::default() })
+}
+
+/// Play it: one prune of everything while that happens, then peace, then another prune.
+pub fn play(case: &Case) -> Verdict {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(played(case))
+}
+
+async fn played(case: &Case) -> Verdict {
+    let (mut state, ledger) = scene(case.store);
+    state.event_delay = case.latency.min(2);
+    let world = Simulated::new(state, ledger, case.latency, case.seed, case.breakage);
+    let shared = &world.0;
+    shared.begins.borrow_mut().clone_from(&case.begins);
+    shared.faults.borrow_mut().extend(case.fault);
+    shared.kill_at.set(case.kill_at);
+    let prune = settings("--disk-target 66 --disk-critical 100");
+    let bars = progress::hidden();
+    // A run may take as long as a hanging engine's timeouts add up to.
+    let limit = std::time::Duration::from_secs(3_600);
+    let ended = tokio::time::timeout(limit, prune::attempt(&world, &prune, false, &bars)).await;
+    let steps = shared.steps.get();
+    let orders = shared.orders.get();
+    let ending = match &ended {
+        Err(_) if case.kill_at.is_some() => "killed".to_owned(),
+        Err(_) => {
+            shared.state.borrow_mut().violations.insert(Violation::Endless);
+            "endless".to_owned()
+        }
+        Ok(attempt) => {
+            told_once(&attempt.report, &mut shared.state.borrow_mut().violations);
+            ending(&attempt.report)
+        }
+    };
+    peace(&world).await;
+    let trace = shared.trace.borrow().clone();
+    // What the first run began, the next one finishes or undoes.
+    if case.breakage.is_none() {
+        shared.kill_at.set(None);
+        shared.begins.borrow_mut().clear();
+        // Whatever its age: an engine that falsely said that an image is gone made the ledger forget it.
+        let prune =
+            settings("--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100");
+        let attempt = prune::attempt(&world, &prune, false, &bars).await;
+        let mut state = shared.state.borrow_mut();
+        let tags = state.own_tags();
+        if !matches!(attempt.report.ending, Ending::Held) && !tags.is_empty() {
+            state.violations.insert(Violation::LeftBehind(tags.join(" ")));
+        }
+    }
+    let state = shared.state.borrow();
+    Verdict { steps, orders, violations: state.violations.clone(), trace, ending }
+}
+
+/// Let the engine come to rest, and take down what was deployed: the next prune finds every gate open.
+async fn peace(world: &Simulated) {
+    let shared = &world.0;
+    for _ in 0..20 {
+        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        let mut state = shared.state.borrow_mut();
+        state.advance(shared.millis());
+        if !state.is_busy() {
+            break;
+        }
+    }
+    let mut state = shared.state.borrow_mut();
+    let services: Vec<String> = state.services.keys().cloned().collect();
+    services.iter().for_each(|name| state.remove_service(name));
+    shared.inhibitors.borrow_mut().clear();
+    shared.shutdown.set(None);
+    shared.rest();
+}
+
+/// Is each planned object in the report once?
+fn told_once(report: &PruneReport, violations: &mut BTreeSet<Violation>) {
+    let (Some(plan), Ending::CarriedOut(outcome)) = (&report.plan, &report.ending) else { return };
+    let removed = outcome.removed.iter();
+    let others = outcome.skipped.iter().map(|(it, _)| it).chain(outcome.failed.iter().map(|(it, _)| it));
+    let mut told: Vec<&str> = removed.chain(others).map(|it| it.id.as_str()).collect();
+    let mut planned: Vec<&str> = plan.remove.iter().map(|it| it.id.as_str()).collect();
+    told.sort_unstable();
+    planned.sort_unstable();
+    if told != planned {
+        violations.insert(Violation::NotToldOnce(format!("{planned:?} planned, {told:?} told")));
+    }
+}
+
+fn ending(report: &PruneReport) -> String {
+    match &report.ending {
+        Ending::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped".into(),
+        Ending::CarriedOut(outcome) if outcome.has_failed() => "failed".into(),
+        Ending::CarriedOut(_) => "carried out".into(),
+        Ending::Held => "blocked".into(),
+        Ending::Unanswered => "unknown".into(),
+        Ending::Failed(_) => "failed".into(),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,712 @@
+//! The simulated world: the program's interface to engine and host, over [`State`].
+//!
+//! Each question and order is a step. A step takes time, in which the engine goes on; before a step something else may
+//! begin, or the step may fail.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Result;
+use ci_docker_prune::engine::EngineError;
+use ci_docker_prune::engine::read::{Containers, Use};
+use ci_docker_prune::engine::remove::{Removed, own_tag};
+use ci_docker_prune::engine::watch::{Meaning, Sign, classify};
+use ci_docker_prune::facts::{
+    Answer, CacheRecord, Container, ContainerState, DiskUsage, Files, Filesystem, Image, Info, Inhibitor,
+    Labels, Mode, References, Restart, Service, Status, Swarm, SwarmState, Task, TaskState, Unanswered,
+    Update,
+};
+use ci_docker_prune::host::lock::Taken;
+use ci_docker_prune::ledger::Ledger;
+use ci_docker_prune::units::Time;
+use ci_docker_prune::world::{EngineApi, EngineEvents, EngineOrders, World};
+use regex::Regex;
+use tokio::time::Instant;
+
+use crate::engine::{self, COMMIT_DELAY, Delete, State, Store, Violation};
+use crate::run::Deed;
+
+/// The clock at the beginning.
+pub fn epoch() -> Time {
+    "2026-11-20T12:00:00Z".parse().expect("a time")
+}
+
+/// A way to break the protocol, to see that it is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breakage {
+    /// An image goes with its first name, and gets no tag of ours before.
+    OneStep,
+    /// The engine's events are not looked at.
+    NoEvents,
+    /// Events are subscribed to after the gates.
+    LateSubscription,
+    /// Inhibitors are not looked for.
+    NoInhibitors,
+    /// The lock that an inhibitor waits for is not held.
+    NoLock,
+}
+
+/// A fault of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Status(u16),
+    Hang,
+    LostBefore,
+    /// What was asked is done, and the answer is lost.
+    LostAfter,
+}
+
+/// What is shared by the world, its engine, its events and its orders.
+pub struct Shared {
+    pub state: RefCell<State>,
+    pub ledger: RefCell<Ledger>,
+    start: Instant,
+    /// How many steps there were.
+    pub steps: Cell<usize>,
+    /// Their names.
+    pub trace: RefCell<Vec<String>>,
+    /// What begins before which step.
+    pub begins: RefCell<Vec<(usize, Deed)>>,
+    pub faults: RefCell<HashMap<usize, Fault>>,
+    pub breakage: Option<Breakage>,
+    /// The longest time of a step, ms, and the state of the generator that draws it.
+    pub latency: u64,
+    random: Cell<u64>,
+    pub inhibitors: RefCell<Vec<Inhibitor>>,
+    /// An inhibitor's command runs: it was registered, and no removal was in flight.
+    command_runs: Cell<bool>,
+    removal_locks: Cell<usize>,
+    pub shutdown: Cell<Option<usize>>,
+    events: RefCell<Option<RefCell<Reader>>>,
+    timeout: Duration,
+    /// Kill the run before this step.
+    pub kill_at: Cell<Option<usize>>,
+    /// How many orders were given.
+    pub orders: Cell<usize>,
+}
+
+impl Shared {
+    /// Milliseconds since the beginning.
+    pub fn millis(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn draw(&self) -> u64 {
+        let mut x = self.random.get();
+        // Xorshift (Marsaglia, 2003).
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        if self.latency == 0 { 0 } else { x % (self.latency + 1) }
+    }
+
+    async fn pass(&self) {
+        let time = self.draw();
+        if time > 0 {
+            tokio::time::sleep(Duration::from_millis(time)).await;
+        }
+        self.state.borrow_mut().advance(self.millis());
+    }
+
+    /// Something happened between two steps: begin what is to begin before this one.
+    pub async fn step(&self, name: &str) {
+        let step = self.steps.get();
+        self.steps.set(step + 1);
+        if self.trace.borrow().len() < 4_000 {
+            self.trace.borrow_mut().push(name.to_owned());
+        }
+        if self.kill_at.get() == Some(step) {
+            // Nothing of the run goes on after this.
+            std::future::pending::<()>().await;
+        }
+        self.state.borrow_mut().advance(self.millis());
+        let due: Vec<Deed> =
+            self.begins.borrow().iter().filter(|(at, _)| *at == step).map(|(_, deed)| deed.clone()).collect();
+        for deed in due {
+            self.begin(step, &deed);
+        }
+    }
+
+    fn begin(&self, step: usize, deed: &Deed) {
+        let now = self.millis();
+        let mut state = self.state.borrow_mut();
+        match deed {
+            Deed::Deploy(image) => {
+                let name = format!("deploy-{image}-{step}");
+                state.create_service(now, &name, image);
+            }
+            Deed::Pull(image) => state.pull(now, image),
+            Deed::Run(image) => {
+                let reference = state.registry.get(image).map(State::reference);
+                state.run_container(
+                    now,
+                    &format!("cron-{step}"),
+                    &reference.unwrap_or_else(|| image.clone()),
+                );
+            }
+            Deed::Inhibit => {
+                let since = Some(epoch());
+                self.inhibitors.borrow_mut().push(Inhibitor {
+                    pid: Some(1),
+                    since,
+                    why: Some("deploy".into()),
+                });
+                self.command_runs.set(self.command_runs.get() || self.removal_locks.get() == 0);
+            }
+            Deed::Signal => self.shutdown.set(Some(step)),
+            Deed::Restart => state.restart(now),
+        }
+    }
+
+    /// A question: a step, time, and perhaps a fault.
+    async fn ask(&self, name: &str) -> Result<(), EngineError> {
+        self.step(name).await;
+        let fault = self.faults.borrow_mut().remove(&(self.steps.get() - 1));
+        self.pass().await;
+        self.fault(name, fault).await?;
+        if self.millis() < self.state.borrow().down_until {
+            return Err(EngineError::of_lost(name));
+        }
+        Ok(())
+    }
+
+    async fn fault(&self, name: &str, fault: Option<Fault>) -> Result<(), EngineError> {
+        match fault {
+            None => Ok(()),
+            Some(Fault::Status(status)) => Err(EngineError::of_status(name, status, "simulated")),
+            Some(Fault::LostBefore | Fault::LostAfter) => Err(EngineError::of_lost(name)),
+            Some(Fault::Hang) => {
+                tokio::time::sleep(self.timeout).await;
+                self.state.borrow_mut().advance(self.millis());
+                Err(EngineError::of_timeout(name, self.timeout))
+            }
+        }
+    }
+
+    /// Forget what kept the last run from going on.
+    pub fn rest(&self) {
+        self.command_runs.set(false);
+        *self.events.borrow_mut() = None;
+        self.faults.borrow_mut().clear();
+    }
+
+    fn violate(&self, violation: Violation) {
+        self.state.borrow_mut().violations.insert(violation);
+    }
+
+    /// An order is given: nothing that the program could have seen may speak against it.
+    fn order_begins(&self) {
+        self.orders.set(self.orders.get() + 1);
+        let now = self.millis();
+        if self.shutdown.get().is_some_and(|at| at + 1 < self.steps.get()) {
+            self.violate(Violation::OrderAfter("a signal"));
+        }
+        if self.command_runs.get() {
+            self.violate(Violation::OrderAfter("an inhibitor's command had begun"));
+        }
+        let events = self.events.borrow();
+        let Some(events) = events.as_ref() else { return };
+        let mut reader = events.borrow_mut();
+        reader.read(&self.state.borrow(), now);
+        // Not what begins with this very step.
+        if reader.sign.is_some() && reader.sign_at < now {
+            self.violate(Violation::OrderAfter("a stop event"));
+        }
+    }
+
+    /// An order: its effect comes in two halves.
+    async fn order(&self, name: &str, change: impl FnOnce(&Self) -> Order) -> Removed {
+        self.step(name).await;
+        self.order_begins();
+        let fault = self.faults.borrow_mut().remove(&(self.steps.get() - 1));
+        if let Some(fault) = fault.filter(|it| *it != Fault::LostAfter) {
+            self.pass().await;
+            return self.failed(name, Some(fault)).await;
+        }
+        self.pass().await;
+        if self.millis() < self.state.borrow().down_until {
+            return Removed::Failed(EngineError::of_lost(name));
+        }
+        let order = change(self);
+        let removed = match order {
+            Order::Done(removed) => removed,
+            Order::Delete(decided) => {
+                tokio::time::sleep(Duration::from_millis(COMMIT_DELAY)).await;
+                let mut state = self.state.borrow_mut();
+                state.advance(self.millis());
+                state.delete(&decided);
+                match decided {
+                    Delete::NotFound => Removed::Gone,
+                    Delete::Conflict(why) => Removed::Refused(why),
+                    Delete::Untag(..) => Removed::Untagged,
+                    Delete::Whole(_) => Removed::Yes,
+                }
+            }
+        };
+        self.pass().await;
+        if fault.is_some() { self.failed(name, fault).await } else { removed }
+    }
+
+    async fn failed(&self, name: &str, fault: Option<Fault>) -> Removed {
+        match self.fault(name, fault).await {
+            Ok(()) => Removed::Yes,
+            Err(error) => match error.status() {
+                Some((404, _)) => Removed::Gone,
+                Some((409, why)) => Removed::Refused(why.to_owned()),
+                _ => Removed::Failed(error),
+            },
+        }
+    }
+}
+
+enum Order {
+    Done(Removed),
+    Delete(Delete),
+}
+
+/// A subscription's state.
+pub struct Reader {
+    next: usize,
+    since: u64,
+    began: u64,
+    pattern: Regex,
+    sign: Option<Sign>,
+    /// When it could first be seen.
+    sign_at: u64,
+    others: usize,
+}
+
+impl Reader {
+    fn read(&mut self, state: &State, now: u64) {
+        if state.streams_lost_at.is_some_and(|at| at > self.began && at <= now) && self.sign.is_none() {
+            self.sign = Some(Sign::Lost("the engine closed it".into()));
+            self.sign_at = state.streams_lost_at.unwrap_or(now);
+        }
+        // Delays may let a later event be seen first.
+        while let Some(seen) = state.events.get(self.next).filter(|seen| seen.visible <= now) {
+            self.next += 1;
+            if seen.at < self.since {
+                continue;
+            }
+            match classify(seen.event.clone(), &self.pattern) {
+                Meaning::Stop(sign) => {
+                    if self.sign.is_none() {
+                        self.sign_at = seen.visible;
+                        self.sign = Some(sign);
+                    }
+                }
+                Meaning::Recheck => self.others += 1,
+                Meaning::Ignore => {}
+            }
+        }
+    }
+}
+
+/// The host.
+#[derive(Clone)]
+pub struct Simulated(pub Rc<Shared>);
+
+impl Simulated {
+    pub fn new(state: State, ledger: Ledger, latency: u64, seed: u64, breakage: Option<Breakage>) -> Self {
+        Self(Rc::new(Shared {
+            state: RefCell::new(state),
+            ledger: RefCell::new(ledger),
+            start: Instant::now(),
+            steps: Cell::new(0),
+            trace: RefCell::new(Vec::new()),
+            begins: RefCell::new(Vec::new()),
+            faults: RefCell::new(HashMap::new()),
+            breakage,
+            latency,
+            random: Cell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            inhibitors: RefCell::new(Vec::new()),
+            command_runs: Cell::new(false),
+            removal_locks: Cell::new(0),
+            shutdown: Cell::new(None),
+            events: RefCell::new(None),
+            timeout: Duration::from_secs(30),
+            kill_at: Cell::new(None),
+            orders: Cell::new(0),
+        }))
+    }
+}
+
+/// Ends a removal when it is dropped.
+pub struct RemovalLock(Rc<Shared>);
+
+impl Drop for RemovalLock {
+    fn drop(&mut self) {
+        let left = self.0.removal_locks.get() - 1;
+        self.0.removal_locks.set(left);
+        if left == 0 && !self.0.inhibitors.borrow().is_empty() {
+            self.0.command_runs.set(true);
+        }
+    }
+}
+
+impl World for Simulated {
+    type Engine = Self;
+    type PruneLock = ();
+    type RemovalLock = RemovalLock;
+
+    fn now(&self) -> Time {
+        epoch() + jiff::SignedDuration::from_millis(i64::try_from(self.0.millis()).unwrap_or(i64::MAX))
+    }
+
+    async fn connect(&self) -> Answer<Self> {
+        self.0.ask("GET /version").await?;
+        Ok(self.clone())
+    }
+
+    fn exists(&self, _: &Path) -> Option<bool> {
+        Some(false)
+    }
+
+    fn measure(&self, _: &[PathBuf]) -> Answer<Vec<Filesystem>> {
+        let state = self.0.state.borrow();
+        let used = state.used().min(state.disk_size);
+        Ok(vec![Filesystem {
+            mount_point: "/".into(),
+            size: state.disk_size,
+            used,
+            available: state.disk_size - used,
+            inodes: 0,
+            inodes_used: 0,
+        }])
+    }
+
+    async fn engine_files(&self, _: &Path) -> Answer<Files> {
+        Err(Unanswered("not simulated".into()))
+    }
+
+    fn ledger(&self) -> Ledger {
+        self.0.ledger.borrow().clone()
+    }
+
+    async fn update_ledger(&self, _: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger> {
+        self.0.step("ledger").await;
+        change(&mut self.0.ledger.borrow_mut());
+        Ok(self.ledger())
+    }
+
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn lock_prunes(&self) -> Result<Taken<()>> {
+        Ok(Taken::Mine(()))
+    }
+
+    async fn lock_removals(&self) -> Result<RemovalLock> {
+        self.0.step("lock").await;
+        if self.0.breakage != Some(Breakage::NoLock) {
+            self.0.removal_locks.set(self.0.removal_locks.get() + 1);
+            return Ok(RemovalLock(Rc::clone(&self.0)));
+        }
+        // A lock of something else.
+        let elsewhere = Self::new(State::new(Store::Overlay2, 1), Ledger::default(), 0, 0, None);
+        elsewhere.0.removal_locks.set(1);
+        Ok(RemovalLock(elsewhere.0))
+    }
+
+    fn inhibitors(&self) -> Result<Vec<Inhibitor>> {
+        if self.0.breakage == Some(Breakage::NoInhibitors) {
+            return Ok(vec![]);
+        }
+        Ok(self.0.inhibitors.borrow().clone())
+    }
+
+    fn watch_shutdown(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn shutdown_requested(&self) -> bool {
+        self.0.shutdown.get().is_some()
+    }
+}
+
+fn at(millis: i64) -> Option<Time> {
+    Some(epoch() + jiff::SignedDuration::from_millis(millis))
+}
+
+fn image(store: Store, stored: &engine::Stored) -> Image {
+    let all = || stored.references.iter().cloned();
+    let digest = |it: String| {
+        let (name, digest) = it.split_once('@')?;
+        Some(format!("{}@{digest}", name.split(':').next().unwrap_or(name)))
+    };
+    let (tags, digests) = match store {
+        Store::Overlay2 => {
+            (all().filter(|it| !it.contains('@')).collect(), all().filter_map(digest).collect())
+        }
+        Store::Containerd => (all().collect(), all().filter_map(digest).collect()),
+    };
+    let References { tags, digests, own_tag } = References::new(tags, digests);
+    Image {
+        id: stored.image.id(),
+        tags,
+        digests,
+        own_tag,
+        // Built in 2024, as images are that Swarm has just pulled.
+        created: "2024-02-03T04:05:06Z".parse().ok(),
+        last_tagged: None,
+        size: stored.image.size(),
+        labels: Labels::new(),
+    }
+}
+
+impl EngineApi for Simulated {
+    type Events = Events;
+    type Orders = Self;
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn manager_elsewhere(&self) -> bool {
+        false
+    }
+
+    fn orders(&self) -> Self {
+        self.clone()
+    }
+
+    async fn subscribe(&self, since: Time, pattern: &Regex) -> Result<Events, EngineError> {
+        self.0.ask("GET /events").await?;
+        let since = u64::try_from(since.duration_since(epoch()).as_millis()).unwrap_or(0);
+        let began = self.0.millis();
+        let reader = || {
+            let pattern = pattern.clone();
+            Reader { next: 0, since, began, pattern, sign: None, sign_at: 0, others: 0 }
+        };
+        // One reader for the program, and one to judge it by.
+        *self.0.events.borrow_mut() = Some(RefCell::new(reader()));
+        let first_look = Cell::new(true);
+        Ok(Events { reader: RefCell::new(reader()), shared: Rc::clone(&self.0), first_look })
+    }
+
+    async fn info(&self) -> Result<Info, EngineError> {
+        self.0.ask("GET /info").await?;
+        Ok(Info {
+            root: "/var/lib/docker".into(),
+            containerd_store: self.0.state.borrow().store == Store::Containerd,
+            swarm: Swarm { state: SwarmState::Manager, node: Some("node".into()) },
+            version: "simulated".into(),
+            time: Some(World::now(self)),
+        })
+    }
+
+    async fn services(&self) -> Result<Vec<Service>, EngineError> {
+        self.0.ask("GET /services").await?;
+        let state = self.0.state.borrow();
+        let service = |it: &engine::Service| {
+            let running =
+                |task: &&engine::Task| task.service == it.name && task.state == engine::TaskState::Running;
+            Service {
+                id: it.name.clone(),
+                name: it.name.clone(),
+                labels: Labels::new(),
+                created: at(i64::try_from(it.created).unwrap_or(0)),
+                updated: None,
+                image: it.image.clone(),
+                previous_image: None,
+                mode: Mode::Replicated { replicas: 1 },
+                status: Some(Status {
+                    running: state.tasks.iter().filter(running).count() as u64,
+                    desired: 1,
+                    completed: 0,
+                }),
+                update: Update::Settled,
+                restart: Restart::Always,
+                job_iteration: 0,
+            }
+        };
+        Ok(state.services.values().map(service).collect())
+    }
+
+    async fn tasks(&self) -> Result<Vec<Task>, EngineError> {
+        self.0.ask("GET /tasks").await?;
+        let state = self.0.state.borrow();
+        let task = |it: &engine::Task| Task {
+            service: it.service.clone(),
+            slot: 1,
+            node: Some("node".into()),
+            created: None,
+            state: match it.state {
+                engine::TaskState::New | engine::TaskState::Starting => TaskState::Starting,
+                engine::TaskState::Preparing => TaskState::Preparing,
+                engine::TaskState::Running => TaskState::Running,
+                engine::TaskState::Rejected => TaskState::Rejected,
+            },
+            wanted: it.state != engine::TaskState::Rejected,
+            error: None,
+            container: it.container.clone(),
+            image: state.services.get(&it.service).map(|it| it.image.clone()).unwrap_or_default(),
+            job_iteration: 0,
+        };
+        Ok(state.tasks.iter().map(task).collect())
+    }
+
+    async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError> {
+        self.0.ask("GET /containers/json").await?;
+        let state = self.0.state.borrow();
+        if self.0.millis() < state.settling_until {
+            return Ok(vec![]);
+        }
+        let container = |(id, it): (&String, &engine::Container)| {
+            let labels = it.service.iter().map(|it| ("com.docker.swarm.service.id".to_owned(), it.clone()));
+            Container {
+                id: id.clone(),
+                names: vec![it.name.clone()],
+                image: it.asked.clone(),
+                image_id: it.image.clone(),
+                state: match it.state {
+                    engine::ContainerState::Created => ContainerState::Created,
+                    engine::ContainerState::Running => ContainerState::Running,
+                    engine::ContainerState::Exited(_) => ContainerState::Exited,
+                },
+                labels: labels.collect(),
+                created: at(it.created),
+                finished: None,
+            }
+        };
+        let listed = state.containers.iter().map(container);
+        Ok(listed.filter(|it| which == Containers::All || it.state.is_live()).collect())
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, EngineError> {
+        self.0.ask("GET /images/json").await?;
+        let state = self.0.state.borrow();
+        Ok(state.images.values().map(|stored| image(state.store, stored)).collect())
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
+        match self.0.ask("GET /images/ID/json").await {
+            Err(error) if error.status().is_some_and(|(status, _)| status == 404) => return Ok(None),
+            answer => answer?,
+        }
+        let state = self.0.state.borrow();
+        Ok(state.resolve(reference).map(|id| image(state.store, &state.images[&id])))
+    }
+
+    async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError> {
+        match self.0.ask("GET /containers/ID/json").await {
+            Err(error) if error.status().is_some_and(|(status, _)| status == 404) => return Ok(None),
+            answer => answer?,
+        }
+        Ok(self.0.state.borrow().containers.get(id).and_then(|it| match it.state {
+            engine::ContainerState::Exited(_) => at(it.created),
+            _ => None,
+        }))
+    }
+
+    async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {
+        self.0.ask("GET /system/df").await?;
+        let last_used = at(-30 * 86_400_000);
+        Ok(vec![CacheRecord { size: 1, in_use: false, shared: false, internal: false, last_used }])
+    }
+
+    async fn uses(&self, _: Time, _: Time) -> Result<Vec<Use>, EngineError> {
+        self.0.ask("GET /events (past)").await?;
+        let state = self.0.state.borrow();
+        let past = state.events.iter().rev().take(256).filter(|seen| seen.event.kind == "container");
+        let used = past.filter_map(|seen| {
+            let image = seen.event.actor.attributes.as_ref()?.get("image")?.clone();
+            Some(Use { image, at: at(i64::try_from(seen.at).ok()?)? })
+        });
+        Ok(used.collect())
+    }
+
+    async fn disk_usage(&self, _: bool) -> Result<DiskUsage, EngineError> {
+        self.0.ask("GET /system/df (all)").await?;
+        Ok(DiskUsage::default())
+    }
+}
+
+/// The engine's events.
+pub struct Events {
+    reader: RefCell<Reader>,
+    shared: Rc<Shared>,
+    first_look: Cell<bool>,
+}
+
+impl EngineEvents for Events {
+    async fn poll(&self) -> (Option<Sign>, usize) {
+        let now = self.shared.millis();
+        let state = self.shared.state.borrow();
+        let mut reader = self.reader.borrow_mut();
+        reader.read(&state, now);
+        match self.shared.breakage {
+            Some(Breakage::NoEvents) => (None, 0),
+            // What came before the first look was not subscribed to.
+            Some(Breakage::LateSubscription) if self.first_look.replace(false) => {
+                reader.sign = None;
+                (None, reader.others)
+            }
+            _ => (reader.sign.clone(), reader.others),
+        }
+    }
+}
+
+impl EngineOrders for Simulated {
+    async fn remove_container(&self, id: &str) -> Removed {
+        self.0
+            .order("DELETE /containers/ID", |it| {
+                let mut state = it.state.borrow_mut();
+                Order::Done(match state.containers.get(id).map(|it| it.state.clone()) {
+                    None => Removed::Gone,
+                    Some(engine::ContainerState::Running) => Removed::Refused("it is running".into()),
+                    Some(_) => {
+                        state.containers.remove(id);
+                        Removed::Yes
+                    }
+                })
+            })
+            .await
+    }
+
+    async fn remove_image(&self, reference: &str) -> Removed {
+        self.0
+            .order("DELETE /images/REFERENCE", |it| Order::Delete(it.state.borrow().may_delete(reference)))
+            .await
+    }
+
+    async fn tag_image(&self, id: &str) -> Removed {
+        self.0
+            .order("POST /images/ID/tag", |it| {
+                let mut state = it.state.borrow_mut();
+                if it.breakage == Some(Breakage::OneStep) {
+                    return Order::Done(Removed::Yes);
+                }
+                Order::Done(match state.images.get_mut(id) {
+                    None => Removed::Gone,
+                    Some(stored) => {
+                        stored.references.insert(own_tag(id));
+                        Removed::Yes
+                    }
+                })
+            })
+            .await
+    }
+
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Removed {
+        self.0.step("POST /images/ID/tag (restore)").await;
+        self.0.pass().await;
+        let mut state = self.0.state.borrow_mut();
+        match state.images.get_mut(id) {
+            None => Removed::Gone,
+            Some(stored) => {
+                stored.references.insert(name_tag.to_owned());
+                Removed::Yes
+            }
+        }
+    }
+
+    async fn prune_build_cache(&self, _: Duration) -> Removed {
+        self.0.order("POST /build/prune", |_| Order::Done(Removed::Yes)).await
+    }
+}
