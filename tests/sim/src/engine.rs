@@ -40,11 +40,18 @@ const RESTART_SETTLING: u64 = 200;
 pub struct Image {
     /// `app`: its repository, and the part of its digests and IDs that tells it.
     pub name: String,
+    /// By which a deploy asks for it: `name:tag@sha256:…`.
+    pub reference: String,
     /// With their sizes in bytes.
     pub layers: Vec<(String, u64)>,
 }
 
 impl Image {
+    /// An image that is asked for by its name.
+    pub fn new(name: &str, layers: Vec<(String, u64)>) -> Self {
+        Self { name: name.into(), reference: format!("{name}:1@sha256:d{name}"), layers }
+    }
+
     pub fn id(&self) -> String {
         format!("sha256:{}", self.name)
     }
@@ -104,6 +111,8 @@ pub struct Service {
     pub name: String,
     /// `name:tag@sha256:…`.
     pub image: String,
+    /// Its name in the registry.
+    key: String,
     pub created: u64,
     /// Layers of images that had a name when it was created: none of them may have to be downloaded for it.
     layers_there: BTreeSet<String>,
@@ -214,16 +223,12 @@ impl State {
         self.ballast + self.layers().values().sum::<u64>()
     }
 
-    /// The reference by which a deploy of an image asks for it.
-    pub fn reference(image: &Image) -> String {
-        format!("{0}:1@sha256:d{0}", image.name)
-    }
-
-    /// What a pull by that reference leaves as the image's name.
+    /// What a pull by an image's reference leaves as its name.
     fn pulled_reference(&self, image: &Image) -> String {
+        let (name, digest) = image.reference.split_once('@').expect("a reference by digest");
         match self.store {
-            Store::Overlay2 => format!("{0}@sha256:d{0}", image.name),
-            Store::Containerd => Self::reference(image),
+            Store::Overlay2 => format!("{}@{digest}", repository(name)),
+            Store::Containerd => image.reference.clone(),
         }
     }
 
@@ -249,12 +254,8 @@ impl State {
             None => stored.references.contains(reference),
             // Any name of that repository with that digest will do.
             Some((name, digest)) => {
-                let repository = name.split(':').next().unwrap_or(name);
-                stored.references.iter().any(|it| {
-                    it.split_once('@').is_some_and(|(name, other)| {
-                        other == digest && name.split(':').next() == Some(repository)
-                    })
-                })
+                let same = |it: &String| it.ends_with(digest) && repository(it) == repository(name);
+                stored.references.iter().any(same)
             }
         };
         self.images.values().find(names).map(|stored| stored.image.id())
@@ -280,8 +281,8 @@ impl State {
         let named =
             self.images.values().filter(|it| it.references.iter().any(|it| !it.starts_with(OWN_REPOSITORY)));
         let layers_there = named.flat_map(|it| &it.image.layers).map(|(id, _)| id.clone()).collect();
-        let reference = Self::reference(&image);
-        let service = Service { name: name.into(), image: reference, created: now, layers_there };
+        let (reference, key) = (image.reference, image.name);
+        let service = Service { name: name.into(), image: reference, key, created: now, layers_there };
         self.services.insert(name.into(), service);
         self.tell(now, "service", "create", name, name, None);
         self.new_task(now, name);
@@ -320,6 +321,20 @@ impl State {
         self.tell(now, "container", "start", name, name, Some(image));
     }
 
+    /// A container of a run starts, of an image that is there.
+    pub fn start_container(&mut self, now: u64, name: &str, image: &Image) {
+        let container = Container {
+            name: name.into(),
+            asked: image.reference.clone(),
+            image: image.id(),
+            state: ContainerState::Running,
+            created: i64::try_from(now).unwrap_or(i64::MAX),
+            service: None,
+        };
+        self.containers.insert(name.into(), container);
+        self.tell(now, "container", "start", name, name, Some(&image.reference));
+    }
+
     /// Restart the daemon: its streams break, it is away, and then lists no container for a moment.
     pub fn restart(&mut self, now: u64) {
         self.streams_lost_at = Some(now);
@@ -343,7 +358,7 @@ impl State {
         let stored = self.images.entry(image.id());
         let stored = stored.or_insert_with(|| Stored { image: image.clone(), references: BTreeSet::new() });
         stored.references.insert(reference);
-        self.tell(now, "image", "pull", &Self::reference(image), &image.name, None);
+        self.tell(now, "image", "pull", &image.reference, &image.name, None);
         missing.into_iter().map(|(id, _)| id).collect()
     }
 
@@ -378,8 +393,7 @@ impl State {
         }
         let image_of = |state: &Self, task: usize| {
             let service = &state.services[&state.tasks[task].service];
-            let name = service.image.split(':').next().unwrap_or_default();
-            (service.clone(), state.registry[name].clone())
+            (service.clone(), state.registry[&service.key].clone())
         };
         match step {
             Step::Lookup(task) => {
@@ -472,7 +486,6 @@ impl State {
         if reference == id {
             return references.clone();
         }
-        let repository = |it: &str| it.split(['@', ':']).next().unwrap_or(it).to_owned();
         let same = |it: &&String| repository(it) == repository(reference);
         let digest = reference.split_once('@').map(|(_, digest)| digest);
         match self.store {
@@ -516,6 +529,13 @@ impl State {
         let all = unused.flat_map(|stored| &stored.references);
         all.filter(|it| it.starts_with(OWN_REPOSITORY)).cloned().collect()
     }
+}
+
+/// The repository in a reference: without tag and digest.
+pub fn repository(reference: &str) -> &str {
+    let name = reference.split('@').next().unwrap_or(reference);
+    // A colon before a slash belongs to the registry's port.
+    name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name, |(name, _)| name)
 }
 
 /// What comes of an order to delete an image.

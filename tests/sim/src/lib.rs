@@ -2,7 +2,9 @@
 //! execution run. Time is tokio's paused clock, so that a second of grace costs nothing.
 
 pub mod engine;
+pub mod months;
 pub mod run;
+pub mod trace;
 pub mod world;
 
 pub use engine::{State, Store};

@@ -80,10 +80,7 @@ pub fn settings(words: &str) -> Prune {
 pub fn scene(store: Store) -> (State, Ledger) {
     let mut state = State::new(store, 1_000 * MB);
     let layer = |name: &str, size: u64| (name.to_owned(), size * MB);
-    let own = |name: &str, size: u64| Image {
-        name: name.into(),
-        layers: vec![layer(&format!("{name}-own"), size)],
-    };
+    let own = |name: &str, size: u64| Image::new(name, vec![layer(&format!("{name}-own"), size)]);
     for name in ["one", "two"] {
         let mut image = own(name, 40);
         image.layers.push(layer("shared", 20));

@@ -141,7 +141,7 @@ impl Shared {
             }
             Deed::Pull(image) => state.pull(now, image),
             Deed::Run(image) => {
-                let reference = state.registry.get(image).map(State::reference);
+                let reference = state.registry.get(image).map(|it| it.reference.clone());
                 state.run_container(
                     now,
                     &format!("cron-{step}"),
@@ -436,8 +436,8 @@ fn at(millis: i64) -> Option<Time> {
 fn image(store: Store, stored: &engine::Stored) -> Image {
     let all = || stored.references.iter().cloned();
     let digest = |it: String| {
-        let (name, digest) = it.split_once('@')?;
-        Some(format!("{}@{digest}", name.split(':').next().unwrap_or(name)))
+        let (_, digest) = it.split_once('@')?;
+        Some(format!("{}@{digest}", engine::repository(&it)))
     };
     let (tags, digests) = match store {
         Store::Overlay2 => {
@@ -481,7 +481,8 @@ impl EngineApi for Simulated {
         let began = self.0.millis();
         let reader = || {
             let pattern = pattern.clone();
-            Reader { next: 0, since, began, pattern, sign: None, sign_at: 0, others: 0 }
+            let next = self.0.state.borrow().events.partition_point(|seen| seen.at < since);
+            Reader { next, since, began, pattern, sign: None, sign_at: 0, others: 0 }
         };
         // One reader for the program, and one to judge it by.
         *self.0.events.borrow_mut() = Some(RefCell::new(reader()));
@@ -610,7 +611,7 @@ impl EngineApi for Simulated {
         Ok(vec![CacheRecord { size: 1, in_use: false, shared: false, internal: false, last_used }])
     }
 
-    async fn uses(&self, _: Time, _: Time) -> Result<Vec<Use>, EngineError> {
+    async fn uses(&self, since: Time, until: Time) -> Result<Vec<Use>, EngineError> {
         self.0.ask("GET /events (past)").await?;
         let state = self.0.state.borrow();
         let past = state.events.iter().rev().take(256).filter(|seen| seen.event.kind == "container");
@@ -618,6 +619,7 @@ impl EngineApi for Simulated {
             let image = seen.event.actor.attributes.as_ref()?.get("image")?.clone();
             Some(Use { image, at: at(i64::try_from(seen.at).ok()?)? })
         });
+        let used = used.filter(|it| (since..=until).contains(&it.at));
         Ok(used.collect())
     }
 

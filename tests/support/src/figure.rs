@@ -42,7 +42,10 @@ fn plot(svg: &mut String, series: &Series) -> Result<(), Box<dyn std::error::Err
         .x_label_area_size(36)
         .y_label_area_size(44)
         .build_cartesian_2d(0.0..days, 0_i64..100)?;
-    chart.configure_mesh().disable_x_mesh().x_desc("days").y_desc("disk, %").x_labels(15).draw()?;
+    let day = |day: &f64| format!("{day:.0}");
+    let mut mesh = chart.configure_mesh();
+    mesh.disable_x_mesh().light_line_style(TRANSPARENT).x_desc("days").y_desc("disk, %");
+    mesh.x_labels(15).x_label_formatter(&day).draw()?;
     for (limit, name) in LIMITS {
         chart.draw_series(LineSeries::new([(0.0, limit), (days, limit)], BLACK.mix(0.35).stroke_width(1)))?;
         let place = (days * 0.005, limit);
