@@ -82,7 +82,10 @@ pub struct Use {
 /// What one look at the engine showed.
 #[derive(Debug, Clone, Default)]
 pub struct Sightings {
+    /// By containers.
     pub uses: Vec<Use>,
+    /// By the specs of services and tasks: they tell by which `name:tag` an image is known, and use nothing.
+    pub specs: Vec<Use>,
     /// Up to when events were replayed, by the engine's clock.
     pub until: Option<Time>,
     /// Every image that the engine has, where that was asked.
@@ -148,11 +151,13 @@ impl Ledger {
                 }
             }
         }
-        for Use { image, name_tag, at } in &seen.uses {
+        for used in &seen.uses {
+            let entry = self.images.entry(used.image.clone()).or_insert_with(|| Entry::new(now));
+            entry.last_used = entry.last_used.max(Some(used.at.min(now)));
+        }
+        for Use { image, name_tag, at } in seen.uses.iter().chain(&seen.specs) {
             let at = (*at).min(now);
-            let entry = self.images.entry(image.clone()).or_insert_with(|| Entry::new(now));
-            entry.last_used = entry.last_used.max(Some(at));
-            if let Some(name_tag) = name_tag {
+            if let (Some(entry), Some(name_tag)) = (self.images.get_mut(image), name_tag) {
                 let last = entry.references.entry(name_tag.clone()).or_insert(at);
                 *last = at.max(*last);
             }
@@ -348,6 +353,16 @@ mod tests {
             superseded.sort_unstable();
             assert_eq!(superseded, expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_spec_tells_a_name_and_uses_nothing() {
+        let mut ledger = Ledger::default();
+        ledger.note(&used("old", ago("9d").unwrap()), now());
+        let spec = Use { image: "old".into(), name_tag: Some("db:1".into()), at: now() };
+        ledger.note(&Sightings { specs: vec![spec], ..Sightings::default() }, now());
+        assert_eq!(ledger.images["old"].last_used, ago("9d"));
+        assert_eq!(ledger.images["old"].references["db:1"], now());
     }
 
     #[test]

@@ -200,7 +200,7 @@ pub async fn sightings(
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Sightings { uses, until: Some(until), all: None })
+    Ok(Sightings { uses, specs: vec![], until: Some(until), all: None })
 }
 
 /// Everything that is there, and by which names services and tasks use it.
@@ -216,7 +216,7 @@ pub fn list(seen: &mut Sightings, inventory: &Inventory, now: Time) {
     for reference in specs.chain(tasks) {
         let image = reference.split_once('@').and_then(|(_, digest)| by_digest.get(digest));
         if let (Some(image), Some(name_tag)) = (image, name_tag(reference)) {
-            seen.uses.push(Use { image: (*image).to_owned(), name_tag: Some(name_tag), at: now });
+            seen.specs.push(Use { image: (*image).to_owned(), name_tag: Some(name_tag), at: now });
         }
     }
     seen.list(&inventory.images);

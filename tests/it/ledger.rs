@@ -75,7 +75,7 @@ fn an_unreadable_ledger_is_set_aside_and_protects_every_cached_image() {
         .success()
         .stderr(contains("cannot read the ledger").and(contains("ledger.json")));
     assert_eq!(fs::read_to_string(ledger_path(&engine)).unwrap(), "{half a ledg", "a dry run leaves it");
-    program(&engine).arg("prune").assert().success().stderr(contains("it is kept as"));
+    program(&engine).arg("prune").assert().success().stderr(contains("moved to"));
     image_id(&engine, &name);
     let aside = fs::read_dir(engine.folder().join("state")).unwrap().flatten();
     let aside: Vec<_> = aside.filter(|it| it.file_name().to_string_lossy().contains("unreadable")).collect();

@@ -13,7 +13,7 @@ use ci_docker_prune::report::progress;
 use ci_docker_prune::settings::{self, Command};
 use tokio::time::{Instant, sleep_until};
 
-use crate::engine::{State, Store};
+use crate::engine::{State, Store, Stored};
 use crate::run::settings as prune_settings;
 use crate::trace::Trace;
 use crate::world::Simulated;
@@ -31,7 +31,7 @@ pub enum Policy {
     Docuum,
     /// The kubelet: from 85 % down to 80 %, least recently used first, unused for two minutes, every five minutes.
     Kubelet,
-    /// Evicts what is needed furthest in the future, from 80 % down to 70 %, hourly: the bound.
+    /// Evicts the layers that are needed furthest in the future, from 80 % down to 70 %, hourly: the bound.
     Clairvoyant,
     Ours,
 }
@@ -203,17 +203,37 @@ impl Host<'_> {
                 let used = self.last_used.clone();
                 self.evict(|name| at - used[name] >= 2 * MINUTE, |name| used[name], 80);
             }
-            Policy::Clairvoyant if self.percent() >= 80 => {
-                let runs = &self.trace.runs;
-                let next = |name: &str| {
-                    let uses =
-                        |run: &&crate::trace::Run| run.at > at && run.images.iter().any(|it| it == name);
-                    u64::MAX - runs.iter().find(uses).map_or(u64::MAX, |run| run.at)
-                };
-                self.evict(|_| true, next, 70);
-            }
+            Policy::Clairvoyant if self.percent() >= 80 => self.evict_what_is_needed_last(at),
             Policy::Script | Policy::Docuum | Policy::Kubelet | Policy::Clairvoyant => {}
             Policy::Ours => self.ours(at).await,
+        }
+    }
+
+    /// Evict, down to 70 %, the image whose own layers are needed furthest in the future, one after the other: a layer
+    /// that another image keeps costs nothing.
+    fn evict_what_is_needed_last(&mut self, at: u64) {
+        let mut next_need: BTreeMap<&str, u64> = BTreeMap::new();
+        for run in self.trace.runs.iter().rev().filter(|run| run.at > at) {
+            let layers = run.images.iter().flat_map(|name| &self.trace.images[name].layers);
+            next_need.extend(layers.map(|(id, _)| (id.as_str(), run.at)));
+        }
+        while self.percent() >= 70 {
+            let mut state = self.world.0.state.borrow_mut();
+            let used: HashSet<&str> = state.containers.values().map(|it| it.image.as_str()).collect();
+            let mut holders: BTreeMap<&str, usize> = BTreeMap::new();
+            for (id, _) in state.images.values().flat_map(|it| &it.image.layers) {
+                *holders.entry(id).or_default() += 1;
+            }
+            let needed = |stored: &Stored| {
+                let own = stored.image.layers.iter().filter(|(id, _)| holders[id.as_str()] == 1);
+                own.map(|(id, _)| next_need.get(id.as_str()).copied().unwrap_or(u64::MAX)).min()
+            };
+            let unused = state.images.iter().filter(|(id, _)| !used.contains(id.as_str()));
+            // One that frees nothing is taken last of those that are never needed.
+            let last = unused
+                .max_by_key(|(_, stored)| (needed(stored).unwrap_or(u64::MAX), needed(stored).is_some()));
+            let Some(last) = last.map(|(id, _)| id.clone()) else { break };
+            state.images.remove(&last);
         }
     }
 
