@@ -57,7 +57,7 @@ fn a_prune_that_a_gate_blocked_is_made_up_for_when_the_gate_opens() {
     let name = idle(&engine);
     engine.publish(&Image::new("app", "1"));
     engine.docker(["run", "--detach", "--name", RUN, "127.0.0.1:5000/app:1"]);
-    engine.fill_to(85);
+    engine.fill_to(88);
     assert_eq!(prune(&engine, "")["outcome"], "held");
     // It is owed: tried again, and said once.
     record(&engine, "").success().stdout(contains("blocked by runs"));
