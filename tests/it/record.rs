@@ -73,7 +73,7 @@ fn a_prune_that_a_gate_blocked_is_made_up_for_when_the_gate_opens() {
     is_silent(&engine, "");
     assert!(has_image(&engine, &name));
     engine.docker(["rm", "--force", RUN]);
-    record(&engine, "").success().stdout(contains("Removed:").and(contains("idle@")));
+    record(&engine, "").success().stdout(contains("Removed:").and(contains("127.0.0.1:5000/idle")));
     assert!(!has_image(&engine, &name));
     // It is owed no longer, although the disk is still under pressure.
     assert!(engine.df_percent() >= 80);
