@@ -118,6 +118,13 @@ pub struct Service {
     layers_there: BTreeSet<String>,
 }
 
+/// Who pulls: on the containerd store Swarm's pull leaves `name:tag@sha256:…`, and one by hand `name@sha256:…`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Puller {
+    Swarm,
+    Hand,
+}
+
 /// Something that the engine does by itself at some time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
@@ -187,6 +194,8 @@ pub struct State {
     pub violations: BTreeSet<Violation>,
     /// Bytes that were pulled, and how often a pull failed for want of space.
     pub pulled: u64,
+    /// How often each layer was downloaded.
+    pub downloads: BTreeMap<String, usize>,
 }
 
 impl State {
@@ -209,6 +218,7 @@ impl State {
             event_delay: 1,
             violations: BTreeSet::new(),
             pulled: 0,
+            downloads: BTreeMap::new(),
         }
     }
 
@@ -224,17 +234,17 @@ impl State {
     }
 
     /// What a pull by an image's reference leaves as its name.
-    fn pulled_reference(&self, image: &Image) -> String {
+    fn pulled_reference(&self, image: &Image, by: Puller) -> String {
         let (name, digest) = image.reference.split_once('@').expect("a reference by digest");
-        match self.store {
-            Store::Overlay2 => format!("{}@{digest}", repository(name)),
-            Store::Containerd => image.reference.clone(),
+        match (self.store, by) {
+            (Store::Containerd, Puller::Swarm) => image.reference.clone(),
+            _ => format!("{}@{digest}", repository(name)),
         }
     }
 
     /// Put an image into the engine, as Swarm's pull of it would have left it.
     pub fn add_cached(&mut self, image: Image) {
-        let reference = self.pulled_reference(&image);
+        let reference = self.pulled_reference(&image, Puller::Swarm);
         self.registry.insert(image.name.clone(), image.clone());
         self.images.insert(image.id(), Stored { image, references: BTreeSet::from([reference]) });
     }
@@ -349,12 +359,15 @@ impl State {
     }
 
     /// A pull has ended: what was missing is downloaded, and the image has its name. What was missing?
-    fn finish_pull(&mut self, now: u64, image: &Image) -> Vec<String> {
+    fn finish_pull(&mut self, now: u64, image: &Image, by: Puller) -> Vec<String> {
         let there = self.layers();
         let missing: Vec<(String, u64)> =
             image.layers.iter().filter(|(id, _)| !there.contains_key(id.as_str())).cloned().collect();
         self.pulled += missing.iter().map(|(_, size)| size).sum::<u64>();
-        let reference = self.pulled_reference(image);
+        for (layer, _) in &missing {
+            *self.downloads.entry(layer.clone()).or_default() += 1;
+        }
+        let reference = self.pulled_reference(image, by);
         let stored = self.images.entry(image.id());
         let stored = stored.or_insert_with(|| Stored { image: image.clone(), references: BTreeSet::new() });
         stored.references.insert(reference);
@@ -408,7 +421,7 @@ impl State {
             }
             Step::Pulled(task) => {
                 let (service, image) = image_of(self, task);
-                let missing = self.finish_pull(now, &image);
+                let missing = self.finish_pull(now, &image, Puller::Swarm);
                 if missing.iter().any(|layer| service.layers_there.contains(layer)) {
                     self.violations.insert(Violation::DownloadedAgain(service.name));
                 }
@@ -416,7 +429,7 @@ impl State {
             }
             Step::PulledByHand(name) => {
                 let image = self.registry[&name].clone();
-                self.finish_pull(now, &image);
+                self.finish_pull(now, &image, Puller::Hand);
             }
             Step::CreateContainer(task) => {
                 let (service, _) = image_of(self, task);
@@ -469,6 +482,11 @@ impl State {
     /// `DELETE /images/{reference}` without force: whether it may go, as its first half finds out.
     pub fn may_delete(&self, reference: &str) -> Delete {
         let Some(id) = self.resolve(reference) else { return Delete::NotFound };
+        let repositories: BTreeSet<&str> =
+            self.images[&id].references.iter().map(|it| repository(it)).collect();
+        if reference == id && repositories.len() > 1 {
+            return Delete::Conflict("conflict: image is referenced in multiple repositories".into());
+        }
         let going = self.going(&id, reference);
         if going.len() < self.images[&id].references.len() {
             return Delete::Untag(id, going);
@@ -487,10 +505,11 @@ impl State {
             return references.clone();
         }
         let same = |it: &&String| repository(it) == repository(reference);
-        let digest = reference.split_once('@').map(|(_, digest)| digest);
+        let (name, digest) =
+            reference.split_once('@').map_or((reference, None), |(it, digest)| (it, Some(digest)));
         match self.store {
             // By a digest every reference of that repository to it.
-            Store::Containerd if digest.is_some() && !references.contains(reference) => {
+            Store::Containerd if digest.is_some() && repository(reference) == name => {
                 references.iter().filter(same).cloned().collect()
             }
             Store::Overlay2 if digest.is_none() => {

@@ -4,6 +4,7 @@
 pub mod engine;
 pub mod months;
 pub mod run;
+pub mod scenarios;
 pub mod trace;
 pub mod world;
 

@@ -282,7 +282,7 @@ pub struct Reader {
 
 impl Reader {
     fn read(&mut self, state: &State, now: u64) {
-        if state.streams_lost_at.is_some_and(|at| at > self.began && at <= now) && self.sign.is_none() {
+        if state.streams_lost_at.is_some_and(|at| at >= self.began && at <= now) && self.sign.is_none() {
             self.sign = Some(Sign::Lost("the engine closed it".into()));
             self.sign_at = state.streams_lost_at.unwrap_or(now);
         }
@@ -433,17 +433,20 @@ fn at(millis: i64) -> Option<Time> {
     Some(epoch() + jiff::SignedDuration::from_millis(millis))
 }
 
-fn image(store: Store, stored: &engine::Stored) -> Image {
+/// An image as the list shows it, or as inspecting it does.
+fn image(store: Store, stored: &engine::Stored, inspected: bool) -> Image {
     let all = || stored.references.iter().cloned();
-    let digest = |it: String| {
-        let (_, digest) = it.split_once('@')?;
-        Some(format!("{}@{digest}", engine::repository(&it)))
-    };
+    let has_tag = |it: &String| it.split('@').next().is_some_and(|name| name != engine::repository(name));
     let (tags, digests) = match store {
-        Store::Overlay2 => {
-            (all().filter(|it| !it.contains('@')).collect(), all().filter_map(digest).collect())
+        Store::Overlay2 => all().partition(|it| !it.contains('@')),
+        Store::Containerd => {
+            let (_, digest) = stored.image.reference.split_once('@').unwrap_or_default();
+            let digests = all().map(|it| match it.contains('@') && inspected {
+                true => it,
+                false => format!("{}@{digest}", engine::repository(&it)),
+            });
+            (all().filter(has_tag).collect(), digests.collect())
         }
-        Store::Containerd => (all().collect(), all().filter_map(digest).collect()),
     };
     let References { tags, digests, own_tag } = References::new(tags, digests);
     Image {
@@ -582,7 +585,7 @@ impl EngineApi for Simulated {
     async fn images(&self) -> Result<Vec<Image>, EngineError> {
         self.0.ask("GET /images/json").await?;
         let state = self.0.state.borrow();
-        Ok(state.images.values().map(|stored| image(state.store, stored)).collect())
+        Ok(state.images.values().map(|stored| image(state.store, stored, false)).collect())
     }
 
     async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
@@ -591,7 +594,7 @@ impl EngineApi for Simulated {
             answer => answer?,
         }
         let state = self.0.state.borrow();
-        Ok(state.resolve(reference).map(|id| image(state.store, &state.images[&id])))
+        Ok(state.resolve(reference).map(|id| image(state.store, &state.images[&id], true)))
     }
 
     async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError> {

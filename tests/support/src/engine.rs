@@ -37,6 +37,12 @@ pub enum Kind {
     /// Debian trixie's 26.1 with the containerd image store.
     #[value(name = "26.1-c8d")]
     TrixieContainerd,
+    /// Debian testing's, whatever version that is by now, with overlay2.
+    #[value(name = "testing")]
+    Testing,
+    /// Debian testing's with the containerd image store.
+    #[value(name = "testing-c8d")]
+    TestingContainerd,
     /// What this machine has on its PATH, in its own tree.
     #[value(name = "host")]
     Host,
@@ -46,13 +52,14 @@ impl Kind {
     /// The engine that `LAB_ENGINE` names; bookworm's where it names none.
     pub fn from_env() -> Self {
         let name = env::var("LAB_ENGINE").unwrap_or_else(|_| "20.10".into());
-        <Self as clap::ValueEnum>::from_str(&name, false)
-            .unwrap_or_else(|_| panic!("LAB_ENGINE={name} is no engine: 20.10, 26.1, 26.1-c8d or host"))
+        <Self as clap::ValueEnum>::from_str(&name, false).unwrap_or_else(|_| {
+            panic!("LAB_ENGINE={name} is no engine: 20.10, 26.1, 26.1-c8d, testing, testing-c8d or host")
+        })
     }
 
     /// Does the containerd image store hold the images?
     pub fn containerd_store(self) -> bool {
-        self == Self::TrixieContainerd
+        matches!(self, Self::TrixieContainerd | Self::TestingContainerd)
     }
 
     /// The Debian root that this engine runs in.
@@ -62,6 +69,7 @@ impl Kind {
         match self {
             Self::Bookworm => roots.join("bookworm"),
             Self::Trixie | Self::TrixieContainerd => roots.join("trixie"),
+            Self::Testing | Self::TestingContainerd => roots.join("testing"),
             Self::Host => PathBuf::from("/"),
         }
     }
