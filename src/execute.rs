@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::engine::EngineError;
-use crate::engine::remove::{Removed, own_tag};
+use crate::engine::remove::{Done, own_tag};
 use crate::engine::watch::Sign;
 use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unanswered};
 use crate::gates::disk::{Limit, Usage};
@@ -171,12 +171,14 @@ where
             Remove::Unnamed(_) => run.remove_orphans(removal, &mut left).await,
             Remove::Evicted(Eviction { limit, .. }) => run.evict(removal, limit, &mut left).await,
             Remove::Finished(_) | Remove::NeverStarted(_) => {
-                let tried = run.remove_container(&removal).await;
-                run.note(removal, tried);
+                let expect = Expect::Finished(&removal.id, removal.finished);
+                let done = run.order(removal.kind, expect, Order::RemoveContainer(&removal.id)).await;
+                run.note(removal, done);
             }
             Remove::StaleCache { older_than, .. } => {
-                let tried = run.prune_build_cache(removal.kind, older_than).await;
-                run.note(removal, tried);
+                let order = Order::PruneBuildCache(older_than);
+                let done = run.order(removal.kind, Expect::Anything, order).await;
+                run.note(removal, done);
             }
         }
     }
@@ -191,31 +193,25 @@ where
 {
     /// Change the engine: look whether anything began and whether the object is still what the plan saw,
     /// and give the order in the same breath. [`Run::remove_orphans`] does the same, a few at a time.
-    async fn order(&mut self, kind: Kind, expect: Expect<'_>, order: Order<'_>) -> Result<Removed, Tried> {
-        match self.may_go_on(kind, expect).await {
-            Ok(permit) => Ok(permit.give(&*self.orders, order).await),
-            Err(why) => Err(self.not_now(why)),
-        }
+    async fn order(&mut self, kind: Kind, expect: Expect<'_>, order: Order<'_>) -> Result<Done, NotDone> {
+        let permit = self.may_go_on(kind, expect).await?;
+        Ok(permit.give(&*self.orders, order).await?)
     }
 
-    fn not_now(&mut self, why: NotNow) -> Tried {
-        match why {
-            NotNow::Tried(tried) => tried,
-            NotNow::Stop(stop) => {
-                self.outcome.stopped.get_or_insert(stop);
-                Tried::Skipped(Skip::Stopped)
-            }
-        }
+    /// Begin no further order, for this reason if it is the first.
+    fn stop(&mut self, why: Stop) -> NotDone {
+        self.outcome.stopped.get_or_insert(why);
+        NotDone::Skipped(Skip::Stopped)
     }
 
     /// May this be done now?
-    async fn may_go_on(&mut self, kind: Kind, expect: Expect<'_>) -> Result<Permit<W::RemovalLock>, NotNow> {
+    async fn may_go_on(&mut self, kind: Kind, expect: Expect<'_>) -> Result<Permit<W::RemovalLock>, NotDone> {
         for _ in 0..RESTLESS {
             let events = self.events().await?;
             if self.asked_for != Some((kind, events)) {
                 let asked = (self.ask)().await;
                 if !asked.closed.is_empty() {
-                    return Err(Stop::Gates(asked.closed).into());
+                    return Err(self.stop(Stop::Gates(asked.closed)));
                 }
                 self.in_use = asked.in_use;
                 self.asked_for = Some((kind, events));
@@ -225,12 +221,16 @@ where
             let unanswered = |error: anyhow::Error| Stop::Unanswered(Unanswered(format!("{error:#}")));
             let lock = match self.lock.upgrade() {
                 Some(held) => held,
-                None => Rc::new(self.site.world.lock_removals().await.map_err(unanswered)?),
+                None => match self.site.world.lock_removals().await {
+                    Ok(lock) => Rc::new(lock),
+                    Err(error) => return Err(self.stop(unanswered(error))),
+                },
             };
             self.lock = Rc::downgrade(&lock);
-            let inhibitors = self.site.world.inhibitors().map_err(unanswered)?;
-            if !inhibitors.is_empty() {
-                return Err(Stop::Inhibited(inhibitors).into());
+            match self.site.world.inhibitors() {
+                Ok(none) if none.is_empty() => {}
+                Ok(inhibitors) => return Err(self.stop(Stop::Inhibited(inhibitors))),
+                Err(error) => return Err(self.stop(unanswered(error))),
             }
             self.check(expect).await?;
             if self.events().await? == events {
@@ -238,58 +238,58 @@ where
             }
         }
         let why = "containers start faster than the gates can be asked; try again when it is calmer";
-        Err(Stop::Unanswered(Unanswered(why.into())).into())
+        Err(self.stop(Stop::Unanswered(Unanswered(why.into()))))
     }
 
     /// How many events there were, if none of them, and no signal, says that this must end.
-    async fn events(&self) -> Result<usize, Stop> {
+    async fn events(&mut self) -> Result<usize, NotDone> {
         if self.site.world.shutdown_requested() {
-            return Err(Stop::Signal);
+            return Err(self.stop(Stop::Signal));
         }
         match self.site.events.poll().await {
-            (Some(sign), _) => Err(Stop::Sign(sign)),
+            (Some(sign), _) => Err(self.stop(Stop::Sign(sign))),
             (None, others) => Ok(others),
         }
     }
 
     /// Is the object still what the plan saw?
-    async fn check(&self, expect: Expect<'_>) -> Result<(), Tried> {
+    async fn check(&self, expect: Expect<'_>) -> Result<(), NotDone> {
         let engine = self.site.engine;
-        match expect {
-            Expect::Anything => Ok(()),
-            Expect::Finished(id, planned) => match engine.finish_time(id).await {
-                Ok(Some(finished)) if Some(finished) != planned => Err(Tried::Skipped(Skip::RanAgain)),
-                Ok(_) => Ok(()),
-                Err(error) => Err(Tried::Failed(error)),
+        let not_done = match expect {
+            Expect::Anything => return Ok(()),
+            Expect::Finished(id, planned) => match engine.finish_time(id).await? {
+                Some(finished) if Some(finished) != planned => NotDone::Skipped(Skip::RanAgain),
+                _ => return Ok(()),
             },
-            Expect::Unused(removal) => match engine.image(&removal.id).await {
-                Ok(None) => Err(Tried::Removed),
-                Ok(Some(_)) if self.in_use.contains(&removal.id) => Err(Tried::Skipped(Skip::InUse)),
-                Ok(Some(image)) if is_as_planned(&image, removal) => Ok(()),
-                Ok(Some(_)) => Err(Tried::Skipped(Skip::Renamed)),
-                Err(error) => Err(Tried::Failed(error)),
+            Expect::Unused(removal) => match engine.image(&removal.id).await? {
+                None => NotDone::Gone,
+                Some(_) if self.in_use.contains(&removal.id) => NotDone::Skipped(Skip::InUse),
+                Some(image) if is_as_planned(&image, removal) => return Ok(()),
+                Some(_) => NotDone::Skipped(Skip::Renamed),
             },
             // Whatever has a name again loses no more than our tag; without one our tag is all that
             // keeps it for a container.
-            Expect::Nameless(id) => match engine.image(id).await {
-                Ok(None) => Err(Tried::Removed),
-                Ok(Some(image)) if self.in_use.contains(id) && image.is_nameless() => {
-                    Err(Tried::Skipped(Skip::InUse))
+            Expect::Nameless(id) => match engine.image(id).await? {
+                None => NotDone::Gone,
+                Some(image) if self.in_use.contains(id) && image.is_nameless() => {
+                    NotDone::Skipped(Skip::InUse)
                 }
-                Ok(Some(_)) => Ok(()),
-                Err(error) => Err(Tried::Failed(error)),
+                Some(_) => return Ok(()),
             },
-        }
+        };
+        Err(not_done)
     }
 
-    fn note(&mut self, removal: Removal, tried: Tried) {
-        match tried {
-            Tried::Removed => {
+    fn note(&mut self, removal: Removal, done: Result<Done, NotDone>) {
+        match done {
+            Ok(Done::Whole | Done::Gone) | Err(NotDone::Gone) => {
                 log::info!("removed {} {}", removal.kind.name(), removal.label());
                 self.outcome.removed.push(removal);
             }
-            Tried::Skipped(why) => self.outcome.skipped.push((removal, why)),
-            Tried::Failed(error) => {
+            // It had just got another reference, which keeps it.
+            Ok(Done::Untagged) => self.outcome.skipped.push((removal, Skip::Renamed)),
+            Err(NotDone::Skipped(why)) => self.outcome.skipped.push((removal, why)),
+            Err(NotDone::Failed(error)) => {
                 // The engine may be in trouble: ask again before anything else goes.
                 self.asked_for = None;
                 if error.timed_out() && self.outcome.stopped.is_none() {
@@ -308,21 +308,10 @@ where
             return;
         }
         let order = Order::RemoveImage(tag);
-        if let Ok(Removed::Failed(error)) = self.order(Kind::Cached, Expect::Anything, order).await {
+        if let Err(NotDone::Failed(error)) = self.order(Kind::Cached, Expect::Anything, order).await {
             self.asked_for = None;
             log::warn!("the tag {tag} of an interrupted eviction stays: {error}");
         }
-    }
-
-    async fn remove_container(&mut self, removal: &Removal) -> Tried {
-        let expect = Expect::Finished(&removal.id, removal.finished);
-        let done = self.order(removal.kind, expect, Order::RemoveContainer(&removal.id)).await;
-        done.map_or_else(|tried| tried, Tried::from)
-    }
-
-    async fn prune_build_cache(&mut self, kind: Kind, older_than: Duration) -> Tried {
-        let done = self.order(kind, Expect::Anything, Order::PruneBuildCache(older_than)).await;
-        done.map_or_else(|tried| tried, Tried::from)
     }
 
     /// Remove the orphans from this one on, each looked at right before its own order. Nobody asks for
@@ -344,12 +333,12 @@ where
                 }
             };
             for (removal, done) in ended {
-                self.note(removal, Tried::from(done));
+                self.note(removal, done);
             }
             match looked {
                 // What ended meanwhile ends the run, or makes it ask again before another order.
                 Ok(_) if self.outcome.stopped.is_some() => {
-                    self.note(removal, Tried::Skipped(Skip::Stopped));
+                    self.note(removal, Err(NotDone::Skipped(Skip::Stopped)));
                 }
                 Ok(_) if self.asked_for.is_none() => {
                     next = Some(removal);
@@ -359,21 +348,18 @@ where
                     let orders = Rc::clone(&self.orders);
                     in_flight.push(remove_orphan(self.site.engine, orders, removal, permit));
                 }
-                Err(why) => {
-                    let tried = self.not_now(why);
-                    self.note(removal, tried);
-                }
+                Err(why) => self.note(removal, Err(why)),
             }
             if in_flight.len() == IN_FLIGHT
                 && let Some((removal, done)) = in_flight.next().await
             {
-                self.note(removal, Tried::from(done));
+                self.note(removal, done);
             }
             let more = self.outcome.stopped.is_none();
             next = if more { pop(left, Kind::Orphan) } else { None };
         }
         while let Some((removal, done)) = in_flight.next().await {
-            self.note(removal, Tried::from(done));
+            self.note(removal, done);
         }
     }
 
@@ -402,9 +388,9 @@ where
             size = size.saturating_add(removal.size);
             match self.take_names(&removal).await {
                 Ok(own_tag) => nameless.push((removal, own_tag)),
-                Err(tried) => {
-                    self.restore_tags(&removal, &tried).await;
-                    self.note(removal, tried);
+                Err(why) => {
+                    self.restore_tags(&removal, &why).await;
+                    self.note(removal, Err(why));
                 }
             }
             let more = self.outcome.stopped.is_none() && nameless.len() < BATCH && size < wanted;
@@ -416,16 +402,18 @@ where
         }
         let mut gone = FreedNothing { images: 0, size: 0 };
         for (removal, own_tag) in nameless {
-            let tried = match self.outcome.stopped {
+            let done = match self.outcome.stopped {
                 None => self.finish(&removal, &own_tag).await,
-                Some(_) => Tried::Skipped(Skip::Stopped),
+                Some(_) => Err(NotDone::Skipped(Skip::HalfWay)),
             };
-            if matches!(tried, Tried::Removed) {
-                gone.images += 1;
-                gone.size = gone.size.saturating_add(removal.size);
+            match &done {
+                Ok(_) | Err(NotDone::Gone) => {
+                    gone.images += 1;
+                    gone.size = gone.size.saturating_add(removal.size);
+                }
+                Err(why) => self.restore_tags(&removal, why).await,
             }
-            self.restore_tags(&removal, &tried).await;
-            self.note(removal, tried.or_half_way());
+            self.note(removal, done);
         }
         if gone.size > 0 && self.outcome.stopped.is_none() {
             match (self.usage)() {
@@ -440,26 +428,23 @@ where
 
     /// Give a cached image a tag of our own, so that nothing is deleted, and take its tags and digests away:
     /// from then on no deploy finds it by name, and one that wants it downloads no layer.
-    async fn take_names(&mut self, removal: &Removal) -> Result<String, Tried> {
-        let image: Image = match self.site.engine.image(&removal.id).await {
-            Ok(Some(image)) => image,
-            Ok(None) => return Err(Tried::Removed),
-            Err(error) => return Err(Tried::Failed(error)),
-        };
+    async fn take_names(&mut self, removal: &Removal) -> Result<String, NotDone> {
+        let image: Image = self.site.engine.image(&removal.id).await?.ok_or(NotDone::Gone)?;
         let expect = Expect::Unused(removal);
         let own_tag = match image.own_tag {
             Some(tag) => tag,
             None => match self.order(removal.kind, expect, Order::TagImage(&removal.id)).await? {
-                Removed::Yes => own_tag(&removal.id),
-                other => return Err(other.into()),
+                Done::Whole | Done::Untagged => own_tag(&removal.id),
+                Done::Gone => return Err(NotDone::Gone),
             },
         };
         // Each by its name, never by ID: a tag that appears meanwhile keeps the image.
         for reference in image.tags.iter().chain(&image.digests) {
             let done = self.order(removal.kind, expect, Order::RemoveImage(reference)).await;
-            match done.map_err(Tried::or_half_way)? {
-                Removed::Untagged | Removed::Gone => {}
-                other => return Err(other.into()),
+            match done.map_err(NotDone::half_way)? {
+                Done::Untagged | Done::Gone => {}
+                // Somebody took our tag off.
+                Done::Whole => return Err(NotDone::Gone),
             }
         }
         Ok(own_tag)
@@ -467,24 +452,23 @@ where
 
     /// Give an image that was not removed the tags back that it lost: unlike a cached image, it may be in no registry.
     /// That deletes nothing, so that it needs no permit.
-    async fn restore_tags(&mut self, removal: &Removal, tried: &Tried) {
-        if matches!(tried, Tried::Removed) {
+    async fn restore_tags(&mut self, removal: &Removal, why: &NotDone) {
+        if matches!(why, NotDone::Gone) {
             return;
         }
         for name_tag in &removal.tags {
-            if let Removed::Failed(error) = self.orders.restore_tag(&removal.id, name_tag).await {
+            if let Err(error) = self.orders.restore_tag(&removal.id, name_tag).await {
                 log::warn!("the tag {name_tag} of {} is lost: {error}", removal.id);
             }
         }
     }
 
     /// Remove our tag, and with it the image, unless somebody wants it again.
-    async fn finish(&mut self, removal: &Removal, own_tag: &str) -> Tried {
+    async fn finish(&mut self, removal: &Removal, own_tag: &str) -> Result<Done, NotDone> {
         let order = Order::RemoveImage(own_tag);
         match self.order(removal.kind, Expect::Nameless(&removal.id), order).await {
-            Ok(Removed::Untagged) => Tried::Skipped(Skip::Back),
-            Ok(other) => other.into(),
-            Err(tried) => tried,
+            Ok(Done::Untagged) => Err(NotDone::Skipped(Skip::Back)),
+            other => other.map_err(NotDone::half_way),
         }
     }
 }
@@ -499,15 +483,11 @@ async fn remove_orphan<L>(
     orders: Rc<impl EngineOrders>,
     removal: Removal,
     permit: Permit<L>,
-) -> (Removal, Removed) {
+) -> (Removal, Result<Done, NotDone>) {
     let done = permit.give(&*orders, Order::RemoveImage(&removal.id)).await;
-    let doubtful = match &done {
-        Removed::Refused(_) => true,
-        Removed::Failed(error) => !error.timed_out(),
-        Removed::Yes | Removed::Gone | Removed::Untagged => false,
-    };
+    let doubtful = done.as_ref().is_err_and(|error| !error.timed_out());
     let gone = doubtful && matches!(engine.image(&removal.id).await, Ok(None));
-    (removal, if gone { Removed::Gone } else { done })
+    (removal, if gone { Ok(Done::Gone) } else { done.map_err(NotDone::from) })
 }
 
 /// Does an image still have no more names than the plan saw, and not fewer than its kind has?
@@ -573,7 +553,7 @@ struct Permit<L> {
 }
 
 impl<L> Permit<L> {
-    async fn give(self, orders: &impl EngineOrders, order: Order<'_>) -> Removed {
+    async fn give(self, orders: &impl EngineOrders, order: Order<'_>) -> Result<Done, EngineError> {
         match order {
             Order::RemoveContainer(id) => orders.remove_container(id).await,
             Order::RemoveImage(reference) => orders.remove_image(reference).await,
@@ -595,33 +575,17 @@ enum Expect<'a> {
     Nameless(&'a str),
 }
 
-/// Why an order was not given.
-enum NotNow {
-    Stop(Stop),
-    Tried(Tried),
-}
-
-impl From<Stop> for NotNow {
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
-    }
-}
-
-impl From<Tried> for NotNow {
-    fn from(tried: Tried) -> Self {
-        Self::Tried(tried)
-    }
-}
-
-enum Tried {
-    Removed,
+/// Why an object was not removed by an order of ours.
+enum NotDone {
+    /// It went by itself.
+    Gone,
     Skipped(Skip),
     Failed(EngineError),
 }
 
-impl Tried {
-    /// An image that had lost its names when the run was stopped.
-    fn or_half_way(self) -> Self {
+impl NotDone {
+    /// Of an image that had lost its names when the run was stopped.
+    fn half_way(self) -> Self {
         match self {
             Self::Skipped(Skip::Stopped) => Self::Skipped(Skip::HalfWay),
             other => other,
@@ -629,14 +593,11 @@ impl Tried {
     }
 }
 
-impl From<Removed> for Tried {
-    fn from(removed: Removed) -> Self {
-        match removed {
-            Removed::Yes | Removed::Gone => Self::Removed,
-            // It had just got another reference, which keeps it.
-            Removed::Untagged => Self::Skipped(Skip::Renamed),
-            Removed::Refused(why) => Self::Skipped(Skip::Refused(why)),
-            Removed::Failed(error) => Self::Failed(error),
+impl From<EngineError> for NotDone {
+    fn from(error: EngineError) -> Self {
+        match error.status() {
+            Some((409, why)) => Self::Skipped(Skip::Refused(why.to_owned())),
+            _ => Self::Failed(error),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use jiff::SignedDuration;
+
 use crate::facts::{Image, ImageClass, name_tag};
 use crate::units::Time;
 
@@ -11,12 +13,27 @@ pub struct Ledger {
     /// When images were last noted: the engine's events since then are still to be replayed.
     pub noted: Option<Time>,
     pub images: BTreeMap<String, Entry>,
+    /// How often the images of a repository come back, by the repository's name.
+    pub repositories: BTreeMap<String, Returns>,
     /// When a prune last ran, and when one last ended with exit status 0.
     pub last_run: Option<Time>,
     pub last_success: Option<Time>,
     /// Present while the disk is under pressure.
     pub pressure: Option<Pressure>,
 }
+
+/// How often images of one repository were used again on another day (UTC) than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Returns {
+    /// Different images that were used.
+    pub images: u32,
+    /// Over all of them.
+    pub returns: u32,
+    pub last_used: Time,
+}
+
+/// What is known of a repository that no image was used of for this long is forgotten.
+const REPOSITORY_KEPT: SignedDuration = SignedDuration::from_hours(60 * 24);
 
 /// Pressure that lasts: since a prune first found the disk under pressure, no prune has found it relieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +146,16 @@ impl Entry {
     }
 }
 
+/// The repository in a `name:tag`.
+fn repository(name_tag: &str) -> &str {
+    name_tag.rsplit_once(':').map_or(name_tag, |(name, _)| name)
+}
+
+/// Days since 1970.
+fn day(at: Time) -> i64 {
+    at.as_second().div_euclid(86_400)
+}
+
 impl Ledger {
     /// Take note of what was seen at `now`. An image that was never seen before counts as first
     /// seen now; images that are gone are dropped where every image was listed. Times in the future
@@ -152,9 +179,23 @@ impl Ledger {
             }
         }
         for used in &seen.uses {
+            let at = used.at.min(now);
             let entry = self.images.entry(used.image.clone()).or_insert_with(|| Entry::new(now));
-            entry.last_used = entry.last_used.max(Some(used.at.min(now)));
+            if let Some(repository) = used.name_tag.as_deref().map(repository) {
+                let known = self.repositories.entry(repository.to_owned());
+                let returns = known.or_insert(Returns { images: 0, returns: 0, last_used: at });
+                match entry.last_used {
+                    None => returns.images = returns.images.saturating_add(1),
+                    Some(before) if day(before) < day(at) => {
+                        returns.returns = returns.returns.saturating_add(1)
+                    }
+                    Some(_) => {}
+                }
+                returns.last_used = returns.last_used.max(at);
+            }
+            entry.last_used = entry.last_used.max(Some(at));
         }
+        self.repositories.retain(|_, it| it.last_used + REPOSITORY_KEPT > now);
         for Use { image, name_tag, at } in seen.uses.iter().chain(&seen.specs) {
             let at = (*at).min(now);
             if let (Some(entry), Some(name_tag)) = (self.images.get_mut(image), name_tag) {
@@ -182,6 +223,16 @@ impl Ledger {
                 Some((id.as_str(), name_tag.as_str()))
             })
             .collect()
+    }
+
+    /// By what the time since an image's last use is divided before images are ordered by it: one more than how often
+    /// an image of its repository comes back on another day, on average. So of two images that have been unused for as
+    /// long, the one goes first that is less likely to be needed again.
+    pub fn weight(&self, id: &str) -> f64 {
+        let names = self.images.get(id).into_iter().flat_map(|entry| entry.references.keys());
+        let known = names.filter_map(|name_tag| self.repositories.get(repository(name_tag)));
+        let mean = |it: &Returns| f64::from(it.returns) / f64::from(it.images.max(1));
+        1.0 + known.map(mean).fold(0.0, f64::max)
     }
 
     /// Drop images that were just removed.
@@ -252,6 +303,33 @@ mod tests {
     fn used_as(id: &str, name_tag: Option<&str>, at: Time) -> Sightings {
         let used = Use { image: id.to_owned(), name_tag: name_tag.map(str::to_owned), at };
         Sightings { uses: vec![used], ..Sightings::default() }
+    }
+
+    #[test]
+    fn what_comes_back_on_other_days_counts_as_used_more_recently() {
+        let mut ledger = Ledger::default();
+        let hours_ago = |hours| now() - SignedDuration::from_hours(hours);
+        let mut note = |id: &str, name_tag, hours| {
+            let at = hours_ago(hours);
+            ledger.note(&used_as(id, Some(name_tag), at), at);
+        };
+        // On three days, and again within a day; two images of an app, once each.
+        for hours in [24 * 9, 24 * 9 - 1, 24 * 5, 24 * 2] {
+            note("db", "db:1", hours);
+        }
+        note("app1", "app:1", 24 * 3);
+        note("app2", "app:2", 24);
+        assert_eq!(
+            ledger.repositories["db"],
+            Returns { images: 1, returns: 2, last_used: hours_ago(24 * 2) }
+        );
+        for (id, weight) in [("db", 3.0), ("app1", 1.0), ("app2", 1.0), ("unknown", 1.0)] {
+            assert!((ledger.weight(id) - weight).abs() < 1e-9, "{id} {}", ledger.weight(id));
+        }
+        // A repository that nobody uses any more is forgotten.
+        let later = now() + SignedDuration::from_hours(24 * 58 + 12);
+        ledger.note(&Sightings::default(), later);
+        assert_eq!(ledger.repositories.keys().collect::<Vec<_>>(), ["app"]);
     }
 
     fn used(id: &str, at: Time) -> Sightings {

@@ -269,6 +269,11 @@ impl EngineError {
         Self::of_simulated(asked, Problem::Lost("connection reset".into()))
     }
 
+    /// The answer made no sense.
+    pub fn of_nonsense(asked: &str) -> Self {
+        Self::of_simulated(asked, Problem::Nonsense("EOF while parsing a value".into()))
+    }
+
     fn of_simulated(asked: &str, problem: Problem) -> Self {
         Self::new(&HostUrl::Unix("/simulated".into()), asked, problem)
     }

@@ -21,17 +21,15 @@ pub fn own_tag(id: &str) -> String {
     format!("{OWN_REPOSITORY}:{}", id.trim_start_matches("sha256:"))
 }
 
-/// What came of one removal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Removed {
-    Yes,
-    /// It was gone already (404).
-    Gone,
+/// What an order to the engine did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// All that was asked for; of an image, the whole of it went.
+    Whole,
     /// The reference went, and others keep the image.
     Untagged,
-    /// The engine will not remove it now (409), in its own words.
-    Refused(String),
-    Failed(EngineError),
+    /// Nothing: there was no such thing any more (404).
+    Gone,
 }
 
 impl Remover {
@@ -40,52 +38,52 @@ impl Remover {
     }
 
     /// `DELETE /containers/{id}`: its anonymous volumes stay.
-    pub async fn container(&self, id: &str) -> Removed {
+    pub async fn container(&self, id: &str) -> Result<Done, EngineError> {
         let options = RemoveContainerOptions { v: false, force: false, link: false };
         self.carry_out(&format!("DELETE /containers/{id}"), async {
-            self.engine.docker.remove_container(id, Some(options)).await.map(|()| Removed::Yes)
+            self.engine.docker.remove_container(id, Some(options)).await.map(|()| Done::Whole)
         })
         .await
     }
 
     /// `DELETE /images/{reference}`: the reference goes, and with the last one the image.
-    pub async fn image(&self, reference: &str) -> Removed {
+    pub async fn image(&self, reference: &str) -> Result<Done, EngineError> {
         let options = RemoveImageOptions { force: false, noprune: false, ..RemoveImageOptions::default() };
         self.carry_out(&format!("DELETE /images/{reference}"), async {
             let done = self.engine.docker.remove_image(reference, Some(options), None).await?;
             let whole = done.iter().any(|it| it.deleted.is_some());
-            Ok(if whole { Removed::Yes } else { Removed::Untagged })
+            Ok(if whole { Done::Whole } else { Done::Untagged })
         })
         .await
     }
 
     /// `POST /images/{id}/tag`: give an image its [`own_tag`], which deletes nothing.
-    pub async fn tag(&self, id: &str) -> Removed {
+    pub async fn tag(&self, id: &str) -> Result<Done, EngineError> {
         self.tag_as(id, OWN_REPOSITORY, id.trim_start_matches("sha256:")).await
     }
 
     /// `POST /images/{id}/tag` with a `name:tag` that it had.
-    pub async fn restore(&self, id: &str, name_tag: &str) -> Removed {
+    pub async fn restore(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
         let (name, tag) = name_tag.rsplit_once(':').unwrap_or((name_tag, "latest"));
         self.tag_as(id, name, tag).await
     }
 
-    async fn tag_as(&self, id: &str, repository: &str, tag: &str) -> Removed {
+    async fn tag_as(&self, id: &str, repository: &str, tag: &str) -> Result<Done, EngineError> {
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
         self.carry_out(&format!("POST /images/{id}/tag"), async {
-            self.engine.docker.tag_image(id, Some(options)).await.map(|()| Removed::Yes)
+            self.engine.docker.tag_image(id, Some(options)).await.map(|()| Done::Whole)
         })
         .await
     }
 
     /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share.
-    pub async fn build_cache(&self, older_than: Duration) -> Removed {
+    pub async fn build_cache(&self, older_than: Duration) -> Result<Done, EngineError> {
         // The engine parses Go durations, which know no days.
         let until = vec![format!("{}s", older_than.as_secs())];
         let filters = Some(HashMap::from([("until".to_owned(), until)]));
         let options = PruneBuildOptions { filters, ..PruneBuildOptions::default() };
         self.carry_out("POST /build/prune", async {
-            self.engine.docker.prune_build(Some(options)).await.map(|_| Removed::Yes)
+            self.engine.docker.prune_build(Some(options)).await.map(|_| Done::Whole)
         })
         .await
     }
@@ -93,19 +91,15 @@ impl Remover {
     async fn carry_out(
         &self,
         asked: &str,
-        order: impl Future<Output = Result<Removed, bollard::errors::Error>>,
-    ) -> Removed {
+        order: impl Future<Output = Result<Done, bollard::errors::Error>>,
+    ) -> Result<Done, EngineError> {
         let Engine { host, timeout, .. } = &self.engine;
         let error = match tokio::time::timeout(*timeout, order).await {
-            Ok(Ok(done)) => return done,
+            Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => error,
             Err(_) => bollard::errors::Error::RequestTimeoutError,
         };
         let error = EngineError::from_bollard(host, asked, *timeout, &error);
-        match error.status() {
-            Some((404, _)) => Removed::Gone,
-            Some((409, message)) => Removed::Refused(message.to_owned()),
-            _ => Removed::Failed(error),
-        }
+        if error.status().is_some_and(|(status, _)| status == 404) { Ok(Done::Gone) } else { Err(error) }
     }
 }

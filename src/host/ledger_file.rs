@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::{lock_soon, open};
 use super::replace;
-use crate::ledger::{Entry, Ledger, Pressure, Reported};
+use crate::ledger::{Entry, Ledger, Pressure, Reported, Returns};
 use crate::units::Time;
 
 const SCHEMA: u32 = 1;
@@ -20,6 +20,8 @@ struct LedgerJson {
     schema: u32,
     noted: Option<Time>,
     images: BTreeMap<String, EntryJson>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    repositories: BTreeMap<String, ReturnsJson>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_run: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,6 +49,13 @@ struct PressureJson {
 struct ReportedJson {
     at: Time,
     what: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReturnsJson {
+    images: u32,
+    returns: u32,
+    last_used: Time,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -98,9 +107,11 @@ impl From<LedgerJson> for Ledger {
             orphan_since,
             references,
         };
+        let returns = |ReturnsJson { images, returns, last_used }| Returns { images, returns, last_used };
         Self {
             noted: json.noted,
             images: json.images.into_iter().map(|(id, it)| (id, entry(it))).collect(),
+            repositories: json.repositories.into_iter().map(|(name, it)| (name, returns(it))).collect(),
             last_run: json.last_run,
             last_success: json.last_success,
             pressure: json.pressure.map(Into::into),
@@ -117,11 +128,15 @@ impl From<&Ledger> for LedgerJson {
             orphan_since: it.orphan_since,
             references: it.references.clone(),
         };
+        let returns =
+            |it: &Returns| ReturnsJson { images: it.images, returns: it.returns, last_used: it.last_used };
+        let repositories = ledger.repositories.iter().map(|(name, it)| (name.clone(), returns(it))).collect();
         let images = ledger.images.iter().map(|(id, it)| (id.clone(), entry(it))).collect();
         Self {
             schema: SCHEMA,
             noted: ledger.noted,
             images,
+            repositories,
             last_run: ledger.last_run,
             last_success: ledger.last_success,
             pressure: ledger.pressure.as_ref().map(Into::into),
@@ -132,7 +147,7 @@ impl From<&Ledger> for LedgerJson {
 /// What a ledger's file holds.
 #[derive(Debug)]
 pub enum Content {
-    Ledger(Ledger),
+    Ledger(Box<Ledger>),
     Missing,
     /// It is there and cannot be understood.
     Unreadable(anyhow::Error),
@@ -159,7 +174,7 @@ pub fn read(state_dir: &Path) -> Content {
         Ok(json.into())
     };
     match parse() {
-        Ok(ledger) => Content::Ledger(ledger),
+        Ok(ledger) => Content::Ledger(Box::new(ledger)),
         Err(error) => Content::Unreadable(error.context(context())),
     }
 }
@@ -180,7 +195,7 @@ pub async fn update(
     let _lock = lock_soon(lock).await.with_context(context)?;
     let mut set_aside = None;
     let mut ledger = match read(state_dir) {
-        Content::Ledger(ledger) => ledger,
+        Content::Ledger(ledger) => *ledger,
         Content::Missing => Ledger::default(),
         Content::Unreadable(why) => {
             let aside = state_dir.join(format!("ledger.json.unreadable-{}", now.as_second()));
@@ -221,6 +236,10 @@ mod tests {
         Ledger {
             noted: Some(now()),
             images: BTreeMap::from([("sha256:a".into(), entry)]),
+            repositories: BTreeMap::from([(
+                "app".into(),
+                Returns { images: 2, returns: 5, last_used: now() },
+            )]),
             last_run: Some(now()),
             last_success: Some(now()),
             pressure: Some(Pressure {
@@ -239,7 +258,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(read(dir.path()), Content::Missing));
         update(dir.path(), now(), |it| *it = ledger()).await.unwrap();
-        assert!(matches!(read(dir.path()), Content::Ledger(read) if read == ledger()));
+        assert!(matches!(read(dir.path()), Content::Ledger(read) if *read == ledger()));
         let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
         assert_eq!(files.len(), 2, "the ledger and its lock: {files:?}");
     }

@@ -63,14 +63,15 @@ pub(super) fn decide(
         }
     }
     // A plan is the same whichever way the engine lists.
-    evicted.sort_by_cached_key(|it| (eviction_order(it), it.id.clone()));
+    evicted.sort_by_cached_key(|it| (eviction_order(it, ledger.weight(&it.id)), it.id.clone()));
     plan.remove.extend(evicted);
 }
 
-/// By rung, then superseded images first, then least recently used first.
-fn eviction_order(removal: &Removal) -> Option<(Rung, bool, Reverse<Duration>)> {
+/// By rung, then superseded images first, then least recently used first, where what comes back often counts as used
+/// more recently.
+fn eviction_order(removal: &Removal, weight: f64) -> Option<(Rung, bool, Reverse<Duration>)> {
     let Remove::Evicted(it) = &removal.reason else { return None };
-    Some((it.rung, it.superseded.is_none(), Reverse(it.last_use.ago())))
+    Some((it.rung, it.superseded.is_none(), Reverse(it.last_use.ago().div_f64(weight))))
 }
 
 /// Did the operator consent to evict this tagged image, by each of its tags?

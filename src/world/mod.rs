@@ -11,7 +11,7 @@ use regex::Regex;
 
 use crate::engine::EngineError;
 use crate::engine::read::{Containers, Use};
-use crate::engine::remove::Removed;
+use crate::engine::remove::Done;
 use crate::engine::watch::Sign;
 use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Service, Task,
@@ -138,13 +138,13 @@ pub trait EngineEvents {
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait EngineOrders {
     /// `DELETE /containers/{id}`: its anonymous volumes stay.
-    async fn remove_container(&self, id: &str) -> Removed;
+    async fn remove_container(&self, id: &str) -> Result<Done, EngineError>;
     /// `DELETE /images/{reference}`: the reference goes, and with the last one the image.
-    async fn remove_image(&self, reference: &str) -> Removed;
+    async fn remove_image(&self, reference: &str) -> Result<Done, EngineError>;
     /// `POST /images/{id}/tag`: give an image a tag of our own, which deletes nothing.
-    async fn tag_image(&self, id: &str) -> Removed;
+    async fn tag_image(&self, id: &str) -> Result<Done, EngineError>;
     /// `POST /images/{id}/tag`: give an image a `name:tag` back that an eviction took, which deletes nothing.
-    async fn restore_tag(&self, id: &str, name_tag: &str) -> Removed;
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError>;
     /// `POST /build/prune` with `until` and without `all`.
-    async fn prune_build_cache(&self, older_than: Duration) -> Removed;
+    async fn prune_build_cache(&self, older_than: Duration) -> Result<Done, EngineError>;
 }

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EngineApi, EngineEvents, EngineOrders, World};
 use crate::engine::read::{Containers, Use};
-use crate::engine::remove::{Removed, Remover};
+use crate::engine::remove::{Done, Remover};
 use crate::engine::watch::{Scope, Sign, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::facts::{
@@ -54,7 +54,7 @@ impl ThisHost<'_> {
     /// The ledger of a time when its disk was full.
     fn stopgap(&self) -> Option<Ledger> {
         match ledger_file::read(self.runtime_dir) {
-            Content::Ledger(ledger) => Some(ledger),
+            Content::Ledger(ledger) => Some(*ledger),
             Content::Missing | Content::Unreadable(_) => None,
         }
     }
@@ -97,7 +97,7 @@ impl World for ThisHost<'_> {
 
     fn ledger(&self) -> Ledger {
         let stored = match ledger_file::read(self.state_dir) {
-            Content::Ledger(ledger) => ledger,
+            Content::Ledger(ledger) => *ledger,
             Content::Missing => Ledger::default(),
             Content::Unreadable(error) => {
                 log::warn!("{error:#}; treating all cached images as just used");
@@ -292,23 +292,23 @@ impl EngineEvents for Vec<Watch> {
 }
 
 impl EngineOrders for Remover {
-    async fn remove_container(&self, id: &str) -> Removed {
+    async fn remove_container(&self, id: &str) -> Result<Done, EngineError> {
         self.container(id).await
     }
 
-    async fn remove_image(&self, reference: &str) -> Removed {
+    async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
         self.image(reference).await
     }
 
-    async fn tag_image(&self, id: &str) -> Removed {
+    async fn tag_image(&self, id: &str) -> Result<Done, EngineError> {
         self.tag(id).await
     }
 
-    async fn restore_tag(&self, id: &str, name_tag: &str) -> Removed {
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
         self.restore(id, name_tag).await
     }
 
-    async fn prune_build_cache(&self, older_than: Duration) -> Removed {
+    async fn prune_build_cache(&self, older_than: Duration) -> Result<Done, EngineError> {
         self.build_cache(older_than).await
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ci_docker_prune::commands::prune;
 use ci_docker_prune::engine::read::Containers;
-use ci_docker_prune::engine::remove::{Removed, own_tag};
+use ci_docker_prune::engine::remove::own_tag;
 use ci_docker_prune::engine::watch::Sign;
 use ci_docker_prune::facts::{Container, Image};
 use ci_docker_prune::report::{Ending, PruneReport, progress};
@@ -240,9 +240,9 @@ async fn order<S: Stage>(stage: &S, engine: &<S::World as World>::Engine, act: A
         }
     };
     match done {
-        Removed::Refused(_) => "refused".into(),
-        Removed::Failed(error) => format!("{error}"),
-        other => format!("{other:?}"),
+        Ok(done) => format!("{done:?}"),
+        Err(error) if error.status().is_some_and(|(status, _)| status == 409) => "refused".into(),
+        Err(error) => format!("{error}"),
     }
 }
 

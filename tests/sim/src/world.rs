@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 use ci_docker_prune::engine::EngineError;
 use ci_docker_prune::engine::read::{Containers, Use};
-use ci_docker_prune::engine::remove::{Removed, own_tag};
+use ci_docker_prune::engine::remove::{Done, own_tag};
 use ci_docker_prune::engine::watch::{Meaning, Sign, classify};
 use ci_docker_prune::facts::{
     Answer, CacheRecord, Container, ContainerState, DiskUsage, Files, Filesystem, Image, Info, Inhibitor,
@@ -54,6 +54,8 @@ pub enum Breakage {
 pub enum Fault {
     Status(u16),
     Hang,
+    /// An answer that makes no sense; an order was carried out all the same.
+    Nonsense,
     LostBefore,
     /// What was asked is done, and the answer is lost.
     LostAfter,
@@ -178,6 +180,7 @@ impl Shared {
         match fault {
             None => Ok(()),
             Some(Fault::Status(status)) => Err(EngineError::of_status(name, status, "simulated")),
+            Some(Fault::Nonsense) => Err(EngineError::of_nonsense(name)),
             Some(Fault::LostBefore | Fault::LostAfter) => Err(EngineError::of_lost(name)),
             Some(Fault::Hang) => {
                 tokio::time::sleep(self.timeout).await;
@@ -219,52 +222,48 @@ impl Shared {
     }
 
     /// An order: its effect comes in two halves.
-    async fn order(&self, name: &str, change: impl FnOnce(&Self) -> Order) -> Removed {
+    async fn order(&self, name: &str, change: impl FnOnce(&Self) -> Order) -> Result<Done, EngineError> {
         self.step(name).await;
         self.order_begins();
         let fault = self.faults.borrow_mut().remove(&(self.steps.get() - 1));
-        if let Some(fault) = fault.filter(|it| *it != Fault::LostAfter) {
+        if let Some(fault) = fault.filter(|it| !matches!(it, Fault::LostAfter | Fault::Nonsense)) {
             self.pass().await;
             return self.failed(name, Some(fault)).await;
         }
         self.pass().await;
         if self.millis() < self.state.borrow().down_until {
-            return Removed::Failed(EngineError::of_lost(name));
+            return Err(EngineError::of_lost(name));
         }
         let order = change(self);
-        let removed = match order {
-            Order::Done(removed) => removed,
+        let done = match order {
+            Order::Done(done) => done,
             Order::Delete(decided) => {
                 tokio::time::sleep(Duration::from_millis(COMMIT_DELAY)).await;
                 let mut state = self.state.borrow_mut();
                 state.advance(self.millis());
                 state.delete(&decided);
                 match decided {
-                    Delete::NotFound => Removed::Gone,
-                    Delete::Conflict(why) => Removed::Refused(why),
-                    Delete::Untag(..) => Removed::Untagged,
-                    Delete::Whole(_) => Removed::Yes,
+                    Delete::NotFound => Ok(Done::Gone),
+                    Delete::Conflict(why) => Err(EngineError::of_status(name, 409, &why)),
+                    Delete::Untag(..) => Ok(Done::Untagged),
+                    Delete::Whole(_) => Ok(Done::Whole),
                 }
             }
         };
         self.pass().await;
-        if fault.is_some() { self.failed(name, fault).await } else { removed }
+        if fault.is_some() { self.failed(name, fault).await } else { done }
     }
 
-    async fn failed(&self, name: &str, fault: Option<Fault>) -> Removed {
+    async fn failed(&self, name: &str, fault: Option<Fault>) -> Result<Done, EngineError> {
         match self.fault(name, fault).await {
-            Ok(()) => Removed::Yes,
-            Err(error) => match error.status() {
-                Some((404, _)) => Removed::Gone,
-                Some((409, why)) => Removed::Refused(why.to_owned()),
-                _ => Removed::Failed(error),
-            },
+            Err(error) if error.status().is_some_and(|(status, _)| status == 404) => Ok(Done::Gone),
+            answer => answer.map(|()| Done::Whole),
         }
     }
 }
 
 enum Order {
-    Done(Removed),
+    Done(Result<Done, EngineError>),
     Delete(Delete),
 }
 
@@ -658,60 +657,62 @@ impl EngineEvents for Events {
 }
 
 impl EngineOrders for Simulated {
-    async fn remove_container(&self, id: &str) -> Removed {
+    async fn remove_container(&self, id: &str) -> Result<Done, EngineError> {
         self.0
             .order("DELETE /containers/ID", |it| {
                 let mut state = it.state.borrow_mut();
                 Order::Done(match state.containers.get(id).map(|it| it.state.clone()) {
-                    None => Removed::Gone,
-                    Some(engine::ContainerState::Running) => Removed::Refused("it is running".into()),
+                    None => Ok(Done::Gone),
+                    Some(engine::ContainerState::Running) => {
+                        Err(EngineError::of_status("DELETE /containers/ID", 409, "it is running"))
+                    }
                     Some(_) => {
                         state.containers.remove(id);
-                        Removed::Yes
+                        Ok(Done::Whole)
                     }
                 })
             })
             .await
     }
 
-    async fn remove_image(&self, reference: &str) -> Removed {
+    async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
         self.0
             .order("DELETE /images/REFERENCE", |it| Order::Delete(it.state.borrow().may_delete(reference)))
             .await
     }
 
-    async fn tag_image(&self, id: &str) -> Removed {
+    async fn tag_image(&self, id: &str) -> Result<Done, EngineError> {
         self.0
             .order("POST /images/ID/tag", |it| {
                 let mut state = it.state.borrow_mut();
                 if it.breakage == Some(Breakage::OneStep) {
-                    return Order::Done(Removed::Yes);
+                    return Order::Done(Ok(Done::Whole));
                 }
                 Order::Done(match state.images.get_mut(id) {
-                    None => Removed::Gone,
+                    None => Ok(Done::Gone),
                     Some(stored) => {
                         stored.references.insert(own_tag(id));
-                        Removed::Yes
+                        Ok(Done::Whole)
                     }
                 })
             })
             .await
     }
 
-    async fn restore_tag(&self, id: &str, name_tag: &str) -> Removed {
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
         self.0.step("POST /images/ID/tag (restore)").await;
         self.0.pass().await;
         let mut state = self.0.state.borrow_mut();
         match state.images.get_mut(id) {
-            None => Removed::Gone,
+            None => Ok(Done::Gone),
             Some(stored) => {
                 stored.references.insert(name_tag.to_owned());
-                Removed::Yes
+                Ok(Done::Whole)
             }
         }
     }
 
-    async fn prune_build_cache(&self, _: Duration) -> Removed {
-        self.0.order("POST /build/prune", |_| Order::Done(Removed::Yes)).await
+    async fn prune_build_cache(&self, _: Duration) -> Result<Done, EngineError> {
+        self.0.order("POST /build/prune", |_| Order::Done(Ok(Done::Whole))).await
     }
 }
