@@ -206,7 +206,7 @@ in
     systemd.tmpfiles.rules = [
       "d ${runtimeDir} 0755 ${user} ${group} -"
       # Sticky: nobody clears another's inhibitor away.
-      "d ${runtimeDir}/inhibitors 1775 ${user} ${group} -"
+      "d ${runtimeDir}/inhibitors 3775 ${user} ${group} -"
     ];
 
     # An engine that hangs is given up after --timeout for each answer; these limits end what nobody

@@ -138,6 +138,10 @@ pub struct Common {
     #[arg(long, global = true, value_name = "DUR", default_value = "30s", value_parser = parse_duration)]
     #[arg(env = "CI_DOCKER_PRUNE_TIMEOUT", hide_env = true)]
     pub timeout: Duration,
+    /// Longest wait for one removal, as long as the engine answers other questions meanwhile
+    #[arg(long, global = true, value_name = "DUR", default_value = "10m", value_parser = parse_duration)]
+    #[arg(env = "CI_DOCKER_PRUNE_REMOVAL_TIMEOUT", hide_env = true)]
+    pub removal_timeout: Duration,
     /// Log more, and list everything that stays (-vv: still more)
     #[arg(long, short, global = true, action = ArgAction::Count, env = "CI_DOCKER_PRUNE_VERBOSE")]
     #[arg(hide_env = true)]

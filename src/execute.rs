@@ -310,6 +310,9 @@ where
         let order = Order::RemoveImage(tag);
         if let Err(NotDone::Failed(error)) = self.order(Kind::Cached, Expect::Anything, order).await {
             self.asked_for = None;
+            if error.timed_out() {
+                self.stop(Stop::Unanswered(error.clone().into()));
+            }
             log::warn!("the tag {tag} of an interrupted eviction stays: {error}");
         }
     }

@@ -1,26 +1,53 @@
 //! What this host remembers of each image: when it was first seen, when it was last in use, and by which names.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use jiff::SignedDuration;
 
 use crate::facts::{Image, ImageClass, name_tag};
-use crate::units::Time;
+use crate::units::{Time, elapsed};
 
-/// Keyed by image ID.
+/// Keyed by image ID. Its times are by its own [`Clock`], but for those of the last runs and of the events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// When images were last noted: the engine's events since then are still to be replayed.
+    pub clock: Option<Clock>,
+    /// When images were last noted.
     pub noted: Option<Time>,
+    /// Up to when the engine's events were replayed, by the engine's clock.
+    pub events_until: Option<Time>,
     pub images: BTreeMap<String, Entry>,
     /// How often the images of a repository come back, by the repository's name.
     pub repositories: BTreeMap<String, Returns>,
-    /// When a prune last ran, and when one last ended with exit status 0.
+    /// When a prune last ran, and when one last ended with exit status 0, by the wall clock.
     pub last_run: Option<Time>,
     pub last_success: Option<Time>,
     /// Present while the disk is under pressure.
     pub pressure: Option<Pressure>,
+    /// The kind and ID of the object whose removal the last run gave up, because it took too long.
+    pub stuck: Option<(String, String)>,
 }
+
+/// The ledger's own clock: it goes on by the time that the ledger was kept, and neither jumps nor goes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clock {
+    /// What it shows: about the wall clock, unless that was set or nobody kept the ledger for long.
+    pub time: Time,
+    /// What the host's clocks showed at that moment.
+    pub reading: Reading,
+}
+
+/// What the host's clocks show at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    pub wall: Time,
+    /// This boot's ID, and the time since it (CLOCK_BOOTTIME, which goes on in suspend and cannot be set).
+    pub boot: Option<(String, Duration)>,
+}
+
+/// Between two notes at most this much time passes by the ledger's clock: a day and an hour, so that a daily prune
+/// alone keeps it right.
+const LONGEST_GAP: Duration = Duration::from_secs(25 * 3_600);
 
 /// How often images of one repository were used again on another day (UTC) than before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +120,7 @@ pub struct Use {
     pub image: String,
     /// The `name:tag` by which it was asked for, where it was by one.
     pub name_tag: Option<String>,
+    /// By the engine's clock.
     pub at: Time,
 }
 
@@ -103,7 +131,7 @@ pub struct Sightings {
     pub uses: Vec<Use>,
     /// By the specs of services and tasks: they tell by which `name:tag` an image is known, and use nothing.
     pub specs: Vec<Use>,
-    /// Up to when events were replayed, by the engine's clock.
+    /// When it was, and up to when events were replayed, by the engine's clock; ours where it shows none.
     pub until: Option<Time>,
     /// Every image that the engine has, where that was asked.
     pub all: Option<Vec<Listed>>,
@@ -157,11 +185,46 @@ fn day(at: Time) -> i64 {
 }
 
 impl Ledger {
-    /// Take note of what was seen at `now`. An image that was never seen before counts as first
-    /// seen now; images that are gone are dropped where every image was listed. Times in the future
-    /// (the clock was set back) count as now.
-    pub fn note(&mut self, seen: &Sightings, now: Time) {
-        self.clamp(now);
+    /// Let its clock go on to this reading: by the boot clock within a boot, by the wall clock across boots, never back,
+    /// and never by more than [`LONGEST_GAP`]. So a clock that jumps and a host that was off make no image old.
+    pub fn advance(&mut self, reading: Reading) {
+        let time = self.clock.as_ref().map_or(reading.wall, |clock| {
+            let passed = match (&clock.reading.boot, &reading.boot) {
+                (Some((before, then)), Some((boot, now))) if before == boot => now.saturating_sub(*then),
+                _ => elapsed(reading.wall, clock.reading.wall),
+            };
+            clock.time.saturating_add(passed.min(LONGEST_GAP)).unwrap_or(clock.time)
+        });
+        self.clock = Some(Clock { time, reading });
+    }
+
+    /// Now, by its clock; the wall clock's time where it has none yet.
+    pub fn time(&self, wall: Time) -> Time {
+        self.clock.as_ref().map_or(wall, |clock| clock.time)
+    }
+
+    /// When images were last noted, by the wall clock.
+    pub fn noted_at(&self, wall: Time) -> Option<Time> {
+        let since = elapsed(self.time(wall), self.noted?);
+        Some(wall.saturating_sub(since).unwrap_or(wall))
+    }
+
+    /// Take note of what was seen now. An image that was never seen before counts as first seen now; images that are
+    /// gone are dropped where every image was listed.
+    pub fn note(&mut self, seen: &Sightings, wall: Time) {
+        let now = self.time(wall);
+        // Uses were seen since the last note, whatever the clock that dated them was set to meanwhile.
+        let floor = self.clock.as_ref().and(self.noted);
+        let by_engine = seen.until.unwrap_or(wall);
+        let by_ledger = |at: Time| {
+            let at = now.saturating_sub(elapsed(by_engine, at)).unwrap_or(now);
+            floor.map_or(at, |floor| at.max(floor.min(now)))
+        };
+        // Its clock never goes back: what lies in its future was not written by it.
+        for entry in self.images.values_mut() {
+            entry.first_seen = entry.first_seen.min(now);
+            entry.last_used = entry.last_used.map(|at| at.min(now));
+        }
         if let Some(all) = &seen.all {
             let there: HashSet<&str> = all.iter().map(|it| it.id.as_str()).collect();
             self.images.retain(|id, _| there.contains(id.as_str()));
@@ -179,7 +242,7 @@ impl Ledger {
             }
         }
         for used in &seen.uses {
-            let at = used.at.min(now);
+            let at = by_ledger(used.at);
             let entry = self.images.entry(used.image.clone()).or_insert_with(|| Entry::new(now));
             if let Some(repository) = used.name_tag.as_deref().map(repository) {
                 let known = self.repositories.entry(repository.to_owned());
@@ -197,13 +260,14 @@ impl Ledger {
         }
         self.repositories.retain(|_, it| it.last_used + REPOSITORY_KEPT > now);
         for Use { image, name_tag, at } in seen.uses.iter().chain(&seen.specs) {
-            let at = (*at).min(now);
+            let at = by_ledger(*at);
             if let (Some(entry), Some(name_tag)) = (self.images.get_mut(image), name_tag) {
                 let last = entry.references.entry(name_tag.clone()).or_insert(at);
                 *last = at.max(*last);
             }
         }
-        self.noted = Some(seen.until.unwrap_or(now).min(now));
+        self.noted = Some(now);
+        self.events_until = Some(by_engine);
     }
 
     /// The images that were replaced, by ID, each with a `name:tag` that another image has been used by since. Only
@@ -245,6 +309,7 @@ impl Ledger {
     /// A prune found the disk under pressure and did not do its work, so that another is owed: these gates, if any,
     /// blocked or stopped it.
     pub fn owe<'a>(&mut self, blocked_by: impl IntoIterator<Item = &'a str>, now: Time) {
+        let now = self.time(now);
         let pressure = self.mark_pressure(now);
         pressure.owed_since.get_or_insert(now);
         for gate in blocked_by {
@@ -259,7 +324,7 @@ impl Ledger {
 
     /// A prune was carried out to its end, and the disk is still under pressure. Did its evictions free nothing?
     pub fn settle(&mut self, freed_nothing: bool, now: Time) {
-        let pressure = self.mark_pressure(now);
+        let pressure = self.mark_pressure(self.time(now));
         pressure.owed_since = None;
         pressure.freed_nothing = freed_nothing;
     }
@@ -267,25 +332,6 @@ impl Ledger {
     /// The disk is not under pressure (any more).
     pub fn clear_pressure(&mut self) {
         self.pressure = None;
-    }
-
-    fn clamp(&mut self, now: Time) {
-        if let Some(pressure) = &mut self.pressure {
-            pressure.since = pressure.since.min(now);
-            pressure.owed_since = pressure.owed_since.map(|at| at.min(now));
-            if let Some(reported) = &mut pressure.reported {
-                reported.at = reported.at.min(now);
-            }
-        }
-        for at in [&mut self.noted, &mut self.last_run, &mut self.last_success] {
-            *at = at.map(|at| at.min(now));
-        }
-        for entry in self.images.values_mut() {
-            entry.first_seen = entry.first_seen.min(now);
-            entry.last_used = entry.last_used.map(|at| at.min(now));
-            entry.orphan_since = entry.orphan_since.map(|at| at.min(now));
-            entry.references.values_mut().for_each(|at| *at = (*at).min(now));
-        }
     }
 }
 
@@ -467,10 +513,56 @@ mod tests {
     fn times_in_the_future_count_as_now() {
         let future: Time = "2999-01-01T00:00:00Z".parse().unwrap();
         let mut ledger = Ledger::default();
-        ledger.note(&used_as("a", Some("app:1"), future), future);
-        ledger.note(&Sightings::default(), now());
+        ledger.note(&used_as("a", Some("app:1"), future), now());
         assert_eq!(ledger.images["a"].last_needed(), now());
         assert_eq!(ledger.images["a"].references["app:1"], now());
-        assert_eq!(ledger.noted, Some(now()));
+    }
+
+    /// What the clocks show so many hours after now; each boot begins at zero.
+    fn reading(wall: i64, boot: &str, since_boot: u64) -> Reading {
+        let wall = now() + SignedDuration::from_hours(wall);
+        Reading { wall, boot: Some((boot.into(), Duration::from_secs(since_boot * 3_600))) }
+    }
+
+    #[test]
+    fn ages_count_only_time_that_the_ledger_observed() {
+        let day = 24;
+        // How old is an image that was used at the first reading, in hours, at each of the next ones?
+        let table: [(&str, &[(Reading, i64)]); 6] = [
+            ("time goes on", &[(reading(1, "a", 11), 1), (reading(25, "a", 35), 25)]),
+            ("the clock jumps ahead", &[(reading(8 * day, "a", 11), 1), (reading(8 * day + 1, "a", 12), 2)]),
+            ("it is set back for a moment", &[(reading(-3 * day, "a", 11), 1), (reading(2, "a", 12), 2)]),
+            ("nobody keeps it for a week", &[(reading(7 * day, "a", 7 * 24 + 10), 25)]),
+            (
+                "the host was off for a week",
+                &[(reading(7 * day, "b", 0), 25), (reading(7 * day + 1, "b", 1), 26)],
+            ),
+            (
+                "a boot with an earlier clock",
+                &[(reading(-2 * day, "b", 0), 0), (reading(-2 * day + 2, "b", 2), 2)],
+            ),
+        ];
+        for (what, readings) in table {
+            let mut ledger = Ledger::default();
+            ledger.advance(reading(0, "a", 10));
+            ledger.note(&used("image", now()), now());
+            for (reading, hours) in readings {
+                ledger.advance(reading.clone());
+                ledger.note(&Sightings::default(), reading.wall);
+                let age = elapsed(ledger.time(reading.wall), ledger.images["image"].last_needed());
+                assert_eq!(age, Duration::from_secs(u64::try_from(*hours).unwrap() * 3_600), "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_from_before_a_jump_of_the_clock_is_no_older_than_the_last_note() {
+        let mut ledger = Ledger::default();
+        ledger.advance(reading(0, "a", 10));
+        ledger.note(&Sightings::default(), now());
+        let jumped = reading(8 * 24, "a", 11);
+        ledger.advance(jumped.clone());
+        ledger.note(&used("image", now()), jumped.wall);
+        assert_eq!(ledger.images["image"].last_used, Some(now()));
     }
 }

@@ -1,24 +1,29 @@
 //! What a run asks of the engine and the host: each question once, all at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::future::{OptionFuture, join4};
 use futures_util::{StreamExt, stream};
 
-use crate::engine::EngineError;
 use crate::engine::read::Containers;
-use crate::facts::{Answer, Container, Info, Inhibitor, Service, SwarmState, Task, Unanswered, name_tag};
+use crate::engine::{EngineError, deploy};
+use crate::facts::{
+    Answer, Container, Info, Inhibitor, Mode, Service, SwarmState, Task, Unanswered, name_tag,
+};
 use crate::gates::{Gate, converge, disk, runs};
 use crate::ledger::{Ledger, Sightings, Use};
-use crate::plan::{self, Inventory, containers, images};
+use crate::plan::{self, Inventory, Kind, Unread, containers, images};
 use crate::settings;
 use crate::units::Time;
 use crate::world::{EngineApi, World};
 
 /// How many objects of one kind are asked about at a time.
 pub const AT_A_TIME: usize = 8;
+
+/// The inhibitor of a proof that is running says this first.
+pub const PROOF: &str = "verify --redeploy";
 
 /// Which questions a command has.
 #[derive(Clone, Copy)]
@@ -42,6 +47,7 @@ pub struct Survey {
     pub services: Answer<Vec<Service>>,
     pub tasks: Answer<Vec<Task>>,
     pub containers: Answer<Vec<Container>>,
+    nodes_away: HashSet<String>,
     manager_elsewhere: bool,
 }
 
@@ -57,9 +63,18 @@ pub async fn survey(engine: &impl EngineApi, questions: Questions) -> Survey {
         services: answer(services),
         tasks: answer(tasks),
         containers: answer(containers),
+        nodes_away: HashSet::new(),
         manager_elsewhere: engine.manager_elsewhere(),
     };
     survey.explain();
+    // Only a global service's tasks stay behind on a node that is gone.
+    let global = |it: &Service| matches!(it.mode, Mode::Global | Mode::GlobalJob);
+    if questions.tasks && survey.services.iter().flatten().any(global) {
+        survey.nodes_away = engine.nodes_away().await.unwrap_or_else(|error| {
+            log::warn!("no node counts as down or drained: {error}");
+            HashSet::new()
+        });
+    }
     survey
 }
 
@@ -91,6 +106,15 @@ impl Survey {
         self.services = Err(Unanswered(why.into()));
     }
 
+    /// The services of proofs (`verify --redeploy`) that were killed: no inhibitor says that one is running.
+    pub fn left_by_proofs(&self, world: &impl World) -> Vec<&str> {
+        let is_proof = |it: &Inhibitor| it.why.as_deref().is_some_and(|why| why.starts_with(PROOF));
+        let left = self.services.iter().flatten().filter(|it| it.labels.contains_key(deploy::LABEL));
+        let running = || world.inhibitors().map_or(true, |active| active.iter().any(is_proof));
+        let left: Vec<&str> = left.map(|it| it.name.as_str()).collect();
+        if left.is_empty() || running() { vec![] } else { left }
+    }
+
     pub fn runs(&self, world: &impl World, settings: &settings::Runs, now: Time) -> Gate {
         let inhibitors: Answer<Vec<Inhibitor>> =
             world.inhibitors().map_err(|error| Unanswered(format!("{error:#}")));
@@ -108,6 +132,7 @@ impl Survey {
             services: self.services.clone(),
             tasks: self.tasks.clone(),
             containers: self.containers.clone(),
+            nodes_away: self.nodes_away.clone(),
         };
         Gate::Converge(converge::judge(&facts, now))
     }
@@ -172,13 +197,14 @@ pub struct DiskPlaces {
 pub async fn sightings(
     engine: &impl EngineApi,
     survey: &Survey,
-    noted: Option<Time>,
+    events_until: Option<Time>,
     now: Time,
 ) -> Result<Sightings> {
     let containers = survey.containers.as_ref().map_err(|why| anyhow!(why.0.clone()))?;
     // Events bear the engine's time, which is not ours where it is elsewhere.
     let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
-    let since = noted.unwrap_or(Time::UNIX_EPOCH).min(until);
+    // Where that clock was set back nobody knows how far: everything that the engine remembers is replayed.
+    let since = events_until.filter(|it| *it <= until).unwrap_or(Time::UNIX_EPOCH);
     let mut latest: HashMap<String, Time> = HashMap::new();
     for event in engine.uses(since, until).await.context("the engine's recent events")? {
         let at = latest.entry(event.image).or_insert(event.at);
@@ -188,7 +214,7 @@ pub async fn sightings(
     for container in containers {
         // What a container of now uses by the same name needs no question.
         latest.remove(&container.image);
-        uses.push(Use { image: container.image_id.clone(), name_tag: name_tag(&container.image), at: now });
+        uses.push(Use { image: container.image_id.clone(), name_tag: name_tag(&container.image), at: until });
     }
     for (reference, at) in latest {
         match engine.image(&reference).await {
@@ -211,6 +237,7 @@ pub fn list(seen: &mut Sightings, inventory: &Inventory, now: Time) {
         .flat_map(|image| image.digests.iter().map(|it| (it, image.id.as_str())))
         .filter_map(|(reference, id)| Some((reference.split_once('@')?.1, id)))
         .collect();
+    let now = seen.until.unwrap_or(now);
     let specs = inventory.services.iter().map(|it| &it.image);
     let tasks = inventory.tasks.iter().filter(|it| it.state.is_live()).map(|it| &it.image);
     for reference in specs.chain(tasks) {
@@ -231,6 +258,7 @@ pub async fn inventory(engine: &impl EngineApi, survey: &Survey) -> Result<Inven
         tasks: survey.tasks.clone().map_err(|why| known(&why))?,
         images: engine.images().await?,
         build_cache: vec![],
+        unread: vec![],
     })
 }
 
@@ -243,12 +271,7 @@ pub async fn complete(
     now: Time,
 ) {
     // One object that cannot be asked about must not keep everything else from being pruned.
-    let build_cache = async {
-        engine.build_cache().await.unwrap_or_else(|error| {
-            log::warn!("the build cache stays: {error}");
-            vec![]
-        })
-    };
+    let unread = |kind, id: &str, error: EngineError| Unread { kind, id: id.to_owned(), why: error.into() };
     let orphans: Vec<String> =
         images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
     let inspected = stream::iter(orphans).map(|id| async move {
@@ -259,23 +282,28 @@ pub async fn complete(
     let ended = inventory.containers.iter_mut().filter(|it| containers::wants_finish_time(it, policy, now));
     let finished = stream::iter(ended).map(|container| async move {
         match engine.finish_time(&container.id).await {
-            Ok(finished) => container.finished = finished,
-            Err(error) => log::warn!("container {} stays: {error}", container.id),
+            Ok(finished) => {
+                container.finished = finished;
+                None
+            }
+            Err(error) => Some(unread(Kind::Container, &container.id, error)),
         }
     });
-    let finished = finished.buffer_unordered(AT_A_TIME).collect::<()>();
-    let (build_cache, inspected, ()) = tokio::join!(build_cache, inspected, finished);
-    inventory.build_cache = build_cache;
+    let finished = finished.buffer_unordered(AT_A_TIME).filter_map(|it| async { it }).collect::<Vec<_>>();
+    let (build_cache, mut inspected, mut unanswered) =
+        tokio::join!(engine.build_cache(), inspected, finished);
+    match build_cache {
+        Ok(records) => inventory.build_cache = records,
+        Err(error) => unanswered.push(unread(Kind::BuildCache, "", error)),
+    }
     for image in &mut inventory.images {
-        match inspected.get(&image.id) {
-            Some(Ok(answer)) => image.last_tagged = answer.as_ref().and_then(|it| it.last_tagged),
-            Some(Err(error)) => {
-                log::warn!("image {} stays: {error}", image.id);
-                image.last_tagged = Some(now);
-            }
+        match inspected.remove(&image.id) {
+            Some(Ok(answer)) => image.last_tagged = answer.and_then(|it| it.last_tagged),
+            Some(Err(error)) => unanswered.push(unread(Kind::Orphan, &image.id, error)),
             None => {}
         }
     }
+    inventory.unread = unanswered;
 }
 
 /// Record what containers, and the events since the last record, show to be in use; and make this change too. What the
@@ -290,7 +318,7 @@ pub async fn record_usage<W: World>(
     now: Time,
     change: impl FnOnce(&mut Ledger),
 ) -> Result<Ledger> {
-    let seen = sightings(engine, survey, world.ledger().noted, now).await?;
+    let seen = sightings(engine, survey, world.ledger().events_until, now).await?;
     let change = |ledger: &mut Ledger| {
         ledger.note(&seen, now);
         change(ledger);

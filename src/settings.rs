@@ -32,7 +32,10 @@ pub struct Engine {
     pub host: HostUrl,
     /// The manager to ask about services, where it is another engine.
     pub swarm_host: Option<HostUrl>,
+    /// Longest wait for an answer.
     pub timeout: Duration,
+    /// Longest wait for a removal.
+    pub removal_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -261,7 +264,15 @@ fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
         let text = "invalid value for '--timeout <DUR>': the engine needs some time to answer, such as 30s";
         return Err(usage(ErrorKind::ValueValidation, text));
     }
-    Ok(Engine { host, swarm_host, timeout: common.timeout })
+    if common.removal_timeout < common.timeout {
+        let text = format!(
+            "invalid value '{}' for '--removal-timeout <DUR>': it must not be less than --timeout {}",
+            humantime::format_duration(common.removal_timeout),
+            humantime::format_duration(common.timeout)
+        );
+        return Err(usage(ErrorKind::ValueValidation, &text));
+    }
+    Ok(Engine { host, swarm_host, timeout: common.timeout, removal_timeout: common.removal_timeout })
 }
 
 fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {

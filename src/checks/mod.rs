@@ -16,6 +16,8 @@ use crate::gates::{Gate, Word};
 pub enum Check {
     Engine(Engine),
     Retention(Retention),
+    /// How long ago image usage was last noted in the ledger, if ever.
+    Ledger(Option<Duration>),
     Disk(Disk),
     /// Of this registry.
     Login(String, login::Login),
@@ -46,6 +48,9 @@ pub enum Engine {
     },
     Unanswered(Unanswered),
 }
+
+/// A ledger that was not kept for this long is not kept: `record` runs every five minutes.
+pub const LEDGER_KEPT: Duration = Duration::from_secs(3_600);
 
 /// Is the disk under pressure?
 #[derive(Debug)]
@@ -99,6 +104,7 @@ impl Check {
             Self::Engine(_) => "engine",
             Self::Retention(_) => "retention",
             Self::Disk(_) => "disk",
+            Self::Ledger(_) => "ledger",
             Self::Login(..) => "login",
             Self::Pruners(_) => "pruners",
             Self::Units(_) => "units",
@@ -123,6 +129,8 @@ impl Check {
                 Word::Open => Status::Warning,
                 Word::Unknown => Status::Skipped,
             },
+            Self::Ledger(Some(since)) if *since < LEDGER_KEPT => Status::Ok,
+            Self::Ledger(_) => Status::Warning,
             Self::Login(_, login) => login.status(),
             Self::Pruners(pruners) => pruners.status(),
             Self::Units(units) => units.status(),

@@ -14,7 +14,7 @@ use crate::execute::{Asked, Site, Stop, execute};
 use crate::exit::Exit;
 use crate::facts::{Answer, Unanswered};
 use crate::gates::disk::Usage;
-use crate::gates::{Gate, Verdict, Word, together};
+use crate::gates::{Gate, Verdict, Word, converge, together};
 use crate::host;
 use crate::host::lock::Taken;
 use crate::ledger::Ledger;
@@ -23,7 +23,7 @@ use crate::plan::{self, Inventory};
 use crate::report::progress::{self, Bars};
 use crate::report::{Ending, Intervention, Lasting, PruneReport, json, metrics, text};
 use crate::settings::{self, Prune};
-use crate::units::Time;
+use crate::units::{Time, age};
 use crate::world::real::ThisHost;
 use crate::world::{EngineApi, World};
 
@@ -83,6 +83,7 @@ fn status(report: &PruneReport) -> Exit {
     match &report.ending {
         Ending::Unanswered | Ending::Failed(_) => Exit::Failed,
         Ending::CarriedOut(outcome) if outcome.has_failed() => Exit::Failed,
+        _ if report.plan.as_ref().is_some_and(|plan| !plan.unread.is_empty()) => Exit::Failed,
         _ => Exit::Done,
     }
 }
@@ -219,6 +220,33 @@ fn measured(gates: &[Gate]) -> Vec<Usage> {
     found.unwrap_or_default()
 }
 
+/// From this age on a service that does not converge is its owner's to mend.
+const CONVERGES_WITHIN: Duration = Duration::from_secs(24 * 3_600);
+
+/// What keeps `converge` closed although nothing is under way: an operator must be told by name.
+pub fn warn_of_what_hinders(world: &impl World, survey: &Survey, gates: &[Gate]) {
+    for name in survey.left_by_proofs(world) {
+        log::warn!(
+            "service {name} was left behind by a verify --redeploy that was killed; \
+             verify --redeploy takes it away, or docker service rm {name}"
+        );
+    }
+    for gate in gates {
+        let Gate::Converge(Verdict::Closed(converge::Closed::Converging(unsettled))) = gate else { continue };
+        for it in unsettled {
+            let Some(since) = it.age.filter(|age| *age >= CONVERGES_WITHIN) else { continue };
+            log::warn!(
+                "service {} has not converged for {} ({}/{} tasks run): no prune can run before its owner mends or \
+                 removes it",
+                it.service,
+                age(since),
+                it.has,
+                it.wants
+            );
+        }
+    }
+}
+
 fn evaluate<W: World>(world: &W, engine: &W::Engine, survey: &Survey, prune: &Prune, now: Time) -> Vec<Gate> {
     let disk = survey.disk(world, engine, &prune.disk);
     vec![disk, survey.runs(world, &prune.runs, now), survey.converge(now)]
@@ -236,6 +264,7 @@ pub async fn look(
     let survey = observe::survey(&engine, Questions::EVERYTHING).await;
     let now = world.now();
     let gates = evaluate(world, &engine, &survey, prune, now);
+    warn_of_what_hinders(world, &survey, &gates);
     let mut inventory = match observe::inventory(&engine, &survey).await {
         Ok(inventory) => inventory,
         // Without the services nobody can say what they need.
@@ -246,7 +275,7 @@ pub async fn look(
         Err(error) => return Err(error),
     };
     let mut known = world.ledger();
-    let mut seen = observe::sightings(&engine, &survey, known.noted, now).await?;
+    let mut seen = observe::sightings(&engine, &survey, known.events_until, now).await?;
     observe::list(&mut seen, &inventory, now);
     known.note(&seen, now);
     let places = survey.disk_places(world, &engine, &prune.disk);
@@ -268,14 +297,17 @@ async fn carry_out(world: &impl World, prune: &Prune, consumers: bool, bars: &Ba
         Ok(engine) => engine,
         Err(why) => return Ok(ended(all_unanswered(&why), Ending::Unanswered)),
     };
-    // Before the gates are asked, so that nothing can begin unseen in between.
-    let events = match engine.subscribe(world.now(), &prune.runs.policy.pattern).await {
+    // Before the gates are asked, so that nothing can begin unseen in between: since now by the engine's clock, which
+    // need not be ours.
+    let since = engine.info().await.ok().and_then(|info| info.time).unwrap_or_else(|| world.now());
+    let events = match engine.subscribe(since, &prune.runs.policy.pattern).await {
         Ok(events) => events,
         Err(why) => return Ok(ended(all_unanswered(&why.into()), Ending::Unanswered)),
     };
     let survey = observe::survey(&engine, Questions::EVERYTHING).await;
     let now = world.now();
     let gates = evaluate(world, &engine, &survey, prune, now);
+    warn_of_what_hinders(world, &survey, &gates);
     // Owed until it is carried out, whatever ends it before: a fault, a signal, or a power cut.
     let closed = || gates.iter().filter(|it| it.word() == Word::Closed).map(Gate::name);
     if is_under_pressure(&gates)
@@ -290,7 +322,7 @@ async fn carry_out(world: &impl World, prune: &Prune, consumers: bool, bars: &Ba
     let mut inventory = observe::inventory(&engine, &survey).await?;
     let known = note(world, &engine, &survey, &inventory, &gates, now).await?;
     if together(&gates) == Word::Closed {
-        let pressure = known.pressure.as_ref().map(|it| Lasting::new(it, now));
+        let pressure = Lasting::of(&known, now);
         let report = PruneReport { pressure, ..ended(gates, Ending::Held) };
         // A run that waits for space waits for ever: then an operator must know what holds it.
         let critical = report.after.first().is_some_and(|it| prune.policy.critical.is_reached(it));
@@ -332,6 +364,8 @@ async fn carry_out(world: &impl World, prune: &Prune, consumers: bool, bars: &Ba
     };
     let change = |ledger: &mut Ledger| {
         ledger.forget(outcome.removed.iter().map(|it| it.id.as_str()));
+        let stuck = outcome.failed.iter().find(|(_, error)| error.timed_out());
+        ledger.stuck = stuck.map(|(it, _)| (it.kind.name().to_owned(), it.id.clone()));
         match relieved {
             true => ledger.clear_pressure(),
             false if outcome.stopped.is_some() || outcome.has_failed() => ledger.owe(stopped_by, now),
@@ -339,11 +373,11 @@ async fn carry_out(world: &impl World, prune: &Prune, consumers: bool, bars: &Ba
         }
     };
     let pressure = match world.update_ledger(now, change).await {
-        Ok(ledger) => ledger.pressure.map(|it| Lasting::new(&it, now)),
+        Ok(ledger) => Lasting::of(&ledger, now),
         // On a full disk it may be so: what was known at the start holds.
         Err(error) => {
             log::warn!("{error:#}");
-            known.pressure.as_ref().filter(|_| !relieved).map(|it| Lasting::new(it, now))
+            Lasting::of(&known, now).filter(|_| !relieved)
         }
     };
     let reclaimed = used(&before).saturating_sub(used(&after));
@@ -396,7 +430,7 @@ async fn note<W: World>(
     now: Time,
 ) -> Result<Ledger> {
     let mut known = world.ledger();
-    let mut seen = observe::sightings(engine, survey, known.noted, now).await?;
+    let mut seen = observe::sightings(engine, survey, known.events_until, now).await?;
     observe::list(&mut seen, inventory, now);
     let change = |ledger: &mut Ledger| {
         ledger.note(&seen, now);

@@ -82,7 +82,7 @@ pub async fn record_in(
         log::warn!("{error:#}");
     }
     let reported = known.pressure.as_ref().and_then(|it| it.reported.as_ref());
-    let report_due = reported.is_none_or(|it| elapsed(now, it.at) >= REPORT_INTERVAL);
+    let report_due = reported.is_none_or(|it| elapsed(known.time(now), it.at) >= REPORT_INTERVAL);
     let attempt = prune::attempt(world, prune, verbose || report_due, bars).await;
     let (exit, worth_telling) = remember(world, &attempt).await;
     if output == Output::Json {
@@ -110,6 +110,7 @@ async fn remember(world: &impl World, attempt: &Attempt) -> (Exit, bool) {
     let now = world.now();
     let mut result = (attempt.exit, true);
     let change = |ledger: &mut Ledger| {
+        let now = ledger.time(now);
         let Some(pressure) = &mut ledger.pressure else { return };
         let demanded = attempt.exit == Exit::ManualIntervention;
         let exit =

@@ -19,7 +19,7 @@ use crate::facts::SwarmState;
 use crate::gates::disk::Usage;
 use crate::host::child::Signal;
 use crate::host::{docker_config, inhibitors};
-use crate::observe::AT_A_TIME;
+use crate::observe::{AT_A_TIME, PROOF};
 use crate::settings::{self, Prune};
 use crate::world::real::{Engines, ThisHost, watch_signals};
 
@@ -56,7 +56,9 @@ async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Resul
         bail!("the proof deploys a service on this node, which must be a Swarm manager; run it on one");
     }
     // A prune must not come in between; where this user may not inhibit, the proof shows what happens.
-    let why = format!("verify --redeploy {image}");
+    let why = format!("{PROOF} {image}");
+    let others = inhibitors::active(&prune.runs.runtime_dir).unwrap_or_default();
+    let another_runs = others.iter().any(|it| it.why.as_deref().is_some_and(|why| why.starts_with(PROOF)));
     let inhibitor = inhibitors::register(&prune.runs.runtime_dir, Some(&why), now());
     if let Err(error) = &inhibitor {
         log::info!("prune is not kept away: {error:#}");
@@ -75,7 +77,15 @@ async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Resul
         unanswered: Cell::new(false),
     };
     for left in engines.local.services().await?.iter().filter(|it| it.labels.contains_key(deploy::LABEL)) {
-        log::warn!("service {} is of another proof; if none is running: docker service rm {0}", left.name);
+        if another_runs || inhibitor.is_err() {
+            log::warn!(
+                "service {} is of another proof; if none is running: docker service rm {0}",
+                left.name
+            );
+        } else {
+            log::warn!("removing service {}, which a proof that was killed left behind", left.name);
+            engines.local.tear_down(&left.id).await?;
+        }
     }
     let result = proof.carry_out(settings, prune).await;
     // Whatever came of it, and although the proof was told to end.

@@ -39,13 +39,13 @@ pub async fn run(
     let report = StatusReport {
         now,
         disk,
-        pressure: ledger.pressure.as_ref().map(|it| Lasting::new(it, now)),
+        pressure: Lasting::of(&ledger, now),
         last_run: ledger.last_run,
         last_success: ledger.last_success,
         next_run: timer.map(|it| it.next).filter(|next| !next.is_empty()),
         inhibitors: world.inhibitors().map_err(|error| Unanswered(format!("{error:#}"))),
         images: ledger.images.len(),
-        recorded: ledger.noted,
+        recorded: ledger.noted_at(now),
     };
     print(|mut out| match output {
         Output::Text => text::status(&mut out, &report),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{gates, print, redeploy};
+use super::{gates, print, prune, redeploy};
 use crate::checks::login::{Login, Test};
 use crate::checks::pruners::{Pruner, Pruners, Systemd, prunes, uncommented};
 use crate::checks::units::{Timer, Units as OwnUnits};
@@ -17,7 +17,7 @@ use crate::gates::{Gate, Verdict};
 use crate::host::systemd::{self, Unit};
 use crate::host::{docker_config, filesystem};
 use crate::observe::{self, Questions, Survey};
-use crate::report::{json, text};
+use crate::report::{Lasting, json, text};
 use crate::settings::{self, Verify};
 use crate::units::elapsed;
 use crate::world::World;
@@ -30,14 +30,21 @@ pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Re
     let world = ThisHost::new(&engine, &verify.prune.state_dir, &verify.prune.runs.runtime_dir);
     let engines = world.connect().await;
     let survey = match &engines {
-        Ok(engines) => Ok(observe::survey(engines, Questions::DISK).await),
+        Ok(engines) => {
+            let questions = Questions { services: true, ..Questions::DISK };
+            Ok(observe::survey(engines, questions).await)
+        }
         Err(why) => Err(why.clone()),
     };
     let mut checks = vec![
         Check::Engine(answers(&engine, &engines, &survey)),
         Check::Retention(retention(&world, &engines, &survey, &verify)),
         Check::Disk(disk(&world, &engines, &survey, &verify.prune)),
+        Check::Ledger(noted(&world)),
     ];
+    if let (Ok(survey), None) = (&survey, &verify.redeploy) {
+        prune::warn_of_what_hinders(&world, survey, &[]);
+    }
     for registry in &verify.registries {
         let login = login(&engines, registry, verify.online, engine.timeout).await;
         checks.push(Check::Login(registry.clone(), login));
@@ -54,6 +61,12 @@ pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Re
     })?;
     let failed = checks.iter().any(|check| check.status() == Status::Failed);
     Ok(if failed { Exit::Failed } else { Exit::Done })
+}
+
+/// How long ago image usage was noted, by the ledger's clock: it counts no more than 25 hours of a gap.
+fn noted(world: &ThisHost<'_>) -> Option<Duration> {
+    let ledger = world.ledger();
+    ledger.noted_at(world.now()).map(|at| elapsed(world.now(), at))
 }
 
 fn answers(settings: &settings::Engine, engines: &Answer<Engines>, survey: &Answer<Survey>) -> Engine {
@@ -116,7 +129,7 @@ fn disk(
         }
         _ => false,
     };
-    let pressure = world.ledger().pressure.map(|it| (elapsed(world.now(), it.since), it.blocked));
+    let pressure = Lasting::of(&world.ledger(), world.now()).map(|it| (it.duration, it.blocked));
     Disk { gate, critical, pressure }
 }
 

@@ -114,6 +114,11 @@ impl Engine {
         matches!(self.host, HostUrl::Unix(_))
     }
 
+    /// Does it answer at all?
+    async fn is_alive(&self) -> bool {
+        self.get_unversioned::<serde::de::IgnoredAny>("/version").await.is_ok()
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
         self.get_unversioned(&format!("/v{}{path}", self.version)).await
     }
@@ -190,6 +195,8 @@ enum Problem {
     NotPermitted,
     Refused(String),
     TimedOut(Duration),
+    /// A removal took longer than this, or the engine does not answer beside it.
+    SlowRemoval(Duration),
     Status(u16, String),
     Nonsense(String),
     Lost(String),
@@ -254,6 +261,11 @@ impl EngineError {
         Self::new(host, asked, problem)
     }
 
+    /// A removal was given up after this time.
+    fn of_slow_removal(host: &HostUrl, asked: &str, waited: Duration) -> Self {
+        Self::new(host, asked, Problem::SlowRemoval(waited))
+    }
+
     /// The engine answered with this status, in these words.
     pub fn of_status(asked: &str, status: u16, message: &str) -> Self {
         Self::of_simulated(asked, Problem::Status(status, message.to_owned()))
@@ -280,7 +292,7 @@ impl EngineError {
 
     /// Did the engine take too long, so that it may still be at work?
     pub fn timed_out(&self) -> bool {
-        matches!(self.problem, Problem::TimedOut(_))
+        matches!(self.problem, Problem::TimedOut(_) | Problem::SlowRemoval(_))
     }
 
     /// The engine's HTTP status, where it answered with one that is an error.
@@ -317,6 +329,12 @@ impl fmt::Display for EngineError {
                 "no answer from the Docker engine at {host} to {asked} in {}; see whether it hangs \
                  (journalctl -u docker), or allow more with --timeout",
                 humantime::format_duration(*timeout)
+            ),
+            Problem::SlowRemoval(waited) => write!(
+                f,
+                "the Docker engine at {host} has not finished {asked} in {}, and may still be at work on it; see whether \
+                 it hangs (journalctl -u docker), or allow more with --removal-timeout",
+                humantime::format_duration(Duration::from_secs(waited.as_secs().max(1)))
             ),
             Problem::Status(status, message) => {
                 write!(f, "the Docker engine at {host} answered {asked} with {status}: {message}")

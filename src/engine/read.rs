@@ -1,6 +1,6 @@
 //! Questions to the engine, answered in our own types; only the fields that are needed are read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -53,6 +53,13 @@ impl Engine {
     pub async fn tasks(&self) -> Result<Vec<Task>, EngineError> {
         let tasks: Vec<TaskAnswer> = self.get("/tasks").await?;
         Ok(tasks.into_iter().map(Into::into).collect())
+    }
+
+    /// IDs of the Swarm's nodes that run no tasks: down or drained.
+    pub async fn nodes_away(&self) -> Result<HashSet<String>, EngineError> {
+        let nodes: Vec<NodeAnswer> = self.get("/nodes").await?;
+        let away = |it: &NodeAnswer| it.spec.availability == "drain" || it.status.state == "down";
+        Ok(nodes.into_iter().filter(away).map(|it| it.id).collect())
     }
 
     pub async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError> {
@@ -407,6 +414,29 @@ impl From<ServiceAnswer> for Service {
             image: service.spec.task_template.image(),
         }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeAnswer {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(default)]
+    spec: NodeSpecAnswer,
+    #[serde(default)]
+    status: NodeStatusAnswer,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct NodeSpecAnswer {
+    availability: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct NodeStatusAnswer {
+    state: String,
 }
 
 #[derive(Deserialize)]

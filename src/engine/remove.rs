@@ -14,6 +14,8 @@ use crate::facts::OWN_REPOSITORY;
 #[derive(Debug, Clone)]
 pub struct Remover {
     engine: Engine,
+    /// Longest wait for one removal.
+    limit: Duration,
 }
 
 /// The tag that an image has while it is being evicted.
@@ -33,8 +35,10 @@ pub enum Done {
 }
 
 impl Remover {
-    pub fn new(engine: &Engine) -> Self {
-        Self { engine: engine.clone() }
+    /// `limit`: the longest wait for one removal, while the engine answers other questions.
+    pub fn new(engine: &Engine, limit: Duration) -> Self {
+        let docker = engine.docker.clone().with_timeout(limit + engine.timeout);
+        Self { engine: Engine { docker, ..engine.clone() }, limit }
     }
 
     /// `DELETE /containers/{id}`: its anonymous volumes stay.
@@ -94,12 +98,18 @@ impl Remover {
         order: impl Future<Output = Result<Done, bollard::errors::Error>>,
     ) -> Result<Done, EngineError> {
         let Engine { host, timeout, .. } = &self.engine;
-        let error = match tokio::time::timeout(*timeout, order).await {
-            Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) => error,
-            Err(_) => bollard::errors::Error::RequestTimeoutError,
+        tokio::pin!(order);
+        let began = tokio::time::Instant::now();
+        let error = loop {
+            let left = self.limit.saturating_sub(began.elapsed());
+            match tokio::time::timeout(left.min(*timeout), &mut order).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(error)) => break EngineError::from_bollard(host, asked, began.elapsed(), &error),
+                // A container with a huge layer, or a large build cache, takes its time; an engine that hangs does not.
+                Err(_) if began.elapsed() < self.limit && self.engine.is_alive().await => {}
+                Err(_) => break EngineError::of_slow_removal(host, asked, began.elapsed()),
+            }
         };
-        let error = EngineError::from_bollard(host, asked, *timeout, &error);
         if error.status().is_some_and(|(status, _)| status == 404) { Ok(Done::Gone) } else { Err(error) }
     }
 }

@@ -185,13 +185,10 @@ pub fn classify(event: Event, run_pattern: &Regex) -> Meaning {
             let run = names.into_iter().find(|it| run_pattern.is_match(it));
             run.map_or(Meaning::Recheck, |it| Meaning::Stop(Sign::Run(it.clone())))
         }
-        ("network" | "volume" | "secret" | "config", _) => {
-            if run_pattern.is_match(&name) {
-                Meaning::Stop(Sign::Run(name))
-            } else {
-                Meaning::Ignore
-            }
+        ("network" | "volume" | "secret" | "config", _) if run_pattern.is_match(&name) => {
+            Meaning::Stop(Sign::Run(name))
         }
+        ("volume" | "secret" | "config", _) => Meaning::Ignore,
         _ => Meaning::Recheck,
     }
 }
@@ -212,7 +209,9 @@ mod tests {
             ("image", "tag", own, "", Meaning::Ignore),
             ("image", "load", "app:1", "", Meaning::Recheck),
             ("network", "create", run, "", Meaning::Stop(Sign::Run(run.into()))),
-            ("network", "create", "other", "", Meaning::Ignore),
+            // As `compose up` begins.
+            ("network", "create", "other", "", Meaning::Recheck),
+            ("volume", "create", "other", "", Meaning::Ignore),
             ("container", "create", "cron", "", Meaning::Recheck),
             ("container", "start", run, "", Meaning::Stop(Sign::Run(run.into()))),
             ("container", "create", "task", run, Meaning::Stop(Sign::Run(run.into()))),

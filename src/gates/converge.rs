@@ -24,6 +24,8 @@ pub struct Facts {
     pub tasks: Answer<Vec<Task>>,
     /// The containers of this node, at least the live ones.
     pub containers: Answer<Vec<Container>>,
+    /// IDs of the nodes that are down or drained: nothing is missing there.
+    pub nodes_away: HashSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +107,7 @@ fn verdict(facts: &Facts, now: Time) -> Result<Verdict, Unknown> {
     let mut unsettled = Vec::new();
     for service in services {
         let tasks = of_service.remove(service.id.as_str()).unwrap_or_default();
-        unsettled.extend(judge_service(service, &tasks, now)?);
+        unsettled.extend(judge_service(service, &tasks, &facts.nodes_away, now)?);
     }
     if !unsettled.is_empty() {
         return Ok(Verdict::Closed(Closed::Converging(unsettled)));
@@ -129,7 +131,12 @@ fn without_container(tasks: &[Task], node: Option<&str>, containers: &[Container
         .count()
 }
 
-fn judge_service(service: &Service, tasks: &[&Task], now: Time) -> Result<Option<Unsettled>, Unknown> {
+fn judge_service(
+    service: &Service,
+    tasks: &[&Task],
+    nodes_away: &HashSet<String>,
+    now: Time,
+) -> Result<Option<Unsettled>, Unknown> {
     let status = service.status.ok_or_else(|| Unknown::NoStatus(service.name.clone()))?;
     let since = service.updated.or(service.created);
     let unsettled = |has, wants, cause| {
@@ -138,7 +145,10 @@ fn judge_service(service: &Service, tasks: &[&Task], now: Time) -> Result<Option
     };
     let current: Vec<&Task> =
         tasks.iter().copied().filter(|task| task.job_iteration == service.job_iteration).collect();
-    let places = by_place(&current, service.mode);
+    let mut places = by_place(&current, service.mode);
+    if matches!(service.mode, Mode::Global | Mode::GlobalJob) {
+        places.retain(|(_, node), _| !nodes_away.contains(*node));
+    }
     let ended_well = places.values().filter(|history| ended_well(service.restart, history[0])).count() as u64;
     // The newest task of each place that runs neither now nor has ended well, oldest trouble first.
     let missing = || {
@@ -240,7 +250,23 @@ mod tests {
             services: Ok(services),
             tasks: Ok(tasks),
             containers: Ok(vec![container()]),
+            nodes_away: HashSet::new(),
         }
+    }
+
+    #[test]
+    fn what_failed_on_a_node_that_is_down_or_drained_is_not_missing() {
+        let old = Some("2026-11-01T00:00:00Z".parse().unwrap());
+        let on = |node: &str, task: Task| Task { node: Some(node.into()), slot: 0, ..task };
+        let service = Service { mode: Mode::Global, status: status(1, 1, 0), updated: old, ..service() };
+        let tasks = vec![on("here", task()), on("gone", ended(TaskState::Failed))];
+        let mut facts = facts(vec![service], tasks);
+        assert_eq!(judge(&facts, now()).word(), Word::Closed);
+        facts.nodes_away = HashSet::from(["gone".into()]);
+        assert_eq!(judge(&facts, now()).word(), Word::Open);
+        // What failed elsewhere still is.
+        facts.nodes_away = HashSet::from(["another".into()]);
+        assert_eq!(judge(&facts, now()).word(), Word::Closed);
     }
 
     fn status(running: u64, desired: u64, completed: u64) -> Option<Status> {

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 
+use super::lock::user_name;
 use crate::facts::Inhibitor;
 use crate::units::Time;
 
@@ -66,11 +67,12 @@ pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits();
         let opened = File::options().read(true).custom_flags(flags).open(&folder)?;
         if let (true, Some(group)) = (nix::unistd::geteuid().is_root(), group)
-            && opened.metadata()?.gid() != group
+            && (opened.metadata()?.gid() != group || opened.metadata()?.mode() & 0o7777 != 0o3775)
         {
             fchown(&opened, None, Some(group))?;
             // Sticky: nobody clears another's inhibitor away.
-            opened.set_permissions(Permissions::from_mode(0o1775))?;
+            // With the group's bit what is made in it is the group's, and only that may read, and so hold, an inhibitor.
+            opened.set_permissions(Permissions::from_mode(0o3775))?;
         }
         Ok(())
     };
@@ -89,7 +91,7 @@ pub fn register(runtime_dir: &Path, why: Option<&str>, now: Time) -> Result<Regi
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&folder)?;
         serde_json::to_writer(&mut file, &InhibitorJson { pid, since: now, why: why.map(str::to_owned) })?;
         file.write_all(b"\n")?;
-        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        file.as_file().set_permissions(Permissions::from_mode(0o640))?;
         let (file, temporary) = file.into_parts();
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error)?;
         let name = temporary.file_name().unwrap_or_default().to_string_lossy().replace(".new-", "");
@@ -129,10 +131,25 @@ pub fn active(runtime_dir: &Path) -> Result<Vec<Inhibitor>> {
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
             continue;
         }
-        active.extend(one(&path).with_context(context)?);
+        active.extend(one(&path).map_err(|error| unreadable(&path, error)).with_context(context)?);
     }
     active.sort_by_key(|it: &Inhibitor| it.since);
     Ok(active)
+}
+
+/// What to do about a file that this user may not read: it may be an inhibitor.
+fn unreadable(path: &Path, error: anyhow::Error) -> anyhow::Error {
+    let denied =
+        error.downcast_ref::<std::io::Error>().is_some_and(|it| it.kind() == ErrorKind::PermissionDenied);
+    let owner = fs::symlink_metadata(path).map(|it| user_name(it.uid()));
+    match owner {
+        Ok(owner) if denied => error.context(format!(
+            "{} of user {owner} may be one, and this user may not read it; wait until its command ends, or remove it \
+             if there is none",
+            path.display()
+        )),
+        _ => error.context(path.display().to_string()),
+    }
 }
 
 fn one(path: &Path) -> Result<Option<Inhibitor>> {

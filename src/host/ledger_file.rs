@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::lock::{lock_soon, open};
 use super::replace;
-use crate::ledger::{Entry, Ledger, Pressure, Reported, Returns};
+use crate::ledger::{Clock, Entry, Ledger, Pressure, Reading, Reported, Returns};
 use crate::units::Time;
 
 const SCHEMA: u32 = 1;
@@ -18,7 +19,12 @@ const SCHEMA: u32 = 1;
 #[derive(Serialize, Deserialize)]
 struct LedgerJson {
     schema: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clock: Option<ClockJson>,
+    #[serde(default)]
     noted: Option<Time>,
+    #[serde(default)]
+    events_until: Option<Time>,
     images: BTreeMap<String, EntryJson>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     repositories: BTreeMap<String, ReturnsJson>,
@@ -28,6 +34,18 @@ struct LedgerJson {
     last_success: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pressure: Option<PressureJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stuck: Option<(String, String)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClockJson {
+    time: Time,
+    wall: Time,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot_id: Option<String>,
+    #[serde(default)]
+    boot_seconds: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,13 +126,20 @@ impl From<LedgerJson> for Ledger {
             references,
         };
         let returns = |ReturnsJson { images, returns, last_used }| Returns { images, returns, last_used };
+        let clock = |ClockJson { time, wall, boot_id, boot_seconds }| {
+            let since = Duration::try_from_secs_f64(boot_seconds).ok();
+            Clock { time, reading: Reading { wall, boot: boot_id.zip(since) } }
+        };
         Self {
+            clock: json.clock.map(clock),
             noted: json.noted,
+            events_until: json.events_until,
             images: json.images.into_iter().map(|(id, it)| (id, entry(it))).collect(),
             repositories: json.repositories.into_iter().map(|(name, it)| (name, returns(it))).collect(),
             last_run: json.last_run,
             last_success: json.last_success,
             pressure: json.pressure.map(Into::into),
+            stuck: json.stuck,
         }
     }
 }
@@ -134,12 +159,20 @@ impl From<&Ledger> for LedgerJson {
         let images = ledger.images.iter().map(|(id, it)| (id.clone(), entry(it))).collect();
         Self {
             schema: SCHEMA,
+            clock: ledger.clock.as_ref().map(|Clock { time, reading }| ClockJson {
+                time: *time,
+                wall: reading.wall,
+                boot_id: reading.boot.as_ref().map(|(id, _)| id.clone()),
+                boot_seconds: reading.boot.as_ref().map_or(0.0, |(_, since)| since.as_secs_f64()),
+            }),
             noted: ledger.noted,
+            events_until: ledger.events_until,
             images,
             repositories,
             last_run: ledger.last_run,
             last_success: ledger.last_success,
             pressure: ledger.pressure.as_ref().map(Into::into),
+            stuck: ledger.stuck.clone(),
         }
     }
 }
@@ -191,7 +224,7 @@ pub async fn update(
 ) -> Result<(Ledger, Option<(PathBuf, anyhow::Error)>)> {
     let context = || format!("cannot write the ledger in {}", state_dir.display());
     fs::create_dir_all(state_dir).with_context(context)?;
-    let lock = open(&state_dir.join("ledger.lock"), 0o644).with_context(context)?;
+    let lock = open(&state_dir.join("ledger.lock"), 0o600).with_context(context)?;
     let _lock = lock_soon(lock).await.with_context(context)?;
     let mut set_aside = None;
     let mut ledger = match read(state_dir) {
@@ -233,8 +266,11 @@ mod tests {
         let references = BTreeMap::from([("app:1".into(), now())]);
         let last_used = Some(now());
         let entry = Entry { first_seen: now(), last_used, named: true, orphan_since: None, references };
+        let boot = Some(("boot".into(), Duration::from_millis(1_500)));
         Ledger {
+            clock: Some(Clock { time: now(), reading: Reading { wall: now(), boot } }),
             noted: Some(now()),
+            events_until: Some(now()),
             images: BTreeMap::from([("sha256:a".into(), entry)]),
             repositories: BTreeMap::from([(
                 "app".into(),
@@ -250,6 +286,7 @@ mod tests {
                 alarmed: true,
                 freed_nothing: true,
             }),
+            stuck: Some(("container".into(), "c".into())),
         }
     }
 

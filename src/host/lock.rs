@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -70,19 +70,26 @@ pub(super) fn open(path: &Path, mode: u32) -> io::Result<File> {
         created => return created,
     }
     match options.open(path) {
+        // One that others might read they might hold too: flock works on whatever was opened for reading.
+        Ok(file) if is_plain(&file)? => {
+            if file.metadata()?.mode() & 0o777 & !mode != 0 {
+                // Only its owner may, and whoever else may open it may go on.
+                let _ = file.set_permissions(Permissions::from_mode(mode));
+            }
+            Ok(file)
+        }
+        Ok(_) => Err(io::Error::other("it is no plain file")),
         Err(error) if error.kind() == ErrorKind::PermissionDenied && fs::remove_file(path).is_ok() => {
             create()
         }
         Err(error) => Err(error),
-        Ok(file) => {
-            let it = file.metadata()?;
-            if it.is_file() && it.nlink() == 1 {
-                Ok(file)
-            } else {
-                Err(io::Error::other("it is no plain file"))
-            }
-        }
     }
+}
+
+/// With no other name?
+fn is_plain(file: &File) -> io::Result<bool> {
+    let it = file.metadata()?;
+    Ok(it.is_file() && it.nlink() == 1)
 }
 
 /// Held while a removal is under way.
@@ -97,8 +104,6 @@ fn removing_path(runtime_dir: &Path) -> PathBuf {
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest wait for a lock that others hold for a moment only.
 const MOMENTARY: Duration = Duration::from_secs(10);
-/// Longest wait for the removals in flight: twice the default `--timeout`, which bounds it.
-const REMOVAL: Duration = Duration::from_secs(60);
 
 /// Lock, but wait no longer than this.
 ///
@@ -119,9 +124,32 @@ async fn lock_within(mut file: File, how: FlockArg, limit: Duration) -> Result<F
 
 /// Lock a file that others hold for a moment only.
 pub(super) async fn lock_soon(file: File) -> Result<Flock<File>> {
-    lock_within(file, FlockArg::LockExclusiveNonblock, MOMENTARY).await.with_context(|| {
-        format!("somebody has held it for over {} s (lslocks tells who)", MOMENTARY.as_secs())
-    })
+    let holder = holder(&file);
+    lock_within(file, FlockArg::LockExclusiveNonblock, MOMENTARY)
+        .await
+        .with_context(|| format!("{} has held it for over {} s", holder, MOMENTARY.as_secs()))
+}
+
+/// Who holds a lock on this file, in words, by `/proc/locks`.
+fn holder(file: &File) -> String {
+    let find = || -> Option<u32> {
+        let it = file.metadata().ok()?;
+        let (major, minor) = (nix::sys::stat::major(it.dev()), nix::sys::stat::minor(it.dev()));
+        let place = format!("{major:02x}:{minor:02x}:{}", it.ino());
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        let line = locks.lines().find(|line| line.split_whitespace().any(|field| field == place))?;
+        // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`; one that waits has `->` after its number.
+        line.split_whitespace().skip_while(|field| *field != "ADVISORY").nth(2)?.parse().ok()
+    };
+    let Some(pid) = find().filter(|pid| *pid > 0) else { return "another process".into() };
+    let user = fs::metadata(format!("/proc/{pid}")).ok().map(|it| user_name(it.uid()));
+    format!("process {pid} of user {}", user.unwrap_or_else(|| "unknown".into()))
+}
+
+/// The name of a user, or the number where it has none.
+pub(super) fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// Begin a removal. Whoever registers an inhibitor first and then waits for this lock meets at most
@@ -132,9 +160,15 @@ pub(super) async fn lock_soon(file: File) -> Result<Flock<File>> {
 pub async fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
-    let file = open(&path, 0o644).with_context(context)?;
-    // Whoever inhibits must be able to wait for it, whatever the umask.
-    file.set_permissions(Permissions::from_mode(0o644)).with_context(context)?;
+    let file = open(&path, 0o640).with_context(context)?;
+    // Whoever may inhibit must be able to wait for it, whatever the umask; and nobody else to hold it.
+    if let Ok(inhibitors) = fs::metadata(runtime_dir.join("inhibitors"))
+        && file.metadata().with_context(context)?.gid() != inhibitors.gid()
+        && let Err(error) = fchown(&file, None, Some(inhibitors.gid()))
+    {
+        log::info!("inhibitors cannot wait for removals by {}: {error}", path.display());
+    }
+    file.set_permissions(Permissions::from_mode(0o640)).with_context(context)?;
     lock_soon(file).await.map(Removing).with_context(context)
 }
 
@@ -142,7 +176,7 @@ pub async fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
 ///
 /// # Errors
 /// The lock's file is there and cannot be opened, or the removal takes too long.
-pub async fn wait_for_removal(runtime_dir: &Path) -> Result<()> {
+pub async fn wait_for_removal(runtime_dir: &Path, limit: Duration) -> Result<()> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
     match File::open(&path) {
@@ -150,8 +184,8 @@ pub async fn wait_for_removal(runtime_dir: &Path) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).with_context(context),
         Ok(file) => {
-            let locked = lock_within(file, FlockArg::LockSharedNonblock, REMOVAL).await.map(drop);
-            let limit = REMOVAL.as_secs();
+            let locked = lock_within(file, FlockArg::LockSharedNonblock, limit).await.map(drop);
+            let limit = limit.as_secs();
             locked.with_context(|| {
                 format!("a removal has been under way for over {limit} s; see journalctl -u docker")
             })
@@ -162,6 +196,24 @@ pub async fn wait_for_removal(runtime_dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn nobody_else_can_hold_a_lock_and_who_holds_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mode() & 0o777;
+        // As an earlier version or another umask left it.
+        fs::write(dir.path().join("ledger.lock"), "").unwrap();
+        fs::set_permissions(dir.path().join("ledger.lock"), Permissions::from_mode(0o666)).unwrap();
+        let file = open(&dir.path().join("ledger.lock"), 0o600).unwrap();
+        let lock = lock_soon(file).await.unwrap();
+        drop(begin_removal(dir.path()).await.unwrap());
+        assert_eq!((mode("ledger.lock"), mode("removing.lock")), (0o600, 0o640));
+        let me = format!("process {} of user ", std::process::id());
+        assert!(holder(&lock).starts_with(&me), "{}", holder(&lock));
+        drop(lock);
+        let free = File::open(dir.path().join("ledger.lock")).unwrap();
+        assert_eq!(holder(&free), "another process");
+    }
 
     #[tokio::test]
     async fn a_lock_is_never_taken_through_a_link() {

@@ -1,5 +1,6 @@
 //! The host: filesystems, files, locks, child processes, systemd. The only place that asks the kernel.
 
+pub mod boot_clock;
 pub mod child;
 pub mod docker_config;
 pub mod engine_files;

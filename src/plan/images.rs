@@ -35,6 +35,9 @@ pub(super) fn decide(
                 let superseded = superseded.get(image.id.as_str()).copied();
                 eviction(image, ledger, superseded, policy, usage, now).map(Remove::Evicted)
             }
+            (None, ImageClass::Orphan) if inventory.unread.iter().any(|it| it.id == image.id) => {
+                Err(Keep::Unread)
+            }
             (None, ImageClass::Orphan) => orphan_age(image, ledger, policy, now).map(Remove::Unnamed),
         };
         let (id, tags, size) = (image.id.clone(), image.tags.clone(), image.size);
@@ -90,7 +93,7 @@ fn eviction(
     now: Time,
 ) -> Result<Eviction, Keep> {
     let entry = ledger.images.get(&image.id).ok_or(Keep::AgeUnknown)?;
-    let ago = elapsed(now, entry.last_needed());
+    let ago = elapsed(ledger.time(now), entry.last_needed());
     let last_use = if entry.last_used.is_some() { LastUse::Used(ago) } else { LastUse::NeverUsed(ago) };
     let steps = ladder(superseded.is_some(), policy);
     let step = steps.iter().find(|(_, unused_for)| last_use.ago() >= *unused_for);
@@ -202,22 +205,16 @@ impl<'a> Protection<'a> {
     }
 }
 
-/// The age of an orphan, if it is old enough: from the latest of its build date, the time of its
-/// last tag and the ledger's note; where the build date says nothing, the ledger must know.
+/// The age of an orphan, if it is old enough: from the latest of its build date, the time of its last tag, and what the
+/// ledger knows of it: when it was first seen, was last used and lost its name. One that the ledger does not know stays.
 fn orphan_age(image: &Image, ledger: &Ledger, policy: &Policy, now: Time) -> Result<Duration, Keep> {
     let first: Time = FIRST_BELIEVABLE.parse().map_err(|_| Keep::AgeUnknown)?;
     let believable = |at: &Time| (first..=now).contains(at);
-    let built = image.created.filter(believable);
-    let entry = ledger.images.get(&image.id);
-    let noted = entry.and_then(|entry| match built {
-        Some(_) => entry.orphan_since,
-        None => Some(entry.orphan_since.unwrap_or(entry.first_seen)),
-    });
-    if built.is_none() && noted.is_none() {
-        return Err(Keep::AgeUnknown);
-    }
-    let since = [built, image.last_tagged.filter(believable), noted].into_iter().flatten().max();
-    let age = since.map(|since| elapsed(now, since)).ok_or(Keep::AgeUnknown)?;
+    let entry = ledger.images.get(&image.id).ok_or(Keep::AgeUnknown)?;
+    let known = entry.last_needed().max(entry.orphan_since.unwrap_or(entry.first_seen));
+    let by_engine = [image.created, image.last_tagged].into_iter().flatten().filter(believable);
+    let age =
+        by_engine.map(|since| elapsed(now, since)).fold(elapsed(ledger.time(now), known), Duration::min);
     if age < policy.older_than { Err(Keep::TooYoung(age, policy.older_than)) } else { Ok(age) }
 }
 
@@ -423,10 +420,19 @@ mod tests {
         let date = |text: &str| Some(text.parse::<Time>().unwrap());
         let built = ago("9d");
         let table = [
-            ("built long ago", built, None, None, Ok(9 * day)),
-            ("tagged lately", built, ago("2d"), None, Ok(2 * day)),
-            ("tagged just now", built, ago("1h"), None, Err(())),
-            ("first seen now, built long ago", built, None, Some(entry("0s", None)), Ok(9 * day)),
+            ("built long ago, unknown", built, None, None, Err(())),
+            ("built and seen long ago", built, None, Some(entry("9d", None)), Ok(9 * day)),
+            ("built lately", ago("1h"), None, Some(entry("9d", None)), Err(())),
+            ("tagged lately", built, ago("2d"), Some(entry("9d", None)), Ok(2 * day)),
+            ("tagged just now", built, ago("1h"), Some(entry("9d", None)), Err(())),
+            ("loaded just now, built long ago", built, None, Some(entry("0s", None)), Err(())),
+            (
+                "a container of it ended a minute ago",
+                built,
+                None,
+                Some(Entry { last_used: ago("1m"), ..entry("9d", None) }),
+                Err(()),
+            ),
             ("became an orphan lately", built, None, Some(entry("9d", Some("1h"))), Err(())),
             ("became an orphan 3 days ago", built, None, Some(entry("9d", Some("3d"))), Ok(3 * day)),
             ("built in 1970", date("1970-01-01T00:00:01Z"), None, None, Err(())),

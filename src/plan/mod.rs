@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::facts::{CacheRecord, Container, Image, Labels, Service, Task};
+use crate::facts::{CacheRecord, Container, Image, Labels, Service, Task, Unanswered};
 use crate::gates::disk::{Limit, Usage};
 use crate::ledger::Ledger;
 use crate::units::{Time, elapsed};
@@ -23,6 +23,17 @@ pub struct Inventory {
     pub services: Vec<Service>,
     pub tasks: Vec<Task>,
     pub build_cache: Vec<CacheRecord>,
+    /// What the engine would not tell.
+    pub unread: Vec<Unread>,
+}
+
+/// A question about one object that the engine did not answer, so that the object stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    pub kind: Kind,
+    /// Empty for the build cache.
+    pub id: String,
+    pub why: Unanswered,
 }
 
 #[derive(Debug, Clone)]
@@ -222,6 +233,8 @@ pub enum Keep {
     TooYoung(Duration, Duration),
     /// Nothing trustworthy says how old it is.
     AgeUnknown,
+    /// The engine did not answer a question about it.
+    Unread,
     Tagged,
     /// A container uses the image.
     UsedBy(String),
@@ -248,6 +261,8 @@ pub struct Plan {
     pub keep: Vec<Kept>,
     /// Tags of our own to take off images that have their names back: an eviction was interrupted.
     pub release: Vec<String>,
+    /// What could not be decided about, and stays.
+    pub unread: Vec<Unread>,
 }
 
 /// Decide about everything. `usage` is that of the filesystem that holds the images, where it could be measured.
@@ -258,11 +273,15 @@ pub fn make(
     usage: Option<&Usage>,
     now: Time,
 ) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan { unread: inventory.unread.clone(), ..Plan::default() };
     containers::decide(inventory, policy, now, &mut plan);
     images::decide(inventory, ledger, policy, usage, now, &mut plan);
     build_cache(&inventory.build_cache, policy, now, &mut plan);
-    plan.remove.sort_by_key(|removal| removal.kind);
+    // What the last run gave up must not keep everything else from its turn, day after day.
+    let stuck = ledger.stuck.as_ref().map(|(kind, id)| (kind.as_str(), id.as_str()));
+    let is_stuck = |it: &Removal| stuck == Some((it.kind.name(), it.id.as_str()));
+    let last = plan.remove.iter().find(|it| is_stuck(it)).map(|it| it.kind);
+    plan.remove.sort_by_key(|it| (last == Some(it.kind), it.kind, is_stuck(it)));
     plan
 }
 

@@ -1,15 +1,17 @@
 //! What the checks of `verify` say, and what to do where one fails.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::text;
 
 use crate::checks::login::{Login, Source, Test};
 use crate::checks::pruners::{Pruners, Systemd};
 use crate::checks::units::{Timer, Units};
-use crate::checks::{Check, Deployed, Disk, Engine, Redeploy, Retention, Status};
+use crate::checks::{Check, Deployed, Disk, Engine, LEDGER_KEPT, Redeploy, Retention, Status};
 use crate::facts::SwarmState;
 use crate::gates::Word;
+use crate::units::age;
 
 pub fn status(status: Status) -> &'static str {
     match status {
@@ -43,6 +45,7 @@ pub fn detail(check: &Check) -> String {
         Check::Disk(it) => disk(it),
         Check::Login(registry, it) => login(registry, it),
         Check::Pruners(it) => pruners(it),
+        Check::Ledger(it) => ledger(*it),
         Check::Units(it) => units(it),
         Check::Redeploy(it) => redeploy(it),
     }
@@ -161,6 +164,16 @@ fn pruners(pruners: &Pruners) -> String {
                 found.iter().map(|it| format!("{} runs '{}'", it.place, it.command)).collect();
             format!("{}; disable it: it evicts the image cache", found.join(", "))
         }
+    }
+}
+
+fn ledger(noted: Option<Duration>) -> String {
+    let hint = "images do not age meanwhile, and none of them is evicted as unused; see \
+                systemctl status ci-docker-prune-record.timer";
+    match noted {
+        None => format!("image usage was never recorded; {hint}"),
+        Some(since) if since < LEDGER_KEPT => format!("image usage was recorded {} ago", age(since)),
+        Some(since) => format!("image usage was not recorded for {}; {hint}", age(since)),
     }
 }
 

@@ -114,6 +114,16 @@ struct PlanJson {
     /// Tags of our own that come off images whose eviction was interrupted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     release: Vec<String>,
+    /// What the engine would not tell, and stays for that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unread: Vec<UnreadJson>,
+}
+
+#[derive(Serialize)]
+struct UnreadJson {
+    kind: &'static str,
+    id: String,
+    error: String,
 }
 
 #[derive(Serialize)]
@@ -264,6 +274,7 @@ fn prune_json(report: &PruneReport) -> PruneJson {
         remove: plan.remove.iter().map(removal).collect(),
         keep: plan.keep.iter().map(kept).collect(),
         release: plan.release.clone(),
+        unread: plan.unread.iter().map(unread).collect(),
     });
     let projected = report.plan.as_ref().zip(report.images_on.as_ref());
     PruneJson {
@@ -325,6 +336,10 @@ fn occupants(it: &Occupants) -> OccupantsJson {
         unreachable: it.unreachable.iter().map(|it| it.display().to_string()).collect(),
         unseen: it.unseen.iter().map(|it| it.0.clone()).collect(),
     }
+}
+
+fn unread(it: &plan::Unread) -> UnreadJson {
+    UnreadJson { kind: it.kind.name(), id: it.id.clone(), error: it.why.0.clone() }
 }
 
 fn removal(it: &Removal) -> RemovalJson {

@@ -11,6 +11,7 @@ use crate::plan::{Kind, Removal};
 use crate::units::{Percent, Time, clean};
 
 const LAST_SUCCESS: &str = "ci_docker_prune_last_success_timestamp_seconds";
+const LEDGER_NOTED: &str = "ci_docker_prune_ledger_noted_timestamp_seconds";
 
 const PRESSURE: &str = "ci_docker_prune_pressure_seconds";
 const HELD_BACK: &str = "ci_docker_prune_pressure_held_back";
@@ -48,6 +49,11 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Erro
         metric(LAST_SUCCESS, "When a prune last ended with status 0.", &[])?
             .with_label_values::<&str>(&[])
             .set(seconds(success));
+    }
+    if let Some(noted) = run.ledger.noted_at(run.at) {
+        metric(LEDGER_NOTED, "When image usage was last noted in the ledger.", &[])?
+            .with_label_values::<&str>(&[])
+            .set(seconds(noted));
     }
     let outcome = metric(
         "ci_docker_prune_last_run_outcome",
@@ -125,7 +131,7 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Erro
 
     // A run that could not tell says what is known: an alert must not end because of it.
     let told = !matches!(report.ending, Ending::Unanswered | Ending::Failed(_));
-    let known = run.ledger.pressure.as_ref().filter(|_| !told).map(|it| Lasting::new(it, run.at));
+    let known = Lasting::of(run.ledger, run.at).filter(|_| !told);
     let pressure = report.pressure.as_ref().or(known.as_ref());
     metric(PRESSURE, "How long the disk has been under pressure.", &[])?
         .with_label_values::<&str>(&[])

@@ -15,7 +15,7 @@ use crate::execute::Outcome;
 use crate::facts::{Answer, Inhibitor};
 use crate::gates::Gate;
 use crate::gates::disk::Usage;
-use crate::ledger::Pressure;
+use crate::ledger::Ledger;
 use crate::occupants::Occupants;
 use crate::plan::Plan;
 use crate::units::{Percent, Time, elapsed};
@@ -79,10 +79,14 @@ pub struct Lasting {
 }
 
 impl Lasting {
-    pub fn new(pressure: &Pressure, now: Time) -> Self {
+    /// What a ledger, its clock gone on to now, knows of it.
+    pub fn of(ledger: &Ledger, wall: Time) -> Option<Self> {
+        let pressure = ledger.pressure.as_ref()?;
+        let now = ledger.time(wall);
         let duration = elapsed(now, pressure.since);
         let owed = pressure.owed_since.map(|since| elapsed(now, since));
-        Self { since: pressure.since, duration, blocked: pressure.blocked.clone(), owed }
+        let since = wall.saturating_sub(duration).unwrap_or(wall);
+        Some(Self { since, duration, blocked: pressure.blocked.clone(), owed })
     }
 }
 

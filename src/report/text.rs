@@ -9,7 +9,7 @@ use anstyle::AnsiColor;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use super::{Ending, Intervention, Lasting, PruneReport, StatusReport, advice, checks};
-use crate::checks::Check;
+use crate::checks::{Check, LEDGER_KEPT};
 use crate::engine::watch::Sign;
 use crate::execute::{Outcome, Skip, Stop};
 use crate::gates::disk::{self, Limit, Usage};
@@ -225,10 +225,14 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
             }
         }
     }
-    match &report.ending {
-        Ending::CarriedOut(outcome) => carried_out(out, outcome, report, verbose),
-        _ => Ok(()),
+    if let Ending::CarriedOut(outcome) = &report.ending {
+        carried_out(out, outcome, report, verbose)?;
     }
+    for unread in report.plan.iter().flat_map(|plan| &plan.unread) {
+        let name = format!("{} {}", unread.kind.name(), unread.id);
+        writeln!(out, "could not be read, and stays: {}: {}", clean(name.trim()), clean(&unread.why.0))?;
+    }
+    Ok(())
 }
 
 pub fn busy(pid: Option<u32>, runtime_dir: &Path) -> String {
@@ -476,6 +480,7 @@ fn keep_group(reason: &Keep) -> String {
         Keep::TaskOf(_) => "belongs to a service that exists".into(),
         Keep::TooYoung(_, least) => format!("younger than {}", duration(*least)),
         Keep::AgeUnknown => "nothing trustworthy says how old".into(),
+        Keep::Unread => "the engine did not tell".into(),
         Keep::DiskUnknown => "cached, and the disk could not be measured".into(),
         Keep::Tagged => "tagged".into(),
         Keep::UsedBy(_) => "used by a container".into(),
@@ -515,7 +520,9 @@ pub fn keep_reason(reason: &Keep) -> String {
             });
             format!("cached, {seen}; may go {}", still.collect::<Vec<_>>().join(", "))
         }
-        Keep::Live(_) | Keep::AgeUnknown | Keep::DiskUnknown | Keep::Tagged => keep_group(reason),
+        Keep::Live(_) | Keep::AgeUnknown | Keep::Unread | Keep::DiskUnknown | Keep::Tagged => {
+            keep_group(reason)
+        }
     }
 }
 
@@ -716,7 +723,11 @@ pub fn status(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
         report.next_run.clone().unwrap_or_else(|| "unknown: ci-docker-prune.timer is not active".into());
     let recorded = match report.recorded {
         None => "no usage recorded so far".to_owned(),
-        time => format!("{}, recorded {}", amount(report.images, "image"), at(time)),
+        Some(time) => {
+            let late = elapsed(report.now, time) >= LEDGER_KEPT;
+            let hint = if late { "; it is not kept: see ci-docker-prune-record.timer" } else { "" };
+            format!("{}, recorded {}{hint}", amount(report.images, "image"), at(Some(time)))
+        }
     };
     for (name, line) in [
         ("disk", reason(&report.disk)),

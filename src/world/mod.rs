@@ -3,6 +3,7 @@
 
 pub mod real;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Service, Task,
 };
 use crate::host::lock::Taken;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
 
 /// The host that a run works on.
@@ -53,10 +54,13 @@ pub trait World {
     /// This user may not look, or it takes too long.
     async fn engine_files(&self, root: &Path) -> Answer<Files>;
 
-    /// The ledger as it is. One that is missing or unreadable knows nothing, and so protects every image.
+    /// What the clocks show.
+    fn reading(&self) -> Reading;
+
+    /// The ledger as it is, its clock gone on to now. One that is missing or unreadable knows nothing, and so protects every image.
     fn ledger(&self) -> Ledger;
 
-    /// Change the ledger and store it; what it is then.
+    /// Let the ledger's clock go on to now, change it and store it; what it is then.
     ///
     /// # Errors
     /// It cannot be stored; what was there stays as it was.
@@ -115,6 +119,8 @@ pub trait EngineApi {
     async fn info(&self) -> Result<Info, EngineError>;
     async fn services(&self) -> Result<Vec<Service>, EngineError>;
     async fn tasks(&self) -> Result<Vec<Task>, EngineError>;
+    /// IDs of the Swarm's nodes that run no tasks: down or drained.
+    async fn nodes_away(&self) -> Result<HashSet<String>, EngineError>;
     async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError>;
     async fn images(&self) -> Result<Vec<Image>, EngineError>;
     /// One image by any reference; `None` where there is none.

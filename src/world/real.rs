@@ -1,5 +1,6 @@
 //! The real world: Docker by its API, and the host by the kernel.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,8 +25,8 @@ use crate::facts::{
 use crate::host::child::{self, Signal};
 use crate::host::ledger_file::{self, Content};
 use crate::host::lock::{self, Lock, Removing, Taken};
-use crate::host::{engine_files, filesystem, inhibitors};
-use crate::ledger::Ledger;
+use crate::host::{boot_clock, engine_files, filesystem, inhibitors};
+use crate::ledger::{Ledger, Reading};
 use crate::settings;
 use crate::units::Time;
 
@@ -95,6 +96,10 @@ impl World for ThisHost<'_> {
         }
     }
 
+    fn reading(&self) -> Reading {
+        Reading { wall: self.now(), boot: boot_clock::read() }
+    }
+
     fn ledger(&self) -> Ledger {
         let stored = match ledger_file::read(self.state_dir) {
             Content::Ledger(ledger) => *ledger,
@@ -104,10 +109,12 @@ impl World for ThisHost<'_> {
                 Ledger::default()
             }
         };
-        match self.stopgap() {
+        let mut ledger = match self.stopgap() {
             Some(stopgap) if stopgap.noted > stored.noted => stopgap,
             _ => stored,
-        }
+        };
+        ledger.advance(self.reading());
+        ledger
     }
 
     /// Where the disk is too full for the ledger, it is kept in the runtime directory, which lies in memory, until it can
@@ -120,6 +127,7 @@ impl World for ThisHost<'_> {
             if let Some(newer) = &newer {
                 ledger.clone_from(newer);
             }
+            ledger.advance(self.reading());
             change.take().into_iter().for_each(|change| change(ledger));
             changed = Some(ledger.clone());
         });
@@ -194,6 +202,7 @@ pub struct Engines {
     pub local: Engine,
     /// The manager, where it is another engine.
     pub manager: Option<Engine>,
+    removal_timeout: Duration,
 }
 
 impl Engines {
@@ -206,7 +215,7 @@ impl Engines {
         let manager = settings.swarm_host.as_ref().map(|host| Engine::connect(host, timeout));
         let (local, manager) =
             join(Engine::connect(&settings.host, timeout), OptionFuture::from(manager)).await;
-        Ok(Self { local: local?, manager: manager.transpose()? })
+        Ok(Self { local: local?, manager: manager.transpose()?, removal_timeout: settings.removal_timeout })
     }
 
     fn about_services(&self) -> &Engine {
@@ -227,7 +236,7 @@ impl EngineApi for Engines {
     }
 
     fn orders(&self) -> Remover {
-        Remover::new(&self.local)
+        Remover::new(&self.local, self.removal_timeout)
     }
 
     async fn subscribe(&self, since: Time, run_pattern: &Regex) -> Result<Vec<Watch>, EngineError> {
@@ -248,6 +257,10 @@ impl EngineApi for Engines {
 
     async fn tasks(&self) -> Result<Vec<Task>, EngineError> {
         self.about_services().tasks().await
+    }
+
+    async fn nodes_away(&self) -> Result<HashSet<String>, EngineError> {
+        self.about_services().nodes_away().await
     }
 
     async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError> {

@@ -7,7 +7,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::{Value, json};
 
-use crate::support::{RUN, ledger, ledger_path, program, prune, stdout};
+use crate::support::{RUN, change_ledger, ledger, ledger_path, program, prune, remember, stdout};
 
 /// Colours, a cleared screen, a new title, a bell, a line and a row back.
 const HOSTILE: &str = "\u{1b}[31m\u{1b}[2J\u{1b}]0;x\u{7}\r\n\u{8}\u{9b}31m";
@@ -36,12 +36,18 @@ fn ten_thousand_images_with_the_strangest_names() {
     };
     let images: Vec<Value> = (0..10_000).map(image).collect();
     let answer: &'static str = Value::from(images).to_string().leak();
+    let orphans: Vec<String> = (0..10_000).step_by(100).map(|n| format!("sha256:{n:064x}")).collect();
+    remember(&engine, &orphans.iter().map(|id| (id.as_str(), 9)).collect::<Vec<_>>());
+    change_ledger(&engine, |ledger| {
+        let entries = ledger["images"].as_object_mut().unwrap();
+        entries.values_mut().for_each(|it| it["named"] = false.into());
+    });
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     proxy.on_request(move |_, line| line.ends_with("/images/json").then_some(Fault::Answer(answer)));
     let report = crate::support::json_of(
         &program(&engine).args(["--dry-run", "-o", "json", "--host", &proxy.url()]).assert().success(),
     );
-    // Orphans are inspected for their tag's time; the engine has none of them, so their age is their date's.
+    // Orphans are inspected for their tag's time; the engine has none of them, so that the ledger tells their age.
     assert_eq!(report["plan"]["remove"].as_array().unwrap().len(), 100, "the orphans");
     assert_eq!(report["plan"]["keep"].as_array().unwrap().len(), 9_900);
     // Nothing that stays costs a request of its own.
@@ -79,7 +85,7 @@ fn a_ledger_of_five_megabytes_is_read_kept_and_cleared_up() {
     let images: serde_json::Map<String, Value> =
         (0..40_000).map(|n| (format!("sha256:{n:064x}"), entry.clone())).collect();
     fs::create_dir_all(engine.folder().join("state")).unwrap();
-    let text = json!({"schema": 1, "noted": at, "images": images}).to_string();
+    let text = json!({"schema": 1, "events_until": at, "images": images}).to_string();
     assert!(text.len() > 5 << 20, "{}", text.len());
     fs::write(ledger_path(&engine), text).unwrap();
     // A record sees containers only, and forgets nothing; a prune sees every image.

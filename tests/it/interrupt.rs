@@ -163,7 +163,7 @@ fn eight_orphans() -> (Engine, Proxy, [String; 8]) {
 
 fn prune_orphans(engine: &Engine, proxy: &Proxy) -> Value {
     let mut command = program(engine);
-    command.args(["prune", "-o", "json", "--older-than", "0s", "--timeout", "5s"]);
+    command.args(["prune", "-o", "json", "--older-than", "0s", "--timeout", "5s", "--removal-timeout", "5s"]);
     let report = json_of(&command.args(["--host", &proxy.url()]).assert());
     // Each object that was to go is accounted for once.
     let told = ["removed", "skipped", "failed"].map(|it| report[it].as_array().unwrap().len());

@@ -156,7 +156,7 @@ pub fn remember_hours(engine: &Engine, images: &[(&str, i64, Option<&str>)]) {
     let images: serde_json::Map<String, Value> =
         images.iter().map(|(id, hours, name)| ((*id).to_owned(), entry(*hours, *name))).collect();
     fs::create_dir_all(engine.folder().join("state")).expect("create the state directory");
-    let ledger = json!({"schema": 1, "noted": now.to_string(), "images": images});
+    let ledger = json!({"schema": 1, "events_until": now.to_string(), "images": images});
     fs::write(ledger_path(engine), ledger.to_string()).expect("write the ledger");
 }
 

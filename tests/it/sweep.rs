@@ -79,7 +79,7 @@ impl Scene {
     fn command(&self, timeout: &str) -> assert_cmd::Command {
         let mut command = program(&self.engine);
         command.args(["prune", "-o", "json", "--older-than", "0s", "--disk-target", "10"]);
-        command.args(["--timeout", timeout, "--host", &self.proxy.url()]);
+        command.args(["--timeout", timeout, "--removal-timeout", timeout, "--host", &self.proxy.url()]);
         command
     }
 

@@ -9,7 +9,7 @@ use crate::support::bare;
 
 #[test]
 fn bad_values_name_their_option() {
-    let table: [(&[&str], &str); 19] = [
+    let table: [(&[&str], &str); 20] = [
         (&["disk", "--disk-threshold", "101"], "--disk-threshold"),
         (&["disk", "--disk-threshold", "-1"], "-1"),
         (&["disk", "--disk-threshold", "80.5"], "--disk-threshold"),
@@ -25,6 +25,7 @@ fn bad_values_name_their_option() {
         (&["disk", "--disk-min-free", "20X"], "--disk-min-free"),
         (&["record", "--prune-at", "101"], "--prune-at"),
         (&["disk", "--timeout", "0s"], "--timeout"),
+        (&["prune", "--removal-timeout", "10s"], "--removal-timeout"),
         (&["disk", "--host", "docker.sock"], "--host"),
         (&["disk", "--swarm-host", "manager"], "--swarm-host"),
         (&["disk", "--output", "yaml"], "--output"),

@@ -8,7 +8,7 @@ fallocate --length $(((used + available) * 85 / 100 - used)) "$LAB/data/ballast"
 before=$(docker image ls --quiet | wc -l)
 start=$(date +%s.%N)
 case $2 in
-  ours) $LAB_ENTER env STATE_DIRECTORY="$LAB/state" RUNTIME_DIRECTORY="$LAB/run" "$LAB/ci-docker-prune" prune --older-than 1s >"$LAB/out" ;;
+  ours) $LAB_ENTER env STATE_DIRECTORY="$LAB/state" RUNTIME_DIRECTORY="$LAB/run" "$LAB/ci-docker-prune" prune --older-than 0s >"$LAB/out" ;;
   theirs) docker image prune --force --filter until=1s >"$LAB/out" ;;
 esac
 end=$(date +%s.%N)

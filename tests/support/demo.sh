@@ -59,7 +59,7 @@ tear_down shop
 old=$(docker image inspect --format '{{.Id}}' "$(docker image ls --digests --format '{{.Repository}}@{{.Digest}}' | grep shop)")
 month_ago=$(date --utc --date '30 days ago' +%FT%TZ)
 rm -rf "$STATE_DIRECTORY"; mkdir "$STATE_DIRECTORY"
-printf '{"schema": 1, "noted": "%s", "images": {"%s": {"first_seen": "%s", "named": true}}}\n' \
+printf '{"schema": 1, "events_until": "%s", "images": {"%s": {"first_seen": "%s", "named": true}}}\n' \
   "$(date --utc +%FT%T.%NZ)" "$old" "$month_ago" > "$STATE_DIRECTORY/ledger.json"
 echo "(this demo has no month: it writes the date into the ledger)"
 

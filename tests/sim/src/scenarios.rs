@@ -183,10 +183,10 @@ pub trait Stage {
 /// When the engine does not answer.
 pub async fn play<S: Stage>(scenario: &Scenario, stage: &S) -> Vec<String> {
     let mut lines = Vec::new();
+    let pattern = Regex::new("_ci_commoninternet_net").expect("a pattern");
     for act in scenario.acts {
         let engine = stage.world().connect().await.expect("an engine");
         let since = stage.world().now();
-        let pattern = Regex::new("_ci_commoninternet_net").expect("a pattern");
         let events = engine.subscribe(since, &pattern).await.expect("events");
         let answer = order(stage, &engine, *act).await;
         // Events come when they come; a daemon that ends closes their stream at once.
@@ -351,6 +351,14 @@ impl Stage for SimulatedStage {
 
     async fn act(&self, act: Act) {
         let shared = &self.0.0;
+        if let Act::Run(image) = act {
+            // It is pulled first.
+            let there = shared.state.borrow().images.contains_key(&self.id(image));
+            if !there {
+                shared.state.borrow_mut().pull(shared.millis(), image);
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        }
         let now = shared.millis();
         {
             let mut state = shared.state.borrow_mut();
@@ -361,14 +369,7 @@ impl Stage for SimulatedStage {
                 Act::Pull(image) => state.pull(now, image),
                 Act::Run(image) => {
                     let reference = state.registry[image].reference.clone();
-                    if state.resolve(&reference).is_none() {
-                        state.pull(now, image);
-                        drop(state);
-                        tokio::time::sleep(Duration::from_secs(5)).await;
-                        state = shared.state.borrow_mut();
-                        state.advance(shared.millis());
-                    }
-                    state.run_container(shared.millis(), image, &reference);
+                    state.run_container(now, image, &reference);
                 }
                 Act::Stop(name) => {
                     let container = state.containers.get_mut(name).expect("a container");

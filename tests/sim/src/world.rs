@@ -4,7 +4,7 @@
 //! begin, or the step may fail.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use ci_docker_prune::facts::{
     Update,
 };
 use ci_docker_prune::host::lock::Taken;
-use ci_docker_prune::ledger::Ledger;
+use ci_docker_prune::ledger::{Ledger, Reading};
 use ci_docker_prune::units::Time;
 use ci_docker_prune::world::{EngineApi, EngineEvents, EngineOrders, World};
 use regex::Regex;
@@ -382,13 +382,22 @@ impl World for Simulated {
         Err(Unanswered("not simulated".into()))
     }
 
+    fn reading(&self) -> Reading {
+        Reading { wall: self.now(), boot: Some(("simulated".into(), Duration::from_millis(self.0.millis()))) }
+    }
+
     fn ledger(&self) -> Ledger {
-        self.0.ledger.borrow().clone()
+        let mut ledger = self.0.ledger.borrow().clone();
+        ledger.advance(self.reading());
+        ledger
     }
 
     async fn update_ledger(&self, _: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger> {
         self.0.step("ledger").await;
-        change(&mut self.0.ledger.borrow_mut());
+        let mut ledger = self.0.ledger.borrow_mut();
+        ledger.advance(self.reading());
+        change(&mut ledger);
+        drop(ledger);
         Ok(self.ledger())
     }
 
@@ -552,6 +561,11 @@ impl EngineApi for Simulated {
             job_iteration: 0,
         };
         Ok(state.tasks.iter().map(task).collect())
+    }
+
+    async fn nodes_away(&self) -> Result<HashSet<String>, EngineError> {
+        self.0.ask("GET /nodes").await?;
+        Ok(HashSet::new())
     }
 
     async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError> {

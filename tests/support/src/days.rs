@@ -111,10 +111,12 @@ fn age_ledger(engine: &Engine, hours: i64) {
     let path = engine.folder().join("state/ledger.json");
     let Ok(text) = fs::read(&path) else { return };
     let mut ledger: Value = serde_json::from_slice(&text).expect("a ledger");
-    // Up to when events were replayed is of the engine's clock, which does not age.
-    let noted = ledger["noted"].take();
+    // The clocks do not age: the ledger's own, and the engine's, by which events are replayed.
+    let clocks = ["clock", "events_until"].map(|key| (key, ledger[key].take()));
     age(&mut ledger, hours);
-    ledger["noted"] = noted;
+    for (key, value) in clocks {
+        ledger[key] = value;
+    }
     fs::write(&path, ledger.to_string()).expect("write the ledger");
 }
 
