@@ -146,7 +146,7 @@ in
     dockerHost = mkOption {
       type = types.nullOr url;
       default = null;
-      example = "unix:///run/podman/podman.sock";
+      example = "tcp://127.0.0.1:2375";
       description = ''
         The engine to prune; null: the one of {option}`virtualisation.docker`. The user `ci-docker-prune` must
         be able to use its socket: where that is not by the group `docker`, add the socket's group to

@@ -69,6 +69,8 @@ pub enum Retention {
     Persistent(Vec<PathBuf>),
     /// On a filesystem of this kind.
     Volatile(PathBuf, &'static str),
+    /// On ZFS, where a percentage says little, and `--disk-min-free` is not set.
+    ZfsByPercent(PathBuf),
     /// The engine is on another host.
     Elsewhere,
     Unknown(Unanswered),
@@ -122,6 +124,7 @@ impl Check {
             },
             Self::Engine(Engine::Unanswered(_)) | Self::Retention(Retention::Volatile(..)) => Status::Failed,
             Self::Retention(Retention::Persistent(_)) => Status::Ok,
+            Self::Retention(Retention::ZfsByPercent(_)) => Status::Warning,
             Self::Retention(Retention::Elsewhere | Retention::Unknown(_)) => Status::Skipped,
             Self::Disk(disk) => match disk.gate.word() {
                 Word::Closed => Status::Ok,

@@ -80,12 +80,7 @@ pub async fn attempt(world: &impl World, prune: &Prune, consumers: bool, bars: &
 
 /// The exit status of a prune that needs no person.
 fn status(report: &PruneReport) -> Exit {
-    match &report.ending {
-        Ending::Unanswered | Ending::Failed(_) => Exit::Failed,
-        Ending::CarriedOut(outcome) if outcome.has_failed() => Exit::Failed,
-        _ if report.plan.as_ref().is_some_and(|plan| !plan.unread.is_empty()) => Exit::Failed,
-        _ => Exit::Done,
-    }
+    if report.has_failed() { Exit::Failed } else { Exit::Done }
 }
 
 impl Attempt {
@@ -299,8 +294,11 @@ async fn carry_out(world: &impl World, prune: &Prune, consumers: bool, bars: &Ba
     };
     // Before the gates are asked, so that nothing can begin unseen in between: since now by the engine's clock, which
     // need not be ours.
-    let since = engine.info().await.ok().and_then(|info| info.time).unwrap_or_else(|| world.now());
-    let events = match engine.subscribe(since, &prune.runs.policy.pattern).await {
+    let subscribed = async {
+        let since = engine.info().await?.time.unwrap_or_else(|| world.now());
+        engine.subscribe(since, &prune.runs.policy.pattern).await
+    };
+    let events = match subscribed.await {
         Ok(events) => events,
         Err(why) => return Ok(ended(all_unanswered(&why.into()), Ending::Unanswered)),
     };

@@ -110,7 +110,10 @@ fn retention(
             Err(error) => return Retention::Unknown(Unanswered(format!("{error:#}"))),
         }
     }
-    Retention::Persistent(places)
+    match places.iter().find(|place| filesystem::is_zfs(place)) {
+        Some(place) if verify.prune.disk.limit.min_free.is_none() => Retention::ZfsByPercent(place.clone()),
+        _ => Retention::Persistent(places),
+    }
 }
 
 fn disk(

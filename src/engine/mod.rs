@@ -72,6 +72,14 @@ impl Engine {
             api_version: String,
             #[serde(default, rename = "MinAPIVersion")]
             min_api_version: String,
+            #[serde(default)]
+            components: Vec<Component>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Component {
+            #[serde(default)]
+            name: String,
         }
         let transport = Transport::new(host)
             .map_err(|why| EngineError::new(host, "connect", Problem::Certificates(why)))?;
@@ -83,6 +91,9 @@ impl Engine {
         let mut engine = Self { transport: transport.clone(), docker, host: host.clone(), version, timeout };
         let answer: Answer = engine.get_unversioned("/version").await?;
         let error = |problem| EngineError::new(host, "GET /version", problem);
+        if answer.components.iter().any(|it| it.name.starts_with("Podman")) {
+            return Err(error(Problem::Podman));
+        }
         let parse = |text: &str| {
             text.parse::<Version>().map_err(|_| error(Problem::Nonsense(format!("API version '{text}'"))))
         };
@@ -203,6 +214,7 @@ enum Problem {
     /// Ours cannot be read.
     Certificates(String),
     Untrusted(tls::Complaint),
+    Podman,
     TooOld(Version),
     TooNew(Version),
 }
@@ -339,6 +351,11 @@ impl fmt::Display for EngineError {
             Problem::Status(status, message) => {
                 write!(f, "the Docker engine at {host} answered {asked} with {status}: {message}")
             }
+            Problem::Podman => write!(
+                f,
+                "{host} is Podman, which has no Swarm and no events of its services, and keeps images in another way; \
+                 name a Docker engine with --host, and prune Podman with podman image prune"
+            ),
             Problem::Nonsense(why) => {
                 write!(f, "cannot understand the answer of {host} to {asked}: {why}; is it a Docker engine?")
             }

@@ -75,6 +75,13 @@ pub fn volatile(path: &Path) -> Result<Option<&'static str>> {
     })
 }
 
+/// Does ZFS hold a path? Then statvfs(3) tells of its dataset: what other datasets of the pool use is no part of it, so
+/// that a pool that is nearly full reads as nearly empty.
+pub fn is_zfs(path: &Path) -> bool {
+    // ZFS_SUPER_MAGIC (openzfs: include/sys/zfs_vfsops_os.h)
+    statfs(path).is_ok_and(|stat| stat.filesystem_type() == FsType(0x2fc1_2fc1))
+}
+
 /// Where the filesystem of a path is mounted: the highest folder above it on the same device.
 fn mount_point(path: &Path) -> PathBuf {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());

@@ -84,6 +84,10 @@ fn retention(retention: &Retention) -> String {
             "{} lies on {kind}, and the image cache is gone with the next reboot; put data-root (daemon.json) on a disk",
             place.display()
         ),
+        Retention::ZfsByPercent(place) => format!(
+            "{} lies on ZFS, whose datasets do not show how full their pool is; set --disk-min-free, such as 20GB",
+            place.display()
+        ),
         Retention::Elsewhere => "the engine is on another host".into(),
         Retention::Unknown(why) => why.0.clone(),
     }

@@ -40,6 +40,18 @@ pub struct PruneReport {
     pub images_on: Option<Usage>,
 }
 
+impl PruneReport {
+    /// Did something fail, or could something not be read? Being blocked or stopped is no failure.
+    pub fn has_failed(&self) -> bool {
+        let ended_badly = match &self.ending {
+            Ending::Unanswered | Ending::Failed(_) => true,
+            Ending::CarriedOut(outcome) => outcome.has_failed(),
+            Ending::Looked | Ending::Held | Ending::Busy(..) => false,
+        };
+        ended_badly || self.plan.as_ref().is_some_and(|plan| !plan.unread.is_empty())
+    }
+}
+
 /// What `status` shows.
 #[derive(Debug)]
 pub struct StatusReport {
@@ -112,11 +124,11 @@ pub const OUTCOMES: [&str; 5] = ["pruned", "nothing", "held", "stopped", "failed
 /// One of [`OUTCOMES`].
 pub fn outcome_word(report: &PruneReport) -> &'static str {
     match &report.ending {
+        _ if report.has_failed() => "failed",
         Ending::Held | Ending::Busy(..) => "held",
         Ending::Looked if report.gates.iter().any(|gate| gate.word() != crate::gates::Word::Open) => "held",
         Ending::Looked => "nothing",
         Ending::Unanswered | Ending::Failed(_) => "failed",
-        Ending::CarriedOut(outcome) if outcome.has_failed() => "failed",
         Ending::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped",
         Ending::CarriedOut(outcome) if outcome.removed.is_empty() => "nothing",
         Ending::CarriedOut(_) => "pruned",

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use lab::engine::df_percent;
-use lab::{Engine, Kind, Options};
+use lab::{Engine, Image, Kind, Options};
 use predicates::str::contains;
 use serde_json::Value;
 
-use crate::support::{json_of, program};
+use crate::support::{image_id, json_of, program, prune, remember};
 
 fn facts(engine: &Engine, path: &Path) -> Value {
     let assert = program(engine).args(["disk", "-o", "json", "--disk-path"]).arg(path).assert();
@@ -134,4 +134,30 @@ fn what_cannot_be_measured_is_unknown() {
         .assert()
         .code(255)
         .stdout(contains("/proc says that it has no blocks"));
+}
+
+/// btrfs returns what was removed with its next commit, up to half a minute later.
+#[test]
+fn on_btrfs_no_more_is_evicted_than_on_ext4() {
+    let mut gone = Vec::new();
+    for filesystem in ["ext4", "btrfs"] {
+        let engine = Engine::start_with(Options { swarm: false, filesystem, ..Options::default() });
+        // The containerd store keeps an image twice.
+        let size = if engine.kind.containerd_store() { 30 } else { 60 };
+        let mut ids = Vec::new();
+        for n in 0..12 {
+            let image = Image::new(&format!("app{n}"), "1").size_mib(size);
+            let name = format!("127.0.0.1:5000/app{n}@{}", engine.publish(&image));
+            engine.docker(["pull", "--quiet", &name]);
+            ids.push(image_id(&engine, &name));
+        }
+        remember(&engine, &ids.iter().map(|id| (id.as_str(), 30)).collect::<Vec<_>>());
+        engine.fill_to(86);
+        let report = prune(&engine, "--disk-target 80");
+        let after = report["disk"]["after"]["used_percent"].as_u64().unwrap();
+        assert!((70..80).contains(&after), "{filesystem}: {report}");
+        assert!(report["reclaimed_bytes"].as_u64().unwrap() > 50 << 20, "{filesystem}: {report}");
+        gone.push(report["removed"].as_array().unwrap().len());
+    }
+    assert!(gone[1] <= gone[0] + 1 && gone[1] < 6, "{gone:?}");
 }

@@ -236,3 +236,14 @@ fn a_removal_that_takes_too_long_ends_the_run_and_the_next_one_begins_with_the_r
     program(&engine).args(["prune", "--older-than", "0s"]).assert().success();
     assert_eq!(engine.docker(["ps", "--all", "--quiet"]), "");
 }
+
+#[test]
+fn podman_is_refused_by_name() {
+    let engine = Engine::start_with(Options { swarm: false, ..Options::default() });
+    let (proxy, _) = proxy(&engine);
+    let version =
+        r#"{"ApiVersion": "1.41", "MinAPIVersion": "1.24", "Components": [{"Name": "Podman Engine"}]}"#;
+    proxy.on_request(move |_, line| line.ends_with("/version").then_some(Fault::Answer(version)));
+    let assert = program(&engine).args(["prune", "--host", &proxy.url()]).assert().code(1);
+    assert.stdout(contains("is Podman").and(contains("--host")));
+}

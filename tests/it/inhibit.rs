@@ -10,7 +10,7 @@ use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-use crate::support::{json_of, ledger, program, reachable, remember, standard};
+use crate::support::{has_image, json_of, ledger, orphans, program, reachable, remember, standard};
 
 /// `inhibit` with these words, as a command of the standard library.
 fn inhibit(engine: &Engine, words: &[&str]) -> Command {
@@ -236,4 +236,35 @@ fn a_user_of_the_sockets_group_can_inhibit_and_another_is_told_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(output.stdout, b"", "the command did not start");
     assert!(String::from_utf8_lossy(&output.stderr).contains("--runtime-dir"));
+}
+
+/// flock works on whatever was opened for reading.
+#[test]
+fn a_stranger_can_hold_neither_locks_nor_stale_inhibitors() {
+    let engine = idle_engine();
+    let group = 4242;
+    std::os::unix::fs::chown(engine.socket(), None, Some(group)).unwrap();
+    program(&engine).arg("record").assert().success();
+    let orphan = orphans::<1>(&engine);
+    engine.fill_to(85);
+    program(&engine).args(["prune", "--older-than", "0s"]).assert().success();
+    assert!(!has_image(&engine, &orphan[0]), "it took the lock of removals");
+    let child = start(&engine, &["--", "sleep", "60"]);
+    let folder = engine.folder().join("runtime/inhibitors");
+    let inhibitor = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    end(child);
+    let files = [
+        (engine.folder().join("state/ledger.lock"), false),
+        (engine.folder().join("runtime/prune.lock"), false),
+        (engine.folder().join("runtime/removing.lock"), true),
+        (inhibitor, true),
+    ];
+    for (file, for_group) in files {
+        for (gid, may) in [(65534, false), (group, for_group)] {
+            let mut flock = Command::new("flock");
+            flock.args(["--nonblock", "--shared"]).arg(&file).arg("true");
+            let status = flock.uid(65534).gid(gid).stderr(Stdio::null()).status().unwrap();
+            assert_eq!(status.success(), may, "{} by group {gid}", file.display());
+        }
+    }
 }

@@ -181,3 +181,26 @@ fn a_manager_is_asked_by_tls_and_only_with_the_right_certificates() {
     let plain = ["check-gates", "--timeout", "5s", "--swarm-host", &registry];
     by_tls(&engine, Some(&right), &plain).assert().code(255).stdout(contains("no TLS with"));
 }
+
+#[test]
+fn what_failed_on_a_drained_node_does_not_keep_the_gate_closed_for_ever() {
+    let engine = swarm(1);
+    engine.publish(&Image::new("app", "1"));
+    let nodes = engine.docker(["node", "ls", "--format", "{{.ID}} {{.ManagerStatus}}"]);
+    let worker = nodes.lines().find(|line| !line.contains("Leader")).unwrap().trim().to_owned();
+    // It ends in failure wherever the file is not: on the worker, whose engine has no such volume.
+    engine.docker(["volume", "create", "here"]);
+    engine.docker(["run", "--rm", "--volume", "here:/v", &name("app:1"), "/bin/sh", "-c", "echo > /v/here"]);
+    let idle = "trap 'exit 0' TERM; [ -e /v/here ] || exit 1; while :; do sleep 3600 & wait; done";
+    let words = ["service", "create", "--quiet", "--detach", "--name", "everywhere", "--mode", "global"];
+    let once = ["--restart-condition", "none", "--mount", "type=volume,source=here,target=/v"];
+    let image = name("app:1");
+    engine.docker(words.into_iter().chain(once).chain([image.as_str(), "/bin/sh", "-c", idle]));
+    let converge = || program(&engine).arg("converge").assert();
+    let failed =
+        || engine.docker(["service", "ps", "everywhere", "--format", "{{.CurrentState}}"]).contains("Failed");
+    engine.eventually("it failed on the worker", failed);
+    converge().code(3).stdout(contains("service everywhere"));
+    engine.docker(["node", "update", "--availability", "drain", &worker]);
+    engine.eventually("the gate opens", || converge().get_output().status.code() == Some(0));
+}

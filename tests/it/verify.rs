@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -187,6 +188,38 @@ fn a_second_deploy_downloads_nothing_and_leaves_nothing() {
         program(&engine).args(["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/other:1"]).assert();
     let other = check(&json_of(&assert), "redeploy");
     assert_eq!(other["facts"]["cold"]["layers_downloaded"], 1, "{other}");
+}
+
+#[test]
+fn what_a_killed_proof_left_is_named_and_the_next_one_takes_it_away() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let left = "ci-docker-prune-verify-0123456789abcdef";
+    let label = "ci-docker-prune.verify=";
+    let words = ["service", "create", "--quiet", "--detach", "--label", label, "--name", left];
+    engine.docker(words.into_iter().chain(["127.0.0.1:5000/app:1"]));
+    for command in ["prune", "--dry-run", "verify"] {
+        let assert = program(&engine).arg(command).assert();
+        assert.stderr(contains(left).and(contains("docker service rm")));
+    }
+    // Not while another proof runs.
+    let mut inhibitor = standard(&program(&engine));
+    inhibitor.args(["inhibit", "--why", "verify --redeploy app", "--", "sleep", "60"]);
+    inhibitor.process_group(0);
+    let mut child = inhibitor.spawn().unwrap();
+    engine.eventually("the inhibitor is active", || {
+        program(&engine).arg("runs").assert().get_output().status.code() == Some(3)
+    });
+    program(&engine).arg("prune").assert().stderr(contains(left).not());
+    // Its command too.
+    let group = format!("-{}", child.id());
+    Command::new("kill").args(["-9", "--", &group]).status().unwrap();
+    child.wait().unwrap();
+    let redeploy = ["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/app:1"];
+    let assert =
+        program(&engine).args(redeploy).assert().stderr(contains(format!("removing service {left}")));
+    assert_eq!(check(&json_of(&assert), "redeploy")["status"], "ok");
+    engine.eventually("nothing is left", || services(&engine).is_empty());
 }
 
 /// The proof, while this happens before the nth request that begins so.

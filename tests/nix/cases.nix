@@ -297,7 +297,7 @@ concatMap (
       prune
   )
 ) "it wants the group of a Docker that is not there"
-++ unless (any (lib.hasPrefix "d /run/ci-docker-prune/inhibitors 1775 ci-docker-prune docker") plain.systemd.tmpfiles.rules) "the docker group cannot inhibit"
+++ unless (any (lib.hasPrefix "d /run/ci-docker-prune/inhibitors 3775 ci-docker-prune docker") plain.systemd.tmpfiles.rules) "the docker group cannot inhibit"
 ++ unless (any
   (
     it:

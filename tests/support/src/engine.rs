@@ -83,6 +83,8 @@ pub struct Options {
     pub swarm: bool,
     /// Size of the filesystem that holds the engine's data, MiB.
     pub size_mib: u64,
+    /// Its kind: `ext4` or `btrfs`.
+    pub filesystem: &'static str,
     /// How many daemons stand beside the first, each in a network namespace of its own, to join its swarm
     /// with. The data of the first lie on a disk, those of the others in memory (512 MiB each).
     pub workers: usize,
@@ -95,7 +97,14 @@ pub const MANAGER: &str = "10.77.0.1";
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kind: Kind::from_env(), swarm: true, size_mib: 2048, workers: 0, tls: false }
+        Self {
+            kind: Kind::from_env(),
+            swarm: true,
+            size_mib: 2048,
+            filesystem: "ext4",
+            workers: 0,
+            tls: false,
+        }
     }
 }
 
@@ -127,7 +136,7 @@ impl Engine {
         let root = options.kind.root().canonicalize().with_context(|| {
             format!("{} is not there; tests/support/roots makes it", options.kind.root().display())
         })?;
-        mount_lab(options.size_mib)?;
+        mount_lab(options.size_mib, options.filesystem)?;
         for n in 1..=options.workers {
             let place = lab_path(&format!("worker{n}"));
             fs::create_dir(&place)?;
@@ -444,6 +453,8 @@ pub(crate) fn take_down(cgroup: &str, init: u32) {
 pub fn fill_to(mount_point: &Path, percent: u64) {
     let ballast = mount_point.join("ballast");
     let _ = fs::remove_file(&ballast);
+    // btrfs returns what was removed with its next commit only.
+    fs::File::open(mount_point).and_then(|it| Ok(nix::unistd::syncfs(it)?)).expect("syncfs");
     let stat = statvfs(mount_point).expect("statvfs");
     let used = stat.blocks() - stat.blocks_free();
     let want = (used + stat.blocks_available()) * percent / 100;
@@ -505,7 +516,7 @@ fn lab_path(name: &str) -> PathBuf {
 
 /// A private mount namespace for this thread, the lab's folder in memory and its disk in a file
 /// there. Doing it again in the same thread replaces what an earlier engine left.
-pub(crate) fn mount_lab(size_mib: u64) -> Result<()> {
+pub(crate) fn mount_lab(size_mib: u64, filesystem: &str) -> Result<()> {
     sweep_cgroups();
     fs::create_dir_all(LAB).with_context(|| format!("create {LAB}"))?;
     unshare(CloneFlags::CLONE_NEWNS).context("unshare the mount namespace")?;
@@ -518,7 +529,9 @@ pub(crate) fn mount_lab(size_mib: u64) -> Result<()> {
     }
     let disk = format!("{LAB}/disk");
     fs::File::create(&disk)?.set_len(size_mib << 20)?;
-    run(Command::new("mkfs.ext4").args(["-q", &disk]))?;
+    // On a small btrfs data and metadata had better share their space.
+    let mixed: &[&str] = if filesystem == "btrfs" { &["--mixed"] } else { &[] };
+    run(Command::new(format!("mkfs.{filesystem}")).arg("-q").args(mixed).arg(&disk))?;
     // What is removed from the disk is given back to the memory that it lies in.
     run(Command::new("mount").args(["-o", "loop,discard", &disk, &format!("{LAB}/data")]))?;
     Ok(())
