@@ -168,7 +168,7 @@ where
             continue;
         }
         match removal.reason {
-            Remove::Unnamed(_) => run.remove_orphans(removal, &mut left).await,
+            Remove::Unnamed { .. } => run.remove_orphans(removal, &mut left).await,
             Remove::Evicted(Eviction { limit, .. }) => run.evict(removal, limit, &mut left).await,
             Remove::Finished(_) | Remove::NeverStarted(_) => {
                 let expect = Expect::Finished(&removal.id, removal.finished);

@@ -206,6 +206,10 @@ pub struct Image {
     pub created: Option<Time>,
     /// When its tag was last set, where that was asked and is known (`GET /images/{id}/json`).
     pub last_tagged: Option<Time>,
+    /// The ID of the image that the classic builder made it from, where that was asked (`GET /images/{id}/json`).
+    pub parent: Option<String>,
+    /// How many untagged parents it has, one the child of the other, where that was asked.
+    pub untagged_parents: usize,
     /// Bytes, layers shared with other images included.
     pub size: u64,
     pub labels: Labels,
@@ -393,6 +397,8 @@ mod tests {
                 own_tag,
                 created: None,
                 last_tagged: None,
+                parent: None,
+                untagged_parents: 0,
                 size: 0,
                 labels: Labels::new(),
             };

@@ -275,7 +275,10 @@ pub async fn complete(
     let orphans: Vec<String> =
         images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
     let inspected = stream::iter(orphans).map(|id| async move {
-        let image = engine.image(&id).await;
+        let mut image = engine.image(&id).await;
+        if let Ok(Some(image)) = &mut image {
+            image.untagged_parents = untagged_parents(engine, image.parent.clone()).await;
+        }
         (id, image)
     });
     let inspected = inspected.buffer_unordered(AT_A_TIME).collect::<HashMap<String, _>>();
@@ -298,12 +301,31 @@ pub async fn complete(
     }
     for image in &mut inventory.images {
         match inspected.remove(&image.id) {
-            Some(Ok(answer)) => image.last_tagged = answer.and_then(|it| it.last_tagged),
+            Some(Ok(None)) | None => {}
+            Some(Ok(Some(inspected))) => {
+                image.last_tagged = inspected.last_tagged;
+                image.untagged_parents = inspected.untagged_parents;
+            }
             Some(Err(error)) => unanswered.push(unread(Kind::Orphan, &image.id, error)),
-            None => {}
         }
     }
     inventory.unread = unanswered;
+}
+
+/// A chain of parents that is longer than any Dockerfile is not followed.
+const LONGEST_CHAIN: usize = 128;
+
+/// How many untagged parents go along with an image: the engine removes each as its last child goes, up to one with a
+/// name. Where one cannot be asked about, so many are known.
+async fn untagged_parents(engine: &impl EngineApi, mut parent: Option<String>) -> usize {
+    for n in 0..LONGEST_CHAIN {
+        let Some(id) = parent else { return n };
+        match engine.image(&id).await {
+            Ok(Some(image)) if image.is_nameless() => parent = image.parent,
+            _ => return n,
+        }
+    }
+    LONGEST_CHAIN
 }
 
 /// Record what containers, and the events since the last record, show to be in use; and make this change too. What the

@@ -107,6 +107,8 @@ pub fn image(id: &str) -> Image {
         digests: vec![format!("app@sha256:d{id}")],
         created: Some("2024-02-03T04:05:06Z".parse().expect("a time")),
         last_tagged: None,
+        parent: None,
+        untagged_parents: 0,
         size: 1 << 20,
         labels: Labels::new(),
     }

@@ -563,6 +563,8 @@ impl From<ImageAnswer> for Image {
             own_tag,
             created: from_seconds(image.created),
             last_tagged: None,
+            parent: None,
+            untagged_parents: 0,
             size: u64::try_from(image.size).unwrap_or(0),
             labels: image.labels.unwrap_or_default(),
         }
@@ -578,6 +580,7 @@ struct InspectAnswer {
     created: Option<String>,
     #[serde(default)]
     size: i64,
+    parent: Option<String>,
     config: Option<ConfigAnswer>,
     metadata: Option<MetadataAnswer>,
 }
@@ -605,6 +608,8 @@ impl From<InspectAnswer> for Image {
             own_tag,
             created: image.created.as_deref().and_then(parse_time),
             last_tagged: image.metadata.unwrap_or_default().last_tag_time.as_deref().and_then(parse_time),
+            parent: image.parent.filter(|id| !id.is_empty()),
+            untagged_parents: 0,
             size: u64::try_from(image.size).unwrap_or(0),
             labels: image.config.unwrap_or_default().labels.unwrap_or_default(),
         }

@@ -38,7 +38,10 @@ pub(super) fn decide(
             (None, ImageClass::Orphan) if inventory.unread.iter().any(|it| it.id == image.id) => {
                 Err(Keep::Unread)
             }
-            (None, ImageClass::Orphan) => orphan_age(image, ledger, policy, now).map(Remove::Unnamed),
+            (None, ImageClass::Orphan) => {
+                let parents = image.untagged_parents;
+                orphan_age(image, ledger, policy, now).map(|age| Remove::Unnamed { age, parents })
+            }
         };
         let (id, tags, size) = (image.id.clone(), image.tags.clone(), image.size);
         let names = if tags.is_empty() { image.digests.clone() } else { tags.clone() };
@@ -460,7 +463,11 @@ mod tests {
             let orphan = Image { digests: vec![], created, last_tagged, ..image("a") };
             let images = entry.map(|entry| ("sha256:a".to_owned(), entry)).into_iter().collect();
             let verdict = verdict(&only(orphan), &Ledger { images, ..Ledger::default() });
-            assert_eq!(verdict.map_err(|_| ()), expected.map(Remove::Unnamed), "{name}");
+            assert_eq!(
+                verdict.map_err(|_| ()),
+                expected.map(|age| Remove::Unnamed { age, parents: 0 }),
+                "{name}"
+            );
         }
     }
 }

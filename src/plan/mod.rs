@@ -198,7 +198,11 @@ pub enum Remove {
     /// Created this long ago and never started.
     NeverStarted(Duration),
     /// No name, and this old.
-    Unnamed(Duration),
+    Unnamed {
+        age: Duration,
+        /// At most so many untagged parents go along, of a classic build: as many as no other image needs.
+        parents: usize,
+    },
     Evicted(Eviction),
     /// This many records were last used longer ago than the least age.
     StaleCache {
@@ -376,7 +380,8 @@ mod tests {
                 tags: vec![],
                 size,
                 finished: None,
-                reason: percent.map_or(Remove::Unnamed(age), |it| Remove::Evicted(evicted(it))),
+                reason: percent
+                    .map_or(Remove::Unnamed { age, parents: 0 }, |it| Remove::Evicted(evicted(it))),
             }
         };
         let remove = vec![

@@ -432,7 +432,11 @@ fn remove_reason(reason: &Remove) -> (String, String) {
     match reason {
         Remove::Finished(since) => (age(*since), "finished".into()),
         Remove::NeverStarted(since) => (age(*since), "created, never started".into()),
-        Remove::Unnamed(since) => (age(*since), "no name, no container".into()),
+        Remove::Unnamed { age: since, parents: 0 } => (age(*since), "no name, no container".into()),
+        Remove::Unnamed { age: since, parents } => {
+            let parents = amount(*parents, "untagged parent");
+            (age(*since), format!("no name, no container; with it at most {parents}"))
+        }
         Remove::Evicted(Eviction { superseded: Some(name_tag), last_use, .. }) => {
             (age(last_use.ago()), format!("superseded: {name_tag} is another image now"))
         }

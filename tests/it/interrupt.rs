@@ -9,7 +9,7 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, build, has_image, json_of, ledger, names, orphans, program, prune, remember, standard,
+    RUN, build, has_image, image_id, json_of, ledger, names, orphans, program, prune, remember, standard,
 };
 
 const APP: &str = "127.0.0.1:5000/app:1";
@@ -244,7 +244,27 @@ fn orphans_with_a_parent_in_common_all_go_and_none_fails() {
         assert_eq!(report["outcome"], "pruned", "{report}");
         assert_eq!(report["removed"].as_array().unwrap().len(), 6, "{report}");
         assert_eq!(engine.docker(["image", "ls", "--all", "--quiet"]), "");
+        // The containerd store knows no parents.
+        let told = report["plan"].to_string().matches("with it at most 1 untagged parent").count();
+        assert_eq!(told, if engine.kind.containerd_store() { 0 } else { 6 }, "{report}");
     }
+}
+
+/// A tag of an interrupted eviction comes off an image that has its names back, before anything else.
+#[test]
+fn a_tag_of_our_own_that_does_not_come_off_ends_the_run() {
+    let (engine, proxy, orphans) = eight_orphans();
+    engine.docker(["pull", "--quiet", "127.0.0.1:5000/app:1"]);
+    let id = image_id(&engine, "127.0.0.1:5000/app:1");
+    let own = format!("ci-docker-prune.invalid/evicting:{}", id.trim_start_matches("sha256:"));
+    engine.docker(["tag", &id, &own]);
+    proxy
+        .on_request(|_, line| line.contains("DELETE /images/ci-docker-prune.invalid").then_some(Fault::Hang));
+    let mut command = program(&engine);
+    command.args(["prune", "-o", "json", "--older-than", "0s", "--timeout", "3s", "--removal-timeout", "3s"]);
+    let report = json_of(&command.args(["--host", &proxy.url()]).assert().code(1));
+    assert!(report["stopped"].as_str().unwrap().contains("has not finished DELETE"), "{report}");
+    assert_eq!(left(&engine, &orphans), 8, "{report}");
 }
 
 #[test]

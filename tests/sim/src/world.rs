@@ -465,6 +465,8 @@ fn image(store: Store, stored: &engine::Stored, inspected: bool) -> Image {
         // Built in 2024, as images are that Swarm has just pulled.
         created: "2024-02-03T04:05:06Z".parse().ok(),
         last_tagged: None,
+        parent: None,
+        untagged_parents: 0,
         size: stored.image.size(),
         labels: Labels::new(),
     }
