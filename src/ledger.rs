@@ -41,8 +41,10 @@ pub struct Clock {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     pub wall: Time,
-    /// This boot's ID, and the time since it (CLOCK_BOOTTIME, which goes on in suspend and cannot be set).
-    pub boot: Option<(String, Duration)>,
+    /// This boot's ID; a sandbox may hide it.
+    pub boot_id: Option<String>,
+    /// The time since the boot (CLOCK_BOOTTIME, which goes on in suspend and cannot be set).
+    pub since_boot: Option<Duration>,
 }
 
 /// Between two notes at most this much time passes by the ledger's clock: a day and an hour, so that a daily prune
@@ -187,12 +189,17 @@ fn day(at: Time) -> i64 {
 impl Ledger {
     /// Let its clock go on to this reading: by the boot clock within a boot, by the wall clock across boots, never back,
     /// and never by more than [`LONGEST_GAP`]. So a clock that jumps and a host that was off make no image old.
+    ///
+    /// Where nobody knows whether it is the same boot, a later time since the boot is taken for that: at least so much
+    /// time has passed in any case.
     pub fn advance(&mut self, reading: Reading) {
         let time = self.clock.as_ref().map_or(reading.wall, |clock| {
-            let passed = match (&clock.reading.boot, &reading.boot) {
-                (Some((before, then)), Some((boot, now))) if before == boot => now.saturating_sub(*then),
-                _ => elapsed(reading.wall, clock.reading.wall),
-            };
+            let before = &clock.reading;
+            let other_boot =
+                before.boot_id.as_ref().zip(reading.boot_id.as_ref()).is_some_and(|(a, b)| a != b);
+            let within = before.since_boot.zip(reading.since_boot).filter(|_| !other_boot);
+            let passed = within.and_then(|(then, now)| now.checked_sub(then));
+            let passed = passed.unwrap_or_else(|| elapsed(reading.wall, before.wall));
             clock.time.saturating_add(passed.min(LONGEST_GAP)).unwrap_or(clock.time)
         });
         self.clock = Some(Clock { time, reading });
@@ -521,14 +528,20 @@ mod tests {
     /// What the clocks show so many hours after now; each boot begins at zero.
     fn reading(wall: i64, boot: &str, since_boot: u64) -> Reading {
         let wall = now() + SignedDuration::from_hours(wall);
-        Reading { wall, boot: Some((boot.into(), Duration::from_secs(since_boot * 3_600))) }
+        let boot_id = Some(boot.to_owned()).filter(|it| !it.is_empty());
+        Reading { wall, boot_id, since_boot: Some(Duration::from_secs(since_boot * 3_600)) }
     }
 
     #[test]
     fn ages_count_only_time_that_the_ledger_observed() {
         let day = 24;
         // How old is an image that was used at the first reading, in hours, at each of the next ones?
-        let table: [(&str, &[(Reading, i64)]); 6] = [
+        let table: [(&str, &[(Reading, i64)]); 8] = [
+            ("nobody tells the boot, and the clock jumps", &[(reading(8 * day, "", 11), 1)]),
+            (
+                "nobody tells the boot, and it is another",
+                &[(reading(20, "", 2), 20), (reading(21, "", 3), 21)],
+            ),
             ("time goes on", &[(reading(1, "a", 11), 1), (reading(25, "a", 35), 25)]),
             ("the clock jumps ahead", &[(reading(8 * day, "a", 11), 1), (reading(8 * day + 1, "a", 12), 2)]),
             ("it is set back for a moment", &[(reading(-3 * day, "a", 11), 1), (reading(2, "a", 12), 2)]),

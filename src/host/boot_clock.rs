@@ -1,13 +1,17 @@
-//! The time since this boot, which nobody can set.
+//! This boot, and the time since it, which nobody can set.
 
 use std::fs;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// This boot's ID and the time since it, suspend included; `None` where the kernel does not tell.
-pub fn read() -> Option<(String, Duration)> {
+/// This boot's ID; `None` where the kernel or a sandbox (systemd's `ProcSubset=pid`) does not tell.
+pub fn id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let since = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
-    Some((id.trim().to_owned(), since.into()))
+    Some(id.trim().to_owned())
+}
+
+/// The time since this boot, suspend included.
+pub fn since() -> Option<Duration> {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(Duration::from)
 }

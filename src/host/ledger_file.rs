@@ -44,8 +44,8 @@ struct ClockJson {
     wall: Time,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     boot_id: Option<String>,
-    #[serde(default)]
-    boot_seconds: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot_seconds: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,8 +127,8 @@ impl From<LedgerJson> for Ledger {
         };
         let returns = |ReturnsJson { images, returns, last_used }| Returns { images, returns, last_used };
         let clock = |ClockJson { time, wall, boot_id, boot_seconds }| {
-            let since = Duration::try_from_secs_f64(boot_seconds).ok();
-            Clock { time, reading: Reading { wall, boot: boot_id.zip(since) } }
+            let since_boot = boot_seconds.and_then(|it| Duration::try_from_secs_f64(it).ok());
+            Clock { time, reading: Reading { wall, boot_id, since_boot } }
         };
         Self {
             clock: json.clock.map(clock),
@@ -162,8 +162,8 @@ impl From<&Ledger> for LedgerJson {
             clock: ledger.clock.as_ref().map(|Clock { time, reading }| ClockJson {
                 time: *time,
                 wall: reading.wall,
-                boot_id: reading.boot.as_ref().map(|(id, _)| id.clone()),
-                boot_seconds: reading.boot.as_ref().map_or(0.0, |(_, since)| since.as_secs_f64()),
+                boot_id: reading.boot_id.clone(),
+                boot_seconds: reading.since_boot.map(|it| it.as_secs_f64()),
             }),
             noted: ledger.noted,
             events_until: ledger.events_until,
@@ -266,9 +266,9 @@ mod tests {
         let references = BTreeMap::from([("app:1".into(), now())]);
         let last_used = Some(now());
         let entry = Entry { first_seen: now(), last_used, named: true, orphan_since: None, references };
-        let boot = Some(("boot".into(), Duration::from_millis(1_500)));
+        let (boot_id, since_boot) = (Some("boot".into()), Some(Duration::from_millis(1_500)));
         Ledger {
-            clock: Some(Clock { time: now(), reading: Reading { wall: now(), boot } }),
+            clock: Some(Clock { time: now(), reading: Reading { wall: now(), boot_id, since_boot } }),
             noted: Some(now()),
             events_until: Some(now()),
             images: BTreeMap::from([("sha256:a".into(), entry)]),

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,8 @@ fn is_plain(file: &File) -> io::Result<bool> {
 pub struct Removing(#[expect(dead_code, reason = "held, never read")] Flock<File>);
 
 fn removing_path(runtime_dir: &Path) -> PathBuf {
-    runtime_dir.join("removing.lock")
+    // In the inhibitors' folder whatever is made is of the group that may inhibit, and so may wait for it.
+    runtime_dir.join("inhibitors/.removing.lock")
 }
 
 /// How often a lock that another process holds is tried.
@@ -141,7 +142,9 @@ fn holder(file: &File) -> String {
         // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`; one that waits has `->` after its number.
         line.split_whitespace().skip_while(|field| *field != "ADVISORY").nth(2)?.parse().ok()
     };
-    let Some(pid) = find().filter(|pid| *pid > 0) else { return "another process".into() };
+    let Some(pid) = find().filter(|pid| *pid > 0) else {
+        return "another process (lslocks tells which)".into();
+    };
     let user = fs::metadata(format!("/proc/{pid}")).ok().map(|it| user_name(it.uid()));
     format!("process {pid} of user {}", user.unwrap_or_else(|| "unknown".into()))
 }
@@ -161,14 +164,6 @@ pub async fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
     let file = open(&path, 0o640).with_context(context)?;
-    // Whoever may inhibit must be able to wait for it, whatever the umask; and nobody else to hold it.
-    if let Ok(inhibitors) = fs::metadata(runtime_dir.join("inhibitors"))
-        && file.metadata().with_context(context)?.gid() != inhibitors.gid()
-        && let Err(error) = fchown(&file, None, Some(inhibitors.gid()))
-    {
-        log::info!("inhibitors cannot wait for removals by {}: {error}", path.display());
-    }
-    file.set_permissions(Permissions::from_mode(0o640)).with_context(context)?;
     lock_soon(file).await.map(Removing).with_context(context)
 }
 
@@ -206,31 +201,33 @@ mod tests {
         fs::set_permissions(dir.path().join("ledger.lock"), Permissions::from_mode(0o666)).unwrap();
         let file = open(&dir.path().join("ledger.lock"), 0o600).unwrap();
         let lock = lock_soon(file).await.unwrap();
+        fs::create_dir(dir.path().join("inhibitors")).unwrap();
         drop(begin_removal(dir.path()).await.unwrap());
-        assert_eq!((mode("ledger.lock"), mode("removing.lock")), (0o600, 0o640));
+        assert_eq!((mode("ledger.lock"), mode("inhibitors/.removing.lock")), (0o600, 0o640));
         let me = format!("process {} of user ", std::process::id());
         assert!(holder(&lock).starts_with(&me), "{}", holder(&lock));
         drop(lock);
         let free = File::open(dir.path().join("ledger.lock")).unwrap();
-        assert_eq!(holder(&free), "another process");
+        assert_eq!(holder(&free), "another process (lslocks tells which)");
     }
 
     #[tokio::test]
     async fn a_lock_is_never_taken_through_a_link() {
         let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("inhibitors")).unwrap();
         let victim = dir.path().join("victim");
         fs::write(&victim, "untouched").unwrap();
-        for name in ["prune.lock", "removing.lock"] {
+        for name in ["prune.lock", "inhibitors/.removing.lock"] {
             std::os::unix::fs::symlink(&victim, dir.path().join(name)).unwrap();
         }
         assert!(take(dir.path()).is_err() && begin_removal(dir.path()).await.is_err());
-        for name in ["prune.lock", "removing.lock"] {
+        for name in ["prune.lock", "inhibitors/.removing.lock"] {
             fs::remove_file(dir.path().join(name)).unwrap();
             fs::hard_link(&victim, dir.path().join(name)).unwrap();
         }
         assert!(take(dir.path()).is_err() && begin_removal(dir.path()).await.is_err());
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
-        for name in ["prune.lock", "removing.lock"] {
+        for name in ["prune.lock", "inhibitors/.removing.lock"] {
             fs::remove_file(dir.path().join(name)).unwrap();
         }
         let mine = take(dir.path()).unwrap();

@@ -97,7 +97,7 @@ impl World for ThisHost<'_> {
     }
 
     fn reading(&self) -> Reading {
-        Reading { wall: self.now(), boot: boot_clock::read() }
+        Reading { wall: self.now(), boot_id: boot_clock::id(), since_boot: boot_clock::since() }
     }
 
     fn ledger(&self) -> Ledger {

@@ -251,12 +251,13 @@ fn a_stranger_can_hold_neither_locks_nor_stale_inhibitors() {
     assert!(!has_image(&engine, &orphan[0]), "it took the lock of removals");
     let child = start(&engine, &["--", "sleep", "60"]);
     let folder = engine.folder().join("runtime/inhibitors");
-    let inhibitor = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let mut files = fs::read_dir(&folder).unwrap().map(|it| it.unwrap().path());
+    let inhibitor = files.find(|it| !it.ends_with(".removing.lock")).unwrap();
     end(child);
     let files = [
         (engine.folder().join("state/ledger.lock"), false),
         (engine.folder().join("runtime/prune.lock"), false),
-        (engine.folder().join("runtime/removing.lock"), true),
+        (engine.folder().join("runtime/inhibitors/.removing.lock"), true),
         (inhibitor, true),
     ];
     for (file, for_group) in files {

@@ -383,7 +383,8 @@ impl World for Simulated {
     }
 
     fn reading(&self) -> Reading {
-        Reading { wall: self.now(), boot: Some(("simulated".into(), Duration::from_millis(self.0.millis()))) }
+        let since_boot = Some(Duration::from_millis(self.0.millis()));
+        Reading { wall: self.now(), boot_id: Some("simulated".into()), since_boot }
     }
 
     fn ledger(&self) -> Ledger {
