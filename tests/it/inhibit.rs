@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,6 +36,12 @@ fn end(mut child: Child) {
     let group = format!("-{}", child.id());
     Command::new("kill").args(["-9", "--", &group]).status().unwrap();
     child.wait().unwrap();
+}
+
+/// Is there a file of an inhibitor? The lock of removals lies beside them.
+fn has_inhibitor(runtime: &Path) -> bool {
+    let files = fs::read_dir(runtime.join("inhibitors"));
+    files.is_ok_and(|it| it.flatten().any(|it| it.file_name() != ".removing.lock"))
 }
 
 fn idle_engine() -> Engine {
@@ -151,11 +158,7 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
         if line.starts_with("DELETE /images/127.0.0.1") && child.is_none() {
             // While this removal is in flight the inhibitor registers, and must not begin.
             *child = Some(deploy.spawn().unwrap());
-            let registered = || {
-                let folder = runtime.join("inhibitors");
-                fs::read_dir(folder).is_ok_and(|it| it.count() > 0)
-            };
-            let waited = lab::engine::wait_for(Duration::from_secs(10), registered);
+            let waited = lab::engine::wait_for(Duration::from_secs(10), || has_inhibitor(&runtime));
             // It has half a second to do the wrong thing.
             let began = lab::engine::wait_for(Duration::from_millis(500), || began.exists());
             seen.store(waited && !began, Ordering::SeqCst);
@@ -193,8 +196,7 @@ fn the_command_waits_for_every_order_in_flight() {
             return Some(Fault::Delay(1500));
         }
         *child = Some((deploy.spawn().unwrap(), std::time::SystemTime::now()));
-        let registered = || fs::read_dir(runtime.join("inhibitors")).is_ok_and(|it| it.count() > 0);
-        assert!(lab::engine::wait_for(Duration::from_secs(10), registered));
+        assert!(lab::engine::wait_for(Duration::from_secs(10), || has_inhibitor(&runtime)));
         None
     });
     let mut command = program(&engine);
