@@ -121,6 +121,9 @@ pub enum Command {
     Man,
 }
 
+/// The default of `--removal-timeout`.
+pub const REMOVAL_TIMEOUT: Duration = Duration::from_secs(600);
+
 #[derive(Debug, Args)]
 pub struct Common {
     /// The Docker engine: unix:///PATH or tcp://HOST:PORT [default: $DOCKER_HOST, else

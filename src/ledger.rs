@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use jiff::SignedDuration;
-
 use crate::facts::{Image, ImageClass, name_tag};
 use crate::units::{Time, elapsed};
 
@@ -14,6 +12,8 @@ pub struct Ledger {
     pub clock: Option<Clock>,
     /// When images were last noted.
     pub noted: Option<Time>,
+    /// The same by the wall clock, for people.
+    pub noted_at: Option<Time>,
     /// Up to when the engine's events were replayed, by the engine's clock.
     pub events_until: Option<Time>,
     pub images: BTreeMap<String, Entry>,
@@ -62,7 +62,7 @@ pub struct Returns {
 }
 
 /// What is known of a repository that no image was used of for this long is forgotten.
-const REPOSITORY_KEPT: SignedDuration = SignedDuration::from_hours(60 * 24);
+const REPOSITORY_KEPT: Duration = Duration::from_secs(60 * 86_400);
 
 /// Pressure that lasts: since a prune first found the disk under pressure, no prune has found it relieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,7 +200,10 @@ impl Ledger {
             let within = before.since_boot.zip(reading.since_boot).filter(|_| !other_boot);
             let passed = within.and_then(|(then, now)| now.checked_sub(then));
             let passed = passed.unwrap_or_else(|| elapsed(reading.wall, before.wall));
-            clock.time.saturating_add(passed.min(LONGEST_GAP)).unwrap_or(clock.time)
+            let time = clock.time.saturating_add(passed.min(LONGEST_GAP)).unwrap_or(clock.time);
+            // Runs that could note nothing let no time pass.
+            let latest = self.noted.and_then(|noted| noted.saturating_add(LONGEST_GAP).ok());
+            latest.map_or(time, |latest| time.min(latest).max(clock.time))
         });
         self.clock = Some(Clock { time, reading });
     }
@@ -208,12 +211,6 @@ impl Ledger {
     /// Now, by its clock; the wall clock's time where it has none yet.
     pub fn time(&self, wall: Time) -> Time {
         self.clock.as_ref().map_or(wall, |clock| clock.time)
-    }
-
-    /// When images were last noted, by the wall clock.
-    pub fn noted_at(&self, wall: Time) -> Option<Time> {
-        let since = elapsed(self.time(wall), self.noted?);
-        Some(wall.saturating_sub(since).unwrap_or(wall))
     }
 
     /// Take note of what was seen now. An image that was never seen before counts as first seen now; images that are
@@ -265,7 +262,7 @@ impl Ledger {
             }
             entry.last_used = entry.last_used.max(Some(at));
         }
-        self.repositories.retain(|_, it| it.last_used + REPOSITORY_KEPT > now);
+        self.repositories.retain(|_, it| elapsed(now, it.last_used) < REPOSITORY_KEPT);
         for Use { image, name_tag, at } in seen.uses.iter().chain(&seen.specs) {
             let at = by_ledger(*at);
             if let (Some(entry), Some(name_tag)) = (self.images.get_mut(image), name_tag) {
@@ -274,6 +271,7 @@ impl Ledger {
             }
         }
         self.noted = Some(now);
+        self.noted_at = Some(wall);
         self.events_until = Some(by_engine);
     }
 
@@ -344,6 +342,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
     use crate::testing::{ago, now};
 
@@ -566,6 +566,17 @@ mod tests {
                 assert_eq!(age, Duration::from_secs(u64::try_from(*hours).unwrap() * 3_600), "{what}");
             }
         }
+    }
+
+    #[test]
+    fn runs_that_note_nothing_let_no_more_than_one_gap_pass() {
+        let mut ledger = Ledger::default();
+        ledger.advance(reading(0, "a", 10));
+        ledger.note(&used("image", now()), now());
+        for day in 1..=7 {
+            ledger.advance(reading(24 * day, "a", 10 + 24 * day.unsigned_abs()));
+        }
+        assert_eq!(elapsed(ledger.time(now()), now()), LONGEST_GAP);
     }
 
     #[test]

@@ -106,10 +106,12 @@ impl Survey {
         self.services = Err(Unanswered(why.into()));
     }
 
-    /// The services of proofs (`verify --redeploy`) that were killed: no inhibitor says that one is running.
+    /// The services of this node's proofs (`verify --redeploy`) that were killed: no inhibitor says that one is running.
     pub fn left_by_proofs(&self, world: &impl World) -> Vec<&str> {
         let is_proof = |it: &Inhibitor| it.why.as_deref().is_some_and(|why| why.starts_with(PROOF));
-        let left = self.services.iter().flatten().filter(|it| it.labels.contains_key(deploy::LABEL));
+        let node = self.info.as_ref().ok().and_then(|it| it.swarm.node.as_ref());
+        let left = self.services.iter().flatten();
+        let left = left.filter(|it| node.is_some() && it.labels.get(deploy::LABEL) == node);
         let running = || world.inhibitors().map_or(true, |active| active.iter().any(is_proof));
         let left: Vec<&str> = left.map(|it| it.name.as_str()).collect();
         if left.is_empty() || running() { vec![] } else { left }

@@ -264,7 +264,12 @@ fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
         let text = "invalid value for '--timeout <DUR>': the engine needs some time to answer, such as 30s";
         return Err(usage(ErrorKind::ValueValidation, text));
     }
-    if common.removal_timeout < common.timeout {
+    // The default gives way to a longer --timeout.
+    let removal_timeout = match common.removal_timeout {
+        cli::REMOVAL_TIMEOUT => cli::REMOVAL_TIMEOUT.max(common.timeout),
+        given => given,
+    };
+    if removal_timeout < common.timeout {
         let text = format!(
             "invalid value '{}' for '--removal-timeout <DUR>': it must not be less than --timeout {}",
             humantime::format_duration(common.removal_timeout),
@@ -272,7 +277,7 @@ fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
         );
         return Err(usage(ErrorKind::ValueValidation, &text));
     }
-    Ok(Engine { host, swarm_host, timeout: common.timeout, removal_timeout: common.removal_timeout })
+    Ok(Engine { host, swarm_host, timeout: common.timeout, removal_timeout })
 }
 
 fn check(prune: cli::Prune) -> Result<Prune, clap::Error> {

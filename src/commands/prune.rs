@@ -231,12 +231,12 @@ pub fn warn_of_what_hinders(world: &impl World, survey: &Survey, gates: &[Gate])
         for it in unsettled {
             let Some(since) = it.age.filter(|age| *age >= CONVERGES_WITHIN) else { continue };
             log::warn!(
-                "service {} has not converged for {} ({}/{} tasks run): no prune can run before its owner mends or \
-                 removes it",
+                "service {} is not converged ({}/{} tasks run) and was last changed {} ago: no prune can run before its \
+                 owner mends or removes it",
                 it.service,
-                age(since),
                 it.has,
-                it.wants
+                it.wants,
+                age(since)
             );
         }
     }
@@ -305,7 +305,10 @@ async fn carry_out(world: &impl World, prune: &Prune, consumers: bool, bars: &Ba
     let survey = observe::survey(&engine, Questions::EVERYTHING).await;
     let now = world.now();
     let gates = evaluate(world, &engine, &survey, prune, now);
-    warn_of_what_hinders(world, &survey, &gates);
+    // `record`, every five minutes, does not repeat it each time.
+    if consumers {
+        warn_of_what_hinders(world, &survey, &gates);
+    }
     // Owed until it is carried out, whatever ends it before: a fault, a signal, or a power cut.
     let closed = || gates.iter().filter(|it| it.word() == Word::Closed).map(Gate::name);
     if is_under_pressure(&gates)
@@ -363,7 +366,10 @@ async fn carry_out(world: &impl World, prune: &Prune, consumers: bool, bars: &Ba
     let change = |ledger: &mut Ledger| {
         ledger.forget(outcome.removed.iter().map(|it| it.id.as_str()));
         let stuck = outcome.failed.iter().find(|(_, error)| error.timed_out());
-        ledger.stuck = stuck.map(|(it, _)| (it.kind.name().to_owned(), it.id.clone()));
+        let stuck = stuck.map(|(it, _)| (it.kind.name().to_owned(), it.id.clone()));
+        // One that had no turn this time is still last the next time.
+        let had_no_turn = |(_, id): &(String, String)| outcome.skipped.iter().any(|(it, _)| it.id == *id);
+        ledger.stuck = stuck.or_else(|| ledger.stuck.take().filter(had_no_turn));
         match relieved {
             true => ledger.clear_pressure(),
             false if outcome.stopped.is_some() || outcome.has_failed() => ledger.owe(stopped_by, now),

@@ -15,7 +15,7 @@ use crate::checks::login::{self, Credential};
 use crate::checks::{Deployed, Redeploy};
 use crate::engine::deploy::Progress;
 use crate::engine::{Engine, deploy};
-use crate::facts::SwarmState;
+use crate::facts::{Inhibitor, SwarmState};
 use crate::gates::disk::Usage;
 use crate::host::child::Signal;
 use crate::host::{docker_config, inhibitors};
@@ -57,8 +57,6 @@ async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Resul
     }
     // A prune must not come in between; where this user may not inhibit, the proof shows what happens.
     let why = format!("{PROOF} {image}");
-    let others = inhibitors::active(&prune.runs.runtime_dir).unwrap_or_default();
-    let another_runs = others.iter().any(|it| it.why.as_deref().is_some_and(|why| why.starts_with(PROOF)));
     let inhibitor = inhibitors::register(&prune.runs.runtime_dir, Some(&why), now());
     if let Err(error) = &inhibitor {
         log::info!("prune is not kept away: {error:#}");
@@ -76,8 +74,14 @@ async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Resul
         told_to_end,
         unanswered: Cell::new(false),
     };
+    // Of two that begin together each sees the other.
+    let is_other = |it: &Inhibitor| {
+        it.pid != Some(std::process::id()) && it.why.as_deref().is_some_and(|why| why.starts_with(PROOF))
+    };
+    let active = inhibitors::active(&prune.runs.runtime_dir);
+    let another_runs = inhibitor.is_err() || active.map_or(true, |active| active.iter().any(is_other));
     for left in engines.local.services().await?.iter().filter(|it| it.labels.contains_key(deploy::LABEL)) {
-        if another_runs || inhibitor.is_err() {
+        if another_runs || left.labels.get(deploy::LABEL) != info.swarm.node.as_ref() {
             log::warn!(
                 "service {} is of another proof; if none is running: docker service rm {0}",
                 left.name

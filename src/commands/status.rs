@@ -45,7 +45,7 @@ pub async fn run(
         next_run: timer.map(|it| it.next).filter(|next| !next.is_empty()),
         inhibitors: world.inhibitors().map_err(|error| Unanswered(format!("{error:#}"))),
         images: ledger.images.len(),
-        recorded: ledger.noted_at(now),
+        recorded: ledger.noted_at,
     };
     print(|mut out| match output {
         Output::Text => text::status(&mut out, &report),

@@ -63,10 +63,9 @@ pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Re
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }
 
-/// How long ago image usage was noted, by the ledger's clock: it counts no more than 25 hours of a gap.
+/// How long ago image usage was noted.
 fn noted(world: &ThisHost<'_>) -> Option<Duration> {
-    let ledger = world.ledger();
-    ledger.noted_at(world.now()).map(|at| elapsed(world.now(), at))
+    world.ledger().noted_at.map(|at| elapsed(world.now(), at))
 }
 
 fn answers(settings: &settings::Engine, engines: &Answer<Engines>, survey: &Answer<Survey>) -> Engine {

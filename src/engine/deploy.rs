@@ -115,7 +115,7 @@ impl Engine {
         let constraints: Vec<String> = node.map(|node| format!("node.id=={node}")).into_iter().collect();
         let spec = json!({
             "Name": name,
-            "Labels": { LABEL: "" },
+            "Labels": { LABEL: node.unwrap_or_default() },
             "TaskTemplate": {
                 "ContainerSpec": { "Image": image, "Labels": { LABEL: "" } },
                 "RestartPolicy": { "Condition": "none" },

@@ -1,6 +1,8 @@
 //! What changes the engine: removals by reference, never by force.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard::query_parameters::{
@@ -16,6 +18,8 @@ pub struct Remover {
     engine: Engine,
     /// Longest wait for one removal.
     limit: Duration,
+    /// Was the run told to end? Then a removal is not waited for longer than for an answer.
+    told_to_end: Option<Arc<AtomicBool>>,
 }
 
 /// The tag that an image has while it is being evicted.
@@ -36,9 +40,9 @@ pub enum Done {
 
 impl Remover {
     /// `limit`: the longest wait for one removal, while the engine answers other questions.
-    pub fn new(engine: &Engine, limit: Duration) -> Self {
+    pub fn new(engine: &Engine, limit: Duration, told_to_end: Option<Arc<AtomicBool>>) -> Self {
         let docker = engine.docker.clone().with_timeout(limit + engine.timeout);
-        Self { engine: Engine { docker, ..engine.clone() }, limit }
+        Self { engine: Engine { docker, ..engine.clone() }, limit, told_to_end }
     }
 
     /// `DELETE /containers/{id}`: its anonymous volumes stay.
@@ -92,6 +96,10 @@ impl Remover {
         .await
     }
 
+    fn is_told_to_end(&self) -> bool {
+        self.told_to_end.as_ref().is_some_and(|it| it.load(Ordering::Relaxed))
+    }
+
     async fn carry_out(
         &self,
         asked: &str,
@@ -106,7 +114,10 @@ impl Remover {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => break EngineError::from_bollard(host, asked, began.elapsed(), &error),
                 // A container with a huge layer, or a large build cache, takes its time; an engine that hangs does not.
-                Err(_) if began.elapsed() < self.limit && self.engine.is_alive().await => {}
+                Err(_)
+                    if began.elapsed() < self.limit
+                        && !self.is_told_to_end()
+                        && self.engine.is_alive().await => {}
                 Err(_) => break EngineError::of_slow_removal(host, asked, began.elapsed()),
             }
         };

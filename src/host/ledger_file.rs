@@ -23,6 +23,8 @@ struct LedgerJson {
     clock: Option<ClockJson>,
     #[serde(default)]
     noted: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    noted_at: Option<Time>,
     #[serde(default)]
     events_until: Option<Time>,
     images: BTreeMap<String, EntryJson>,
@@ -133,6 +135,7 @@ impl From<LedgerJson> for Ledger {
         Self {
             clock: json.clock.map(clock),
             noted: json.noted,
+            noted_at: json.noted_at,
             events_until: json.events_until,
             images: json.images.into_iter().map(|(id, it)| (id, entry(it))).collect(),
             repositories: json.repositories.into_iter().map(|(name, it)| (name, returns(it))).collect(),
@@ -166,6 +169,7 @@ impl From<&Ledger> for LedgerJson {
                 boot_seconds: reading.since_boot.map(|it| it.as_secs_f64()),
             }),
             noted: ledger.noted,
+            noted_at: ledger.noted_at,
             events_until: ledger.events_until,
             images,
             repositories,
@@ -270,6 +274,7 @@ mod tests {
         Ledger {
             clock: Some(Clock { time: now(), reading: Reading { wall: now(), boot_id, since_boot } }),
             noted: Some(now()),
+            noted_at: Some(now()),
             events_until: Some(now()),
             images: BTreeMap::from([("sha256:a".into(), entry)]),
             repositories: BTreeMap::from([(

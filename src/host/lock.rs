@@ -62,6 +62,8 @@ pub(super) fn open(path: &Path, mode: u32) -> io::Result<File> {
     options.mode(mode).read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits());
     let create = || -> io::Result<File> {
         let file = options.clone().create_new(true).open(path)?;
+        // Whatever the umask.
+        file.set_permissions(Permissions::from_mode(mode))?;
         hand_over(&file, path.parent().unwrap_or(path))?;
         Ok(file)
     };
@@ -72,7 +74,7 @@ pub(super) fn open(path: &Path, mode: u32) -> io::Result<File> {
     match options.open(path) {
         // One that others might read they might hold too: flock works on whatever was opened for reading.
         Ok(file) if is_plain(&file)? => {
-            if file.metadata()?.mode() & 0o777 & !mode != 0 {
+            if file.metadata()?.mode() & 0o777 != mode {
                 // Only its owner may, and whoever else may open it may go on.
                 let _ = file.set_permissions(Permissions::from_mode(mode));
             }
@@ -125,10 +127,10 @@ async fn lock_within(mut file: File, how: FlockArg, limit: Duration) -> Result<F
 
 /// Lock a file that others hold for a moment only.
 pub(super) async fn lock_soon(file: File) -> Result<Flock<File>> {
-    let holder = holder(&file);
+    let same = file.try_clone()?;
     lock_within(file, FlockArg::LockExclusiveNonblock, MOMENTARY)
         .await
-        .with_context(|| format!("{} has held it for over {} s", holder, MOMENTARY.as_secs()))
+        .with_context(|| format!("{} has held it for over {} s", holder(&same), MOMENTARY.as_secs()))
 }
 
 /// Who holds a lock on this file, in words, by `/proc/locks`.
@@ -203,6 +205,8 @@ mod tests {
         let lock = lock_soon(file).await.unwrap();
         fs::create_dir(dir.path().join("inhibitors")).unwrap();
         drop(begin_removal(dir.path()).await.unwrap());
+        drop(open(&dir.path().join("new.lock"), 0o640).unwrap());
+        assert_eq!(mode("new.lock"), 0o640);
         assert_eq!((mode("ledger.lock"), mode("inhibitors/.removing.lock")), (0o600, 0o640));
         let me = format!("process {} of user ", std::process::id());
         assert!(holder(&lock).starts_with(&me), "{}", holder(&lock));

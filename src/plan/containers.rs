@@ -45,7 +45,8 @@ pub(super) fn decide(inventory: &Inventory, policy: &Policy, now: Time, plan: &m
     let owners = Owners::new(inventory);
     for container in &inventory.containers {
         let (id, names) = (container.id.clone(), container.names.clone());
-        match judge(container, &owners, policy, now) {
+        let unread = inventory.unread.iter().any(|it| it.id == container.id);
+        match judge(container, &owners, unread, policy, now) {
             Ok(reason) => {
                 let (tags, finished) = (vec![], container.finished);
                 let kind = Kind::Container;
@@ -64,7 +65,13 @@ pub fn wants_finish_time(container: &Container, policy: &Policy, now: Time) -> b
         && old_enough(container.created, policy, now).is_ok()
 }
 
-fn judge(container: &Container, owners: &Owners, policy: &Policy, now: Time) -> Result<Remove, Keep> {
+fn judge(
+    container: &Container,
+    owners: &Owners,
+    unread: bool,
+    policy: &Policy,
+    now: Time,
+) -> Result<Remove, Keep> {
     let (since, why): (_, fn(Duration) -> Remove) = match container.state {
         ContainerState::Exited | ContainerState::Dead => (container.finished, Remove::Finished),
         ContainerState::Created => (container.created, Remove::NeverStarted),
@@ -75,6 +82,9 @@ fn judge(container: &Container, owners: &Owners, policy: &Policy, now: Time) -> 
     }
     if let Some(owner) = owners.of(container) {
         return Err(owner);
+    }
+    if unread {
+        return Err(Keep::Unread);
     }
     // A container cannot have ended before it was made: the later time tells.
     old_enough(container.created, policy, now)?;

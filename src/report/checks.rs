@@ -172,8 +172,8 @@ fn pruners(pruners: &Pruners) -> String {
 }
 
 fn ledger(noted: Option<Duration>) -> String {
-    let hint = "images do not age meanwhile, and none of them is evicted as unused; see \
-                systemctl status ci-docker-prune-record.timer";
+    let hint =
+        "images age by no more than 25 hours meanwhile; see systemctl status ci-docker-prune-record.timer";
     match noted {
         None => format!("image usage was never recorded; {hint}"),
         Some(since) if since < LEDGER_KEPT => format!("image usage was recorded {} ago", age(since)),

@@ -50,7 +50,7 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Erro
             .with_label_values::<&str>(&[])
             .set(seconds(success));
     }
-    if let Some(noted) = run.ledger.noted_at(run.at) {
+    if let Some(noted) = run.ledger.noted_at {
         metric(LEDGER_NOTED, "When image usage was last noted in the ledger.", &[])?
             .with_label_values::<&str>(&[])
             .set(seconds(noted));

@@ -71,7 +71,8 @@ impl World for ThisHost<'_> {
     }
 
     async fn connect(&self) -> Answer<Engines> {
-        Engines::connect(self.engine).await
+        let told_to_end = self.shutdown.get().map(Arc::clone);
+        Ok(Engines { told_to_end, ..Engines::connect(self.engine).await? })
     }
 
     fn exists(&self, path: &Path) -> Option<bool> {
@@ -203,6 +204,7 @@ pub struct Engines {
     /// The manager, where it is another engine.
     pub manager: Option<Engine>,
     removal_timeout: Duration,
+    told_to_end: Option<Arc<AtomicBool>>,
 }
 
 impl Engines {
@@ -215,7 +217,12 @@ impl Engines {
         let manager = settings.swarm_host.as_ref().map(|host| Engine::connect(host, timeout));
         let (local, manager) =
             join(Engine::connect(&settings.host, timeout), OptionFuture::from(manager)).await;
-        Ok(Self { local: local?, manager: manager.transpose()?, removal_timeout: settings.removal_timeout })
+        Ok(Self {
+            local: local?,
+            manager: manager.transpose()?,
+            removal_timeout: settings.removal_timeout,
+            told_to_end: None,
+        })
     }
 
     fn about_services(&self) -> &Engine {
@@ -236,7 +243,7 @@ impl EngineApi for Engines {
     }
 
     fn orders(&self) -> Remover {
-        Remover::new(&self.local, self.removal_timeout)
+        Remover::new(&self.local, self.removal_timeout, self.told_to_end.clone())
     }
 
     async fn subscribe(&self, since: Time, run_pattern: &Regex) -> Result<Vec<Watch>, EngineError> {

@@ -195,8 +195,8 @@ fn what_a_killed_proof_left_is_named_and_the_next_one_takes_it_away() {
     let engine = Engine::start();
     engine.publish(&Image::new("app", "1"));
     let left = "ci-docker-prune-verify-0123456789abcdef";
-    let label = "ci-docker-prune.verify=";
-    let words = ["service", "create", "--quiet", "--detach", "--label", label, "--name", left];
+    let label = engine.docker(["info", "--format", "ci-docker-prune.verify={{.Swarm.NodeID}}"]);
+    let words = ["service", "create", "--quiet", "--detach", "--label", &label, "--name", left];
     engine.docker(words.into_iter().chain(["127.0.0.1:5000/app:1"]));
     for command in ["prune", "--dry-run", "verify"] {
         let assert = program(&engine).arg(command).assert();
