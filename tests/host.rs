@@ -269,9 +269,17 @@ fn the_record_timer_makes_up_for_a_blocked_prune_and_relieves_a_disk_that_fills_
 fn a_user_of_the_docker_group_can_inhibit() {
     let host = host();
     hurry(&host);
-    lab::engine::fill_to(&host.data(), 85);
     host.run("useradd --create-home --groups docker alice; useradd --create-home bob");
     let inhibit = |user: &str| format!("runuser -u {user} -- ci-docker-prune inhibit --why deploy --");
+    // After the service took the lock that an inhibitor waits for: in its sandbox the group has no number.
+    host.run("docker swarm init --advertise-addr 127.0.0.1");
+    cached(&host, "old");
+    lab::engine::fill_to(&host.data(), 85);
+    assert!(start(&host, PRUNE).contains("Removed:"));
+    let lock = host.run("stat --format '%U %G %a' /run/ci-docker-prune/inhibitors/.removing.lock");
+    assert_eq!(lock, "ci-docker-prune docker 640");
+    assert_eq!(host.run(&format!("{} echo ran", inhibit("alice"))), "ran");
+    lab::engine::fill_to(&host.data(), 85);
     host.run(&format!("systemd-run --quiet --unit deploy {} sleep infinity", inhibit("alice")));
     host.eventually("the inhibitor is there", "ls /run/ci-docker-prune/inhibitors/*");
     let log = start(&host, PRUNE);
