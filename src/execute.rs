@@ -32,6 +32,9 @@ const BATCH: usize = 32;
 /// and back: 500 then took 1.33 to 1.38 × of the engine's own prune (20.10 and 26.1, 2 cores).
 const IN_FLIGHT: usize = 3;
 
+/// Longest wait for the space of a batch to come back, seconds.
+const SETTLES_WITHIN: usize = 10;
+
 /// How often the gates are asked anew because of events that came while they were asked.
 const RESTLESS: usize = 20;
 
@@ -419,7 +422,7 @@ where
             self.note(removal, done);
         }
         if gone.size > 0 && self.outcome.stopped.is_none() {
-            match (self.usage)() {
+            match self.settled_usage(&usage, &limit, gone).await {
                 Ok(after) if freed_nothing(&usage, &after, gone) => {
                     self.outcome.freed_nothing = Some(gone);
                 }
@@ -427,6 +430,27 @@ where
                 Err(why) => self.outcome.stopped = Some(Stop::Unanswered(why)),
             }
         }
+    }
+
+    /// How full the disk is after a batch, once the filesystem has returned what went. Docker 20.10 on btrfs keeps layers as
+    /// subvolumes, whose space comes back seconds after they are gone (observed), also after `syncfs`: without waiting
+    /// for it a batch looks useless, and the next one takes more than it needs.
+    async fn settled_usage(&self, before: &Usage, limit: &Limit, gone: FreedNothing) -> Answer<Usage> {
+        let mut usage = (self.usage)()?;
+        for _ in 0..SETTLES_WITHIN {
+            if !limit.is_reached(&usage) || self.site.world.shutdown_requested() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let later = (self.usage)()?;
+            let settled =
+                later.filesystem.used >= usage.filesystem.used && !freed_nothing(before, &later, gone);
+            usage = later;
+            if settled {
+                break;
+            }
+        }
+        Ok(usage)
     }
 
     /// Give a cached image a tag of our own, so that nothing is deleted, and take its tags and digests away:
