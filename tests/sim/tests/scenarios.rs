@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ci_docker_prune::settings::{self, Command, Settings};
+use ci_docker_prune::settings;
 use ci_docker_prune::world::real::ThisHost;
 use lab::{Engine, Image};
 use sim::Store;
@@ -85,36 +85,44 @@ impl<'a> Stage for RealStage<'a> {
     }
 }
 
-#[test]
 #[expect(clippy::print_stdout, reason = "what was compared")]
-fn simulated_and_real_engines_end_alike() {
-    let mut different = Vec::new();
-    for scenario @ Scenario { name, images, .. } in SCENARIOS {
-        let engine = Engine::start();
-        for name in *images {
-            engine.publish(&image(name));
-        }
-        let (state, runtime) = (engine.folder().join("state"), engine.folder().join("runtime"));
-        let words = ["ci-docker-prune", "--host", &engine.url(), "prune"].map(Into::into);
-        let Settings { engine: connection, command: Command::Prune(_), .. } =
-            settings::read(words).expect("settings")
-        else {
-            panic!("prune is another command")
-        };
-        let stage = RealStage { engine: &engine, world: ThisHost::new(&connection, &state, &runtime) };
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let real = tokio.block_on(play(scenario, &stage));
-        let store = if engine.kind.containerd_store() { Store::Containerd } else { Store::Overlay2 };
-        println!("{name}: {} acts\n{}", scenario.acts.len(), real.join("\n"));
-        let simulated = simulated(store, scenario);
-        if simulated != real {
-            let lines = simulated.iter().zip(&real).find(|(a, b)| a != b);
-            println!(
-                "{name}: DIFFERENT, first in {lines:#?}; all of the simulated one:\n{}",
-                simulated.join("\n")
-            );
-            different.push(*name);
-        }
+fn end_alike(scenario: &Scenario) {
+    let engine = Engine::start();
+    for name in scenario.images {
+        engine.publish(&image(name));
     }
-    assert!(different.is_empty(), "{different:?}");
+    let (state, runtime) = (engine.folder().join("state"), engine.folder().join("runtime"));
+    let words = ["ci-docker-prune", "--host", &engine.url(), "prune"].map(Into::into);
+    let connection = settings::read(words).expect("settings").engine;
+    let stage = RealStage { engine: &engine, world: ThisHost::new(&connection, &state, &runtime) };
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let real = tokio.block_on(play(scenario, &stage)).join("\n");
+    let store = if engine.kind.containerd_store() { Store::Containerd } else { Store::Overlay2 };
+    println!("{}: {} acts\n{real}", scenario.name, scenario.acts.len());
+    assert_eq!(simulated(store, scenario).join("\n"), real, "{}: simulated, and real", scenario.name);
+}
+
+/// A test for each scenario, so that they run beside each other.
+macro_rules! scenarios {
+    ($($name:ident: $place:literal),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            end_alike(&SCENARIOS[$place]);
+        })*
+
+        #[test]
+        fn each_scenario_has_a_test() {
+            assert_eq!([$($place),*], std::array::from_fn::<usize, { SCENARIOS.len() }, _>(|n| n));
+        }
+    };
+}
+
+scenarios! {
+    what_swarm_leaves: 0,
+    an_eviction: 1,
+    a_deploy_in_an_eviction: 2,
+    tags_beside_the_digest: 3,
+    what_a_container_uses: 4,
+    a_restart: 5,
+    a_whole_prune: 6,
 }
