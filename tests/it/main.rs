@@ -1,5 +1,7 @@
 //! The program from outside: against a real engine that each test starts for itself.
 
+// The longest tests; in the order of their names they begin first.
+mod at_each_request;
 mod bounds;
 mod converge;
 mod deploys;
@@ -15,6 +17,5 @@ mod prune;
 mod record;
 mod runs;
 mod support;
-mod sweep;
 mod usage;
 mod verify;
