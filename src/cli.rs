@@ -122,7 +122,7 @@ pub enum Command {
 }
 
 /// The default of `--removal-timeout`.
-pub const REMOVAL_TIMEOUT: Duration = Duration::from_secs(600);
+pub const REMOVAL_TIMEOUT: &str = "10m";
 
 #[derive(Debug, Args)]
 pub struct Common {
@@ -142,7 +142,7 @@ pub struct Common {
     #[arg(env = "CI_DOCKER_PRUNE_TIMEOUT", hide_env = true)]
     pub timeout: Duration,
     /// Longest wait for one removal, as long as the engine answers other questions meanwhile
-    #[arg(long, global = true, value_name = "DUR", default_value = "10m", value_parser = parse_duration)]
+    #[arg(long, global = true, value_name = "DUR", default_value = REMOVAL_TIMEOUT, value_parser = parse_duration)]
     #[arg(env = "CI_DOCKER_PRUNE_REMOVAL_TIMEOUT", hide_env = true)]
     pub removal_timeout: Duration,
     /// Log more, and list everything that stays (-vv: still more)

@@ -25,6 +25,11 @@ pub const AT_A_TIME: usize = 8;
 /// The inhibitor of a proof that is running says this first.
 pub const PROOF: &str = "verify --redeploy";
 
+/// Is this the inhibitor of a proof that is running?
+pub fn is_proof(inhibitor: &Inhibitor) -> bool {
+    inhibitor.why.as_deref().is_some_and(|why| why.starts_with(PROOF))
+}
+
 /// Which questions a command has.
 #[derive(Clone, Copy)]
 pub struct Questions {
@@ -108,7 +113,6 @@ impl Survey {
 
     /// The services of this node's proofs (`verify --redeploy`) that were killed: no inhibitor says that one is running.
     pub fn left_by_proofs(&self, world: &impl World) -> Vec<&str> {
-        let is_proof = |it: &Inhibitor| it.why.as_deref().is_some_and(|why| why.starts_with(PROOF));
         let node = self.info.as_ref().ok().and_then(|it| it.swarm.node.as_ref());
         let left = self.services.iter().flatten();
         let left = left.filter(|it| node.is_some() && it.labels.get(deploy::LABEL) == node);

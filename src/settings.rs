@@ -15,7 +15,7 @@ use log::LevelFilter;
 use crate::cli::{self, Cli, Output};
 use crate::gates::{disk, runs};
 use crate::plan;
-use crate::units::Percent;
+use crate::units::{Percent, parse_duration};
 
 #[derive(Debug)]
 pub struct Settings {
@@ -265,10 +265,9 @@ fn engine(common: &cli::Common) -> Result<Engine, clap::Error> {
         return Err(usage(ErrorKind::ValueValidation, text));
     }
     // The default gives way to a longer --timeout.
-    let removal_timeout = match common.removal_timeout {
-        cli::REMOVAL_TIMEOUT => cli::REMOVAL_TIMEOUT.max(common.timeout),
-        given => given,
-    };
+    let is_default = parse_duration(cli::REMOVAL_TIMEOUT).is_ok_and(|it| it == common.removal_timeout);
+    let removal_timeout =
+        if is_default { common.removal_timeout.max(common.timeout) } else { common.removal_timeout };
     if removal_timeout < common.timeout {
         let text = format!(
             "invalid value '{}' for '--removal-timeout <DUR>': it must not be less than --timeout {}",

@@ -41,8 +41,8 @@ pub async fn find<W: World>(
         let last = entry.and_then(|it| it.references.iter().max_by_key(|(_, at)| **at));
         let known = ImageUse {
             in_use: used.contains(image.id.as_str()),
-            age: entry.map(|it| elapsed(ledger.time(now), it.first_seen)),
-            last_used: entry.and_then(|it| it.last_used).map(|at| elapsed(ledger.time(now), at)),
+            age: entry.map(|entry| elapsed(ledger.time(now), entry.first_seen)),
+            last_used: entry.and_then(|entry| entry.last_used).map(|at| elapsed(ledger.time(now), at)),
             last_name: last.map(|(name_tag, _)| name_tag.clone()),
         };
         let names = image.tags.iter().chain(&image.digests).cloned().collect();

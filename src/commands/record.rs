@@ -82,7 +82,7 @@ pub async fn record_in(
         log::warn!("{error:#}");
     }
     let reported = known.pressure.as_ref().and_then(|it| it.reported.as_ref());
-    let report_due = reported.is_none_or(|it| elapsed(known.time(now), it.at) >= REPORT_INTERVAL);
+    let report_due = reported.is_none_or(|reported| elapsed(known.time(now), reported.at) >= REPORT_INTERVAL);
     let attempt = prune::attempt(world, prune, verbose || report_due, bars).await;
     let (exit, worth_telling) = remember(world, &attempt).await;
     if output == Output::Json {

@@ -19,7 +19,7 @@ use crate::facts::{Inhibitor, SwarmState};
 use crate::gates::disk::Usage;
 use crate::host::child::Signal;
 use crate::host::{docker_config, inhibitors};
-use crate::observe::{AT_A_TIME, PROOF};
+use crate::observe::{AT_A_TIME, PROOF, is_proof};
 use crate::settings::{self, Prune};
 use crate::world::real::{Engines, ThisHost, watch_signals};
 
@@ -75,9 +75,7 @@ async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Resul
         unanswered: Cell::new(false),
     };
     // Of two that begin together each sees the other.
-    let is_other = |it: &Inhibitor| {
-        it.pid != Some(std::process::id()) && it.why.as_deref().is_some_and(|why| why.starts_with(PROOF))
-    };
+    let is_other = |active: &Inhibitor| active.pid != Some(std::process::id()) && is_proof(active);
     let active = inhibitors::active(&prune.runs.runtime_dir);
     let another_runs = inhibitor.is_err() || active.map_or(true, |active| active.iter().any(is_other));
     for left in engines.local.services().await?.iter().filter(|it| it.labels.contains_key(deploy::LABEL)) {

@@ -131,7 +131,8 @@ fn disk(
         }
         _ => false,
     };
-    let pressure = Lasting::of(&world.ledger(), world.now()).map(|it| (it.duration, it.blocked));
+    let pressure =
+        Lasting::of(&world.ledger(), world.now()).map(|pressure| (pressure.duration, pressure.blocked));
     Disk { gate, critical, pressure }
 }
 

@@ -91,7 +91,7 @@ impl Engine {
         let mut engine = Self { transport: transport.clone(), docker, host: host.clone(), version, timeout };
         let answer: Answer = engine.get_unversioned("/version").await?;
         let error = |problem| EngineError::new(host, "GET /version", problem);
-        if answer.components.iter().any(|it| it.name.starts_with("Podman")) {
+        if answer.components.iter().any(|component| component.name.starts_with("Podman")) {
             return Err(error(Problem::Podman));
         }
         let parse = |text: &str| {
@@ -271,11 +271,6 @@ impl EngineError {
             },
         };
         Self::new(host, asked, problem)
-    }
-
-    /// A removal was given up after this time.
-    fn of_slow_removal(host: &HostUrl, asked: &str, waited: Duration) -> Self {
-        Self::new(host, asked, Problem::SlowRemoval(waited))
     }
 
     /// The engine answered with this status, in these words.

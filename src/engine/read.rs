@@ -58,8 +58,8 @@ impl Engine {
     /// IDs of the Swarm's nodes that run no tasks: down or drained.
     pub async fn nodes_away(&self) -> Result<HashSet<String>, EngineError> {
         let nodes: Vec<NodeAnswer> = self.get("/nodes").await?;
-        let away = |it: &NodeAnswer| it.spec.availability == "drain" || it.status.state == "down";
-        Ok(nodes.into_iter().filter(away).map(|it| it.id).collect())
+        let away = |node: &NodeAnswer| node.spec.availability == "drain" || node.status.state == "down";
+        Ok(nodes.into_iter().filter(away).map(|node| node.id).collect())
     }
 
     pub async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError> {

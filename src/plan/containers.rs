@@ -45,8 +45,7 @@ pub(super) fn decide(inventory: &Inventory, policy: &Policy, now: Time, plan: &m
     let owners = Owners::new(inventory);
     for container in &inventory.containers {
         let (id, names) = (container.id.clone(), container.names.clone());
-        let unread = inventory.unread.iter().any(|it| it.id == container.id);
-        match judge(container, &owners, unread, policy, now) {
+        match judge(container, &owners, inventory.is_unread(&container.id), policy, now) {
             Ok(reason) => {
                 let (tags, finished) = (vec![], container.finished);
                 let kind = Kind::Container;

@@ -35,9 +35,7 @@ pub(super) fn decide(
                 let superseded = superseded.get(image.id.as_str()).copied();
                 eviction(image, ledger, superseded, policy, usage, now).map(Remove::Evicted)
             }
-            (None, ImageClass::Orphan) if inventory.unread.iter().any(|it| it.id == image.id) => {
-                Err(Keep::Unread)
-            }
+            (None, ImageClass::Orphan) if inventory.is_unread(&image.id) => Err(Keep::Unread),
             (None, ImageClass::Orphan) => {
                 let parents = image.untagged_parents;
                 orphan_age(image, ledger, policy, now).map(|age| Remove::Unnamed { age, parents })

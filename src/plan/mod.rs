@@ -27,6 +27,13 @@ pub struct Inventory {
     pub unread: Vec<Unread>,
 }
 
+impl Inventory {
+    /// Did the engine not answer a question about this object?
+    fn is_unread(&self, id: &str) -> bool {
+        self.unread.iter().any(|unread| unread.id == id)
+    }
+}
+
 /// A question about one object that the engine did not answer, so that the object stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
