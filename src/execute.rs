@@ -432,9 +432,9 @@ where
         }
     }
 
-    /// How full the disk is after a batch, once the filesystem has returned what went. Docker 20.10 on btrfs keeps layers as
-    /// subvolumes, whose space comes back seconds after they are gone (observed), also after `syncfs`: without waiting
-    /// for it a batch looks useless, and the next one takes more than it needs.
+    /// How full the disk is after a batch, once the filesystem has returned what went. Docker 20.10 on btrfs keeps layers
+    /// as subvolumes, which the kernel deletes in the background once they are gone (observed): without waiting for it a
+    /// batch looks useless, and the next one takes more than it needs.
     async fn settled_usage(&self, before: &Usage, limit: &Limit, gone: FreedNothing) -> Answer<Usage> {
         let mut usage = (self.usage)()?;
         for _ in 0..SETTLES_WITHIN {

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::sys::statfs::{FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, fstatfs, statfs};
 use nix::sys::statvfs::statvfs;
 
 use crate::facts::Filesystem;
@@ -57,8 +58,16 @@ fn commit(path: &Path) {
     let above = path.ancestors().take_while(|above| on(above) == device);
     if let Some(folder) = above.filter_map(|folder| fs::File::open(folder).ok()).next() {
         let _ = nix::unistd::syncfs(&folder);
+        if fstatfs(&folder).is_ok_and(|stat| stat.filesystem_type() == BTRFS_SUPER_MAGIC) {
+            // SAFETY: the request takes no argument, and the descriptor is open.
+            let _ = unsafe { btrfs_sync(folder.as_raw_fd()) };
+        }
     }
 }
+
+// BTRFS_IOC_SYNC (linux/btrfs.h): a commit too, after which the kernel deletes removed subvolumes at once. syncfs(2)
+// leaves them to the next periodic commit, up to 30 s later (observed with Docker 20.10's btrfs driver).
+nix::ioctl_none!(btrfs_sync, 0x94, 8);
 
 /// What holds a path, where that does not outlive a reboot.
 ///
