@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
@@ -19,30 +18,66 @@ use crate::units::{Percent, parse_duration, parse_size};
 /// Names of the stacks, services, Compose projects and containers of a CI run.
 pub const RUN_PATTERN: &str = "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)";
 
+/// The configuration file that is read where it exists and no other is named.
+pub const CONFIG_FILE: &str = "/etc/ci-docker-prune.toml";
+
+/// Names another configuration file.
+pub const CONFIG_VARIABLE: &str = "CI_DOCKER_PRUNE_CONFIG";
+
 const EXAMPLES: &str =
     "  ci-docker-prune --dry-run                  what would a prune remove now, and what stays
   ci-docker-prune prune                      prune, if the disk is under pressure and nothing runs
-  ci-docker-prune check-gates -o json        the three gates, for a script
-  ci-docker-prune inhibit -- ./deploy.sh     deploy while keeping prune away";
+  ci-docker-prune check-gates runs converge  may a deploy begin: is no run live, nothing converging?
+  ci-docker-prune inhibit ./deploy.sh        deploy while blocking prunes
+  ci-docker-prune explain redis:7            why is this image still there, or when may it go?";
 
 const EXIT_STATUS: &str = "  0    done; for prune also: nothing to do, or blocked by a gate
   1    failed: something could not be read or removed
-  2    wrong usage
+  2    wrong usage or configuration
   3    a gate is closed (disk, runs, converge, check-gates)
   10   manual intervention required: prune ended with the disk at or above --disk-critical, or pressure
        has been blocked for more than 3 days (record: once for each episode of pressure)
   255  a gate could not be evaluated (disk, runs, converge, check-gates)
-  inhibit exits with the status of its command; verify with 1 if a check fails";
+  inhibit exits with the status of its command; verify with 1 if a check fails; explain with 1 if
+  there is no such object";
 
-const ENVIRONMENT: &str = "\
-Every option can be set by an environment variable too: --disk-threshold by
-CI_DOCKER_PRUNE_DISK_THRESHOLD, and so on.";
+/// Each variable, and what it sets.
+const ENVIRONMENT: [(&str, &str); 7] = [
+    (CONFIG_VARIABLE, "the configuration file, where --config names none"),
+    ("DOCKER_HOST", "the engine, where --host names none"),
+    ("DOCKER_TLS_VERIFY, DOCKER_CERT_PATH", "TLS for a tcp:// engine, as for docker(1)"),
+    ("DOCKER_CONFIG, DOCKER_AUTH_CONFIG", "where the credentials of registries are, for verify"),
+    (
+        "STATE_DIRECTORY, RUNTIME_DIRECTORY",
+        "as systemd sets them, where --state-dir and --runtime-dir name none",
+    ),
+    ("RUST_LOG", "the log level, over -v and -q"),
+    ("NO_COLOR", "if not empty: no colour"),
+];
 
-static AFTER_HELP: LazyLock<String> =
-    LazyLock::new(|| format!("Examples:\n{EXAMPLES}\n\nExit status:\n{EXIT_STATUS}\n\n{ENVIRONMENT}"));
-static AFTER_LONG_HELP: LazyLock<String> = LazyLock::new(|| {
+/// Files that are read or written by default.
+const FILES: [(&str, &str); 4] = [
+    (CONFIG_FILE, "the configuration: keys are the names of the long options"),
+    (
+        "/var/lib/ci-docker-prune/ledger.json",
+        "when each image was seen and used, the last runs, lasting pressure",
+    ),
+    ("/run/ci-docker-prune/", "locks, and the inhibitors that are active"),
+    ("/var/run/docker.sock", "the engine"),
+];
+
+static AFTER_HELP: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "{}\n\nFor packagers: completions SHELL and man print shell completions and the man page.",
+        "Every option but --config can be a key of the configuration file {CONFIG_FILE}: flags win over the file, the \
+         file over the defaults.\n\nExamples:\n{EXAMPLES}\n\nExit status:\n{EXIT_STATUS}"
+    )
+});
+static AFTER_LONG_HELP: LazyLock<String> = LazyLock::new(|| {
+    let environment: String =
+        ENVIRONMENT.iter().map(|(name, what)| format!("  {name}\n      {what}\n")).collect();
+    format!(
+        "{}\n\nEnvironment:\n{environment}\nFor packagers: completions SHELL and man print shell completions and \
+         the man page.",
         *AFTER_HELP
     )
 });
@@ -59,57 +94,65 @@ const REVISION: Option<&str> = option_env!("CI_DOCKER_PRUNE_REVISION");
 #[derive(Debug, Parser)]
 #[command(name = "ci-docker-prune", version = VERSION.as_str(), max_term_width = 100)]
 #[command(after_help = AFTER_HELP.as_str(), after_long_help = AFTER_LONG_HELP.as_str())]
-#[command(subcommand_precedence_over_arg = true)]
+#[command(subcommand_precedence_over_arg = true, args_override_self = true)]
 pub struct Cli {
+    /// Without a command: as prune --dry-run
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
-    pub common: Common,
-    #[command(flatten, next_help_heading = "Options of prune, for --dry-run without a command")]
-    pub prune: Prune,
+    pub options: Options,
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Prune what the policy allows, if every gate is open
-    Prune(Prune),
-    /// Evaluate every gate
+    Prune {
+        /// Show what a prune would remove now, and why everything else stays; remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Evaluate the gates: all, or those that are named
     CheckGates {
-        #[command(flatten)]
-        disk: Disk,
-        #[command(flatten)]
-        runs: RunArgs,
-        #[command(flatten)]
-        state: State,
-        #[command(flatten)]
-        runtime: Runtime,
+        /// The gates to evaluate [default: all]
+        #[arg(value_name = "GATE")]
+        gates: Vec<GateName>,
     },
-    /// Gate: is the disk under pressure?
-    Disk(Disk),
-    /// Gate: is no CI run live?
-    Runs {
-        #[command(flatten)]
-        runs: RunArgs,
-        #[command(flatten)]
-        runtime: Runtime,
-    },
-    /// Gate: is no Swarm service converging?
+    /// Evaluate a gate: is the disk under pressure?
+    Disk,
+    /// Evaluate a gate: is no CI run live?
+    Runs,
+    /// Evaluate a gate: is no Swarm service converging?
     Converge,
     /// Record current image usage in the ledger; prune if one is due or urgent (--prune-at)
-    Record(Record),
-    /// Show last runs, the next run, pressure, active inhibitors and the state of the ledger
-    Status {
-        #[command(flatten)]
-        disk: Disk,
-        #[command(flatten)]
-        state: State,
-        #[command(flatten)]
-        runtime: Runtime,
+    Record {
+        /// Record only, and never prune
+        #[arg(long)]
+        dry_run: bool,
     },
+    /// Explain why an image or a container would be removed or kept, now and later
+    Explain {
+        /// Images and containers, by name or ID, as docker takes them: redis:7, 0f3a1b2c, web
+        #[arg(value_name = "NAME|ID", required = true)]
+        objects: Vec<String>,
+    },
+    /// Show last runs, the next run, pressure, active inhibitors and the state of the ledger
+    Status,
     /// Block prunes while a command runs
     Inhibit(Inhibit),
     /// Check this host: login, retention, other pruners, units; prove layer reuse
     Verify(Verify),
+    /// Validate a configuration file
+    CheckConfig {
+        /// The file [default: the one that the other commands read]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Print a configuration file with every key, its default and what it means
+        #[arg(long, conflicts_with = "file")]
+        example: bool,
+    },
     /// Print completions for a shell
     #[command(hide = true)]
     Completions {
@@ -121,194 +164,209 @@ pub enum Command {
     Man,
 }
 
+/// A precondition of a prune, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GateName {
+    Disk,
+    Runs,
+    Converge,
+}
+
 /// The default of `--removal-timeout`.
 pub const REMOVAL_TIMEOUT: &str = "10m";
 
-#[derive(Debug, Args)]
-pub struct Common {
-    /// The Docker engine: unix:///PATH or tcp://HOST:PORT [default: $DOCKER_HOST, else
-    /// unix:///var/run/docker.sock]
-    #[arg(long, global = true, value_name = "URL", env = "CI_DOCKER_PRUNE_HOST", hide_env = true)]
-    pub host: Option<String>,
-    /// The engine to ask about services: on a Swarm worker, a manager [default: as --host]
-    #[arg(long, global = true, value_name = "URL", env = "CI_DOCKER_PRUNE_SWARM_HOST", hide_env = true)]
-    pub swarm_host: Option<String>,
-    /// How to print the result
-    #[arg(long, short, global = true, value_enum, default_value = "text", env = "CI_DOCKER_PRUNE_OUTPUT")]
-    #[arg(hide_env = true)]
-    pub output: Output,
-    /// Longest wait for one answer of the engine
-    #[arg(long, global = true, value_name = "DUR", default_value = "30s", value_parser = parse_duration)]
-    #[arg(env = "CI_DOCKER_PRUNE_TIMEOUT", hide_env = true)]
-    pub timeout: Duration,
-    /// Longest wait for one removal, as long as the engine answers other questions meanwhile
-    #[arg(long, global = true, value_name = "DUR", default_value = REMOVAL_TIMEOUT, value_parser = parse_duration)]
-    #[arg(env = "CI_DOCKER_PRUNE_REMOVAL_TIMEOUT", hide_env = true)]
-    pub removal_timeout: Duration,
-    /// Log more, and list everything that stays (-vv: still more)
-    #[arg(long, short, global = true, action = ArgAction::Count, env = "CI_DOCKER_PRUNE_VERBOSE")]
-    #[arg(hide_env = true)]
-    pub verbose: u8,
-    /// Log errors only
-    #[arg(long, short, global = true, action = ArgAction::SetTrue, env = "CI_DOCKER_PRUNE_QUIET")]
-    #[arg(value_parser = BoolishValueParser::new(), conflicts_with = "verbose", hide_env = true)]
-    pub quiet: bool,
+/// The default of `--disk-target`, where the threshold is not below it.
+pub const DISK_TARGET: &str = "70";
+
+/// The groups of options in the help. All of them are keys of the configuration file.
+pub mod group {
+    /// How the engine is reached.
+    pub const ENGINE: &str = "Engine";
+    /// What the gates ask.
+    pub const GATES: &str = "Gates";
+    /// What is removed.
+    pub const POLICY: &str = "Policy";
+    /// What is printed.
+    pub const OUTPUT: &str = "Output";
+    /// What is read and written.
+    pub const FILES: &str = "Files";
 }
 
+/// What every command takes, and the configuration file too.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The Docker engine: unix:///PATH or tcp://HOST:PORT [default: $DOCKER_HOST, else
+    /// unix:///var/run/docker.sock]
+    #[arg(long, global = true, value_name = "URL", help_heading = group::ENGINE)]
+    pub host: Option<String>,
+    /// The engine to ask about services: on a Swarm worker, a manager [default: as --host]
+    #[arg(long, global = true, value_name = "URL", help_heading = group::ENGINE)]
+    pub swarm_host: Option<String>,
+    /// Longest wait for one answer of the engine
+    #[arg(long, global = true, value_name = "DUR", help_heading = group::ENGINE)]
+    #[arg(default_value = "30s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Longest wait for one removal, as long as the engine answers other questions meanwhile
+    #[arg(long, global = true, value_name = "DUR", help_heading = group::ENGINE)]
+    #[arg(default_value = REMOVAL_TIMEOUT, value_parser = parse_duration)]
+    pub removal_timeout: Duration,
+
+    /// Measure the filesystem of this path; repeatable [default: where the engine keeps its data]
+    #[arg(long, global = true, value_name = "PATH", help_heading = group::GATES)]
+    pub disk_path: Vec<PathBuf>,
+    /// The disk is under pressure at or above this percentage of blocks or inodes
+    #[arg(long, global = true, value_name = "PCT", help_heading = group::GATES)]
+    #[arg(default_value = "80")]
+    pub disk_threshold: Percent,
+    /// The disk is under pressure too with less than this available, such as 20G [default: none]
+    #[arg(long, global = true, value_name = "SIZE", help_heading = group::GATES)]
+    #[arg(value_parser = parse_size)]
+    pub disk_min_free: Option<u64>,
+    /// Names of a run's stacks, services, Compose projects and containers match this
+    #[arg(long, global = true, value_name = "REGEX", help_heading = group::GATES)]
+    #[arg(default_value = RUN_PATTERN, value_parser = pattern)]
+    pub run_pattern: Regex,
+
+    /// Minimum age of what is removed, below --disk-critical
+    #[arg(long, global = true, value_name = "DUR", help_heading = group::POLICY)]
+    #[arg(default_value = "24h", value_parser = parse_duration)]
+    pub older_than: Duration,
+    /// Time since last use up to which cached images stay while --disk-target can be reached without them
+    #[arg(long, global = true, value_name = "DUR", help_heading = group::POLICY)]
+    #[arg(default_value = "7d", value_parser = parse_duration)]
+    pub cache_age: Duration,
+    /// Minimum time since last use of cached images that go at or above --disk-critical
+    #[arg(long, global = true, value_name = "DUR", help_heading = group::POLICY)]
+    #[arg(default_value = "1h", value_parser = parse_duration)]
+    pub critical_age: Duration,
+    /// Eviction stops below this; never above --disk-threshold
+    #[arg(long, global = true, value_name = "PCT", help_heading = group::POLICY)]
+    #[arg(default_value = DISK_TARGET)]
+    pub disk_target: Percent,
+    /// The last rung of eviction begins here; exit with status 10 if usage is still at or above this at the end
+    #[arg(long, global = true, value_name = "PCT", help_heading = group::POLICY)]
+    #[arg(default_value = "95")]
+    pub disk_critical: Percent,
+    /// Treat tagged images whose every tag matches as cached images; repeatable [default: none]
+    #[arg(long, global = true, value_name = "REGEX", help_heading = group::POLICY)]
+    #[arg(value_parser = pattern)]
+    pub evict_tagged: Vec<Regex>,
+    /// Never remove a container or image with this label; repeatable
+    #[arg(long, global = true, value_name = "KEY[=VALUE]", help_heading = group::POLICY)]
+    #[arg(default_value = "ci-docker-prune.keep")]
+    pub keep_label: Vec<KeepLabel>,
+    /// For record: prune, behind the same gates, when the disk is at or above this or a prune is owed [default: never]
+    #[arg(long, global = true, value_name = "PCT", help_heading = group::POLICY)]
+    pub prune_at: Option<Percent>,
+
+    /// How to print the result
+    #[arg(long, short, global = true, value_enum, help_heading = group::OUTPUT)]
+    #[arg(default_value = "text")]
+    pub output: Output,
+    /// Log more, and list everything that stays (-vv: still more)
+    #[arg(long, short, global = true, action = ArgAction::Count, help_heading = group::OUTPUT)]
+    pub verbose: u8,
+    /// Log errors only
+    #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = group::OUTPUT)]
+    pub quiet: bool,
+
+    /// The configuration file [default: $CI_DOCKER_PRUNE_CONFIG, else /etc/ci-docker-prune.toml where it exists]
+    #[arg(long, global = true, value_name = "PATH", help_heading = group::FILES)]
+    pub config: Option<PathBuf>,
+    /// Where the ledger is kept [default: $STATE_DIRECTORY, else /var/lib/ci-docker-prune]
+    #[arg(long, global = true, value_name = "PATH", help_heading = group::FILES)]
+    pub state_dir: Option<PathBuf>,
+    /// Where locks and inhibitors are kept [default: $RUNTIME_DIRECTORY, else /run/ci-docker-prune]
+    #[arg(long, global = true, value_name = "PATH", help_heading = group::FILES)]
+    pub runtime_dir: Option<PathBuf>,
+    /// Write metrics of each prune for Prometheus to this file, for node_exporter's textfile collector
+    #[arg(long, global = true, value_name = "PATH", help_heading = group::FILES)]
+    pub metrics_file: Option<PathBuf>,
+}
+
+/// The form of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     Text,
     Json,
 }
 
-#[derive(Debug, Args)]
-pub struct Disk {
-    /// Measure the filesystem of this path; repeatable [default: where the engine keeps its data]
-    #[arg(long, value_name = "PATH", value_delimiter = ',', env = "CI_DOCKER_PRUNE_DISK_PATH")]
-    #[arg(hide_env = true)]
-    pub disk_path: Vec<PathBuf>,
-    /// The disk is under pressure at or above this percentage of blocks or inodes
-    #[arg(long, value_name = "PCT", default_value = "80", env = "CI_DOCKER_PRUNE_DISK_THRESHOLD")]
-    #[arg(hide_env = true)]
-    pub disk_threshold: Percent,
-    /// The disk is under pressure too with less than this available, such as 20G [default: none]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "CI_DOCKER_PRUNE_DISK_MIN_FREE")]
-    #[arg(hide_env = true)]
-    pub disk_min_free: Option<u64>,
-}
-
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// Names of a run's stacks, services, Compose projects and containers match this
-    #[arg(long, value_name = "REGEX", default_value = RUN_PATTERN, value_parser = pattern)]
-    #[arg(env = "CI_DOCKER_PRUNE_RUN_PATTERN", hide_env = true)]
-    pub run_pattern: Regex,
-}
-
-#[derive(Debug, Args)]
-pub struct State {
-    /// Where the ledger is kept [default: $STATE_DIRECTORY, else /var/lib/ci-docker-prune]
-    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_STATE_DIR", hide_env = true)]
-    pub state_dir: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct Runtime {
-    /// Where locks and inhibitors are kept [default: $RUNTIME_DIRECTORY, else /run/ci-docker-prune]
-    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_RUNTIME_DIR", hide_env = true)]
-    pub runtime_dir: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct Prune {
-    /// Show what a prune would remove now, and why everything else stays; remove nothing
-    #[arg(long, action = ArgAction::SetTrue, env = "CI_DOCKER_PRUNE_DRY_RUN", hide_env = true)]
-    #[arg(value_parser = BoolishValueParser::new())]
-    pub dry_run: bool,
-    #[command(flatten)]
-    pub policy: Policy,
-    /// Write metrics for Prometheus to this file, for node_exporter's textfile collector
-    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_METRICS_FILE", hide_env = true)]
-    pub metrics_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct Record {
-    /// Prune, behind the same gates, when the disk is at or above this or a prune is owed [default: never]
-    #[arg(long, value_name = "PCT", env = "CI_DOCKER_PRUNE_PRUNE_AT", hide_env = true)]
-    pub prune_at: Option<Percent>,
-    /// Record only, and never prune
-    #[arg(long, action = ArgAction::SetTrue, env = "CI_DOCKER_PRUNE_DRY_RUN", hide_env = true)]
-    #[arg(value_parser = BoolishValueParser::new())]
-    pub dry_run: bool,
-    #[command(flatten)]
-    pub policy: Policy,
-    /// Write metrics of such a prune for Prometheus to this file
-    #[arg(long, value_name = "PATH", env = "CI_DOCKER_PRUNE_METRICS_FILE", hide_env = true)]
-    pub metrics_file: Option<PathBuf>,
-}
-
-/// What decides about a prune.
-#[derive(Debug, Args)]
-pub struct Policy {
-    #[command(flatten)]
-    pub disk: Disk,
-    #[command(flatten)]
-    pub runs: RunArgs,
-    /// Minimum age of what is removed, below --disk-critical
-    #[arg(long, value_name = "DUR", default_value = "24h", value_parser = parse_duration)]
-    #[arg(env = "CI_DOCKER_PRUNE_OLDER_THAN", hide_env = true)]
-    pub older_than: Duration,
-    /// Time since last use up to which cached images stay while --disk-target can be reached without them
-    #[arg(long, value_name = "DUR", default_value = "7d", value_parser = parse_duration)]
-    #[arg(env = "CI_DOCKER_PRUNE_CACHE_AGE", hide_env = true)]
-    pub cache_age: Duration,
-    /// Minimum time since last use of cached images that go at or above --disk-critical
-    #[arg(long, value_name = "DUR", default_value = "1h", value_parser = parse_duration)]
-    #[arg(env = "CI_DOCKER_PRUNE_CRITICAL_AGE", hide_env = true)]
-    pub critical_age: Duration,
-    /// Eviction stops below this
-    #[arg(long, value_name = "PCT", default_value = "70", env = "CI_DOCKER_PRUNE_DISK_TARGET")]
-    #[arg(hide_env = true)]
-    pub disk_target: Percent,
-    /// The last rung of eviction begins here; exit with status 10 if usage is still at or above this at the end
-    #[arg(long, value_name = "PCT", default_value = "95", env = "CI_DOCKER_PRUNE_DISK_CRITICAL")]
-    #[arg(hide_env = true)]
-    pub disk_critical: Percent,
-    /// Never remove a container or image with this label; repeatable
-    #[arg(long, value_name = "KEY[=VALUE]", default_value = "ci-docker-prune.keep", value_delimiter = ',')]
-    #[arg(env = "CI_DOCKER_PRUNE_KEEP_LABEL", hide_env = true)]
-    pub keep_label: Vec<KeepLabel>,
-    /// Treat tagged images whose every tag matches as cached images; repeatable [default: none]
-    #[arg(long, value_name = "REGEX", value_parser = pattern, env = "CI_DOCKER_PRUNE_EVICT_TAGGED")]
-    #[arg(hide_env = true)]
-    pub evict_tagged: Vec<Regex>,
-    #[command(flatten)]
-    pub state: State,
-    #[command(flatten)]
-    pub runtime: Runtime,
-}
-
+/// What `verify` takes.
 #[derive(Debug, Args)]
 pub struct Verify {
     /// Check that there is a credential for this registry; repeatable
-    #[arg(long, value_name = "HOST", default_value = "docker.io", value_delimiter = ',', value_parser = registry)]
-    #[arg(env = "CI_DOCKER_PRUNE_REGISTRY", hide_env = true)]
+    #[arg(long, value_name = "HOST", default_value = "docker.io", value_parser = registry)]
     pub registry: Vec<String>,
-    /// Have the engine test the credentials at their registries
-    #[arg(long, action = ArgAction::SetTrue, env = "CI_DOCKER_PRUNE_ONLINE", hide_env = true)]
-    #[arg(value_parser = BoolishValueParser::new())]
+    /// Have the engine test the credentials at their registries, and print Docker Hub's remaining pulls
+    #[arg(long)]
     pub online: bool,
     /// Prove layer reuse: deploy this image as a Swarm service, tear it down, plan a prune, deploy it
     /// again
-    #[arg(long, value_name = "IMAGE", value_parser = image, env = "CI_DOCKER_PRUNE_REDEPLOY", hide_env = true)]
+    #[arg(long, value_name = "IMAGE", value_parser = image)]
     pub redeploy: Option<String>,
-    #[command(flatten)]
-    pub policy: Policy,
+    /// Ask this instead of Docker Hub
+    #[arg(long, value_name = "URL", hide = true)]
+    pub docker_hub: Option<String>,
 }
 
+/// What `inhibit` takes.
 #[derive(Debug, Args)]
 #[command(after_help = INHIBIT_HELP)]
 pub struct Inhibit {
     /// What the gates show while the command runs [default: the command]
-    #[arg(long, value_name = "TEXT", env = "CI_DOCKER_PRUNE_WHY", hide_env = true)]
+    #[arg(long, value_name = "TEXT")]
     pub why: Option<String>,
-    #[command(flatten)]
-    pub state: State,
-    #[command(flatten)]
-    pub runtime: Runtime,
-    /// The command and its arguments, after --
-    #[arg(required = true, last = true, value_name = "CMD")]
+    /// List the inhibitors that are active, and run nothing
+    #[arg(long, conflicts_with_all = ["why", "command"])]
+    pub list: bool,
+    /// The command and its arguments; after -- where it begins with a dash
+    #[arg(required_unless_present = "list", trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 
 const INHIBIT_HELP: &str = "\
 Example:
-  ci-docker-prune inhibit --why 'deploy shop' -- docker stack deploy -c shop.yml shop
+  ci-docker-prune inhibit --why 'deploy shop' docker stack deploy -c shop.yml shop
 
 Exit status:
   that of the command; 128 and the signal's number where a signal ended it; 127 where there is no
-  such command, 126 where it cannot be run; 1 where prune cannot be kept away (CMD is not started)";
+  such command, 126 where it cannot be run; 1 where prunes cannot be blocked (CMD is not started)";
+
+/// The command line, its options changed as wanted, with the options in each command's help that matter to it.
+pub fn command(change: impl Fn(Arg) -> Arg) -> clap::Command {
+    let mut command = Cli::command().mut_args(|arg| {
+        // So that an error names the option: "-1d" is its value. Only where no flag is one: what takes any text must
+        // not take the flag behind it.
+        let figure = |name: &clap::builder::Str| ["DUR", "PCT", "SIZE"].contains(&name.as_str());
+        let hyphens = arg.get_value_names().is_some_and(|names| names.iter().any(figure));
+        change(arg.allow_hyphen_values(hyphens))
+    });
+    // Passes the global options on to the commands.
+    command.build();
+    command.mut_subcommands(|sub| {
+        let name = sub.get_name().to_owned();
+        sub.mut_args(|arg| {
+            let hidden = arg.is_global_set() && !matters(&name, &arg);
+            arg.hide(hidden)
+        })
+    })
+}
+
+/// Does an option that every command takes change what this one does?
+fn matters(command: &str, option: &Arg) -> bool {
+    let groups: &[&str] = match command {
+        "completions" | "man" | "help" => return false,
+        "check-config" => return option.get_id() == "config",
+        "inhibit" => &[group::ENGINE, group::OUTPUT, group::FILES],
+        "converge" => &[group::ENGINE, group::OUTPUT],
+        "disk" | "runs" | "check-gates" | "status" => {
+            &[group::ENGINE, group::GATES, group::OUTPUT, group::FILES]
+        }
+        _ => return option.get_id() != "prune_at" || command == "record",
+    };
+    let writes_metrics = option.get_id() == "metrics_file";
+    !writes_metrics && option.get_help_heading().is_some_and(|heading| groups.contains(&heading))
+}
 
 /// A registry as it stands in the name of an image.
 fn registry(text: &str) -> Result<String, String> {
@@ -341,7 +399,7 @@ fn pattern(text: &str) -> Result<Regex, String> {
 /// The writer's.
 pub fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "ci-docker-prune", &mut text);
+    clap_complete::generate(shell, &mut command(|option| option), "ci-docker-prune", &mut text);
     out.write_all(&text)
 }
 
@@ -350,9 +408,7 @@ pub fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
 /// # Errors
 /// The writer's.
 pub fn man(mut out: &mut dyn Write) -> io::Result<()> {
-    let mut command = Cli::command();
-    command.build();
-    let common: Vec<_> = command.get_arguments().map(|it| it.get_id().clone()).collect();
+    let command = command(|option| option);
     let page = Man::new(command.clone());
     page.render_title(&mut out)?;
     page.render_name_section(&mut out)?;
@@ -361,24 +417,117 @@ pub fn man(mut out: &mut dyn Write) -> io::Result<()> {
     page.render_options_section(&mut out)?;
     let mut roff = Roff::new();
     roff.control("SH", ["COMMANDS"]);
-    for command in command.get_subcommands().filter(|it| it.get_name() != "help") {
+    for command in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         roff.control("TP", []);
-        roff.text([bold(command.get_name())]);
+        let operands = command.get_positionals().filter_map(|arg| arg.get_value_names()?.first());
+        let operands: String = operands.map(|name| format!(" {name}...")).collect();
+        roff.text([bold(command.get_name()), roman(operands)]);
         roff.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
-        for own in command.get_arguments().filter(|it| !common.contains(it.get_id())) {
-            let name = own.get_long().map_or_else(String::new, |it| format!("--{it} "));
-            let values = own.get_value_names().unwrap_or_default().join(" ");
+        let own = command.get_arguments().filter(|arg| !arg.is_global_set() && arg.get_id() != "help");
+        for option in own {
+            let name = option.get_long().map_or_else(String::new, |long| format!("--{long} "));
+            let values = option.get_value_names().filter(|_| option.get_action().takes_values());
+            let values = values.unwrap_or_default().join(" ");
             roff.control("RS", []).control("TP", []);
-            roff.text([bold(format!("{name}{values}"))]);
-            roff.text([roman(own.get_help().map(ToString::to_string).unwrap_or_default())]);
+            roff.text([bold(format!("{name}{values}").trim())]);
+            roff.text([roman(option.get_help().map(ToString::to_string).unwrap_or_default())]);
             roff.control("RE", []);
         }
     }
     for (title, text) in [("EXIT STATUS", EXIT_STATUS), ("EXAMPLES", EXAMPLES)] {
         roff.control("SH", [title]).control("nf", []).text([roman(text)]).control("fi", []);
     }
-    roff.control("SH", ["ENVIRONMENT"]).text([roman(ENVIRONMENT)]);
+    for (title, rows) in [("ENVIRONMENT", &ENVIRONMENT[..]), ("FILES", &FILES[..])] {
+        roff.control("SH", [title]);
+        for (name, what) in rows {
+            roff.control("TP", []).text([bold(*name)]).text([roman(*what)]);
+        }
+    }
+    let see_also = "docker-image-prune(1), docker-system-df(1), systemd.timer(5), systemd-inhibit(1)";
+    roff.control("SH", ["SEE ALSO"]).text([roman(see_also)]);
     roff.to_writer(&mut out)
+}
+
+/// Print a configuration file in which every key stands as a comment, with its default.
+///
+/// # Errors
+/// The writer's.
+pub fn example_config(out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "# The configuration of ci-docker-prune: {CONFIG_FILE}.")?;
+    writeln!(
+        out,
+        "# Every key is a long option's name, and every line below shows its default or an example."
+    )?;
+    writeln!(out, "# Check a change with: ci-docker-prune check-config")?;
+    let command = Cli::command();
+    for heading in [group::ENGINE, group::GATES, group::POLICY, group::OUTPUT, group::FILES] {
+        writeln!(out, "\n## {heading}")?;
+        for arg in command.get_arguments().filter(|arg| arg.get_help_heading() == Some(heading)) {
+            let Some(key) = arg.get_long().filter(|_| is_key(arg)) else { continue };
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            writeln!(out, "\n# {}\n# {key} = {}", help.replace('\n', "\n# "), example_value(arg))?;
+        }
+    }
+    Ok(())
+}
+
+/// An option's default as TOML, else an example.
+fn example_value(arg: &Arg) -> String {
+    let default = arg.get_default_values().first().map(|value| value.to_string_lossy().into_owned());
+    let value = default.unwrap_or_else(|| {
+        let example = match arg.get_id().as_str() {
+            "host" => "unix:///var/run/docker.sock",
+            "swarm_host" => "tcp://manager.internal:2376",
+            "disk_path" => "/var/lib/docker",
+            "disk_min_free" => "20G",
+            "evict_tagged" => "^registry\\.example\\.org/ci/.*:[0-9a-f]{40}$",
+            "prune_at" => "90",
+            "state_dir" => "/var/lib/ci-docker-prune",
+            "runtime_dir" => "/run/ci-docker-prune",
+            "metrics_file" => "/var/lib/node-exporter/ci-docker-prune.prom",
+            _ => "",
+        };
+        example.to_owned()
+    });
+    match value_type(arg) {
+        ValueType::Boolean => "false".into(),
+        ValueType::Integer => value.parse().unwrap_or(0_u8).to_string(),
+        ValueType::String => quoted(&value),
+        ValueType::Strings => format!("[{}]", quoted(&value)),
+    }
+}
+
+/// As a TOML literal string, in which a backslash is a backslash.
+fn quoted(text: &str) -> String {
+    let quote = if text.contains('\\') { '\'' } else { '"' };
+    format!("{quote}{text}{quote}")
+}
+
+/// Can an option be a key of the configuration file?
+pub fn is_key(option: &Arg) -> bool {
+    option.is_global_set() && option.get_id() != "config"
+}
+
+/// What a key of the configuration file takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueType {
+    Boolean,
+    Integer,
+    String,
+    /// Of an option that can be repeated.
+    Strings,
+}
+
+/// The type of the key that has an option's name.
+pub fn value_type(option: &Arg) -> ValueType {
+    let is_percentage = option.get_value_names().is_some_and(|names| names[0] == "PCT");
+    match option.get_action() {
+        ArgAction::SetTrue => ValueType::Boolean,
+        ArgAction::Count => ValueType::Integer,
+        ArgAction::Append => ValueType::Strings,
+        _ if is_percentage => ValueType::Integer,
+        _ => ValueType::String,
+    }
 }
 
 #[cfg(test)]

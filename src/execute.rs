@@ -1,4 +1,5 @@
-//! Carries a plan out, and makes no choices: what goes, in which order, was decided.
+//! Carries a plan out, in its order. It skips what changed since the plan was made, evicts in batches no larger than the disk
+//! asks for, and stops where a gate closes.
 //!
 //! A gate is a sample, not a lock. So a run subscribes to the engine's events before it asks the
 //! gates, and looks at them, at the inhibitors and at its signals before each single removal.
@@ -11,24 +12,24 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::engine::EngineError;
-use crate::engine::remove::{Done, own_tag};
-use crate::engine::watch::Sign;
-use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unanswered};
+use crate::engine::remove::{Done, eviction_tag};
+use crate::engine::watch::StopEvent;
+use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unavailable};
 use crate::gates::disk::{Limit, Usage};
-use crate::gates::{Gate, Word};
-use crate::plan::{Eviction, Kind, Plan, Removal, Remove};
+use crate::gates::{Gate, GateState};
+use crate::plan::{Eviction, Kind, Plan, PlannedRemoval, RemovalReason};
 use crate::units::Time;
 use crate::world::{EngineApi, EngineEvents, EngineOrders, World};
 
 /// Between taking an image's names away and removing it. A deploy that found the names just before
 /// makes its container by them 0.2 s after its `service create` event (observed on 20.10 to 29), and
 /// one that begins now needs a moment to bring them back.
-const MOMENT: Duration = Duration::from_secs(1);
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
 /// Cached images that share one such moment, at most.
 const BATCH: usize = 32;
 
-/// Orders for orphans that are in flight at once, at most. One by one, each waits for its way to the engine
+/// Orders for dangling images that are in flight at once, at most. One by one, each waits for its way to the engine
 /// and back: 500 then took 1.33 to 1.38 × of the engine's own prune (20.10 and 26.1, 2 cores).
 const IN_FLIGHT: usize = 3;
 
@@ -36,10 +37,10 @@ const IN_FLIGHT: usize = 3;
 const SETTLES_WITHIN: usize = 10;
 
 /// How often the gates are asked anew because of events that came while they were asked.
-const RESTLESS: usize = 20;
+const MAX_RECHECKS: usize = 20;
 
 /// Where a run works, and what may stop it.
-pub struct Site<'a, W: World> {
+pub struct RunContext<'a, W: World> {
     pub world: &'a W,
     pub engine: &'a W::Engine,
     /// The events of every engine that is asked, since before the gates were evaluated.
@@ -49,7 +50,7 @@ pub struct Site<'a, W: World> {
 }
 
 /// What a run learns when it asks again.
-pub struct Asked {
+pub struct Recheck {
     /// `runs` and `converge`, where they are not open.
     pub closed: Vec<Gate>,
     /// IDs of the images that any container uses.
@@ -59,9 +60,9 @@ pub struct Asked {
 /// What was done.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    pub removed: Vec<Removal>,
-    pub skipped: Vec<(Removal, Skip)>,
-    pub failed: Vec<(Removal, EngineError)>,
+    pub removed: Vec<PlannedRemoval>,
+    pub skipped: Vec<(PlannedRemoval, Skip)>,
+    pub failed: Vec<(PlannedRemoval, EngineError)>,
     /// Why no further image was evicted: the last ones freed nothing.
     pub freed_nothing: Option<FreedNothing>,
     /// Why it ended before its plan was carried out.
@@ -77,9 +78,9 @@ impl Outcome {
     /// Did something fail, be it a removal or a question on the way? Being stopped is no failure.
     pub fn has_failed(&self) -> bool {
         let unanswered = match &self.stopped {
-            Some(Stop::Gates(gates)) => gates.iter().any(|gate| gate.word() == Word::Unknown),
-            Some(Stop::Unanswered(_) | Stop::Sign(Sign::Lost(_))) => true,
-            Some(Stop::Signal | Stop::Sign(_) | Stop::Inhibited(_)) | None => false,
+            Some(Stop::Gates(gates)) => gates.iter().any(|gate| gate.state() == GateState::Unknown),
+            Some(Stop::Unavailable(_) | Stop::Event(StopEvent::Lost(_))) => true,
+            Some(Stop::Signal | Stop::Event(_) | Stop::Inhibited(_)) | None => false,
         };
         unanswered || !self.failed.is_empty()
     }
@@ -104,8 +105,8 @@ pub enum Skip {
     InUse,
     /// Since the plan was made the container ran again.
     RanAgain,
-    /// Somebody asked for it while it was going: it has its names back.
-    Back,
+    /// It was pulled again during its eviction, and has its names back.
+    PulledAgain,
     /// The disk is no longer as full as the image's rung of eviction asks for.
     EnoughSpace(Usage, Limit),
     /// The images before it were evicted and freed nothing.
@@ -113,7 +114,7 @@ pub enum Skip {
     /// The run ended before its turn.
     Stopped,
     /// The run ended while it was going: it has lost its names, and its layers are still there.
-    HalfWay,
+    Interrupted,
 }
 
 /// Why a run ended early.
@@ -122,16 +123,16 @@ pub enum Stop {
     /// These gates are no longer open.
     Gates(Vec<Gate>),
     /// The engine's events.
-    Sign(Sign),
+    Event(StopEvent),
     Inhibited(Vec<Inhibitor>),
     /// SIGTERM or SIGINT.
     Signal,
     /// Nobody can tell whether it may go on.
-    Unanswered(Unanswered),
+    Unavailable(Unavailable),
 }
 
 struct Run<'a, W: World, Ask, Measure> {
-    site: Site<'a, W>,
+    site: RunContext<'a, W>,
     orders: Rc<<W::Engine as EngineApi>::Orders>,
     ask: Ask,
     usage: Measure,
@@ -145,10 +146,15 @@ struct Run<'a, W: World, Ask, Measure> {
 
 /// Carry the plan out. `ask` asks the gates and looks at the containers anew; `usage` measures the
 /// filesystem that holds the images.
-pub async fn execute<W, Ask, Measure>(plan: Plan, site: Site<'_, W>, ask: Ask, usage: Measure) -> Outcome
+pub async fn execute<W, Ask, Measure>(
+    plan: Plan,
+    site: RunContext<'_, W>,
+    ask: Ask,
+    usage: Measure,
+) -> Outcome
 where
     W: World,
-    Ask: AsyncFnMut() -> Asked,
+    Ask: AsyncFnMut() -> Recheck,
     Measure: Fn() -> Answer<Usage>,
 {
     let mut run = Run {
@@ -161,7 +167,7 @@ where
         lock: Weak::new(),
         outcome: Outcome::default(),
     };
-    for tag in plan.release {
+    for tag in plan.stale_eviction_tags {
         run.release(&tag).await;
     }
     let mut left = VecDeque::from(plan.remove);
@@ -171,16 +177,16 @@ where
             continue;
         }
         match removal.reason {
-            Remove::Unnamed { .. } => run.remove_orphans(removal, &mut left).await,
-            Remove::Evicted(Eviction { limit, .. }) => run.evict(removal, limit, &mut left).await,
-            Remove::Finished(_) | Remove::NeverStarted(_) => {
-                let expect = Expect::Finished(&removal.id, removal.finished);
+            RemovalReason::Unnamed { .. } => run.remove_dangling_images(removal, &mut left).await,
+            RemovalReason::Evicted(Eviction { limit, .. }) => run.evict(removal, limit, &mut left).await,
+            RemovalReason::Finished(_) | RemovalReason::NeverStarted(_) => {
+                let expect = Precondition::Finished(&removal.id, removal.finished);
                 let done = run.order(removal.kind, expect, Order::RemoveContainer(&removal.id)).await;
                 run.note(removal, done);
             }
-            Remove::StaleCache { older_than, .. } => {
+            RemovalReason::StaleCache { older_than, .. } => {
                 let order = Order::PruneBuildCache(older_than);
-                let done = run.order(removal.kind, Expect::Anything, order).await;
+                let done = run.order(removal.kind, Precondition::Anything, order).await;
                 run.note(removal, done);
             }
         }
@@ -191,13 +197,18 @@ where
 impl<W, Ask, Measure> Run<'_, W, Ask, Measure>
 where
     W: World,
-    Ask: AsyncFnMut() -> Asked,
+    Ask: AsyncFnMut() -> Recheck,
     Measure: Fn() -> Answer<Usage>,
 {
     /// Change the engine: look whether anything began and whether the object is still what the plan saw,
-    /// and give the order in the same breath. [`Run::remove_orphans`] does the same, a few at a time.
-    async fn order(&mut self, kind: Kind, expect: Expect<'_>, order: Order<'_>) -> Result<Done, NotDone> {
-        let permit = self.may_go_on(kind, expect).await?;
+    /// and give the order in the same breath. [`Run::remove_dangling_images`] does the same, a few at a time.
+    async fn order(
+        &mut self,
+        kind: Kind,
+        expect: Precondition<'_>,
+        order: Order<'_>,
+    ) -> Result<Done, NotDone> {
+        let permit = self.check_preconditions(kind, expect).await?;
         Ok(permit.give(&*self.orders, order).await?)
     }
 
@@ -208,8 +219,12 @@ where
     }
 
     /// May this be done now?
-    async fn may_go_on(&mut self, kind: Kind, expect: Expect<'_>) -> Result<Permit<W::RemovalLock>, NotDone> {
-        for _ in 0..RESTLESS {
+    async fn check_preconditions(
+        &mut self,
+        kind: Kind,
+        expect: Precondition<'_>,
+    ) -> Result<Permit<W::RemovalLock>, NotDone> {
+        for _ in 0..MAX_RECHECKS {
             let events = self.events().await?;
             if self.asked_for != Some((kind, events)) {
                 let asked = (self.ask)().await;
@@ -221,7 +236,7 @@ where
                 // Asking took its time: look at the events once more.
                 continue;
             }
-            let unanswered = |error: anyhow::Error| Stop::Unanswered(Unanswered(format!("{error:#}")));
+            let unanswered = |error: anyhow::Error| Stop::Unavailable(Unavailable(format!("{error:#}")));
             let lock = match self.lock.upgrade() {
                 Some(held) => held,
                 None => match self.site.world.lock_removals().await {
@@ -241,7 +256,7 @@ where
             }
         }
         let why = "containers start faster than the gates can be asked; try again when it is calmer";
-        Err(self.stop(Stop::Unanswered(Unanswered(why.into()))))
+        Err(self.stop(Stop::Unavailable(Unavailable(why.into()))))
     }
 
     /// How many events there were, if none of them, and no signal, says that this must end.
@@ -250,21 +265,21 @@ where
             return Err(self.stop(Stop::Signal));
         }
         match self.site.events.poll().await {
-            (Some(sign), _) => Err(self.stop(Stop::Sign(sign))),
+            (Some(sign), _) => Err(self.stop(Stop::Event(sign))),
             (None, others) => Ok(others),
         }
     }
 
     /// Is the object still what the plan saw?
-    async fn check(&self, expect: Expect<'_>) -> Result<(), NotDone> {
+    async fn check(&self, expect: Precondition<'_>) -> Result<(), NotDone> {
         let engine = self.site.engine;
         let not_done = match expect {
-            Expect::Anything => return Ok(()),
-            Expect::Finished(id, planned) => match engine.finish_time(id).await? {
+            Precondition::Anything => return Ok(()),
+            Precondition::Finished(id, planned) => match engine.finish_time(id).await? {
                 Some(finished) if Some(finished) != planned => NotDone::Skipped(Skip::RanAgain),
                 _ => return Ok(()),
             },
-            Expect::Unused(removal) => match engine.image(&removal.id).await? {
+            Precondition::Unused(removal) => match engine.image(&removal.id).await? {
                 None => NotDone::Gone,
                 Some(_) if self.in_use.contains(&removal.id) => NotDone::Skipped(Skip::InUse),
                 Some(image) if is_as_planned(&image, removal) => return Ok(()),
@@ -272,7 +287,7 @@ where
             },
             // Whatever has a name again loses no more than our tag; without one our tag is all that
             // keeps it for a container.
-            Expect::Nameless(id) => match engine.image(id).await? {
+            Precondition::Nameless(id) => match engine.image(id).await? {
                 None => NotDone::Gone,
                 Some(image) if self.in_use.contains(id) && image.is_nameless() => {
                     NotDone::Skipped(Skip::InUse)
@@ -283,7 +298,7 @@ where
         Err(not_done)
     }
 
-    fn note(&mut self, removal: Removal, done: Result<Done, NotDone>) {
+    fn note(&mut self, removal: PlannedRemoval, done: Result<Done, NotDone>) {
         match done {
             Ok(Done::Whole | Done::Gone) | Err(NotDone::Gone) => {
                 log::info!("removed {} {}", removal.kind.name(), removal.label());
@@ -297,7 +312,7 @@ where
                 self.asked_for = None;
                 if error.timed_out() && self.outcome.stopped.is_none() {
                     // It may still be at work on it: nothing more is ordered beside that.
-                    self.outcome.stopped = Some(Stop::Unanswered(error.clone().into()));
+                    self.outcome.stopped = Some(Stop::Unavailable(error.clone().into()));
                 }
                 self.outcome.failed.push((removal, error));
             }
@@ -311,24 +326,24 @@ where
             return;
         }
         let order = Order::RemoveImage(tag);
-        if let Err(NotDone::Failed(error)) = self.order(Kind::Cached, Expect::Anything, order).await {
+        if let Err(NotDone::Failed(error)) = self.order(Kind::Cached, Precondition::Anything, order).await {
             self.asked_for = None;
             if error.timed_out() {
-                self.stop(Stop::Unanswered(error.clone().into()));
+                self.stop(Stop::Unavailable(error.clone().into()));
             }
             log::warn!("the tag {tag} of an interrupted eviction stays: {error}");
         }
     }
 
-    /// Remove the orphans from this one on, each looked at right before its own order. Nobody asks for
+    /// Remove the dangling images from this one on, each looked at right before its own order. Nobody asks for
     /// one by name, so that a few orders may be in flight at once.
-    async fn remove_orphans(&mut self, first: Removal, left: &mut VecDeque<Removal>) {
+    async fn remove_dangling_images(&mut self, first: PlannedRemoval, left: &mut VecDeque<PlannedRemoval>) {
         let mut in_flight = FuturesUnordered::new();
         let mut next = Some(first);
         while let Some(removal) = next {
             let mut ended = Vec::new();
             let looked = {
-                let looking = self.may_go_on(Kind::Orphan, Expect::Unused(&removal));
+                let looking = self.check_preconditions(Kind::Dangling, Precondition::Unused(&removal));
                 tokio::pin!(looking);
                 loop {
                     tokio::select! {
@@ -352,7 +367,7 @@ where
                 }
                 Ok(permit) => {
                     let orders = Rc::clone(&self.orders);
-                    in_flight.push(remove_orphan(self.site.engine, orders, removal, permit));
+                    in_flight.push(remove_dangling_image(self.site.engine, orders, removal, permit));
                 }
                 Err(why) => self.note(removal, Err(why)),
             }
@@ -362,7 +377,7 @@ where
                 self.note(removal, done);
             }
             let more = self.outcome.stopped.is_none();
-            next = if more { pop(left, Kind::Orphan) } else { None };
+            next = if more { pop(left, Kind::Dangling) } else { None };
         }
         while let Some((removal, done)) = in_flight.next().await {
             self.note(removal, done);
@@ -370,21 +385,24 @@ where
     }
 
     /// Evict as many cached images, from this one on, as the limit of their rung still wants: take their names
-    /// away, wait a moment, look again, and remove those that nobody asked for meanwhile.
-    async fn evict(&mut self, first: Removal, limit: Limit, left: &mut VecDeque<Removal>) {
+    /// away, wait a moment, look again, and remove those that were not asked for meanwhile.
+    async fn evict(&mut self, first: PlannedRemoval, limit: Limit, left: &mut VecDeque<PlannedRemoval>) {
         if self.outcome.freed_nothing.is_some() {
             return self.outcome.skipped.push((first, Skip::FreedNothing));
         }
         let usage = match (self.usage)() {
             Ok(usage) => usage,
             Err(why) => {
-                self.outcome.stopped = Some(Stop::Unanswered(why));
+                self.outcome.stopped = Some(Stop::Unavailable(why));
                 return self.outcome.skipped.push((first, Skip::Stopped));
             }
         };
         if !limit.is_reached(&usage) {
             let all = std::iter::once(first).chain(std::iter::from_fn(|| pop_of_rung(left, &limit)));
-            return self.outcome.skipped.extend(all.map(|it| (it, Skip::EnoughSpace(usage.clone(), limit))));
+            return self
+                .outcome
+                .skipped
+                .extend(all.map(|removal| (removal, Skip::EnoughSpace(usage.clone(), limit))));
         }
         let wanted = wanted_bytes(&usage, &limit);
         let mut nameless = Vec::new();
@@ -392,8 +410,8 @@ where
         let mut next = Some(first);
         while let Some(removal) = next {
             size = size.saturating_add(removal.size);
-            match self.take_names(&removal).await {
-                Ok(own_tag) => nameless.push((removal, own_tag)),
+            match self.untag(&removal).await {
+                Ok(eviction_tag) => nameless.push((removal, eviction_tag)),
                 Err(why) => {
                     self.restore_tags(&removal, &why).await;
                     self.note(removal, Err(why));
@@ -403,14 +421,14 @@ where
             next = if more { pop_of_rung(left, &limit) } else { None };
         }
         if !nameless.is_empty() && self.outcome.stopped.is_none() {
-            tokio::time::sleep(MOMENT).await;
+            tokio::time::sleep(EVICTION_GRACE).await;
             self.asked_for = None;
         }
         let mut gone = FreedNothing { images: 0, size: 0 };
-        for (removal, own_tag) in nameless {
+        for (removal, eviction_tag) in nameless {
             let done = match self.outcome.stopped {
-                None => self.finish(&removal, &own_tag).await,
-                Some(_) => Err(NotDone::Skipped(Skip::HalfWay)),
+                None => self.finish(&removal, &eviction_tag).await,
+                Some(_) => Err(NotDone::Skipped(Skip::Interrupted)),
             };
             match &done {
                 Ok(_) | Err(NotDone::Gone) => {
@@ -427,7 +445,7 @@ where
                     self.outcome.freed_nothing = Some(gone);
                 }
                 Ok(_) => {}
-                Err(why) => self.outcome.stopped = Some(Stop::Unanswered(why)),
+                Err(why) => self.outcome.stopped = Some(Stop::Unavailable(why)),
             }
         }
     }
@@ -455,31 +473,31 @@ where
 
     /// Give a cached image a tag of our own, so that nothing is deleted, and take its tags and digests away:
     /// from then on no deploy finds it by name, and one that wants it downloads no layer.
-    async fn take_names(&mut self, removal: &Removal) -> Result<String, NotDone> {
+    async fn untag(&mut self, removal: &PlannedRemoval) -> Result<String, NotDone> {
         let image: Image = self.site.engine.image(&removal.id).await?.ok_or(NotDone::Gone)?;
-        let expect = Expect::Unused(removal);
-        let own_tag = match image.own_tag {
+        let expect = Precondition::Unused(removal);
+        let eviction_tag = match image.eviction_tag {
             Some(tag) => tag,
             None => match self.order(removal.kind, expect, Order::TagImage(&removal.id)).await? {
-                Done::Whole | Done::Untagged => own_tag(&removal.id),
+                Done::Whole | Done::Untagged => eviction_tag(&removal.id),
                 Done::Gone => return Err(NotDone::Gone),
             },
         };
         // Each by its name, never by ID: a tag that appears meanwhile keeps the image.
         for reference in image.tags.iter().chain(&image.digests) {
             let done = self.order(removal.kind, expect, Order::RemoveImage(reference)).await;
-            match done.map_err(NotDone::half_way)? {
+            match done.map_err(NotDone::interrupted)? {
                 Done::Untagged | Done::Gone => {}
-                // Somebody took our tag off.
+                // Our tag was taken off by another.
                 Done::Whole => return Err(NotDone::Gone),
             }
         }
-        Ok(own_tag)
+        Ok(eviction_tag)
     }
 
     /// Give an image that was not removed the tags back that it lost: unlike a cached image, it may be in no registry.
     /// That deletes nothing, so that it needs no permit.
-    async fn restore_tags(&mut self, removal: &Removal, why: &NotDone) {
+    async fn restore_tags(&mut self, removal: &PlannedRemoval, why: &NotDone) {
         if matches!(why, NotDone::Gone) {
             return;
         }
@@ -490,27 +508,27 @@ where
         }
     }
 
-    /// Remove our tag, and with it the image, unless somebody wants it again.
-    async fn finish(&mut self, removal: &Removal, own_tag: &str) -> Result<Done, NotDone> {
-        let order = Order::RemoveImage(own_tag);
-        match self.order(removal.kind, Expect::Nameless(&removal.id), order).await {
-            Ok(Done::Untagged) => Err(NotDone::Skipped(Skip::Back)),
-            other => other.map_err(NotDone::half_way),
+    /// Remove our tag, and with it the image, unless it was pulled again.
+    async fn finish(&mut self, removal: &PlannedRemoval, eviction_tag: &str) -> Result<Done, NotDone> {
+        let order = Order::RemoveImage(eviction_tag);
+        match self.order(removal.kind, Precondition::Nameless(&removal.id), order).await {
+            Ok(Done::Untagged) => Err(NotDone::Skipped(Skip::PulledAgain)),
+            other => other.map_err(NotDone::interrupted),
         }
     }
 }
 
-/// Carry out the order for an orphan, and say what came of it.
+/// Carry out the order for a dangling image, and say what came of it.
 ///
 /// Two that go at the same time may have an untagged parent in common, which goes with the last of them:
 /// then the engine may fail over the parent that the other took, with the image itself gone (observed:
 /// 500 in one of 40 pairs on 20.10, 404 in two of 40 on 26.1).
-async fn remove_orphan<L>(
+async fn remove_dangling_image<L>(
     engine: &impl EngineApi,
     orders: Rc<impl EngineOrders>,
-    removal: Removal,
+    removal: PlannedRemoval,
     permit: Permit<L>,
-) -> (Removal, Result<Done, NotDone>) {
+) -> (PlannedRemoval, Result<Done, NotDone>) {
     let done = permit.give(&*orders, Order::RemoveImage(&removal.id)).await;
     let doubtful = done.as_ref().is_err_and(|error| !error.timed_out());
     let gone = doubtful && matches!(engine.image(&removal.id).await, Ok(None));
@@ -518,11 +536,11 @@ async fn remove_orphan<L>(
 }
 
 /// Does an image still have no more names than the plan saw, and not fewer than its kind has?
-fn is_as_planned(image: &Image, removal: &Removal) -> bool {
+fn is_as_planned(image: &Image, removal: &PlannedRemoval) -> bool {
     let class = image.class();
     match removal.kind {
-        Kind::Orphan => class == ImageClass::Orphan,
-        _ => class != ImageClass::Orphan && image.tags.iter().all(|tag| removal.tags.contains(tag)),
+        Kind::Dangling => class == ImageClass::Dangling,
+        _ => class != ImageClass::Dangling && image.tags.iter().all(|tag| removal.tags.contains(tag)),
     }
 }
 
@@ -538,13 +556,13 @@ fn freed_nothing(before: &Usage, after: &Usage, gone: FreedNothing) -> bool {
 }
 
 /// The next removal, if it is an eviction of the rung with this limit.
-fn pop_of_rung(left: &mut VecDeque<Removal>, limit: &Limit) -> Option<Removal> {
-    let Remove::Evicted(next) = &left.front()?.reason else { return None };
+fn pop_of_rung(left: &mut VecDeque<PlannedRemoval>, limit: &Limit) -> Option<PlannedRemoval> {
+    let RemovalReason::Evicted(next) = &left.front()?.reason else { return None };
     if next.limit == *limit { left.pop_front() } else { None }
 }
 
 /// The next removal, if it is of this kind.
-fn pop(left: &mut VecDeque<Removal>, kind: Kind) -> Option<Removal> {
+fn pop(left: &mut VecDeque<PlannedRemoval>, kind: Kind) -> Option<PlannedRemoval> {
     if left.front()?.kind == kind { left.pop_front() } else { None }
 }
 
@@ -573,7 +591,7 @@ enum Order<'a> {
     PruneBuildCache(Duration),
 }
 
-/// That one order may be given now: only [`Run::may_go_on`] makes one, and the order uses it up. It holds the lock that
+/// That one order may be given now: only [`Run::check_preconditions`] makes one, and the order uses it up. It holds the lock that
 /// an inhibitor waits for.
 struct Permit<L> {
     _lock: Rc<L>,
@@ -592,12 +610,12 @@ impl<L> Permit<L> {
 
 /// What an object must still be for its order to be given.
 #[derive(Clone, Copy)]
-enum Expect<'a> {
+enum Precondition<'a> {
     Anything,
     /// A container that finished then, or never ran.
     Finished(&'a str, Option<Time>),
     /// An image that no container uses, with no name that the plan did not see.
-    Unused(&'a Removal),
+    Unused(&'a PlannedRemoval),
     /// An image with our tag; where that is all it has, no container uses it.
     Nameless(&'a str),
 }
@@ -612,9 +630,9 @@ enum NotDone {
 
 impl NotDone {
     /// Of an image that had lost its names when the run was stopped.
-    fn half_way(self) -> Self {
+    fn interrupted(self) -> Self {
         match self {
-            Self::Skipped(Skip::Stopped) => Self::Skipped(Skip::HalfWay),
+            Self::Skipped(Skip::Stopped) => Self::Skipped(Skip::Interrupted),
             other => other,
         }
     }

@@ -18,7 +18,7 @@ pub enum Exit {
     ManualIntervention,
     /// A gate could not be evaluated. systemd's `ExecCondition=` skips the unit in silence for 1 to
     /// 254 and fails it for 255 (systemd.service(5)).
-    Unanswered,
+    Unavailable,
     /// The status of the command under `inhibit`.
     OfCommand(u8),
 }
@@ -31,7 +31,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::Closed => 3,
             Exit::ManualIntervention => 10,
-            Exit::Unanswered => 255,
+            Exit::Unavailable => 255,
             Exit::OfCommand(code) => code,
         })
     }

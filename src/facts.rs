@@ -7,10 +7,10 @@ use crate::units::{Percent, Time};
 
 /// A question that got no answer; the text names what was asked and why there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unanswered(pub String);
+pub struct Unavailable(pub String);
 
 /// An answer, or why there is none.
-pub type Answer<T> = Result<T, Unanswered>;
+pub type Answer<T> = Result<T, Unavailable>;
 
 /// The engine itself (`GET /info`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,7 @@ pub struct Swarm {
     pub node: Option<String>,
 }
 
+/// This node's part in a Swarm (`Swarm.LocalNodeState` and `ControlAvailable` of `GET /info`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SwarmState {
     Inactive,
@@ -141,6 +142,19 @@ impl TaskState {
     }
 }
 
+/// The labels that Docker and Compose give to what they make.
+pub mod label {
+    /// The stack of a service and its containers (docker/cli: `convert.LabelNamespace`).
+    pub const STACK: &str = "com.docker.stack.namespace";
+    /// The Compose project of a container (docker/compose: `api.ProjectLabel`).
+    pub const COMPOSE_PROJECT: &str = "com.docker.compose.project";
+    /// The service of a task's container, by ID (moby: `daemon/cluster/executor/container`).
+    pub const SERVICE_ID: &str = "com.docker.swarm.service.id";
+    /// The same by name.
+    pub const SERVICE_NAME: &str = "com.docker.swarm.service.name";
+}
+
+/// Docker labels, by key.
 pub type Labels = HashMap<String, String>;
 
 /// A container (`GET /containers/json`).
@@ -159,6 +173,7 @@ pub struct Container {
     pub finished: Option<Time>,
 }
 
+/// The state of a container, as the engine's list names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerState {
     Created,
@@ -178,6 +193,7 @@ impl ContainerState {
         !matches!(self, Self::Exited | Self::Dead)
     }
 
+    /// As the engine names it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -201,7 +217,7 @@ pub struct Image {
     /// `name@sha256:…` and, on the containerd image store, `name:tag@sha256:…`.
     pub digests: Vec<String>,
     /// The tag of our own that a removal under way gave it; never among its tags.
-    pub own_tag: Option<String>,
+    pub eviction_tag: Option<String>,
     /// Build date; `None` where the engine shows none.
     pub created: Option<Time>,
     /// When its tag was last set, where that was asked and is known (`GET /images/{id}/json`).
@@ -217,14 +233,14 @@ pub struct Image {
 
 /// The repository of our own tags: an image that is being evicted gets one, loses its names, and
 /// goes a moment later. No registry can have this name (RFC 2606).
-pub const OWN_REPOSITORY: &str = "ci-docker-prune.invalid/evicting";
+pub const EVICTION_REPOSITORY: &str = "ci-docker-prune.invalid/evicting";
 
 /// What the references of an answer are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {
     pub tags: Vec<String>,
     pub digests: Vec<String>,
-    pub own_tag: Option<String>,
+    pub eviction_tag: Option<String>,
 }
 
 /// What a name-less and what a named image is to this program.
@@ -232,7 +248,7 @@ pub struct References {
 pub enum ImageClass {
     Tagged,
     Cached,
-    Orphan,
+    Dangling,
 }
 
 impl Image {
@@ -241,11 +257,12 @@ impl Image {
         self.tags.is_empty() && self.digests.is_empty()
     }
 
+    /// What the image is to this program, by its references.
     pub fn class(&self) -> ImageClass {
-        match (self.tags.is_empty(), self.digests.is_empty(), &self.own_tag) {
+        match (self.tags.is_empty(), self.digests.is_empty(), &self.eviction_tag) {
             (false, ..) => ImageClass::Tagged,
             (true, false, _) | (true, true, Some(_)) => ImageClass::Cached,
-            (true, true, None) => ImageClass::Orphan,
+            (true, true, None) => ImageClass::Dangling,
         }
     }
 }
@@ -255,17 +272,18 @@ impl References {
     /// `<none>:<none>` and `<none>@<none>`) and the containerd store's `moby-dangling@…` count as
     /// no name; a tag with a digest in it is a digest.
     pub fn new(tags: Vec<String>, digests: Vec<String>) -> Self {
-        let own =
-            |name: &String| name.strip_prefix(OWN_REPOSITORY).is_some_and(|it| it.starts_with([':', '@']));
+        let own = |name: &String| {
+            name.strip_prefix(EVICTION_REPOSITORY).is_some_and(|rest| rest.starts_with([':', '@']))
+        };
         let named =
             |name: &String| !name.starts_with("<none>") && !name.starts_with("moby-dangling@") && !own(name);
-        let own_tag = tags.iter().find(|tag| own(tag)).cloned();
+        let eviction_tag = tags.iter().find(|tag| own(tag)).cloned();
         let (pinned, tags): (Vec<_>, Vec<_>) =
             tags.into_iter().filter(named).partition(|tag| tag.contains('@'));
         let mut digests: Vec<_> = digests.into_iter().filter(named).chain(pinned).collect();
         digests.sort();
         digests.dedup();
-        Self { tags, digests, own_tag }
+        Self { tags, digests, eviction_tag }
     }
 }
 
@@ -322,7 +340,7 @@ pub struct Files {
     pub unreachable: Vec<(PathBuf, u64)>,
 }
 
-/// A running command that keeps prune away.
+/// A running command that blocks prunes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inhibitor {
     /// Its process; `None`, like the rest, where its file says nothing.
@@ -376,8 +394,8 @@ mod tests {
             (words(&["app:1"]), words(&[digest]), ImageClass::Tagged),
             (words(&["app:1@sha256:aa"]), words(&[digest]), ImageClass::Cached),
             (words(&[]), words(&[digest]), ImageClass::Cached),
-            (words(&["<none>:<none>"]), words(&["<none>@<none>"]), ImageClass::Orphan),
-            (words(&[]), words(&["moby-dangling@sha256:aa"]), ImageClass::Orphan),
+            (words(&["<none>:<none>"]), words(&["<none>@<none>"]), ImageClass::Dangling),
+            (words(&[]), words(&["moby-dangling@sha256:aa"]), ImageClass::Dangling),
             (words(&["app:1", "app:1@sha256:aa"]), words(&[digest]), ImageClass::Tagged),
             (words(&["ci-docker-prune.invalid/evicting:aa"]), words(&[]), ImageClass::Cached),
             (words(&["ci-docker-prune.invalid/evictings:aa"]), words(&[]), ImageClass::Tagged),
@@ -389,12 +407,12 @@ mod tests {
         ];
         for (tags, digests, expected) in table {
             let shown = format!("{tags:?} {digests:?}");
-            let References { tags, digests, own_tag } = References::new(tags, digests);
+            let References { tags, digests, eviction_tag } = References::new(tags, digests);
             let image = Image {
                 id: String::new(),
                 tags,
                 digests,
-                own_tag,
+                eviction_tag,
                 created: None,
                 last_tagged: None,
                 parent: None,

@@ -31,7 +31,7 @@ pub struct Ledger {
 /// The ledger's own clock: it goes on by the time that the ledger was kept, and neither jumps nor goes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clock {
-    /// What it shows: about the wall clock, unless that was set or nobody kept the ledger for long.
+    /// What it shows: about the wall clock, unless that was set or the ledger was not kept for long.
     pub time: Time,
     /// What the host's clocks showed at that moment.
     pub reading: Reading,
@@ -82,6 +82,7 @@ pub struct Pressure {
     pub freed_nothing: bool,
 }
 
+/// What `record` last reported of a prune that could do nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reported {
     pub at: Time,
@@ -102,6 +103,7 @@ impl Pressure {
     }
 }
 
+/// What is remembered of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub first_seen: Time,
@@ -110,7 +112,7 @@ pub struct Entry {
     /// Was it ever seen with a tag or digest?
     pub named: bool,
     /// When an image that had a name was first seen without one.
-    pub orphan_since: Option<Time>,
+    pub dangling_since: Option<Time>,
     /// By which `name:tag` it was used, and when last.
     pub references: BTreeMap<String, Time>,
 }
@@ -128,7 +130,7 @@ pub struct Use {
 
 /// What one look at the engine showed.
 #[derive(Debug, Clone, Default)]
-pub struct Sightings {
+pub struct Observations {
     /// By containers.
     pub uses: Vec<Use>,
     /// By the specs of services and tasks: they tell by which `name:tag` an image is known, and use nothing.
@@ -148,12 +150,13 @@ pub struct Listed {
     pub name_tags: Vec<String>,
 }
 
-impl Sightings {
+impl Observations {
+    /// Take in the list of all images.
     pub fn list(&mut self, images: &[Image]) {
         let listed = |image: &Image| Listed {
             id: image.id.clone(),
             class: image.class(),
-            name_tags: image.digests.iter().filter_map(|it| name_tag(it)).collect(),
+            name_tags: image.digests.iter().filter_map(|digest| name_tag(digest)).collect(),
         };
         self.all = Some(images.iter().map(listed).collect());
     }
@@ -165,7 +168,7 @@ impl Entry {
             first_seen: now,
             last_used: None,
             named: false,
-            orphan_since: None,
+            dangling_since: None,
             references: BTreeMap::new(),
         }
     }
@@ -190,7 +193,7 @@ impl Ledger {
     /// Let its clock go on to this reading: by the boot clock within a boot, by the wall clock across boots, never back,
     /// and never by more than [`LONGEST_GAP`]. So a clock that jumps and a host that was off make no image old.
     ///
-    /// Where nobody knows whether it is the same boot, a later time since the boot is taken for that: at least so much
+    /// Where it is not known whether it is the same boot, a later time since the boot is taken for that: at least so much
     /// time has passed in any case.
     pub fn advance(&mut self, reading: Reading) {
         let time = self.clock.as_ref().map_or(reading.wall, |clock| {
@@ -215,7 +218,7 @@ impl Ledger {
 
     /// Take note of what was seen now. An image that was never seen before counts as first seen now; images that are
     /// gone are dropped where every image was listed.
-    pub fn note(&mut self, seen: &Sightings, wall: Time) {
+    pub fn note(&mut self, seen: &Observations, wall: Time) {
         let now = self.time(wall);
         // Uses were seen since the last note, whatever the clock that dated them was set to meanwhile.
         let floor = self.clock.as_ref().and(self.noted);
@@ -230,15 +233,15 @@ impl Ledger {
             entry.last_used = entry.last_used.map(|at| at.min(now));
         }
         if let Some(all) = &seen.all {
-            let there: HashSet<&str> = all.iter().map(|it| it.id.as_str()).collect();
+            let there: HashSet<&str> = all.iter().map(|listed| listed.id.as_str()).collect();
             self.images.retain(|id, _| there.contains(id.as_str()));
             for Listed { id, class, name_tags } in all {
                 let entry = self.images.entry(id.clone()).or_insert_with(|| Entry::new(now));
-                if *class != ImageClass::Orphan {
+                if *class != ImageClass::Dangling {
                     entry.named = true;
-                    entry.orphan_since = None;
+                    entry.dangling_since = None;
                 } else if entry.named {
-                    entry.orphan_since.get_or_insert(now);
+                    entry.dangling_since.get_or_insert(now);
                 }
                 for name_tag in name_tags {
                     entry.references.entry(name_tag.clone()).or_insert(entry.first_seen);
@@ -262,7 +265,7 @@ impl Ledger {
             }
             entry.last_used = entry.last_used.max(Some(at));
         }
-        self.repositories.retain(|_, it| elapsed(now, it.last_used) < REPOSITORY_KEPT);
+        self.repositories.retain(|_, repository| elapsed(now, repository.last_used) < REPOSITORY_KEPT);
         for Use { image, name_tag, at } in seen.uses.iter().chain(&seen.specs) {
             let at = by_ledger(*at);
             if let (Some(entry), Some(name_tag)) = (self.images.get_mut(image), name_tag) {
@@ -300,7 +303,7 @@ impl Ledger {
     pub fn weight(&self, id: &str) -> f64 {
         let names = self.images.get(id).into_iter().flat_map(|entry| entry.references.keys());
         let known = names.filter_map(|name_tag| self.repositories.get(repository(name_tag)));
-        let mean = |it: &Returns| f64::from(it.returns) / f64::from(it.images.max(1));
+        let mean = |returns: &Returns| f64::from(returns.returns) / f64::from(returns.images.max(1));
         1.0 + known.map(mean).fold(0.0, f64::max)
     }
 
@@ -347,15 +350,15 @@ mod tests {
     use super::*;
     use crate::testing::{ago, now};
 
-    fn listed(images: &[(&str, ImageClass)]) -> Sightings {
+    fn listed(images: &[(&str, ImageClass)]) -> Observations {
         let listed =
             |&(id, class): &(&str, ImageClass)| Listed { id: id.to_owned(), class, name_tags: vec![] };
-        Sightings { all: Some(images.iter().map(listed).collect()), ..Sightings::default() }
+        Observations { all: Some(images.iter().map(listed).collect()), ..Observations::default() }
     }
 
-    fn used_as(id: &str, name_tag: Option<&str>, at: Time) -> Sightings {
+    fn used_as(id: &str, name_tag: Option<&str>, at: Time) -> Observations {
         let used = Use { image: id.to_owned(), name_tag: name_tag.map(str::to_owned), at };
-        Sightings { uses: vec![used], ..Sightings::default() }
+        Observations { uses: vec![used], ..Observations::default() }
     }
 
     #[test]
@@ -379,13 +382,13 @@ mod tests {
         for (id, weight) in [("db", 3.0), ("app1", 1.0), ("app2", 1.0), ("unknown", 1.0)] {
             assert!((ledger.weight(id) - weight).abs() < 1e-9, "{id} {}", ledger.weight(id));
         }
-        // A repository that nobody uses any more is forgotten.
+        // A repository that is not used any more is forgotten.
         let later = now() + SignedDuration::from_hours(24 * 58 + 12);
-        ledger.note(&Sightings::default(), later);
+        ledger.note(&Observations::default(), later);
         assert_eq!(ledger.repositories.keys().collect::<Vec<_>>(), ["app"]);
     }
 
-    fn used(id: &str, at: Time) -> Sightings {
+    fn used(id: &str, at: Time) -> Observations {
         used_as(id, None, at)
     }
 
@@ -421,15 +424,15 @@ mod tests {
     }
 
     #[test]
-    fn only_an_image_that_was_seen_with_a_name_becomes_an_orphan() {
+    fn only_an_image_that_was_seen_with_a_name_counts_as_dangling_since() {
         let mut ledger = Ledger::default();
-        ledger.note(&listed(&[("a", ImageClass::Tagged), ("b", ImageClass::Orphan)]), ago("2d").unwrap());
-        ledger.note(&listed(&[("a", ImageClass::Orphan), ("b", ImageClass::Orphan)]), ago("1d").unwrap());
-        ledger.note(&listed(&[("a", ImageClass::Orphan), ("b", ImageClass::Orphan)]), now());
-        assert_eq!(ledger.images["a"].orphan_since, ago("1d"));
-        assert_eq!(ledger.images["b"].orphan_since, None);
+        ledger.note(&listed(&[("a", ImageClass::Tagged), ("b", ImageClass::Dangling)]), ago("2d").unwrap());
+        ledger.note(&listed(&[("a", ImageClass::Dangling), ("b", ImageClass::Dangling)]), ago("1d").unwrap());
+        ledger.note(&listed(&[("a", ImageClass::Dangling), ("b", ImageClass::Dangling)]), now());
+        assert_eq!(ledger.images["a"].dangling_since, ago("1d"));
+        assert_eq!(ledger.images["b"].dangling_since, None);
         ledger.note(&listed(&[("a", ImageClass::Cached)]), now());
-        assert_eq!(ledger.images["a"].orphan_since, None);
+        assert_eq!(ledger.images["a"].dangling_since, None);
     }
 
     #[test]
@@ -491,7 +494,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.note(&used("old", ago("9d").unwrap()), now());
         let spec = Use { image: "old".into(), name_tag: Some("db:1".into()), at: now() };
-        ledger.note(&Sightings { specs: vec![spec], ..Sightings::default() }, now());
+        ledger.note(&Observations { specs: vec![spec], ..Observations::default() }, now());
         assert_eq!(ledger.images["old"].last_used, ago("9d"));
         assert_eq!(ledger.images["old"].references["db:1"], now());
     }
@@ -504,7 +507,7 @@ mod tests {
                 class: ImageClass::Cached,
                 name_tags: vec!["db:1".into()],
             };
-            Sightings { all: Some(ids.iter().map(listed).collect()), ..Sightings::default() }
+            Observations { all: Some(ids.iter().map(listed).collect()), ..Observations::default() }
         };
         let mut ledger = Ledger::default();
         ledger.note(&list(&["old"]), ago("3d").unwrap());
@@ -528,7 +531,7 @@ mod tests {
     /// What the clocks show so many hours after now; each boot begins at zero.
     fn reading(wall: i64, boot: &str, since_boot: u64) -> Reading {
         let wall = now() + SignedDuration::from_hours(wall);
-        let boot_id = Some(boot.to_owned()).filter(|it| !it.is_empty());
+        let boot_id = Some(boot.to_owned()).filter(|boot| !boot.is_empty());
         Reading { wall, boot_id, since_boot: Some(Duration::from_secs(since_boot * 3_600)) }
     }
 
@@ -537,15 +540,12 @@ mod tests {
         let day = 24;
         // How old is an image that was used at the first reading, in hours, at each of the next ones?
         let table: [(&str, &[(Reading, i64)]); 8] = [
-            ("nobody tells the boot, and the clock jumps", &[(reading(8 * day, "", 11), 1)]),
-            (
-                "nobody tells the boot, and it is another",
-                &[(reading(20, "", 2), 20), (reading(21, "", 3), 21)],
-            ),
+            ("the boot has no ID, and the clock jumps", &[(reading(8 * day, "", 11), 1)]),
+            ("the boot has no ID, and it is another", &[(reading(20, "", 2), 20), (reading(21, "", 3), 21)]),
             ("time goes on", &[(reading(1, "a", 11), 1), (reading(25, "a", 35), 25)]),
             ("the clock jumps ahead", &[(reading(8 * day, "a", 11), 1), (reading(8 * day + 1, "a", 12), 2)]),
             ("it is set back for a moment", &[(reading(-3 * day, "a", 11), 1), (reading(2, "a", 12), 2)]),
-            ("nobody keeps it for a week", &[(reading(7 * day, "a", 7 * 24 + 10), 25)]),
+            ("it is not kept for a week", &[(reading(7 * day, "a", 7 * 24 + 10), 25)]),
             (
                 "the host was off for a week",
                 &[(reading(7 * day, "b", 0), 25), (reading(7 * day + 1, "b", 1), 26)],
@@ -561,7 +561,7 @@ mod tests {
             ledger.note(&used("image", now()), now());
             for (reading, hours) in readings {
                 ledger.advance(reading.clone());
-                ledger.note(&Sightings::default(), reading.wall);
+                ledger.note(&Observations::default(), reading.wall);
                 let age = elapsed(ledger.time(reading.wall), ledger.images["image"].last_needed());
                 assert_eq!(age, Duration::from_secs(u64::try_from(*hours).unwrap() * 3_600), "{what}");
             }
@@ -583,7 +583,7 @@ mod tests {
     fn an_event_from_before_a_jump_of_the_clock_is_no_older_than_the_last_note() {
         let mut ledger = Ledger::default();
         ledger.advance(reading(0, "a", 10));
-        ledger.note(&Sightings::default(), now());
+        ledger.note(&Observations::default(), now());
         let jumped = reading(8 * 24, "a", 11);
         ledger.advance(jumped.clone());
         ledger.note(&used("image", now()), jumped.wall);

@@ -10,11 +10,11 @@ pub mod settings;
 pub mod commands;
 
 mod checks;
+mod disk_consumers;
 pub mod facts;
 pub mod gates;
 pub mod ledger;
 pub mod observe;
-mod occupants;
 pub mod plan;
 
 pub mod execute;

@@ -10,10 +10,10 @@ use futures_util::{StreamExt, stream};
 use crate::engine::read::Containers;
 use crate::engine::{EngineError, deploy};
 use crate::facts::{
-    Answer, Container, Info, Inhibitor, Mode, Service, SwarmState, Task, Unanswered, name_tag,
+    Answer, Container, Info, Inhibitor, Mode, Service, SwarmState, Task, Unavailable, name_tag,
 };
 use crate::gates::{Gate, converge, disk, runs};
-use crate::ledger::{Ledger, Sightings, Use};
+use crate::ledger::{Ledger, Observations, Use};
 use crate::plan::{self, Inventory, Kind, Unread, containers, images};
 use crate::settings;
 use crate::units::Time;
@@ -39,10 +39,15 @@ pub struct Questions {
 }
 
 impl Questions {
+    /// What `disk` needs.
     pub const DISK: Self = Self { services: false, tasks: false, containers: None };
+    /// What `runs` needs.
     pub const RUNS: Self = Self { services: true, tasks: false, containers: Some(Containers::Live) };
+    /// What `converge` needs.
     pub const CONVERGE: Self = Self { services: true, tasks: true, containers: Some(Containers::Live) };
+    /// What tells which images are in use.
     pub const IN_USE: Self = Self { services: false, tasks: false, containers: Some(Containers::All) };
+    /// What a prune needs.
     pub const EVERYTHING: Self = Self { services: true, tasks: true, containers: Some(Containers::All) };
 }
 
@@ -64,7 +69,7 @@ pub async fn survey(engine: &impl EngineApi, questions: Questions) -> Survey {
     // The manager's own state needs no question: its answer about the services tells.
     let (info, services, tasks, containers) = join4(engine.info(), services, tasks, containers).await;
     let mut survey = Survey {
-        info: info.map_err(Unanswered::from),
+        info: info.map_err(Unavailable::from),
         services: answer(services),
         tasks: answer(tasks),
         containers: answer(containers),
@@ -73,7 +78,7 @@ pub async fn survey(engine: &impl EngineApi, questions: Questions) -> Survey {
     };
     survey.explain();
     // Only a global service's tasks stay behind on a node that is gone.
-    let global = |it: &Service| matches!(it.mode, Mode::Global | Mode::GlobalJob);
+    let global = |service: &Service| matches!(service.mode, Mode::Global | Mode::GlobalJob);
     if questions.tasks && survey.services.iter().flatten().any(global) {
         survey.nodes_away = engine.nodes_away().await.unwrap_or_else(|error| {
             log::warn!("no node counts as down or drained: {error}");
@@ -84,7 +89,7 @@ pub async fn survey(engine: &impl EngineApi, questions: Questions) -> Survey {
 }
 
 fn answer<T>(answer: Option<Result<T, EngineError>>) -> Answer<T> {
-    answer.ok_or_else(|| Unanswered("not asked".into()))?.map_err(Unanswered::from)
+    answer.ok_or_else(|| Unavailable("not asked".into()))?.map_err(Unavailable::from)
 }
 
 impl Survey {
@@ -108,45 +113,48 @@ impl Survey {
             SwarmState::Pending => "this node is still joining its Swarm; try again in a minute",
             SwarmState::Manager | SwarmState::Failed(_) => return,
         };
-        self.services = Err(Unanswered(why.into()));
+        self.services = Err(Unavailable(why.into()));
     }
 
     /// The services of this node's proofs (`verify --redeploy`) that were killed: no inhibitor says that one is running.
     pub fn left_by_proofs(&self, world: &impl World) -> Vec<&str> {
-        let node = self.info.as_ref().ok().and_then(|it| it.swarm.node.as_ref());
+        let node = self.info.as_ref().ok().and_then(|info| info.swarm.node.as_ref());
         let left = self.services.iter().flatten();
-        let left = left.filter(|it| node.is_some() && it.labels.get(deploy::LABEL) == node);
+        let left = left.filter(|service| node.is_some() && service.labels.get(deploy::LABEL) == node);
         let running = || world.inhibitors().map_or(true, |active| active.iter().any(is_proof));
-        let left: Vec<&str> = left.map(|it| it.name.as_str()).collect();
+        let left: Vec<&str> = left.map(|service| service.name.as_str()).collect();
         if left.is_empty() || running() { vec![] } else { left }
     }
 
+    /// Evaluate the gate `runs`.
     pub fn runs(&self, world: &impl World, settings: &settings::Runs, now: Time) -> Gate {
         let inhibitors: Answer<Vec<Inhibitor>> =
-            world.inhibitors().map_err(|error| Unanswered(format!("{error:#}")));
+            world.inhibitors().map_err(|error| Unavailable(format!("{error:#}")));
         let facts =
             runs::Facts { inhibitors, services: self.services.clone(), containers: self.containers.clone() };
-        Gate::Runs(runs::judge(&facts, &settings.policy, now))
+        Gate::Runs(runs::evaluate(&facts, &settings.policy, now))
     }
 
+    /// Evaluate the gate `converge`.
     pub fn converge(&self, now: Time) -> Gate {
         let info = self.info.as_ref();
         let facts = converge::Facts {
-            swarm: info.map(|it| it.swarm.state.clone()).map_err(Clone::clone),
+            swarm: info.map(|info| info.swarm.state.clone()).map_err(Clone::clone),
             manager_elsewhere: self.manager_elsewhere,
-            node: info.ok().and_then(|it| it.swarm.node.clone()),
+            node: info.ok().and_then(|info| info.swarm.node.clone()),
             services: self.services.clone(),
             tasks: self.tasks.clone(),
             containers: self.containers.clone(),
             nodes_away: self.nodes_away.clone(),
         };
-        Gate::Converge(converge::judge(&facts, now))
+        Gate::Converge(converge::evaluate(&facts, now))
     }
 
+    /// Evaluate the gate `disk`.
     pub fn disk<W: World>(&self, world: &W, engine: &W::Engine, settings: &settings::Disk) -> Gate {
         let places = self.disk_places(world, engine, settings);
-        let filesystems = places.and_then(|it| world.measure(&it.measured));
-        Gate::Disk(disk::judge(&disk::Facts { filesystems }, &settings.limit))
+        let filesystems = places.and_then(|places| world.measure(&places.measured));
+        Gate::Disk(disk::evaluate(&disk::Facts { filesystems }, &settings.limit))
     }
 
     /// The paths whose filesystems hold the engine's data.
@@ -162,7 +170,7 @@ impl Survey {
         let named = &settings.paths;
         if !engine.is_local() {
             if named.is_empty() {
-                return Err(Unanswered(
+                return Err(Unavailable(
                     "the engine is on another host, whose disk cannot be measured from here; \
                      name a path that shows it with --disk-path"
                         .into(),
@@ -205,12 +213,12 @@ pub async fn sightings(
     survey: &Survey,
     events_until: Option<Time>,
     now: Time,
-) -> Result<Sightings> {
+) -> Result<Observations> {
     let containers = survey.containers.as_ref().map_err(|why| anyhow!(why.0.clone()))?;
     // Events bear the engine's time, which is not ours where it is elsewhere.
     let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
-    // Where that clock was set back nobody knows how far: everything that the engine remembers is replayed.
-    let since = events_until.filter(|it| *it <= until).unwrap_or(Time::UNIX_EPOCH);
+    // Where that clock was set back it is not known how far: everything that the engine remembers is replayed.
+    let since = events_until.filter(|since| *since <= until).unwrap_or(Time::UNIX_EPOCH);
     let mut latest: HashMap<String, Time> = HashMap::new();
     for event in engine.uses(since, until).await.context("the engine's recent events")? {
         let at = latest.entry(event.image).or_insert(event.at);
@@ -225,27 +233,27 @@ pub async fn sightings(
     for (reference, at) in latest {
         match engine.image(&reference).await {
             Ok(image) => {
-                uses.extend(image.map(|it| Use { image: it.id, name_tag: name_tag(&reference), at }))
+                uses.extend(image.map(|image| Use { image: image.id, name_tag: name_tag(&reference), at }))
             }
             // An image may be named in a way that only its own container understood.
             Err(error) if error.status().is_some() => log::debug!("{error}"),
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Sightings { uses, specs: vec![], until: Some(until), all: None })
+    Ok(Observations { uses, specs: vec![], until: Some(until), all: None })
 }
 
 /// Everything that is there, and by which names services and tasks use it.
-pub fn list(seen: &mut Sightings, inventory: &Inventory, now: Time) {
+pub fn list(seen: &mut Observations, inventory: &Inventory, now: Time) {
     let by_digest: HashMap<&str, &str> = inventory
         .images
         .iter()
-        .flat_map(|image| image.digests.iter().map(|it| (it, image.id.as_str())))
+        .flat_map(|image| image.digests.iter().map(|digest| (digest, image.id.as_str())))
         .filter_map(|(reference, id)| Some((reference.split_once('@')?.1, id)))
         .collect();
     let now = seen.until.unwrap_or(now);
-    let specs = inventory.services.iter().map(|it| &it.image);
-    let tasks = inventory.tasks.iter().filter(|it| it.state.is_live()).map(|it| &it.image);
+    let specs = inventory.services.iter().map(|service| &service.image);
+    let tasks = inventory.tasks.iter().filter(|task| task.state.is_live()).map(|task| &task.image);
     for reference in specs.chain(tasks) {
         let image = reference.split_once('@').and_then(|(_, digest)| by_digest.get(digest));
         if let (Some(image), Some(name_tag)) = (image, name_tag(reference)) {
@@ -257,7 +265,7 @@ pub fn list(seen: &mut Sightings, inventory: &Inventory, now: Time) {
 
 /// Everything that is there.
 pub async fn inventory(engine: &impl EngineApi, survey: &Survey) -> Result<Inventory> {
-    let known = |why: &Unanswered| anyhow!(why.0.clone());
+    let known = |why: &Unavailable| anyhow!(why.0.clone());
     Ok(Inventory {
         containers: survey.containers.clone().map_err(|why| known(&why))?,
         services: survey.services.clone().map_err(|why| known(&why))?,
@@ -278,9 +286,9 @@ pub async fn complete(
 ) {
     // One object that cannot be asked about must not keep everything else from being pruned.
     let unread = |kind, id: &str, error: EngineError| Unread { kind, id: id.to_owned(), why: error.into() };
-    let orphans: Vec<String> =
+    let dangling: Vec<String> =
         images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
-    let inspected = stream::iter(orphans).map(|id| async move {
+    let inspected = stream::iter(dangling).map(|id| async move {
         let mut image = engine.image(&id).await;
         if let Ok(Some(image)) = &mut image {
             image.untagged_parents = untagged_parents(engine, image.parent.clone()).await;
@@ -288,7 +296,10 @@ pub async fn complete(
         (id, image)
     });
     let inspected = inspected.buffer_unordered(AT_A_TIME).collect::<HashMap<String, _>>();
-    let ended = inventory.containers.iter_mut().filter(|it| containers::wants_finish_time(it, policy, now));
+    let ended = inventory
+        .containers
+        .iter_mut()
+        .filter(|container| containers::wants_finish_time(container, policy, now));
     let finished = stream::iter(ended).map(|container| async move {
         match engine.finish_time(&container.id).await {
             Ok(finished) => {
@@ -298,7 +309,8 @@ pub async fn complete(
             Err(error) => Some(unread(Kind::Container, &container.id, error)),
         }
     });
-    let finished = finished.buffer_unordered(AT_A_TIME).filter_map(|it| async { it }).collect::<Vec<_>>();
+    let finished =
+        finished.buffer_unordered(AT_A_TIME).filter_map(|unread| async { unread }).collect::<Vec<_>>();
     let (build_cache, mut inspected, mut unanswered) =
         tokio::join!(engine.build_cache(), inspected, finished);
     match build_cache {
@@ -312,7 +324,7 @@ pub async fn complete(
                 image.last_tagged = inspected.last_tagged;
                 image.untagged_parents = inspected.untagged_parents;
             }
-            Some(Err(error)) => unanswered.push(unread(Kind::Orphan, &image.id, error)),
+            Some(Err(error)) => unanswered.push(unread(Kind::Dangling, &image.id, error)),
         }
     }
     inventory.unread = unanswered;

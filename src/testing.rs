@@ -8,10 +8,12 @@ use crate::gates::disk::{Limit, Usage};
 use crate::plan::Policy;
 use crate::units::{Time, parse_duration};
 
+/// The time of every unit test.
 pub fn now() -> Time {
     "2026-11-20T12:00:00Z".parse().expect("a time")
 }
 
+/// So long before [`now`], in the notation of the options.
 pub fn ago(text: &str) -> Option<Time> {
     let duration = crate::units::parse_duration(text).expect("a duration");
     Some(now() - jiff::SignedDuration::try_from(duration).expect("a short time"))
@@ -46,6 +48,7 @@ pub fn usage(percent: u64) -> Usage {
     Usage { percent: filesystem.percent().expect("it has blocks"), filesystem }
 }
 
+/// Labels by key and value.
 pub fn labels(labels: &[(&str, &str)]) -> Labels {
     labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
@@ -103,7 +106,7 @@ pub fn image(id: &str) -> Image {
     Image {
         id: format!("sha256:{id}"),
         tags: vec![],
-        own_tag: None,
+        eviction_tag: None,
         digests: vec![format!("app@sha256:d{id}")],
         created: Some("2024-02-03T04:05:06Z".parse().expect("a time")),
         last_tagged: None,

@@ -12,6 +12,7 @@ pub type Time = jiff::Timestamp;
 pub struct Percent(u8);
 
 impl Percent {
+    /// 100%.
     pub const FULL: Self = Self(100);
 
     /// `part` of `whole`, rounded up as `df` rounds; `None` where the whole is nothing.
@@ -22,6 +23,7 @@ impl Percent {
         Some(Self(u8::try_from(percent.min(100)).unwrap_or(100)))
     }
 
+    /// 0 to 100.
     pub fn get(self) -> u8 {
         self.0
     }
@@ -67,14 +69,14 @@ pub fn elapsed(now: Time, then: Time) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }
 
-/// An age in the unit that a person would pick: `45 s`, `12 min`, `61 h`, `9 days`.
+/// An age in the unit that an operator would pick: `45s`, `12m`, `61h`, `9d`.
 pub fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..259_200 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..259_200 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
     }
 }
 
@@ -130,7 +132,7 @@ mod tests {
         fn percentages_stay_in_range(part: u64, whole: u64) {
             let percent = Percent::of(part, whole).map(Percent::get);
             proptest::prop_assert_eq!(percent.is_none(), whole == 0);
-            proptest::prop_assert!(percent.is_none_or(|it| it <= 100));
+            proptest::prop_assert!(percent.is_none_or(|percent| percent <= 100));
         }
     }
 
@@ -192,14 +194,9 @@ mod tests {
 
     #[test]
     fn ages_take_the_unit_a_person_would_pick() {
-        for (seconds, expected) in [
-            (0, "0 s"),
-            (119, "119 s"),
-            (120, "2 min"),
-            (7_200, "2 h"),
-            (219_600, "61 h"),
-            (777_600, "9 days"),
-        ] {
+        for (seconds, expected) in
+            [(0, "0s"), (119, "119s"), (120, "2m"), (7_200, "2h"), (219_600, "61h"), (777_600, "9d")]
+        {
             assert_eq!(age(Duration::from_secs(seconds)), expected);
         }
     }

@@ -41,7 +41,7 @@ fn modules_know_only_whom_they_may() {
         ("checks", &["facts", "gates"]),
         ("gates", &["facts", "units"]),
         ("ledger", &["facts", "units"]),
-        ("occupants", &["facts"]),
+        ("disk_consumers", &["facts"]),
         ("plan", &["facts", "gates", "ledger", "units"]),
         ("cli", &["plan", "units"]),
         ("settings", &["cli", "gates", "plan", "units"]),
@@ -52,7 +52,7 @@ fn modules_know_only_whom_they_may() {
         ("execute", &["plan", "gates", "facts", "engine", "units", "world"]),
         (
             "report",
-            &["checks", "engine", "execute", "facts", "gates", "ledger", "occupants", "plan", "units"],
+            &["checks", "engine", "execute", "facts", "gates", "ledger", "disk_consumers", "plan", "units"],
         ),
         ("logging", &["host", "units"]),
     ]);
@@ -78,7 +78,7 @@ fn modules_know_only_whom_they_may() {
 #[test]
 fn the_core_does_no_io_and_reads_no_clock() {
     for (path, text) in sources(&root().join("src")) {
-        if ["units", "facts", "checks", "gates", "ledger", "occupants", "plan"]
+        if ["units", "facts", "checks", "gates", "ledger", "disk_consumers", "plan"]
             .contains(&module(&path).as_str())
         {
             for word in [
@@ -131,37 +131,36 @@ fn the_changelog_knows_this_version() {
     assert!(changelog.contains(&format!("## [{version}]")), "CHANGELOG.md has no section for {version}");
 }
 
-/// Every option of `--help` stands in the README's table of options, with its default.
+/// Every option of `--help` stands in the table of options, with its default.
 #[test]
-fn the_readme_has_every_option_and_its_default() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+fn the_configuration_page_has_every_option_and_its_default() {
+    let page = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
     let cli = fs::read_to_string(root().join("src/cli.rs")).unwrap();
-    let mut rows = readme.lines().filter(|line| line.starts_with("| `--"));
+    let mut rows = page.lines().filter(|line| line.starts_with("| `--"));
     for (name, default) in options(&cli) {
         let begins = |row: &&str| {
             let rest = row.strip_prefix("| `--").and_then(|row| row.strip_prefix(name.as_str()));
             rest.is_some_and(|rest| rest.starts_with([' ', '`']))
         };
         let row = rows.clone().find(begins);
-        let row = row.unwrap_or_else(|| panic!("README.md has no row for --{name}"));
-        assert!(default.is_none_or(|it| row.contains(&format!("`{it}`"))), "the default in: {row}");
+        let row = row.unwrap_or_else(|| panic!("docs/configuration.md has no row for --{name}"));
+        assert!(default.is_none_or(|default| row.contains(&format!("`{default}`"))), "the default in: {row}");
     }
     assert!(rows.next().is_some());
 }
 
-/// Names and literal defaults of the options, as the source declares them.
+/// Names and literal defaults of the options, as the source declares them; not the hidden ones.
 fn options(cli: &str) -> Vec<(String, Option<String>)> {
     let mut options = Vec::new();
     let (mut long, mut default) = (false, None);
     for line in cli.lines().map(str::trim) {
         if line.starts_with("#[arg(") {
-            long |= line.contains("long");
+            long |= line.contains("long") && !line.contains("hide = true");
             if let Some((_, rest)) = line.split_once("default_value = \"") {
                 default = rest.split('"').next().map(str::to_owned);
             }
-        } else if let (Some(field), true) = (line.strip_prefix("pub "), long) {
-            let name = field.split(':').next().unwrap().replace('_', "-");
-            options.push((name, default.take()));
+        } else if let (Some((field, _)), true) = (line.trim_start_matches("pub ").split_once(": "), long) {
+            options.push((field.replace('_', "-"), default.take()));
             long = false;
         }
     }
@@ -170,7 +169,8 @@ fn options(cli: &str) -> Vec<(String, Option<String>)> {
 
 /// The pages for people.
 fn pages() -> Vec<(PathBuf, String)> {
-    let mut pages = vec![root().join("README.md")];
+    let mut pages: Vec<PathBuf> =
+        ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"].map(|name| root().join(name)).into();
     for folder in ["docs", "docs/decisions"] {
         pages.extend(fs::read_dir(root().join(folder)).unwrap().map(|it| it.unwrap().path()));
     }
@@ -187,13 +187,18 @@ fn names_after<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = &'a str
 }
 
 #[test]
-fn the_docs_name_units_and_options_that_the_module_has() {
+fn the_docs_name_units_and_options_that_there_are() {
     let options = fs::read_to_string(root().join("docs/module-options.md")).unwrap();
+    let example = fs::read_to_string(root().join("docs/ci-docker-prune.toml")).unwrap();
+    let is_key = |word: &str| example.contains(&format!("\n# {word} = "));
     for (path, text) in pages() {
         for option in names_after(&text, "services.ci-docker-prune.") {
             // `systemd.services.ci-docker-prune.onFailure` is NixOS's.
             let known = options.contains(&format!("## `services.ci-docker-prune.{option}`"));
             assert!(known || option == "onFailure", "{}: no option {option}", path.display());
+        }
+        for key in names_after(&text, "settings.") {
+            assert!(key.is_empty() || is_key(key), "{}: no key {key}", path.display());
         }
         for word in text.split(|c: char| !c.is_ascii_alphanumeric() && !"-.".contains(c)) {
             let word = word.trim_end_matches('.');
@@ -220,32 +225,137 @@ fn the_docs_name_units_and_options_that_the_module_has() {
 }
 
 #[test]
-fn the_module_has_the_programs_defaults() {
+fn the_module_has_the_programs_keys_and_defaults() {
     let page = fs::read_to_string(root().join("docs/module-options.md")).unwrap();
+    let example = fs::read_to_string(root().join("docs/ci-docker-prune.toml")).unwrap();
     let cli = fs::read_to_string(root().join("src/cli.rs")).unwrap();
+    let keys: Vec<&str> = example
+        .lines()
+        .filter_map(|line| line.strip_prefix("# ")?.split_once(" = "))
+        .map(|(key, _)| key)
+        .collect();
+    for key in &keys {
+        // systemd names the directories.
+        let by_systemd = ["state-dir", "runtime-dir"].contains(key);
+        let known = page.contains(&format!("## `services.ci-docker-prune.settings.{key}`"));
+        assert!(known != by_systemd, "{key}");
+    }
     let mut compared = 0;
     for (name, default) in options(&cli) {
         let default = match name.as_str() {
-            "run-pattern" => cli.split("RUN_PATTERN: &str = \"").nth(1).and_then(|it| it.split('"').next()),
+            "run-pattern" => {
+                cli.split("RUN_PATTERN: &str = \"").nth(1).and_then(|text| text.split('"').next())
+            }
             _ => default.as_deref(),
         };
-        let camel: String = name
-            .split('-')
-            .enumerate()
-            .map(|(n, word)| if n == 0 { word.to_owned() } else { word[..1].to_uppercase() + &word[1..] })
-            .collect();
-        let section = |name: &str| page.split(&format!("## `services.ci-docker-prune.{name}`")).nth(1);
-        // `keepLabels` holds several of `--keep-label`.
-        let Some(section) = section(&camel).or_else(|| section(&format!("{camel}s"))) else { continue };
+        let section = page.split(&format!("## `services.ci-docker-prune.settings.{name}`")).nth(1);
+        let Some((section, default)) = section.zip(default) else { continue };
         let line = section.lines().find(|line| line.starts_with("- default: ")).unwrap();
-        if let Some(default) = default {
-            let value = line.trim_start_matches("- default: `").trim_end_matches('`');
-            let value = value.trim_start_matches("[ ").trim_end_matches(" ]").trim_matches('"');
-            assert_eq!(value, default, "--{name}");
-            compared += 1;
+        let value = line.trim_start_matches("- default: `").trim_end_matches('`');
+        let value = value.trim_start_matches("[ ").trim_end_matches(" ]").trim_matches('"');
+        assert_eq!(value, default, "--{name}");
+        compared += 1;
+    }
+    assert_eq!(compared, 9, "threshold, critical, three ages, pattern, label, timeout, output");
+}
+
+/// Words that must not come back, and what to write instead.
+const WORDS: [(&str, &str); 9] = [
+    ("orphan image", "dangling image"),
+    ("somebody", "who it is"),
+    ("whoever", "who it is"),
+    ("is heard", "honours"),
+    ("a person must look", "manual intervention required"),
+    ("looks abandoned", "possibly stale"),
+    ("held back", "blocked"),
+    ("what waits", "deferred ideas"),
+    ("as good as root", "root-equivalent"),
+];
+
+#[test]
+fn words_that_were_replaced_stay_away() {
+    let sources = sources(&root().join("src"));
+    for (path, text) in pages().into_iter().chain(sources) {
+        let text = text.to_lowercase();
+        for (word, instead) in WORDS {
+            assert!(!text.contains(word), "{}: {word}: write: {instead}", path.display());
         }
     }
-    assert_eq!(compared, 8, "threshold, target, critical, three ages, pattern, label");
+}
+
+#[test]
+fn every_public_item_is_documented() {
+    let is_item = |line: &str| {
+        let words = line.trim_start().strip_prefix("pub ").unwrap_or_default().split(' ');
+        let mut words = words.skip_while(|word| ["async", "unsafe"].contains(word));
+        words
+            .next()
+            .is_some_and(|word| ["fn", "struct", "enum", "trait", "type", "const", "static"].contains(&word))
+    };
+    for (path, text) in sources(&root().join("src")) {
+        let lines: Vec<&str> = product(&text).lines().collect();
+        for (at, line) in lines.iter().enumerate().filter(|(_, line)| is_item(line)) {
+            let above = lines[..at].iter().rev().find(|line| !line.trim_start().starts_with("#["));
+            let documented = above.is_some_and(|line| line.trim_start().starts_with("///"));
+            assert!(documented, "{}: {line}", path.display());
+        }
+    }
+}
+
+#[test]
+fn no_variable_is_called_it() {
+    for (path, text) in sources(&root().join("src")) {
+        let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+        for line in code.filter(|line| !line.trim_start().starts_with('"')) {
+            for declared in ["|it|", "|it:", "|&it|", " it =", "(it)", "for it in"] {
+                assert!(!line.contains(declared), "{}: {line}", path.display());
+            }
+        }
+    }
+}
+
+/// The functions of a file: name and length, in lines.
+fn functions(text: &str) -> Vec<(String, usize)> {
+    let mut functions = Vec::new();
+    let mut open: Option<(String, usize, usize)> = None;
+    for (at, line) in text.lines().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let declared = line.trim_start().split("fn ").nth(1).filter(|_| {
+            let before = line.trim_start().split("fn ").next().unwrap_or_default();
+            before.split_whitespace().all(|word| {
+                word.starts_with("pub") || ["async", "const", "unsafe", "super)", "in"].contains(&word)
+            })
+        });
+        if let (None, Some(rest)) = (&open, declared)
+            && !line.trim_end().ends_with(';')
+        {
+            let name = rest.split(['(', '<']).next().unwrap_or_default().to_owned();
+            open = Some((name, at, indent));
+        }
+        if let Some((name, from, depth)) = &open
+            && indent == *depth
+            && (line.trim() == "}" || (at == *from && line.trim_end().ends_with('}')))
+        {
+            functions.push((name.clone(), at - from + 1));
+            open = None;
+        }
+    }
+    functions
+}
+
+#[test]
+fn no_function_is_longer_than_80_lines() {
+    let mut seen = 0;
+    // A file of tests alone.
+    let product_files =
+        sources(&root().join("src")).into_iter().filter(|(path, _)| !path.ends_with("properties.rs"));
+    for (path, text) in product_files {
+        for (name, lines) in functions(product(&text)) {
+            assert!(lines <= 80, "{}: {name} has {lines} lines", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 300, "{seen}");
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub enum Login {
     HelperHangs(String),
 }
 
+/// Where a credential was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     File(PathBuf),
@@ -49,10 +50,11 @@ pub enum Test {
     NotAsked,
     Passed,
     Refused(String),
-    Unanswered(String),
+    Unavailable(String),
 }
 
 impl Login {
+    /// Only a credential that is there, and that the registry accepts where it was asked, is ok.
     pub fn status(&self) -> Status {
         match self {
             Self::Found { test: Test::NotAsked | Test::Passed, .. } => Status::Ok,
@@ -134,8 +136,9 @@ pub fn find(config: &str, registry: &str) -> Result<Place, String> {
         serde_json::from_str(if empty { "{}" } else { config }).map_err(|error| place(&error))?;
     let key = key(registry);
     // An empty one means the file itself.
-    let helper = config.cred_helpers.and_then(|mut it| it.remove(key)).or(config.creds_store);
-    if let Some(helper) = helper.filter(|it| !it.is_empty()) {
+    let helper =
+        config.cred_helpers.and_then(|mut cred_helper| cred_helper.remove(key)).or(config.creds_store);
+    if let Some(helper) = helper.filter(|helper| !helper.is_empty()) {
         return Ok(Place::Helper(helper));
     }
     let auths = config.auths.unwrap_or_default();
@@ -145,7 +148,7 @@ pub fn find(config: &str, registry: &str) -> Result<Place, String> {
 }
 
 fn credential(auth: &Auth) -> Result<Option<Credential>, String> {
-    let filled = |text: &Zeroizing<String>| Some(text.clone()).filter(|it| !it.is_empty());
+    let filled = |text: &Zeroizing<String>| Some(text.clone()).filter(|value| !value.is_empty());
     let (mut user, mut password) = (Some(auth.username.clone()), filled(&auth.password));
     if !auth.auth.is_empty() {
         let wrong = || "an auth entry is not base64 of USER:PASSWORD".to_owned();
@@ -156,7 +159,7 @@ fn credential(auth: &Auth) -> Result<Option<Credential>, String> {
         // Docker pads some with zeros (docker/cli: `decodeAuth`).
         password = filled(&Zeroizing::new(secret.trim_end_matches('\0').to_owned()));
     }
-    let user = user.filter(|it| !it.is_empty());
+    let user = user.filter(|user| !user.is_empty());
     let identity_token = filled(&auth.identitytoken);
     let registry_token = filled(&auth.registrytoken);
     if password.is_none() && identity_token.is_none() && registry_token.is_none() {
@@ -202,7 +205,7 @@ mod tests {
     fn credentials_are_found_where_docker_would() {
         let basic = STANDARD.encode("alice:s3cret:with:colons");
         let user = |config: &str, registry: &str| match find(config, registry).unwrap() {
-            Place::Here(it) => it.user.unwrap_or_else(|| "token".into()),
+            Place::Here(credential) => credential.user.unwrap_or_else(|| "token".into()),
             Place::Helper(name) => format!("helper {name}"),
             Place::Nowhere => "nowhere".into(),
         };

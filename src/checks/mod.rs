@@ -2,14 +2,15 @@
 
 pub mod login;
 pub mod pruners;
+pub mod pull_limit;
 pub mod units;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::facts::{SwarmState, Unanswered};
-use crate::gates::{Gate, Word};
+use crate::facts::{SwarmState, Unavailable};
+use crate::gates::{Gate, GateState};
 
 /// One line of the list.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum Check {
     Disk(Disk),
     /// Of this registry.
     Login(String, login::Login),
+    /// Of Docker Hub.
+    Pulls(pull_limit::PullLimit),
     Pruners(pruners::Pruners),
     Units(units::Units),
     Redeploy(Redeploy),
@@ -35,6 +38,7 @@ pub enum Status {
     Skipped,
 }
 
+/// What came of asking the engine.
 #[derive(Debug)]
 pub enum Engine {
     Answers {
@@ -46,7 +50,7 @@ pub enum Engine {
         /// Is a manager named that knows the services?
         manager: bool,
     },
-    Unanswered(Unanswered),
+    Unavailable(Unavailable),
 }
 
 /// A ledger that was not kept for this long is not kept: `record` runs every five minutes.
@@ -73,7 +77,7 @@ pub enum Retention {
     ZfsByPercent(PathBuf),
     /// The engine is on another host.
     Elsewhere,
-    Unknown(Unanswered),
+    Unknown(Unavailable),
 }
 
 /// What the proof of layer reuse showed.
@@ -101,6 +105,7 @@ pub struct Deployed {
 }
 
 impl Check {
+    /// As the JSON and the text name the check.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Engine(_) => "engine",
@@ -108,12 +113,14 @@ impl Check {
             Self::Disk(_) => "disk",
             Self::Ledger(_) => "ledger",
             Self::Login(..) => "login",
+            Self::Pulls(_) => "pulls",
             Self::Pruners(_) => "pruners",
             Self::Units(_) => "units",
             Self::Redeploy(_) => "redeploy",
         }
     }
 
+    /// How the check ended.
     pub fn status(&self) -> Status {
         match self {
             Self::Engine(Engine::Answers { swarm, manager, .. }) => match swarm {
@@ -122,19 +129,20 @@ impl Check {
                 SwarmState::Worker | SwarmState::Pending => Status::Warning,
                 SwarmState::Locked | SwarmState::Failed(_) => Status::Failed,
             },
-            Self::Engine(Engine::Unanswered(_)) | Self::Retention(Retention::Volatile(..)) => Status::Failed,
+            Self::Engine(Engine::Unavailable(_)) | Self::Retention(Retention::Volatile(..)) => Status::Failed,
             Self::Retention(Retention::Persistent(_)) => Status::Ok,
             Self::Retention(Retention::ZfsByPercent(_)) => Status::Warning,
             Self::Retention(Retention::Elsewhere | Retention::Unknown(_)) => Status::Skipped,
-            Self::Disk(disk) => match disk.gate.word() {
-                Word::Closed => Status::Ok,
-                Word::Open if disk.critical => Status::Failed,
-                Word::Open => Status::Warning,
-                Word::Unknown => Status::Skipped,
+            Self::Disk(disk) => match disk.gate.state() {
+                GateState::Closed => Status::Ok,
+                GateState::Open if disk.critical => Status::Failed,
+                GateState::Open => Status::Warning,
+                GateState::Unknown => Status::Skipped,
             },
             Self::Ledger(Some(since)) if *since < LEDGER_KEPT => Status::Ok,
             Self::Ledger(_) => Status::Warning,
             Self::Login(_, login) => login.status(),
+            Self::Pulls(limit) => limit.status(),
             Self::Pruners(pruners) => pruners.status(),
             Self::Units(units) => units.status(),
             Self::Redeploy(Redeploy::Proved { cold, warm, planned }) => {

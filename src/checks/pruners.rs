@@ -7,6 +7,7 @@ use regex::Regex;
 
 use super::Status;
 
+/// What else prunes on this host, as far as it could be read.
 #[derive(Debug, Default)]
 pub struct Pruners {
     pub found: Vec<Pruner>,
@@ -23,7 +24,7 @@ pub enum Systemd {
     #[default]
     NotBooted,
     /// It did not answer.
-    Unanswered(String),
+    Unavailable(String),
 }
 
 /// Something that prunes.
@@ -36,8 +37,9 @@ pub struct Pruner {
 }
 
 impl Pruners {
+    /// Failed where another pruner was found; a warning where something could not be read.
     pub fn status(&self) -> Status {
-        let unseen = !self.unread.is_empty() || matches!(self.systemd, Systemd::Unanswered(_));
+        let unseen = !self.unread.is_empty() || matches!(self.systemd, Systemd::Unavailable(_));
         match (self.found.as_slice(), unseen) {
             ([], false) => Status::Ok,
             ([], true) => Status::Warning,

@@ -10,7 +10,7 @@ pub enum Units {
     /// This host was not booted with systemd.
     NoSystemd,
     /// It was, and systemctl does not answer.
-    Unanswered(String),
+    Unavailable(String),
     Seen {
         timer: Timer,
         /// What `ExecStart=` of the service names; none where there is no service.
@@ -23,6 +23,7 @@ pub enum Units {
     },
 }
 
+/// The state of `ci-docker-prune.timer`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Timer {
     Missing,
@@ -35,10 +36,11 @@ pub enum Timer {
 }
 
 impl Units {
+    /// Failed where no prune would run, or another program would.
     pub fn status(&self) -> Status {
         match self {
             Self::NoSystemd => Status::Skipped,
-            Self::Unanswered(_) => Status::Failed,
+            Self::Unavailable(_) => Status::Failed,
             Self::Seen { timer: Timer::Active(_), runs: Some(runs), own, failed, .. } if runs == own => {
                 if *failed {
                     Status::Warning

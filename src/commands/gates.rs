@@ -3,17 +3,18 @@
 use anyhow::Result;
 
 use super::{now, print};
-use crate::cli::Output;
+use crate::cli::{GateName, Output};
 use crate::engine::read::Containers;
 use crate::exit::Exit;
-use crate::facts::{Answer, Unanswered};
-use crate::gates::{self, Gate, Verdict, Word};
+use crate::facts::{Answer, Unavailable};
+use crate::gates::{self, Gate, GateState, Verdict};
 use crate::observe::{self, Questions};
 use crate::report::{json, text};
 use crate::settings;
 use crate::world::World;
 use crate::world::real::ThisHost;
 
+/// Evaluate `disk` alone.
 pub async fn disk(world: &ThisHost<'_>, disk: settings::Disk, output: Output) -> Result<Exit> {
     let gates = match world.connect().await {
         Err(why) => unanswered(&[disk_unanswered], &why),
@@ -25,6 +26,7 @@ pub async fn disk(world: &ThisHost<'_>, disk: settings::Disk, output: Output) ->
     report(&gates, output)
 }
 
+/// Evaluate `runs` alone.
 pub async fn runs(world: &ThisHost<'_>, runs: &settings::Runs, output: Output) -> Result<Exit> {
     let gates = match world.connect().await {
         Err(why) => unanswered(&[runs_unanswered], &why),
@@ -36,6 +38,7 @@ pub async fn runs(world: &ThisHost<'_>, runs: &settings::Runs, output: Output) -
     report(&gates, output)
 }
 
+/// Evaluate `converge` alone.
 pub async fn converge(world: &ThisHost<'_>, output: Output) -> Result<Exit> {
     let gates = match world.connect().await {
         Err(why) => unanswered(&[converge_unanswered], &why),
@@ -44,14 +47,16 @@ pub async fn converge(world: &ThisHost<'_>, output: Output) -> Result<Exit> {
     report(&gates, output)
 }
 
+/// The gates that are named, or all.
 pub async fn check_gates(
     world: &ThisHost<'_>,
+    names: &[GateName],
     disk: settings::Disk,
     runs: &settings::Runs,
     output: Output,
 ) -> Result<Exit> {
     let engine = match world.connect().await {
-        Err(why) => return report(&all_unanswered(&why), output),
+        Err(why) => return report(&named(names, all_unanswered(&why)), output),
         Ok(engine) => engine,
     };
     // The containers that have ended protect their images by being there, and the events since the
@@ -65,28 +70,40 @@ pub async fn check_gates(
         // A user of the docker group may ask the gates without owning the ledger.
         log::info!("the ledger was not updated: {error:#}");
     }
-    report(&gates, output)
+    report(&named(names, gates.into()), output)
+}
+
+/// Those among the gates that are named; all, where none is.
+fn named(names: &[GateName], mut gates: Vec<Gate>) -> Vec<Gate> {
+    let name = |gate: &Gate| match gate {
+        Gate::Disk(_) => GateName::Disk,
+        Gate::Runs(_) => GateName::Runs,
+        Gate::Converge(_) => GateName::Converge,
+    };
+    gates.retain(|gate| names.is_empty() || names.contains(&name(gate)));
+    gates
 }
 
 /// Every gate, where not even the engine could be reached.
-pub fn all_unanswered(why: &Unanswered) -> Vec<Gate> {
+pub fn all_unanswered(why: &Unavailable) -> Vec<Gate> {
     unanswered(&[disk_unanswered, runs_unanswered, converge_unanswered], why)
 }
 
-fn unanswered(gates: &[fn(Unanswered) -> Gate], why: &Unanswered) -> Vec<Gate> {
+fn unanswered(gates: &[fn(Unavailable) -> Gate], why: &Unavailable) -> Vec<Gate> {
     gates.iter().map(|gate| gate(why.clone())).collect()
 }
 
-pub fn disk_unanswered(why: Unanswered) -> Gate {
-    Gate::Disk(Verdict::Unknown(gates::disk::Unknown::Unanswered(why)))
+/// The gate `disk`, which is unknown for this reason.
+pub fn disk_unanswered(why: Unavailable) -> Gate {
+    Gate::Disk(Verdict::Unknown(gates::disk::Unknown::Unavailable(why)))
 }
 
-fn runs_unanswered(why: Unanswered) -> Gate {
+fn runs_unanswered(why: Unavailable) -> Gate {
     Gate::Runs(Verdict::Unknown(why))
 }
 
-fn converge_unanswered(why: Unanswered) -> Gate {
-    Gate::Converge(Verdict::Unknown(gates::converge::Unknown::Unanswered(why)))
+fn converge_unanswered(why: Unavailable) -> Gate {
+    Gate::Converge(Verdict::Unknown(gates::converge::Unknown::Unavailable(why)))
 }
 
 fn report(gates: &[Gate], output: Output) -> Result<Exit> {
@@ -94,19 +111,19 @@ fn report(gates: &[Gate], output: Output) -> Result<Exit> {
         Output::Text => text::gates(&mut out, gates),
         Output::Json => json::gates(&mut out, gates),
     })?;
-    Ok(match gates::together(gates) {
-        Word::Open => Exit::Done,
-        Word::Closed => Exit::Closed,
-        Word::Unknown => Exit::Unanswered,
+    Ok(match gates::combined_state(gates) {
+        GateState::Open => Exit::Done,
+        GateState::Closed => Exit::Closed,
+        GateState::Unknown => Exit::Unavailable,
     })
 }
 
 /// The usages that a disk gate measured.
 pub fn usages(answer: Answer<Vec<crate::facts::Filesystem>>) -> Answer<Vec<gates::disk::Usage>> {
     gates::disk::measure(&gates::disk::Facts { filesystems: answer }).map_err(|unknown| match unknown {
-        gates::disk::Unknown::Unanswered(why) => why,
-        gates::disk::Unknown::NoBlocks(it) => {
-            Unanswered(format!("{} says that it has no blocks", it.mount_point.display()))
+        gates::disk::Unknown::Unavailable(why) => why,
+        gates::disk::Unknown::NoBlocks(filesystem) => {
+            Unavailable(format!("{} says that filesystem has no blocks", filesystem.mount_point.display()))
         }
     })
 }

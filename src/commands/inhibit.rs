@@ -5,14 +5,20 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 
-use super::now;
+use super::{now, print};
+use crate::cli::Output;
 use crate::exit::Exit;
 use crate::host::{child, inhibitors, lock};
 use crate::observe::{self, Questions};
+use crate::report::{json, text};
 use crate::settings;
 use crate::world::World;
 use crate::world::real::ThisHost;
 
+/// Run a command while blocking prunes; its status is the program's.
+///
+/// # Errors
+/// Prunes cannot be blocked; the command is not started then.
 pub async fn run(
     engine: settings::Engine,
     why: Option<&str>,
@@ -37,6 +43,16 @@ pub async fn run(
     }
     drop(inhibitor);
     Ok(Exit::OfCommand(code))
+}
+
+/// List the inhibitors that are active.
+pub fn list(runtime_dir: &Path, output: Output) -> Result<Exit> {
+    let active = inhibitors::active(runtime_dir)?;
+    print(|mut out| match output {
+        Output::Text => text::inhibitors(&mut out, &active, now()),
+        Output::Json => json::inhibitors(&mut out, &active),
+    })?;
+    Ok(Exit::Done)
 }
 
 async fn note(engine: &settings::Engine, state_dir: &Path, runtime_dir: &Path) -> Result<()> {

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
 use super::print;
 use super::prune::{self, Attempt};
 use crate::cli::Output;
 use crate::exit::Exit;
 use crate::gates::disk::Measured;
-use crate::gates::{Gate, Verdict, Word};
+use crate::gates::{Gate, GateState, Verdict};
 use crate::ledger::{Ledger, Reported};
 use crate::observe::{self, Questions, Survey};
 use crate::report::progress::Bars;
@@ -23,6 +23,10 @@ use crate::world::real::ThisHost;
 /// A prune that can do nothing, for the same reason as before, is reported this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(3_600);
 
+/// Record, and prune where that is due, on this host.
+///
+/// # Errors
+/// As [`record_in`].
 pub async fn run(
     engine: settings::Engine,
     record: Record,
@@ -64,14 +68,17 @@ pub async fn record_in(
     let known = noted.as_ref().map_or_else(|_| world.ledger(), Clone::clone);
     let due = match (prune_at, disk) {
         (Some(prune_at), Some(Gate::Disk(Verdict::Open(measured)))) => is_due(*prune_at, &measured, &known),
-        (_, Some(gate)) if gate.word() == Word::Unknown => {
+        (_, Some(gate)) if gate.state() == GateState::Unknown => {
             log::warn!("cannot tell whether a prune is due: {}", text::reason(&gate));
             false
         }
         _ => false,
     };
     if !due {
-        noted?;
+        let known = noted?;
+        if let Some(path) = &prune.metrics_file {
+            prune::write_ledger_metrics(path, &known, now).context("see --metrics-file")?;
+        }
         if verbose || output == Output::Json {
             report(&survey, &known, None, output)?;
         }
@@ -81,7 +88,7 @@ pub async fn record_in(
     if let Err(error) = noted {
         log::warn!("{error:#}");
     }
-    let reported = known.pressure.as_ref().and_then(|it| it.reported.as_ref());
+    let reported = known.pressure.as_ref().and_then(|pressure| pressure.reported.as_ref());
     let report_due = reported.is_none_or(|reported| elapsed(known.time(now), reported.at) >= REPORT_INTERVAL);
     let attempt = prune::attempt(world, prune, verbose || report_due, bars).await;
     let (exit, worth_telling) = remember(world, &attempt).await;
@@ -98,10 +105,11 @@ pub async fn record_in(
 
 /// Is the disk so full, or so short of space, that it cannot wait for the daily prune, or is that prune still owed?
 fn is_due(prune_at: Percent, measured: &Measured, ledger: &Ledger) -> bool {
-    let urgent = measured.usages.iter().any(|it| it.percent >= prune_at || measured.limit.lacks_space(it));
+    let urgent =
+        measured.usages.iter().any(|usage| usage.percent >= prune_at || measured.limit.lacks_space(usage));
     let pressure = ledger.pressure.as_ref();
-    let useless = pressure.is_some_and(|it| it.freed_nothing);
-    (urgent && !useless) || pressure.is_some_and(|it| it.owed_since.is_some())
+    let useless = pressure.is_some_and(|pressure| pressure.freed_nothing);
+    (urgent && !useless) || pressure.is_some_and(|pressure| pressure.owed_since.is_some())
 }
 
 /// With which status to end, and whether the attempt says anything that the last one did not. Manual intervention is
@@ -116,11 +124,11 @@ async fn remember(world: &impl World, attempt: &Attempt) -> (Exit, bool) {
         let exit =
             if demanded && pressure.alarmed { attempt.exit_without_intervention() } else { attempt.exit };
         let outcome = outcome_word(&attempt.report);
-        let idle = matches!(outcome, "held" | "nothing");
-        let what = attempt.report.gates.iter().filter(|it| it.word() != Word::Open).map(Gate::name);
+        let idle = matches!(outcome, "blocked" | "nothing");
+        let what = attempt.report.gates.iter().filter(|gate| gate.state() != GateState::Open).map(Gate::name);
         let what = format!("{outcome}: {}", what.collect::<Vec<_>>().join(", "));
-        let last = pressure.reported.as_ref().filter(|it| it.what == what);
-        let told = last.is_some_and(|it| elapsed(now, it.at) < REPORT_INTERVAL);
+        let last = pressure.reported.as_ref().filter(|reported| reported.what == what);
+        let told = last.is_some_and(|reported| elapsed(now, reported.at) < REPORT_INTERVAL);
         let worth_telling = exit != Exit::Done || !(idle && told);
         if worth_telling {
             pressure.reported = Some(Reported { at: now, what });
@@ -138,10 +146,11 @@ async fn remember(world: &impl World, attempt: &Attempt) -> (Exit, bool) {
 }
 
 fn report(survey: &Survey, ledger: &Ledger, attempt: Option<&Attempt>, output: Output) -> Result<()> {
-    let used: HashSet<&str> = survey.containers.iter().flatten().map(|it| it.image_id.as_str()).collect();
+    let used: HashSet<&str> =
+        survey.containers.iter().flatten().map(|container| container.image_id.as_str()).collect();
     let (used, known) = (used.len(), ledger.images.len());
     print(|mut out| match output {
         Output::Text => text::recorded(&mut out, used, known),
-        Output::Json => json::recorded(&mut out, used, known, attempt.map(|it| &it.report)),
+        Output::Json => json::recorded(&mut out, used, known, attempt.map(|attempt| &attempt.report)),
     })
 }

@@ -49,7 +49,8 @@ pub async fn prove(settings: &settings::Engine, prune: &Prune, image: &str) -> R
 /// `None`: it was interrupted.
 async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Result<Option<Redeploy>> {
     // Whatever ends a program from outside: a closed terminal too must not leave the service.
-    let told_to_end = watch_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT])?;
+    let shutdown_requested =
+        watch_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT])?;
     let engines = Engines::connect(settings).await.map_err(|why| anyhow!(why.0))?;
     let info = engines.local.info().await?;
     if engines.manager.is_some() || info.swarm.state != SwarmState::Manager {
@@ -59,7 +60,7 @@ async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Resul
     let why = format!("{PROOF} {image}");
     let inhibitor = inhibitors::register(&prune.runs.runtime_dir, Some(&why), now());
     if let Err(error) = &inhibitor {
-        log::info!("prune is not kept away: {error:#}");
+        log::info!("prunes are not blocked: {error:#}");
     }
     let (credential, login) = docker_config::credential(login::registry_of(image), settings.timeout).await;
     if credential.is_none() {
@@ -71,14 +72,16 @@ async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Resul
         credential: credential.as_ref(),
         service: format!("{}-{:016x}", deploy::LABEL.replace('.', "-"), RandomState::new().hash_one(0)),
         image,
-        told_to_end,
+        shutdown_requested,
         unanswered: Cell::new(false),
     };
     // Of two that begin together each sees the other.
     let is_other = |active: &Inhibitor| active.pid != Some(std::process::id()) && is_proof(active);
     let active = inhibitors::active(&prune.runs.runtime_dir);
     let another_runs = inhibitor.is_err() || active.map_or(true, |active| active.iter().any(is_other));
-    for left in engines.local.services().await?.iter().filter(|it| it.labels.contains_key(deploy::LABEL)) {
+    for left in
+        engines.local.services().await?.iter().filter(|service| service.labels.contains_key(deploy::LABEL))
+    {
         if another_runs || left.labels.get(deploy::LABEL) != info.swarm.node.as_ref() {
             log::warn!(
                 "service {} is of another proof; if none is running: docker service rm {0}",
@@ -107,7 +110,7 @@ struct Proof<'a> {
     credential: Option<&'a Credential>,
     service: String,
     image: &'a str,
-    told_to_end: Arc<AtomicBool>,
+    shutdown_requested: Arc<AtomicBool>,
     /// The engine has not answered an order to create the service, and may still carry it out.
     unanswered: Cell<bool>,
 }
@@ -118,12 +121,14 @@ impl Proof<'_> {
         self.tear_down().await?;
         // As if the disk were full: then whatever may go at all is in the plan.
         let world = ThisHost::new(settings, &prune.state_dir, &prune.runs.runtime_dir);
-        let plan =
-            prune::look(&world, prune, Some(Usage::full()), false).await.context("the plan in between")?.plan;
+        let plan = prune::preview_report(&world, prune, Some(Usage::full()), false)
+            .await
+            .context("the plan in between")?
+            .plan;
         // Where the image is gone already the second deploy tells.
-        let id = self.engine.image(&by_digest(&cold.image)).await?.map(|it| it.id);
+        let id = self.engine.image(&by_digest(&cold.image)).await?.map(|image| image.id);
         let plan = plan.context("no plan could be made")?;
-        let planned = plan.remove.iter().any(|it| Some(&it.id) == id.as_ref());
+        let planned = plan.remove.iter().any(|removal| Some(&removal.id) == id.as_ref());
         let Some(warm) = self.deploy().await.context("the second deploy")? else { return Ok(None) };
         Ok(Some(Redeploy::Proved { cold, warm, planned }))
     }
@@ -138,7 +143,7 @@ impl Proof<'_> {
         };
         let resolved = start.elapsed();
         let there = self.layers_there(&image).await?;
-        if self.told_to_end.load(Ordering::Relaxed) {
+        if self.shutdown_requested.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let start = Instant::now();
@@ -157,7 +162,7 @@ impl Proof<'_> {
                 }
                 Progress::Coming(_) => {}
             }
-            if self.told_to_end.load(Ordering::Relaxed) {
+            if self.shutdown_requested.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             tokio::time::sleep(POLL).await;
@@ -181,7 +186,7 @@ impl Proof<'_> {
         let ids = self.engine.images().await?.into_iter().map(|image| image.id);
         let layers = stream::iter(ids).map(|id| async move { self.engine.layers(&id).await });
         let layers: Vec<_> = layers.buffer_unordered(AT_A_TIME).try_collect().await?;
-        let chains = layers.iter().flatten().flat_map(|it| (1..=it.len()).map(|n| chain(&it[..n])));
+        let chains = layers.iter().flatten().flat_map(|layer| (1..=layer.len()).map(|n| chain(&layer[..n])));
         Ok(Some(chains.collect()))
     }
 

@@ -7,16 +7,20 @@ use anyhow::Result;
 use super::{gates, print};
 use crate::cli::Output;
 use crate::exit::Exit;
-use crate::facts::Unanswered;
+use crate::facts::Unavailable;
 use crate::host::systemd;
 use crate::observe::{self, Questions};
-use crate::report::{Lasting, StatusReport, json, text};
+use crate::report::{OngoingPressure, StatusReport, json, text};
 use crate::settings;
 use crate::world::World;
 use crate::world::real::ThisHost;
 
 const TIMER: &str = "ci-docker-prune.timer";
 
+/// Show what is known, also where the engine is down.
+///
+/// # Errors
+/// Stdout cannot be written.
 pub async fn run(
     engine: settings::Engine,
     disk: settings::Disk,
@@ -39,11 +43,11 @@ pub async fn run(
     let report = StatusReport {
         now,
         disk,
-        pressure: Lasting::of(&ledger, now),
+        pressure: OngoingPressure::of(&ledger, now),
         last_run: ledger.last_run,
         last_success: ledger.last_success,
-        next_run: timer.map(|it| it.next).filter(|next| !next.is_empty()),
-        inhibitors: world.inhibitors().map_err(|error| Unanswered(format!("{error:#}"))),
+        next_run: timer.map(|timer| timer.next).filter(|next| !next.is_empty()),
+        inhibitors: world.inhibitors().map_err(|error| Unavailable(format!("{error:#}"))),
         images: ledger.images.len(),
         recorded: ledger.noted_at,
     };

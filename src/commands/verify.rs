@@ -6,18 +6,18 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{gates, print, prune, redeploy};
-use crate::checks::login::{Login, Test};
+use crate::checks::login::{Credential, Login, Test};
 use crate::checks::pruners::{Pruner, Pruners, Systemd, prunes, uncommented};
 use crate::checks::units::{Timer, Units as OwnUnits};
 use crate::checks::{Check, Disk, Engine, Retention, Status};
 use crate::cli::{self, Output};
 use crate::exit::Exit;
-use crate::facts::{Answer, Unanswered};
+use crate::facts::{Answer, Unavailable};
 use crate::gates::{Gate, Verdict};
 use crate::host::systemd::{self, Unit};
-use crate::host::{docker_config, filesystem};
+use crate::host::{docker_config, docker_hub, filesystem};
 use crate::observe::{self, Questions, Survey};
-use crate::report::{Lasting, json, text};
+use crate::report::{OngoingPressure, json, text};
 use crate::settings::{self, Verify};
 use crate::units::elapsed;
 use crate::world::World;
@@ -26,6 +26,10 @@ use crate::world::real::{Engines, ThisHost};
 const TIMER: &str = "ci-docker-prune.timer";
 const SERVICE: &str = "ci-docker-prune.service";
 
+/// Run every check.
+///
+/// # Errors
+/// Stdout cannot be written.
 pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Result<Exit> {
     let world = ThisHost::new(&engine, &verify.prune.state_dir, &verify.prune.runs.runtime_dir);
     let engines = world.connect().await;
@@ -46,8 +50,12 @@ pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Re
         prune::warn_of_what_hinders(&world, survey, &[]);
     }
     for registry in &verify.registries {
-        let login = login(&engines, registry, verify.online, engine.timeout).await;
+        let (login, credential) = login(&engines, registry, verify.online, engine.timeout).await;
         checks.push(Check::Login(registry.clone(), login));
+        if verify.online && registry == "docker.io" {
+            let hub = verify.docker_hub.as_deref();
+            checks.push(Check::Pulls(docker_hub::pull_limit(credential.as_ref(), hub, engine.timeout).await));
+        }
     }
     let units = systemd::units(engine.timeout).await.map_err(|error| format!("{error:#}"));
     checks.push(Check::Pruners(pruners(&units)));
@@ -69,7 +77,7 @@ fn noted(world: &ThisHost<'_>) -> Option<Duration> {
 }
 
 fn answers(settings: &settings::Engine, engines: &Answer<Engines>, survey: &Answer<Survey>) -> Engine {
-    let info = survey.as_ref().map_err(Clone::clone).and_then(|it| it.info.clone());
+    let info = survey.as_ref().map_err(Clone::clone).and_then(|survey| survey.info.clone());
     match (engines, info) {
         (Ok(engines), Ok(info)) => Engine::Answers {
             host: settings.host.to_string(),
@@ -79,8 +87,8 @@ fn answers(settings: &settings::Engine, engines: &Answer<Engines>, survey: &Answ
             swarm: info.swarm.state,
             manager: engines.manager.is_some(),
         },
-        (Err(why), _) => Engine::Unanswered(why.clone()),
-        (_, Err(why)) => Engine::Unanswered(why),
+        (Err(why), _) => Engine::Unavailable(why.clone()),
+        (_, Err(why)) => Engine::Unavailable(why),
     }
 }
 
@@ -94,7 +102,7 @@ fn retention(
         (Ok(engines), _) if !engines.local.is_local() => return Retention::Elsewhere,
         (Ok(engines), Ok(survey)) => {
             let everywhere = settings::Disk { paths: vec![], limit: verify.prune.disk.limit };
-            survey.disk_places(world, engines, &everywhere).map(|it| it.measured)
+            survey.disk_places(world, engines, &everywhere).map(|places| places.measured)
         }
         (Err(why), _) | (_, Err(why)) => Err(why.clone()),
     };
@@ -106,7 +114,7 @@ fn retention(
         match filesystem::volatile(place) {
             Ok(None) => {}
             Ok(Some(kind)) => return Retention::Volatile(place.clone(), kind),
-            Err(error) => return Retention::Unknown(Unanswered(format!("{error:#}"))),
+            Err(error) => return Retention::Unknown(Unavailable(format!("{error:#}"))),
         }
     }
     match places.iter().find(|place| filesystem::is_zfs(place)) {
@@ -127,24 +135,29 @@ fn disk(
     };
     let critical = match &gate {
         Gate::Disk(Verdict::Open(measured)) => {
-            measured.usages.iter().any(|it| prune.policy.critical.is_reached(it))
+            measured.usages.iter().any(|usage| prune.policy.critical.is_reached(usage))
         }
         _ => false,
     };
-    let pressure =
-        Lasting::of(&world.ledger(), world.now()).map(|pressure| (pressure.duration, pressure.blocked));
+    let pressure = OngoingPressure::of(&world.ledger(), world.now())
+        .map(|pressure| (pressure.duration, pressure.blocked));
     Disk { gate, critical, pressure }
 }
 
-async fn login(engines: &Answer<Engines>, registry: &str, online: bool, limit: Duration) -> Login {
+async fn login(
+    engines: &Answer<Engines>,
+    registry: &str,
+    online: bool,
+    limit: Duration,
+) -> (Login, Option<Credential>) {
     let (credential, mut login) = docker_config::credential(registry, limit).await;
-    if let (Login::Found { test, .. }, Some(credential), true) = (&mut login, credential, online) {
+    if let (Login::Found { test, .. }, Some(credential), true) = (&mut login, &credential, online) {
         *test = match engines {
-            Ok(engines) => engines.local.test_login(&credential, registry).await,
-            Err(why) => Test::Unanswered(why.0.clone()),
+            Ok(engines) => engines.local.test_login(credential, registry).await,
+            Err(why) => Test::Unavailable(why.0.clone()),
         };
     }
-    login
+    (login, credential)
 }
 
 /// What systemd has loaded; none where the host was not booted with it.
@@ -155,10 +168,11 @@ fn pruners(units: &Units) -> Pruners {
     let (mut found, mut unread) = (Vec::new(), Vec::new());
     let all = units.as_ref().ok().and_then(Option::as_deref).unwrap_or_default();
     let live = |unit: &Unit| {
-        let trigger = |name: &String| all.iter().any(|it| it.name == *name && (it.active || it.enabled));
+        let trigger =
+            |name: &String| all.iter().any(|unit| unit.name == *name && (unit.active || unit.enabled));
         unit.active || unit.enabled || unit.triggered_by.iter().any(trigger)
     };
-    for unit in all.iter().filter(|it| live(it)) {
+    for unit in all.iter().filter(|unit| live(unit)) {
         let command = unit.commands.iter().find_map(|command| looked_through(command, &mut unread));
         // NixOS's own name, whatever it runs.
         let reserved = unit.name == "docker-prune.timer";
@@ -169,7 +183,9 @@ fn pruners(units: &Units) -> Pruners {
     }
     let (texts, unreadable) = systemd::crontabs();
     unread.extend(unreadable);
-    for (path, text) in texts {
+    let (timers, unreadable) = systemd::user_services();
+    unread.extend(unreadable);
+    for (path, text) in texts.into_iter().chain(timers) {
         if let Some(command) = looked_through(&text, &mut unread) {
             found.push(Pruner { place: path.display().to_string(), command });
         }
@@ -177,7 +193,7 @@ fn pruners(units: &Units) -> Pruners {
     let systemd = match units {
         Ok(Some(_)) => Systemd::Yes,
         Ok(None) => Systemd::NotBooted,
-        Err(why) => Systemd::Unanswered(why.clone()),
+        Err(why) => Systemd::Unavailable(why.clone()),
     };
     unread.sort();
     unread.dedup();
@@ -198,9 +214,9 @@ fn own_units(units: &Units) -> OwnUnits {
     let units = match units {
         Ok(Some(units)) => units,
         Ok(None) => return OwnUnits::NoSystemd,
-        Err(why) => return OwnUnits::Unanswered(why.clone()),
+        Err(why) => return OwnUnits::Unavailable(why.clone()),
     };
-    let find = |name: &str| units.iter().find(|it| it.name == name);
+    let find = |name: &str| units.iter().find(|unit| unit.name == name);
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let timer = match find(TIMER) {
         None => Timer::Missing,
@@ -214,9 +230,9 @@ fn own_units(units: &Units) -> OwnUnits {
     let service = find(SERVICE);
     OwnUnits::Seen {
         timer,
-        runs: service.and_then(|it| it.program.as_deref()).map(real),
-        own: std::env::current_exe().map(|it| real(&it)).unwrap_or_default(),
-        failed: service.is_some_and(|it| it.failed),
+        runs: service.and_then(|run| run.program.as_deref()).map(real),
+        own: std::env::current_exe().map(|path| real(&path)).unwrap_or_default(),
+        failed: service.is_some_and(|service| service.failed),
         version: cli::VERSION.clone(),
     }
 }

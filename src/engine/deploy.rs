@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::read::encode;
 use super::{Engine, EngineError};
 use crate::checks::login::{self, Credential, Test};
+use crate::facts::label;
 
 /// The label of the services that the proof makes.
 pub const LABEL: &str = "ci-docker-prune.verify";
@@ -41,9 +42,9 @@ fn auth_json(credential: &Credential, registry: &str) -> Zeroizing<String> {
     }
     let auth = Auth {
         username: credential.user.as_deref(),
-        password: credential.password.as_ref().map(|it| it.as_str()),
-        identitytoken: credential.identity_token.as_ref().map(|it| it.as_str()),
-        registrytoken: credential.registry_token.as_ref().map(|it| it.as_str()),
+        password: credential.password.as_ref().map(|password| password.as_str()),
+        identitytoken: credential.identity_token.as_ref().map(|identity_token| identity_token.as_str()),
+        registrytoken: credential.registry_token.as_ref().map(|registry_token| registry_token.as_str()),
         serveraddress: login::key(registry),
     };
     // Strings and no maps: nothing here can fail.
@@ -64,7 +65,7 @@ impl Engine {
                 {
                     Test::Refused(message.to_owned())
                 }
-                _ => Test::Unanswered(error.to_string()),
+                _ => Test::Unavailable(error.to_string()),
             },
         }
     }
@@ -81,7 +82,7 @@ impl Engine {
             digest: String,
         }
         let path = format!("/distribution/{image}/json");
-        let auth = credential.map(|it| auth(it, login::registry_of(image)));
+        let auth = credential.map(|credential| auth(credential, login::registry_of(image)));
         let body = self.send(Method::GET, &path, auth.as_ref(), None).await?;
         let answer: Answer = serde_json::from_slice(&body).map_err(|why| self.nonsense(&path, &why))?;
         Ok(answer.descriptor.digest)
@@ -101,7 +102,7 @@ impl Engine {
         }
         let answer: Option<Answer> =
             super::read::gone_is_none(self.get(&format!("/images/{reference}/json")).await)?;
-        Ok(answer.map(|it| it.root_fs.layers.unwrap_or_default()))
+        Ok(answer.map(|answer| answer.root_fs.layers.unwrap_or_default()))
     }
 
     /// `POST /services/create`: one replica on this node that is never started again.
@@ -123,7 +124,7 @@ impl Engine {
             },
             "Mode": { "Replicated": { "Replicas": 1 } },
         });
-        let auth = credential.map(|it| auth(it, login::registry_of(image)));
+        let auth = credential.map(|credential| auth(credential, login::registry_of(image)));
         self.send(Method::POST, "/services/create", auth.as_ref(), Some(&spec.to_string())).await.map(drop)
     }
 
@@ -150,14 +151,14 @@ impl Engine {
         let tasks: Vec<Answer> = self.get(&format!("/tasks?filters={}", encode(&filters))).await?;
         let Some(Answer { status }) = tasks.into_iter().next() else { return Ok(Progress::Coming(None)) };
         // A program that fails by itself was started: what it wants is not asked here.
-        let ended = status.container_status.and_then(|it| it.exit_code).is_some_and(|code| code > 0);
+        let ended = status.container_status.and_then(|status| status.exit_code).is_some_and(|code| code > 0);
         Ok(match status.state.as_str() {
             "running" | "complete" => Progress::Started,
             "failed" if ended => Progress::Started,
             "failed" | "rejected" | "orphaned" => {
                 Progress::Failed(status.err.unwrap_or_else(|| format!("its task was {}", status.state)))
             }
-            _ => Progress::Coming(status.err.filter(|it| !it.is_empty())),
+            _ => Progress::Coming(status.err.filter(|error| !error.is_empty())),
         })
     }
 
@@ -172,7 +173,7 @@ impl Engine {
 
     /// Does a container of this service exist, in whatever state?
     pub async fn has_container(&self, service: &str) -> Result<bool, EngineError> {
-        let filters = json!({"label": [format!("com.docker.swarm.service.name={service}")]}).to_string();
+        let filters = json!({"label": [format!("{}={service}", label::SERVICE_NAME)]}).to_string();
         let containers: Vec<serde::de::IgnoredAny> =
             self.get(&format!("/containers/json?all=1&filters={}", encode(&filters))).await?;
         Ok(!containers.is_empty())

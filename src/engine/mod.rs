@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use crate::facts::Unanswered;
+use crate::facts::Unavailable;
 use crate::settings::HostUrl;
 use transport::Transport;
 
@@ -85,7 +85,9 @@ impl Engine {
             .map_err(|why| EngineError::new(host, "connect", Problem::Certificates(why)))?;
         let bollard = |version| {
             let error = |error: bollard::errors::Error| Problem::Nonsense(error.to_string());
-            transport.bollard(timeout, version).map_err(|it| EngineError::new(host, "connect", error(it)))
+            transport
+                .bollard(timeout, version)
+                .map_err(|version| EngineError::new(host, "connect", error(version)))
         };
         let (docker, version) = (bollard(OLDEST)?, OLDEST);
         let mut engine = Self { transport: transport.clone(), docker, host: host.clone(), version, timeout };
@@ -194,7 +196,7 @@ fn message(body: &[u8]) -> String {
         message: String,
     }
     serde_json::from_slice::<Message>(body)
-        .map_or_else(|_| String::from_utf8_lossy(body).chars().take(200).collect(), |it| it.message)
+        .map_or_else(|_| String::from_utf8_lossy(body).chars().take(200).collect(), |answer| answer.message)
         .trim()
         .to_owned()
 }
@@ -205,6 +207,8 @@ enum Problem {
     NoSocket,
     NotPermitted,
     Refused(String),
+    /// Its name is not known.
+    Unresolved(String),
     TimedOut(Duration),
     /// A removal took longer than this, or the engine does not answer beside it.
     SlowRemoval(Duration),
@@ -233,6 +237,11 @@ impl Problem {
         let mut text = error.to_string();
         let mut next = Some(error);
         while let Some(error) = next {
+            // hyper-util's word for a name that does not resolve.
+            if error.to_string() == "dns error" {
+                let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                return Self::Unresolved(why);
+            }
             if let Some(complaint) = tls::complaint(error) {
                 return Self::Untrusted(complaint);
             }
@@ -331,6 +340,10 @@ impl fmt::Display for EngineError {
                 "no Docker engine at {host}: {why}; start the engine (systemctl status docker says why it stopped) \
                  or name another with --host"
             ),
+            Problem::Unresolved(why) => write!(
+                f,
+                "cannot resolve the host of {host}: {why}; correct the name (--host, --swarm-host), or name an address"
+            ),
             Problem::TimedOut(timeout) => write!(
                 f,
                 "no answer from the Docker engine at {host} to {asked} in {}; see whether it hangs \
@@ -389,7 +402,7 @@ impl fmt::Display for EngineError {
     }
 }
 
-impl From<EngineError> for Unanswered {
+impl From<EngineError> for Unavailable {
     fn from(error: EngineError) -> Self {
         Self(error.to_string())
     }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -29,6 +30,7 @@ pub struct Use {
 }
 
 impl Engine {
+    /// `GET /info`.
     pub async fn info(&self) -> Result<Info, EngineError> {
         let info: InfoAnswer = self.get("/info").await?;
         let containerd = "io.containerd.snapshotter.v1";
@@ -45,11 +47,13 @@ impl Engine {
         })
     }
 
+    /// `GET /services?status=true`.
     pub async fn services(&self) -> Result<Vec<Service>, EngineError> {
         let services: Vec<ServiceAnswer> = self.get("/services?status=true").await?;
         Ok(services.into_iter().map(Into::into).collect())
     }
 
+    /// `GET /tasks`.
     pub async fn tasks(&self) -> Result<Vec<Task>, EngineError> {
         let tasks: Vec<TaskAnswer> = self.get("/tasks").await?;
         Ok(tasks.into_iter().map(Into::into).collect())
@@ -62,6 +66,7 @@ impl Engine {
         Ok(nodes.into_iter().filter(away).map(|node| node.id).collect())
     }
 
+    /// `GET /containers/json`.
     pub async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError> {
         let live = json!({"status": ["created", "restarting", "running", "removing", "paused"]});
         let path = match which {
@@ -85,9 +90,10 @@ impl Engine {
             finished_at: Option<String>,
         }
         let answer: Option<Answer> = gone_is_none(self.get(&format!("/containers/{id}/json")).await)?;
-        Ok(answer.and_then(|it| parse_time(&it.state.finished_at?)))
+        Ok(answer.and_then(|answer| parse_time(&answer.state.finished_at?)))
     }
 
+    /// `GET /images/json`.
     pub async fn images(&self) -> Result<Vec<Image>, EngineError> {
         let images: Vec<ImageAnswer> = self.get("/images/json").await?;
         Ok(images.into_iter().map(Into::into).collect())
@@ -158,17 +164,21 @@ impl Engine {
             false => "/system/df".to_owned(),
         };
         let answer: Answer = self.get_df(&path).await?;
-        let bytes = |size: Option<i64>| size.and_then(|it| u64::try_from(it).ok()).unwrap_or(0);
-        let named = |it: Written| {
-            let name = it.names.unwrap_or_default().into_iter().next().unwrap_or(it.id);
-            (name.trim_start_matches('/').to_owned(), bytes(it.size_rw))
+        let bytes = |size: Option<i64>| size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+        let named = |written: Written| {
+            let name = written.names.unwrap_or_default().into_iter().next().unwrap_or(written.id);
+            (name.trim_start_matches('/').to_owned(), bytes(written.size_rw))
         };
-        let volume = |it: Volume| (it.name, bytes(it.usage_data.map(|it| it.size)));
+        let volume = |volume: Volume| (volume.name, bytes(volume.usage_data.map(|data| data.size)));
         let cache = answer.build_cache.unwrap_or_default().into_iter().map(CacheRecord::from);
         // What an image shares is counted with its layers.
-        let private = cache.filter(|it| !it.shared).fold(0_u64, |sum, it| sum.saturating_add(it.size));
+        let private =
+            cache.filter(|cache| !cache.shared).fold(0_u64, |sum, record| sum.saturating_add(record.size));
         Ok(DiskUsage {
-            layers: answer.layers_size.and_then(|it| u64::try_from(it).ok()).filter(|_| !containerd_store),
+            layers: answer
+                .layers_size
+                .and_then(|bytes| u64::try_from(bytes).ok())
+                .filter(|_| !containerd_store),
             volumes: answer.volumes.unwrap_or_default().into_iter().map(volume).collect(),
             containers: answer.containers.unwrap_or_default().into_iter().map(named).collect(),
             build_cache: private,
@@ -213,14 +223,7 @@ pub(super) fn gone_is_none<T>(answer: Result<T, EngineError>) -> Result<Option<T
 
 /// Percent-encode for a query.
 pub(super) fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 /// The engine writes Go's zero time, 0001-01-01, for "never".
@@ -351,7 +354,7 @@ impl From<ModeAnswer> for Mode {
                 Self::ReplicatedJob { completions: job.total_completions.or(job.max_concurrent).unwrap_or(1) }
             }
             ModeAnswer { replicated, .. } => {
-                Self::Replicated { replicas: replicated.and_then(|it| it.replicas).unwrap_or(1) }
+                Self::Replicated { replicas: replicated.and_then(|replica| replica.replicas).unwrap_or(1) }
             }
         }
     }
@@ -475,7 +478,7 @@ struct ContainerStatusAnswer {
 
 impl From<TaskAnswer> for Task {
     fn from(task: TaskAnswer) -> Self {
-        let container = task.status.container_status.map(|it| it.container_id);
+        let container = task.status.container_status.map(|status| status.container_id);
         Self {
             service: task.service_id,
             slot: task.slot,
@@ -554,13 +557,13 @@ struct ImageAnswer {
 
 impl From<ImageAnswer> for Image {
     fn from(image: ImageAnswer) -> Self {
-        let References { tags, digests, own_tag } =
+        let References { tags, digests, eviction_tag } =
             References::new(image.repo_tags.unwrap_or_default(), image.repo_digests.unwrap_or_default());
         Self {
             id: image.id,
             tags,
             digests,
-            own_tag,
+            eviction_tag,
             created: from_seconds(image.created),
             last_tagged: None,
             parent: None,
@@ -599,13 +602,13 @@ struct MetadataAnswer {
 
 impl From<InspectAnswer> for Image {
     fn from(image: InspectAnswer) -> Self {
-        let References { tags, digests, own_tag } =
+        let References { tags, digests, eviction_tag } =
             References::new(image.repo_tags.unwrap_or_default(), image.repo_digests.unwrap_or_default());
         Self {
             id: image.id,
             tags,
             digests,
-            own_tag,
+            eviction_tag,
             created: image.created.as_deref().and_then(parse_time),
             last_tagged: image.metadata.unwrap_or_default().last_tag_time.as_deref().and_then(parse_time),
             parent: image.parent.filter(|id| !id.is_empty()),
@@ -683,7 +686,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(400))]
         #[test]
         fn no_answer_makes_the_reader_panic(value in anything()) {
-            let _ = serde_json::from_value::<InfoAnswer>(value.clone()).map(|it| Swarm::from(it.swarm.unwrap_or_default()));
+            let _ = serde_json::from_value::<InfoAnswer>(value.clone()).map(|value| Swarm::from(value.swarm.unwrap_or_default()));
             let _ = serde_json::from_value::<ServiceAnswer>(value.clone()).map(Service::from);
             let _ = serde_json::from_value::<TaskAnswer>(value.clone()).map(Task::from);
             let _ = serde_json::from_value::<ContainerAnswer>(value.clone()).map(Container::from);

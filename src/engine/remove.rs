@@ -10,7 +10,7 @@ use bollard::query_parameters::{
 };
 
 use super::{Engine, EngineError, Problem};
-use crate::facts::OWN_REPOSITORY;
+use crate::facts::EVICTION_REPOSITORY;
 
 /// The part of the engine that can remove. A dry run never makes one.
 #[derive(Debug, Clone)]
@@ -19,12 +19,12 @@ pub struct Remover {
     /// Longest wait for one removal.
     limit: Duration,
     /// Was the run told to end? Then a removal is not waited for longer than for an answer.
-    told_to_end: Option<Arc<AtomicBool>>,
+    shutdown_requested: Option<Arc<AtomicBool>>,
 }
 
 /// The tag that an image has while it is being evicted.
-pub fn own_tag(id: &str) -> String {
-    format!("{OWN_REPOSITORY}:{}", id.trim_start_matches("sha256:"))
+pub fn eviction_tag(id: &str) -> String {
+    format!("{EVICTION_REPOSITORY}:{}", id.trim_start_matches("sha256:"))
 }
 
 /// What an order to the engine did.
@@ -40,9 +40,9 @@ pub enum Done {
 
 impl Remover {
     /// `limit`: the longest wait for one removal, while the engine answers other questions.
-    pub fn new(engine: &Engine, limit: Duration, told_to_end: Option<Arc<AtomicBool>>) -> Self {
+    pub fn new(engine: &Engine, limit: Duration, shutdown_requested: Option<Arc<AtomicBool>>) -> Self {
         let docker = engine.docker.clone().with_timeout(limit + engine.timeout);
-        Self { engine: Engine { docker, ..engine.clone() }, limit, told_to_end }
+        Self { engine: Engine { docker, ..engine.clone() }, limit, shutdown_requested }
     }
 
     /// `DELETE /containers/{id}`: its anonymous volumes stay.
@@ -59,15 +59,15 @@ impl Remover {
         let options = RemoveImageOptions { force: false, noprune: false, ..RemoveImageOptions::default() };
         self.carry_out(&format!("DELETE /images/{reference}"), async {
             let done = self.engine.docker.remove_image(reference, Some(options), None).await?;
-            let whole = done.iter().any(|it| it.deleted.is_some());
+            let whole = done.iter().any(|done| done.deleted.is_some());
             Ok(if whole { Done::Whole } else { Done::Untagged })
         })
         .await
     }
 
-    /// `POST /images/{id}/tag`: give an image its [`own_tag`], which deletes nothing.
+    /// `POST /images/{id}/tag`: give an image its [`eviction_tag`], which deletes nothing.
     pub async fn tag(&self, id: &str) -> Result<Done, EngineError> {
-        self.tag_as(id, OWN_REPOSITORY, id.trim_start_matches("sha256:")).await
+        self.tag_as(id, EVICTION_REPOSITORY, id.trim_start_matches("sha256:")).await
     }
 
     /// `POST /images/{id}/tag` with a `name:tag` that it had.
@@ -97,7 +97,7 @@ impl Remover {
     }
 
     fn is_told_to_end(&self) -> bool {
-        self.told_to_end.as_ref().is_some_and(|it| it.load(Ordering::Relaxed))
+        self.shutdown_requested.as_ref().is_some_and(|requested| requested.load(Ordering::Relaxed))
     }
 
     async fn carry_out(

@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-/// Trust `ca.pem` and nobody else, and show `cert.pem` with `key.pem`
+/// Trust only `ca.pem`, and show `cert.pem` with `key.pem`
 /// (Docker's documentation, "Protect the Docker daemon socket").
 ///
 /// # Errors

@@ -35,6 +35,7 @@ impl<B> RequestBody for Request<B> {
 /// How long a connection may have been idle and still be used.
 const KEPT: Duration = Duration::from_secs(1);
 
+/// The HTTP client of one engine.
 #[derive(Debug, Clone)]
 pub struct Transport {
     client: AnyClient,
@@ -89,7 +90,7 @@ impl Transport {
     pub fn bollard(&self, timeout: Duration, version: Version) -> Result<Docker, bollard::errors::Error> {
         let (client, base) = (self.client.clone(), self.base.clone());
         let send = move |mut request: BollardRequest| {
-            let path = request.uri().path_and_query().map_or("/", |it| it.as_str());
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
             let prefix = if path.starts_with("/v1.") { String::new() } else { format!("/v{version}") };
             let versioned = format!("{base}{prefix}{path}").parse();
             let client = client.clone();
@@ -138,4 +139,29 @@ impl Transport {
 fn unix_base(path: &Path) -> String {
     let uri: hyper::Uri = hyperlocal::Uri::new(path, "/").into();
     uri.to_string().trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// When this fails, bollard sends the version itself: [`Transport::bollard`] need not put it in any more
+    /// (docs/decisions/9-bollard.md).
+    #[test]
+    fn bollard_still_loses_the_version_on_its_way_to_the_uri() {
+        let sent = Arc::new(Mutex::new(String::new()));
+        let record = Arc::clone(&sent);
+        let send = move |request: BollardRequest| {
+            *record.lock().unwrap() = request.uri().path().to_owned();
+            async { Err::<Response<Incoming>, _>(bollard::errors::Error::RequestTimeoutError) }
+        };
+        let version = ClientVersion { major_version: 1, minor_version: 41 };
+        let docker = Docker::connect_with_custom_transport(send, Some("http://x"), 1, &version).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let failed = runtime.block_on(docker.remove_container("web", None));
+        assert!(failed.is_err());
+        assert_eq!(*sent.lock().unwrap(), "/containers/web");
+    }
 }

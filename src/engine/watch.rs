@@ -11,12 +11,12 @@ use serde_json::json;
 
 use super::read::encode;
 use super::{Engine, EngineError, Problem};
-use crate::facts::OWN_REPOSITORY;
+use crate::facts::{EVICTION_REPOSITORY, label};
 use crate::units::Time;
 
 /// Something after which no removal is safe any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sign {
+pub enum StopEvent {
     ServiceCreated(String),
     ServiceUpdated(String),
     Pulled(String),
@@ -39,7 +39,7 @@ pub enum Scope {
 #[derive(Debug, Default)]
 struct Seen {
     /// The first.
-    sign: Option<Sign>,
+    sign: Option<StopEvent>,
     /// How many other events there were: each makes the gates worth asking again.
     others: usize,
 }
@@ -115,7 +115,7 @@ impl Watch {
     }
 
     /// The first sign that something began, and how many lesser events there were.
-    pub async fn look(&self) -> (Option<Sign>, usize) {
+    pub async fn poll_state(&self) -> (Option<StopEvent>, usize) {
         // A yield lets the runtime look at its sockets and the reader work off what came in.
         for _ in 0..2 {
             tokio::task::yield_now().await;
@@ -126,7 +126,7 @@ impl Watch {
 }
 
 async fn read(mut body: Incoming, seen: Arc<Mutex<Seen>>, run_pattern: Regex) {
-    let note = |sign: Option<Sign>| {
+    let note = |sign: Option<StopEvent>| {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         match sign {
             Some(sign) => drop(seen.sign.get_or_insert(sign)),
@@ -137,8 +137,8 @@ async fn read(mut body: Incoming, seen: Arc<Mutex<Seen>>, run_pattern: Regex) {
     loop {
         let frame = match body.frame().await {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return note(Some(Sign::Lost(error.to_string()))),
-            None => return note(Some(Sign::Lost("the engine closed it".into()))),
+            Some(Err(error)) => return note(Some(StopEvent::Lost(error.to_string()))),
+            None => return note(Some(StopEvent::Lost("the engine closed it".into()))),
         };
         pending.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         // One event a line.
@@ -150,7 +150,9 @@ async fn read(mut body: Incoming, seen: Arc<Mutex<Seen>>, run_pattern: Regex) {
                     Meaning::Recheck => note(None),
                     Meaning::Ignore => {}
                 },
-                Err(error) => return note(Some(Sign::Lost(format!("an event makes no sense: {error}")))),
+                Err(error) => {
+                    return note(Some(StopEvent::Lost(format!("an event makes no sense: {error}"))));
+                }
             }
         }
     }
@@ -160,7 +162,7 @@ async fn read(mut body: Incoming, seen: Arc<Mutex<Seen>>, run_pattern: Regex) {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
     /// No removal is safe any more.
-    Stop(Sign),
+    Stop(StopEvent),
     /// The gates are worth asking again.
     Recheck,
     Ignore,
@@ -171,22 +173,22 @@ pub fn classify(event: Event, run_pattern: &Regex) -> Meaning {
     let attributes = event.actor.attributes.unwrap_or_default();
     let name = attributes.get("name").unwrap_or(&event.actor.id).clone();
     match (event.kind.as_str(), event.action.as_str()) {
-        ("service", "create") => Meaning::Stop(Sign::ServiceCreated(name)),
-        ("service", "update") => Meaning::Stop(Sign::ServiceUpdated(name)),
-        ("image", "pull") => Meaning::Stop(Sign::Pulled(event.actor.id)),
+        ("service", "create") => Meaning::Stop(StopEvent::ServiceCreated(name)),
+        ("service", "update") => Meaning::Stop(StopEvent::ServiceUpdated(name)),
+        ("image", "pull") => Meaning::Stop(StopEvent::Pulled(event.actor.id)),
         ("image", "tag")
-            if name.starts_with(OWN_REPOSITORY) || event.actor.id.starts_with(OWN_REPOSITORY) =>
+            if name.starts_with(EVICTION_REPOSITORY) || event.actor.id.starts_with(EVICTION_REPOSITORY) =>
         {
             Meaning::Ignore
         }
         ("container", _) => {
-            let labels = ["com.docker.stack.namespace", "com.docker.compose.project"];
+            let labels = [label::STACK, label::COMPOSE_PROJECT];
             let names = labels.into_iter().filter_map(|label| attributes.get(label)).chain([&name]);
-            let run = names.into_iter().find(|it| run_pattern.is_match(it));
-            run.map_or(Meaning::Recheck, |it| Meaning::Stop(Sign::Run(it.clone())))
+            let run = names.into_iter().find(|name| run_pattern.is_match(name));
+            run.map_or(Meaning::Recheck, |name| Meaning::Stop(StopEvent::Run(name.clone())))
         }
         ("network" | "volume" | "secret" | "config", _) if run_pattern.is_match(&name) => {
-            Meaning::Stop(Sign::Run(name))
+            Meaning::Stop(StopEvent::Run(name))
         }
         ("volume" | "secret" | "config", _) => Meaning::Ignore,
         _ => Meaning::Recheck,
@@ -202,19 +204,19 @@ mod tests {
         let run = "abcd-0123ef_ci_commoninternet_net";
         let own = "ci-docker-prune.invalid/evicting:aa";
         let table = [
-            ("service", "create", "app", "", Meaning::Stop(Sign::ServiceCreated("app".into()))),
-            ("service", "update", "app", "", Meaning::Stop(Sign::ServiceUpdated("app".into()))),
-            ("image", "pull", "app", "", Meaning::Stop(Sign::Pulled("id".into()))),
+            ("service", "create", "app", "", Meaning::Stop(StopEvent::ServiceCreated("app".into()))),
+            ("service", "update", "app", "", Meaning::Stop(StopEvent::ServiceUpdated("app".into()))),
+            ("image", "pull", "app", "", Meaning::Stop(StopEvent::Pulled("id".into()))),
             ("image", "tag", "app:1", "", Meaning::Recheck),
             ("image", "tag", own, "", Meaning::Ignore),
             ("image", "load", "app:1", "", Meaning::Recheck),
-            ("network", "create", run, "", Meaning::Stop(Sign::Run(run.into()))),
+            ("network", "create", run, "", Meaning::Stop(StopEvent::Run(run.into()))),
             // As `compose up` begins.
             ("network", "create", "other", "", Meaning::Recheck),
             ("volume", "create", "other", "", Meaning::Ignore),
             ("container", "create", "cron", "", Meaning::Recheck),
-            ("container", "start", run, "", Meaning::Stop(Sign::Run(run.into()))),
-            ("container", "create", "task", run, Meaning::Stop(Sign::Run(run.into()))),
+            ("container", "start", run, "", Meaning::Stop(StopEvent::Run(run.into()))),
+            ("container", "create", "task", run, Meaning::Stop(StopEvent::Run(run.into()))),
         ];
         let pattern = Regex::new("_ci_commoninternet_net").unwrap();
         for (kind, action, name, stack, expected) in table {

@@ -1,10 +1,10 @@
-//! Gate: is no Swarm service on its way somewhere?
+//! Gate: is no Swarm service converging?
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use crate::facts::{
-    Answer, Container, Mode, Restart, Service, SwarmState, Task, TaskState, Unanswered, Update,
+    Answer, Container, Mode, Restart, Service, SwarmState, Task, TaskState, Unavailable, Update, label,
 };
 use crate::units::{Time, elapsed};
 
@@ -28,11 +28,12 @@ pub struct Facts {
     pub nodes_away: HashSet<String>,
 }
 
+/// Why nothing is converging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Open {
     NotInSwarm,
     /// How many services there are.
-    Settled(usize),
+    Converged(usize),
 }
 
 /// Why a service is not where it wants to be.
@@ -43,33 +44,40 @@ pub enum Cause {
     Pulling,
     Starting,
     CrashLooping(Option<String>),
-    /// It failed and its restart condition will not start it again.
-    FailedForGood(Option<String>),
+    /// It failed, and its restart condition is `none`.
+    Failed(Option<String>),
     ImageNotFound(Option<String>),
     NoSuitableNode(Option<String>),
 }
 
+/// A service that has not converged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsettled {
+pub struct ConvergingService {
     pub service: String,
     pub has: u64,
     pub wants: u64,
     pub cause: Cause,
+    /// Has Swarm given up starting what is missing?
+    pub gave_up: bool,
+    /// The stack that it belongs to.
+    pub stack: Option<String>,
     /// Since the service was created or last changed.
     pub age: Option<Duration>,
 }
 
+/// What keeps the gate closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
-    Converging(Vec<Unsettled>),
+    Converging(Vec<ConvergingService>),
     /// This many tasks run on this node although the engine lists no live container for them: it has
     /// just been started and is still finding its containers (observed on 20.10 to 29).
-    EngineSettling(usize),
+    EngineRestoring(usize),
 }
 
+/// Why it is not known whether services converge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unknown {
-    Unanswered(Unanswered),
+    Unavailable(Unavailable),
     Worker,
     Locked,
     Pending,
@@ -78,9 +86,11 @@ pub enum Unknown {
     NoStatus(String),
 }
 
+/// What the gate says.
 pub type Verdict = super::Verdict<Open, Closed, Unknown>;
 
-pub fn judge(facts: &Facts, now: Time) -> Verdict {
+/// Evaluate the gate.
+pub fn evaluate(facts: &Facts, now: Time) -> Verdict {
     match verdict(facts, now) {
         Ok(verdict) => verdict,
         Err(unknown) => Verdict::Unknown(unknown),
@@ -88,7 +98,7 @@ pub fn judge(facts: &Facts, now: Time) -> Verdict {
 }
 
 fn verdict(facts: &Facts, now: Time) -> Result<Verdict, Unknown> {
-    match facts.swarm.clone().map_err(Unknown::Unanswered)? {
+    match facts.swarm.clone().map_err(Unknown::Unavailable)? {
         SwarmState::Locked => return Err(Unknown::Locked),
         SwarmState::Pending => return Err(Unknown::Pending),
         SwarmState::Failed(error) => return Err(Unknown::Failed(error)),
@@ -96,27 +106,27 @@ fn verdict(facts: &Facts, now: Time) -> Result<Verdict, Unknown> {
         SwarmState::Inactive if !facts.manager_elsewhere => return Ok(Verdict::Open(Open::NotInSwarm)),
         SwarmState::Inactive | SwarmState::Worker | SwarmState::Manager => {}
     }
-    let services = facts.services.as_ref().map_err(|why| Unknown::Unanswered(why.clone()))?;
-    let tasks = facts.tasks.as_ref().map_err(|why| Unknown::Unanswered(why.clone()))?;
-    let containers = facts.containers.as_ref().map_err(|why| Unknown::Unanswered(why.clone()))?;
+    let services = facts.services.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
+    let tasks = facts.tasks.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
+    let containers = facts.containers.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
 
     let mut of_service: BTreeMap<&str, Vec<&Task>> = BTreeMap::new();
     for task in tasks {
         of_service.entry(&task.service).or_default().push(task);
     }
-    let mut unsettled = Vec::new();
+    let mut converging = Vec::new();
     for service in services {
         let tasks = of_service.remove(service.id.as_str()).unwrap_or_default();
-        unsettled.extend(judge_service(service, &tasks, &facts.nodes_away, now)?);
+        converging.extend(evaluate_service(service, &tasks, &facts.nodes_away, now)?);
     }
-    if !unsettled.is_empty() {
-        return Ok(Verdict::Closed(Closed::Converging(unsettled)));
+    if !converging.is_empty() {
+        return Ok(Verdict::Closed(Closed::Converging(converging)));
     }
     let lost = without_container(tasks, facts.node.as_deref(), containers);
     if lost > 0 {
-        return Ok(Verdict::Closed(Closed::EngineSettling(lost)));
+        return Ok(Verdict::Closed(Closed::EngineRestoring(lost)));
     }
-    Ok(Verdict::Open(Open::Settled(services.len())))
+    Ok(Verdict::Open(Open::Converged(services.len())))
 }
 
 /// Running tasks of this node whose container the engine does not list.
@@ -131,17 +141,18 @@ fn without_container(tasks: &[Task], node: Option<&str>, containers: &[Container
         .count()
 }
 
-fn judge_service(
+fn evaluate_service(
     service: &Service,
     tasks: &[&Task],
     nodes_away: &HashSet<String>,
     now: Time,
-) -> Result<Option<Unsettled>, Unknown> {
+) -> Result<Option<ConvergingService>, Unknown> {
     let status = service.status.ok_or_else(|| Unknown::NoStatus(service.name.clone()))?;
     let since = service.updated.or(service.created);
-    let unsettled = |has, wants, cause| {
+    let converging = |gave_up: bool, has, wants, cause| {
         let age = since.map(|since| elapsed(now, since));
-        Ok(Some(Unsettled { service: service.name.clone(), has, wants, cause, age }))
+        let stack = service.labels.get(label::STACK).cloned();
+        Ok(Some(ConvergingService { service: service.name.clone(), has, wants, cause, gave_up, stack, age }))
     };
     let current: Vec<&Task> =
         tasks.iter().copied().filter(|task| task.job_iteration == service.job_iteration).collect();
@@ -157,24 +168,27 @@ fn judge_service(
             .filter(|history| history[0].state != TaskState::Running)
             .filter(|history| !ended_well_or_over(service.restart, history[0]))
     };
+    // Where Swarm will try again, it makes the next task in the step that ends the last one.
+    let over = |task: &Task| !task.wanted && matches!(task.state, TaskState::Failed | TaskState::Rejected);
+    let gave_up = || missing().next().is_some_and(|history| over(history[0]));
     let cause = || missing().next().map_or(Cause::Starting, |history| cause(service.restart, history));
 
     match service.update {
-        Update::Updating => return unsettled(status.running, status.desired, Cause::Updating),
-        Update::RollingBack => return unsettled(status.running, status.desired, Cause::RollingBack),
+        Update::Updating => return converging(false, status.running, status.desired, Cause::Updating),
+        Update::RollingBack => return converging(false, status.running, status.desired, Cause::RollingBack),
         Update::Settled => {}
     }
     // Nothing has been made for it so far, and it is too new to say that nothing will be.
     let too_new = places.is_empty() && since.is_none_or(|since| elapsed(now, since) < FIRST_TASK);
     match service.mode {
         Mode::Replicated { replicas } if status.running + ended_well < replicas => {
-            unsettled(status.running, replicas, cause())
+            converging(gave_up(), status.running, replicas, cause())
         }
         Mode::Global if too_new || missing().next().is_some() || status.running < status.desired => {
-            unsettled(status.running, status.desired.max(1), cause())
+            converging(gave_up(), status.running, status.desired.max(1), cause())
         }
         Mode::ReplicatedJob { completions } if status.completed < completions => {
-            unsettled(status.completed, completions, cause())
+            converging(gave_up(), status.completed, completions, cause())
         }
         Mode::GlobalJob => {
             let incomplete = places.values().filter(|history| {
@@ -182,7 +196,7 @@ fn judge_service(
             });
             let incomplete = incomplete.count() as u64;
             if too_new || incomplete > 0 {
-                unsettled(status.completed, status.completed + incomplete.max(1), cause())
+                converging(gave_up(), status.completed, status.completed + incomplete.max(1), cause())
             } else {
                 Ok(None)
             }
@@ -205,7 +219,7 @@ fn by_place<'a>(tasks: &[&'a Task], mode: Mode) -> BTreeMap<(u64, &'a str), Vec<
     places
 }
 
-/// A one-shot that is done: it completed, and nobody will start it again.
+/// A one-shot that is done: it completed, and will not be started again.
 fn ended_well(restart: Restart, newest: &Task) -> bool {
     newest.state == TaskState::Complete && !newest.wanted && restart != Restart::Always
 }
@@ -225,7 +239,7 @@ fn cause(restart: Restart, history: &[&Task]) -> Cause {
             Cause::ImageNotFound(rejected.and_then(|task| task.error.clone()))
         }
         TaskState::Failed if !newest.wanted && restart == Restart::Never => {
-            Cause::FailedForGood(newest.error.clone())
+            Cause::Failed(newest.error.clone())
         }
         TaskState::Preparing if failed.is_none() => Cause::Pulling,
         _ => match failed {
@@ -239,7 +253,7 @@ fn cause(restart: Restart, history: &[&Task]) -> Cause {
 mod tests {
     use super::*;
     use crate::facts::{ContainerState, Status};
-    use crate::gates::Word;
+    use crate::gates::GateState;
     use crate::testing::{container, now, service, task};
 
     fn facts(services: Vec<Service>, tasks: Vec<Task>) -> Facts {
@@ -261,12 +275,12 @@ mod tests {
         let service = Service { mode: Mode::Global, status: status(1, 1, 0), updated: old, ..service() };
         let tasks = vec![on("here", task()), on("gone", ended(TaskState::Failed))];
         let mut facts = facts(vec![service], tasks);
-        assert_eq!(judge(&facts, now()).word(), Word::Closed);
+        assert_eq!(evaluate(&facts, now()).state(), GateState::Closed);
         facts.nodes_away = HashSet::from(["gone".into()]);
-        assert_eq!(judge(&facts, now()).word(), Word::Open);
+        assert_eq!(evaluate(&facts, now()).state(), GateState::Open);
         // What failed elsewhere still is.
         facts.nodes_away = HashSet::from(["another".into()]);
-        assert_eq!(judge(&facts, now()).word(), Word::Closed);
+        assert_eq!(evaluate(&facts, now()).state(), GateState::Closed);
     }
 
     fn status(running: u64, desired: u64, completed: u64) -> Option<Status> {
@@ -306,7 +320,7 @@ mod tests {
         ];
         for (name, mode, status, restart, tasks) in table {
             let service = Service { mode, status, restart, updated: old, ..service() };
-            assert_eq!(judge(&facts(vec![service], tasks), now()).word(), Word::Open, "{name}");
+            assert_eq!(evaluate(&facts(vec![service], tasks), now()).state(), GateState::Open, "{name}");
         }
     }
 
@@ -369,7 +383,7 @@ mod tests {
                 none,
                 Restart::Never,
                 vec![ended(TaskState::Failed)],
-                Cause::FailedForGood(None),
+                Cause::Failed(None),
             ),
             (
                 "a completed task that will be started again",
@@ -399,9 +413,9 @@ mod tests {
         ];
         for (name, mode, status, restart, tasks, expected) in table {
             let service = Service { mode, status, restart, updated: Some(now()), ..service() };
-            match judge(&facts(vec![service], tasks), now()) {
-                Verdict::Closed(Closed::Converging(unsettled)) => {
-                    assert_eq!(unsettled[0].cause, expected, "{name}")
+            match evaluate(&facts(vec![service], tasks), now()) {
+                Verdict::Closed(Closed::Converging(converging)) => {
+                    assert_eq!(converging[0].cause, expected, "{name}")
                 }
                 other => panic!("{name}: {other:?}"),
             }
@@ -419,62 +433,62 @@ mod tests {
         };
         let old = Task { job_iteration: 1, ..ended(TaskState::Complete) };
         let new = Task { job_iteration: 2, state: TaskState::Preparing, ..task() };
-        assert_eq!(judge(&facts(vec![again], vec![old, new]), now()).word(), Word::Closed);
+        assert_eq!(evaluate(&facts(vec![again], vec![old, new]), now()).state(), GateState::Closed);
     }
 
     #[test]
     fn updates_close_until_they_are_over_or_paused() {
         for (update, expected) in [
-            (Update::Settled, Word::Open),
-            (Update::Updating, Word::Closed),
-            (Update::RollingBack, Word::Closed),
+            (Update::Settled, GateState::Open),
+            (Update::Updating, GateState::Closed),
+            (Update::RollingBack, GateState::Closed),
         ] {
             let service = Service { update, ..service() };
-            assert_eq!(judge(&facts(vec![service], vec![task()]), now()).word(), expected, "{update:?}");
+            assert_eq!(evaluate(&facts(vec![service], vec![task()]), now()).state(), expected, "{update:?}");
         }
     }
 
     #[test]
-    fn a_running_task_without_its_container_means_that_the_engine_is_settling() {
+    fn a_running_task_without_its_container_means_that_the_engine_restores_containers() {
         let mut facts = facts(vec![service()], vec![task()]);
-        assert_eq!(judge(&facts, now()).word(), Word::Open);
+        assert_eq!(evaluate(&facts, now()).state(), GateState::Open);
         // Also while it is listed as ended: the Swarm has not heard of that so far.
         facts.containers = Ok(vec![Container { state: ContainerState::Exited, ..container() }]);
-        assert_eq!(judge(&facts, now()), Verdict::Closed(Closed::EngineSettling(1)));
+        assert_eq!(evaluate(&facts, now()), Verdict::Closed(Closed::EngineRestoring(1)));
         facts.containers = Ok(vec![]);
-        assert_eq!(judge(&facts, now()), Verdict::Closed(Closed::EngineSettling(1)));
+        assert_eq!(evaluate(&facts, now()), Verdict::Closed(Closed::EngineRestoring(1)));
         facts.node = Some("another".into());
-        assert_eq!(judge(&facts, now()).word(), Word::Open);
+        assert_eq!(evaluate(&facts, now()).state(), GateState::Open);
     }
 
     #[test]
     fn what_cannot_be_told_is_unknown() {
-        let unanswered = || Unanswered("503".into());
+        let unanswered = || Unavailable("503".into());
         type Change<'a> = &'a dyn Fn(&mut Facts);
-        let table: [(&str, Change, Word); 9] = [
-            ("worker", &|it| it.swarm = Ok(SwarmState::Worker), Word::Unknown),
-            ("locked", &|it| it.swarm = Ok(SwarmState::Locked), Word::Unknown),
-            ("pending", &|it| it.swarm = Ok(SwarmState::Pending), Word::Unknown),
-            ("failed", &|it| it.swarm = Ok(SwarmState::Failed("x".into())), Word::Unknown),
-            ("no info", &|it| it.swarm = Err(unanswered()), Word::Unknown),
-            ("no services", &|it| it.services = Err(unanswered()), Word::Unknown),
-            ("no tasks", &|it| it.tasks = Err(unanswered()), Word::Unknown),
-            ("no swarm", &|it| it.swarm = Ok(SwarmState::Inactive), Word::Open),
+        let table: [(&str, Change, GateState); 9] = [
+            ("worker", &|facts| facts.swarm = Ok(SwarmState::Worker), GateState::Unknown),
+            ("locked", &|facts| facts.swarm = Ok(SwarmState::Locked), GateState::Unknown),
+            ("pending", &|facts| facts.swarm = Ok(SwarmState::Pending), GateState::Unknown),
+            ("failed", &|facts| facts.swarm = Ok(SwarmState::Failed("x".into())), GateState::Unknown),
+            ("no info", &|facts| facts.swarm = Err(unanswered()), GateState::Unknown),
+            ("no services", &|facts| facts.services = Err(unanswered()), GateState::Unknown),
+            ("no tasks", &|facts| facts.tasks = Err(unanswered()), GateState::Unknown),
+            ("no swarm", &|facts| facts.swarm = Ok(SwarmState::Inactive), GateState::Open),
             (
                 "worker with a manager elsewhere",
-                &|it| {
-                    it.swarm = Ok(SwarmState::Worker);
-                    it.manager_elsewhere = true;
+                &|value| {
+                    value.swarm = Ok(SwarmState::Worker);
+                    value.manager_elsewhere = true;
                 },
-                Word::Open,
+                GateState::Open,
             ),
         ];
         for (name, change, expected) in table {
             let mut facts = facts(vec![service()], vec![task()]);
             change(&mut facts);
-            assert_eq!(judge(&facts, now()).word(), expected, "{name}");
+            assert_eq!(evaluate(&facts, now()).state(), expected, "{name}");
         }
         let uncounted = Service { status: None, ..service() };
-        assert_eq!(judge(&facts(vec![uncounted], vec![]), now()).word(), Word::Unknown);
+        assert_eq!(evaluate(&facts(vec![uncounted], vec![]), now()).state(), GateState::Unknown);
     }
 }

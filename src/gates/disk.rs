@@ -1,6 +1,6 @@
 //! Gate: is the disk under pressure?
 
-use crate::facts::{Answer, Filesystem, Unanswered};
+use crate::facts::{Answer, Filesystem, Unavailable};
 use crate::units::Percent;
 
 /// The filesystems that hold the engine's data, each once.
@@ -19,6 +19,7 @@ pub struct Limit {
 }
 
 impl Limit {
+    /// Is the filesystem at or above the percentage, or does it lack space?
     pub fn is_reached(&self, usage: &Usage) -> bool {
         usage.percent >= self.percent || self.lacks_space(usage)
     }
@@ -60,16 +61,19 @@ pub struct Measured {
     pub limit: Limit,
 }
 
+/// Why the usage is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unknown {
-    Unanswered(Unanswered),
+    Unavailable(Unavailable),
     /// This filesystem says that it has no blocks.
     NoBlocks(Filesystem),
 }
 
+/// What the gate says; open means under pressure.
 pub type Verdict = super::Verdict<Measured, Measured, Unknown>;
 
-pub fn judge(facts: &Facts, limit: &Limit) -> Verdict {
+/// Evaluate the gate.
+pub fn evaluate(facts: &Facts, limit: &Limit) -> Verdict {
     match measure(facts) {
         Err(unknown) => Verdict::Unknown(unknown),
         Ok(usages) => {
@@ -85,14 +89,14 @@ pub fn judge(facts: &Facts, limit: &Limit) -> Verdict {
 /// # Errors
 /// When one of them could not be measured.
 pub fn measure(facts: &Facts) -> Result<Vec<Usage>, Unknown> {
-    let filesystems = facts.filesystems.clone().map_err(Unknown::Unanswered)?;
+    let filesystems = facts.filesystems.clone().map_err(Unknown::Unavailable)?;
     let mut usages = Vec::new();
     for filesystem in filesystems {
         let Some(percent) = filesystem.percent() else { return Err(Unknown::NoBlocks(filesystem)) };
         usages.push(Usage { filesystem, percent });
     }
     if usages.is_empty() {
-        return Err(Unknown::Unanswered(Unanswered("no filesystem to measure".into())));
+        return Err(Unknown::Unavailable(Unavailable("no filesystem to measure".into())));
     }
     usages.sort_by_key(|usage| std::cmp::Reverse(usage.percent));
     Ok(usages)
@@ -101,7 +105,7 @@ pub fn measure(facts: &Facts) -> Result<Vec<Usage>, Unknown> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gates::Word;
+    use crate::gates::GateState;
 
     fn disk(used: u64) -> Filesystem {
         Filesystem {
@@ -118,27 +122,27 @@ mod tests {
     fn the_fullest_filesystem_decides() {
         let full = Filesystem { available: 0, ..disk(0) };
         let table = [
-            (Ok(vec![disk(310)]), Word::Closed),
-            (Ok(vec![disk(799)]), Word::Open), // 79.9 is 80 as df shows it
-            (Ok(vec![disk(790)]), Word::Closed),
-            (Ok(vec![disk(310), disk(810)]), Word::Open),
-            (Ok(vec![disk(810), full]), Word::Unknown),
-            (Ok(vec![]), Word::Unknown),
-            (Err(Unanswered("statvfs".into())), Word::Unknown),
+            (Ok(vec![disk(310)]), GateState::Closed),
+            (Ok(vec![disk(799)]), GateState::Open), // 79.9 is 80 as df shows it
+            (Ok(vec![disk(790)]), GateState::Closed),
+            (Ok(vec![disk(310), disk(810)]), GateState::Open),
+            (Ok(vec![disk(810), full]), GateState::Unknown),
+            (Ok(vec![]), GateState::Unknown),
+            (Err(Unavailable("statvfs".into())), GateState::Unknown),
         ];
         let limit = Limit { percent: "80".parse().unwrap(), min_free: None };
         for (filesystems, expected) in table {
             let shown = format!("{filesystems:?}");
-            assert_eq!(judge(&Facts { filesystems }, &limit).word(), expected, "{shown}");
+            assert_eq!(evaluate(&Facts { filesystems }, &limit).state(), expected, "{shown}");
         }
     }
 
     #[test]
     fn too_little_space_opens_the_gate_whatever_the_percentage() {
-        for (used, expected) in [(310, Word::Closed), (500, Word::Closed), (501, Word::Open)] {
+        for (used, expected) in [(310, GateState::Closed), (500, GateState::Closed), (501, GateState::Open)] {
             let limit = Limit { percent: "80".parse().unwrap(), min_free: Some(500) };
             let facts = Facts { filesystems: Ok(vec![disk(used)]) };
-            assert_eq!(judge(&facts, &limit).word(), expected, "{used}");
+            assert_eq!(evaluate(&facts, &limit).state(), expected, "{used}");
         }
     }
 

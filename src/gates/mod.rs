@@ -14,18 +14,19 @@ pub enum Verdict<Open, Closed, Unknown> {
 
 /// A verdict without its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum GateState {
     Open,
     Closed,
     Unknown,
 }
 
 impl<Open, Closed, Unknown> Verdict<Open, Closed, Unknown> {
-    pub fn word(&self) -> Word {
+    /// Open, closed or unknown, without the reason.
+    pub fn state(&self) -> GateState {
         match self {
-            Self::Open(_) => Word::Open,
-            Self::Closed(_) => Word::Closed,
-            Self::Unknown(_) => Word::Unknown,
+            Self::Open(_) => GateState::Open,
+            Self::Closed(_) => GateState::Closed,
+            Self::Unknown(_) => GateState::Unknown,
         }
     }
 }
@@ -39,6 +40,7 @@ pub enum Gate {
 }
 
 impl Gate {
+    /// `disk`, `runs` or `converge`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Disk(_) => "disk",
@@ -47,21 +49,22 @@ impl Gate {
         }
     }
 
-    pub fn word(&self) -> Word {
+    /// Open, closed or unknown, without the reason.
+    pub fn state(&self) -> GateState {
         match self {
-            Self::Disk(verdict) => verdict.word(),
-            Self::Runs(verdict) => verdict.word(),
-            Self::Converge(verdict) => verdict.word(),
+            Self::Disk(verdict) => verdict.state(),
+            Self::Runs(verdict) => verdict.state(),
+            Self::Converge(verdict) => verdict.state(),
         }
     }
 }
 
-/// All of them together: open when each is, unknown when any is unknown, else closed.
-pub fn together(gates: &[Gate]) -> Word {
-    let any = |word| gates.iter().any(|gate| gate.word() == word);
-    match (any(Word::Unknown), any(Word::Closed)) {
-        (true, _) => Word::Unknown,
-        (false, true) => Word::Closed,
-        (false, false) => Word::Open,
+/// The state of several gates: open when each is, unknown when any is unknown, else closed.
+pub fn combined_state(gates: &[Gate]) -> GateState {
+    let any = |word| gates.iter().any(|gate| gate.state() == word);
+    match (any(GateState::Unknown), any(GateState::Closed)) {
+        (true, _) => GateState::Unknown,
+        (false, true) => GateState::Closed,
+        (false, false) => GateState::Open,
     }
 }

@@ -5,15 +5,11 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::facts::{Answer, Container, Inhibitor, Labels, Service, Unanswered};
+use crate::facts::{Answer, Container, Inhibitor, Labels, Service, Unavailable, label};
 use crate::units::{Time, elapsed};
 
-const STACK: &str = "com.docker.stack.namespace";
-const COMPOSE: &str = "com.docker.compose.project";
-const SWARM_SERVICE: &str = "com.docker.swarm.service.id";
-
 /// A run older than this was probably left behind: runs take minutes, not days.
-pub const LOOKS_ABANDONED: Duration = Duration::from_secs(24 * 3600);
+pub const POSSIBLY_STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// The services of the Swarm, the containers of this node (only live ones count), and who inhibits.
 #[derive(Debug, Clone)]
@@ -23,6 +19,7 @@ pub struct Facts {
     pub containers: Answer<Vec<Container>>,
 }
 
+/// How a CI run is recognized.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// Names of stacks, services, Compose projects and containers of a run match this.
@@ -52,14 +49,17 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn looks_abandoned(&self) -> bool {
-        self.age.is_some_and(|age| age >= LOOKS_ABANDONED)
+    /// Is it older than a run ever takes?
+    pub fn is_possibly_stale(&self) -> bool {
+        self.age.is_some_and(|age| age >= POSSIBLY_STALE)
     }
 }
 
-pub type Verdict = super::Verdict<(), Vec<Run>, Unanswered>;
+/// What the gate says; closed names every run.
+pub type Verdict = super::Verdict<(), Vec<Run>, Unavailable>;
 
-pub fn judge(facts: &Facts, policy: &Policy, now: Time) -> Verdict {
+/// Evaluate the gate. A run that is seen closes it, whatever else could not be asked.
+pub fn evaluate(facts: &Facts, policy: &Policy, now: Time) -> Verdict {
     let services = facts.services.as_deref().unwrap_or_default();
     let containers = facts.containers.as_deref().unwrap_or_default();
     let mut oldest: BTreeMap<(Kind, &str), Option<Time>> = BTreeMap::new();
@@ -77,11 +77,11 @@ pub fn judge(facts: &Facts, policy: &Policy, now: Time) -> Verdict {
         .into_iter()
         .map(|((kind, name), since)| Run { kind, name: name.to_owned(), age: age(since), pid: None })
         .collect();
-    live.extend(facts.inhibitors.iter().flatten().map(|it| Run {
+    live.extend(facts.inhibitors.iter().flatten().map(|inhibitor| Run {
         kind: Kind::Inhibitor,
-        name: it.why.clone().unwrap_or_default(),
-        age: age(it.since),
-        pid: it.pid,
+        name: inhibitor.why.clone().unwrap_or_default(),
+        age: age(inhibitor.since),
+        pid: inhibitor.pid,
     }));
     if !live.is_empty() {
         return Verdict::Closed(live);
@@ -95,10 +95,12 @@ pub fn judge(facts: &Facts, policy: &Policy, now: Time) -> Verdict {
 }
 
 fn by_label<'a>(labels: &'a Labels, policy: &Policy) -> Option<(Kind, &'a str)> {
-    [(STACK, Kind::Stack), (COMPOSE, Kind::ComposeProject)].into_iter().find_map(|(label, kind)| {
-        let name = labels.get(label).filter(|name| policy.pattern.is_match(name))?;
-        Some((kind, name.as_str()))
-    })
+    [(label::STACK, Kind::Stack), (label::COMPOSE_PROJECT, Kind::ComposeProject)].into_iter().find_map(
+        |(key, kind)| {
+            let name = labels.get(key).filter(|name| policy.pattern.is_match(name))?;
+            Some((kind, name.as_str()))
+        },
+    )
 }
 
 fn of_service<'a>(service: &'a Service, policy: &Policy) -> Option<(Kind, &'a str)> {
@@ -110,8 +112,10 @@ fn of_container<'a>(container: &'a Container, policy: &Policy) -> Option<(Kind, 
     by_label(&container.labels, policy).or_else(|| {
         let name = container.names.iter().find(|name| policy.pattern.is_match(name))?;
         // A task's container is named after its service, which is shown under that name already.
-        match container.labels.get("com.docker.swarm.service.name") {
-            Some(service) if container.labels.contains_key(SWARM_SERVICE) => Some((Kind::Service, service)),
+        match container.labels.get(label::SERVICE_NAME) {
+            Some(service) if container.labels.contains_key(label::SERVICE_ID) => {
+                Some((Kind::Service, service))
+            }
             _ => Some((Kind::Container, name)),
         }
     })
@@ -121,7 +125,7 @@ fn of_container<'a>(container: &'a Container, policy: &Policy) -> Option<(Kind, 
 mod tests {
     use super::*;
     use crate::facts::ContainerState;
-    use crate::gates::Word;
+    use crate::gates::GateState;
     use crate::testing::{ago, container, labels, now, service};
 
     fn policy() -> Policy {
@@ -151,11 +155,11 @@ mod tests {
             let closed = |services, containers| {
                 let facts =
                     Facts { inhibitors: Ok(vec![]), services: Ok(services), containers: Ok(containers) };
-                judge(&facts, &policy(), now()).word() == Word::Closed
+                evaluate(&facts, &policy(), now()).state() == GateState::Closed
             };
             let named = Service { name: name.into(), ..service() };
-            let stack = Service { labels: labels(&[(STACK, name)]), ..service() };
-            let compose = Container { labels: labels(&[(COMPOSE, name)]), ..container() };
+            let stack = Service { labels: labels(&[(label::STACK, name)]), ..service() };
+            let compose = Container { labels: labels(&[(label::COMPOSE_PROJECT, name)]), ..container() };
             let plain = Container { names: vec![name.into()], ..container() };
             let ended = Container { state: ContainerState::Exited, ..plain.clone() };
             assert_eq!(closed(vec![named], vec![]), expected, "service {name}");
@@ -170,7 +174,7 @@ mod tests {
     fn a_stack_is_named_once_with_its_oldest_age() {
         let name = "abcd-0123ef_ci_commoninternet_net";
         let part = |created: &str| Service {
-            labels: labels(&[(STACK, name)]),
+            labels: labels(&[(label::STACK, name)]),
             created: Some(created.parse().unwrap()),
             ..service()
         };
@@ -178,41 +182,58 @@ mod tests {
             inhibitors: Ok(vec![]),
             services: Ok(vec![part("2026-11-19T12:00:00Z"), part("2026-11-20T11:00:00Z")]),
             containers: Ok(vec![Container {
-                labels: labels(&[(STACK, name)]),
+                labels: labels(&[(label::STACK, name)]),
                 created: None,
                 ..container()
             }]),
         };
         let expected =
             Run { kind: Kind::Stack, name: name.into(), age: Some(Duration::from_secs(86_400)), pid: None };
-        assert_eq!(judge(&facts, &policy(), now()), Verdict::Closed(vec![expected]));
+        assert_eq!(evaluate(&facts, &policy(), now()), Verdict::Closed(vec![expected]));
     }
 
     #[test]
     fn a_run_that_is_seen_closes_even_where_something_else_is_unanswered() {
         let run = Container { names: vec!["abcd-0123ef_ci_commoninternet_net".into()], ..container() };
-        let services = || Err(Unanswered("worker".into()));
+        let services = || Err(Unavailable("worker".into()));
         let facts = Facts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![run]) };
-        assert_eq!(judge(&facts, &policy(), now()).word(), Word::Closed);
+        assert_eq!(evaluate(&facts, &policy(), now()).state(), GateState::Closed);
         let facts = Facts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![]) };
-        assert_eq!(judge(&facts, &policy(), now()).word(), Word::Unknown);
+        assert_eq!(evaluate(&facts, &policy(), now()).state(), GateState::Unknown);
     }
 
     #[test]
     fn an_inhibitor_closes_the_gate_and_not_knowing_of_any_is_unknown() {
         let judged = |inhibitors| {
             let facts = Facts { inhibitors, services: Ok(vec![]), containers: Ok(vec![]) };
-            judge(&facts, &policy(), now())
+            evaluate(&facts, &policy(), now())
         };
         let deploy = Inhibitor { pid: Some(7), since: ago("61h"), why: Some("deploy".into()) };
         match judged(Ok(vec![deploy])) {
             Verdict::Closed(runs) => {
                 assert_eq!((runs[0].name.as_str(), runs[0].pid), ("deploy", Some(7)));
-                assert!(runs[0].looks_abandoned());
+                assert!(runs[0].is_possibly_stale());
             }
             other => panic!("{other:?}"),
         }
-        assert_eq!(judged(Err(Unanswered("EACCES".into()))).word(), Word::Unknown);
-        assert_eq!(judged(Ok(vec![])).word(), Word::Open);
+        assert_eq!(judged(Err(Unavailable("EACCES".into()))).state(), GateState::Unknown);
+        assert_eq!(judged(Ok(vec![])).state(), GateState::Open);
+    }
+
+    #[test]
+    fn the_patterns_of_the_docs_match_their_examples() {
+        let page = include_str!("../../docs/ci-systems.md");
+        let mut tried = 0;
+        for section in page.split("\n## ").skip(1) {
+            let pattern = section.split("run-pattern = '").nth(1).and_then(|rest| rest.split('\'').next());
+            let pattern = Regex::new(pattern.expect("a pattern")).unwrap();
+            for (line, is_run) in [("- a run: `", true), ("- no run: `", false)] {
+                for name in section.split(line).skip(1).filter_map(|rest| rest.split('`').next()) {
+                    assert_eq!(pattern.is_match(name), is_run, "{name} by {pattern}");
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 15, "{tried}");
     }
 }

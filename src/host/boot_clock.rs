@@ -1,4 +1,4 @@
-//! This boot, and the time since it, which nobody can set.
+//! This boot, and the time since it, which cannot be set.
 
 use std::fs;
 use std::time::Duration;

@@ -24,7 +24,7 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
         [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     // What this process was told to ignore (nohup), its command ignores too.
-    for kind in passed_on.into_iter().filter(|&it| !is_ignored(it)) {
+    for kind in passed_on.into_iter().filter(|&signal| !is_ignored(signal)) {
         let mut signals = signal(SignalKind::from_raw(kind as i32)).context("cannot watch for signals")?;
         let tell = tell.clone();
         tokio::spawn(async move { while signals.recv().await.is_some() && tell.send(kind).is_ok() {} });
@@ -58,7 +58,7 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
 pub fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).unwrap_or(0);
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     mask & (1 << (signal as u64 - 1)) != 0
 }
 

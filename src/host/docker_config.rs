@@ -15,7 +15,7 @@ use crate::checks::login::{self, Credential, Login, Place, Source, Test};
 
 /// `config.json` in `DOCKER_CONFIG`, else in `~/.docker`.
 pub fn path() -> PathBuf {
-    let folder = env::var_os("DOCKER_CONFIG").filter(|it| !it.is_empty()).map(PathBuf::from);
+    let folder = env::var_os("DOCKER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
     folder.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".docker")).join("config.json")
 }
 

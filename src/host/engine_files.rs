@@ -18,7 +18,7 @@ const SETTLED: Duration = Duration::from_secs(86_400);
 ///
 /// # Errors
 /// This user may not look, or the disk fails.
-pub fn look(root: &Path) -> Result<Files> {
+pub fn measure(root: &Path) -> Result<Files> {
     let context = || format!("cannot look into {}", root.display());
     let logs = logs(root).with_context(context)?;
     let unreachable = unreachable(root).with_context(context)?;
@@ -45,7 +45,7 @@ fn logs(root: &Path) -> io::Result<Vec<(String, u64)>> {
             let name = file.file_name().to_string_lossy().into_owned();
             if name.contains("-json.log") || name.starts_with("container.log") {
                 // One that is rotated away just now takes no room.
-                size += file.metadata().map_or(0, |it| it.blocks() * 512);
+                size += file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
             }
         }
         logs.push((container.file_name().to_string_lossy().into_owned(), size));
@@ -85,9 +85,11 @@ fn unreachable(root: &Path) -> io::Result<Vec<(std::path::PathBuf, u64)>> {
     for folder in folders {
         let name = folder.file_name().to_string_lossy().into_owned();
         let id = name.trim_end_matches("-removing").trim_end_matches("-init");
-        let layer = id.len() == 64 && id.bytes().all(|it| it.is_ascii_hexdigit());
+        let layer = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         let Ok(metadata) = folder.metadata() else { continue };
-        let old = metadata.modified().is_ok_and(|it| now.duration_since(it).is_ok_and(|age| age >= SETTLED));
+        let old = metadata
+            .modified()
+            .is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age >= SETTLED));
         if layer && old && !known.contains(name.as_str()) {
             unreachable.push((folder.path(), size(&folder.path())));
         }
@@ -99,11 +101,11 @@ fn unreachable(root: &Path) -> io::Result<Vec<(std::path::PathBuf, u64)>> {
 /// What a folder takes, as du counts; what cannot be read takes nothing.
 fn size(folder: &Path) -> u64 {
     let inside = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(it) if it.is_dir() => size(&entry.path()),
-        Ok(it) => it.blocks() * 512,
+        Ok(metadata) if metadata.is_dir() => size(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
         Err(_) => 0,
     };
-    let own = fs::symlink_metadata(folder).map_or(0, |it| it.blocks() * 512);
+    let own = fs::symlink_metadata(folder).map_or(0, |metadata| metadata.blocks() * 512);
     own + entries(folder).unwrap_or_default().into_iter().map(inside).sum::<u64>()
 }
 
@@ -115,7 +117,7 @@ mod tests {
     fn only_settled_layer_folders_that_nothing_refers_to_are_unreachable() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
-        assert_eq!(look(root).unwrap(), Files::default());
+        assert_eq!(measure(root).unwrap(), Files::default());
         let id = |c: char| c.to_string().repeat(64);
         let long_ago = SystemTime::now() - 2 * SETTLED;
         let folder = |name: &str, modified: SystemTime| {
@@ -137,7 +139,7 @@ mod tests {
         note("sha256/1/cache-id", &id('a'));
         note("mounts/1/mount-id", &id('b'));
         note("mounts/1/init-id", &format!("{}-init", id('b')));
-        let found = look(root).unwrap().unreachable;
+        let found = measure(root).unwrap().unreachable;
         let names: Vec<_> =
             found.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, [id('c'), format!("{}-removing", id('d'))]);

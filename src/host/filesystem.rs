@@ -53,7 +53,7 @@ fn one(path: &Path) -> Result<Filesystem> {
 /// the same filesystem stands in; where none can be opened, the figures may be that much older.
 fn commit(path: &Path) {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let on = |path: &Path| fs::metadata(path).map(|it| it.dev()).ok();
+    let on = |path: &Path| fs::metadata(path).map(|path| path.dev()).ok();
     let device = on(&path);
     let above = path.ancestors().take_while(|above| on(above) == device);
     if let Some(folder) = above.filter_map(|folder| fs::File::open(folder).ok()).next() {
@@ -94,7 +94,7 @@ pub fn is_zfs(path: &Path) -> bool {
 /// Where the filesystem of a path is mounted: the highest folder above it on the same device.
 fn mount_point(path: &Path) -> PathBuf {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let device = |path: &Path| fs::metadata(path).map(|it| it.dev()).ok();
+    let device = |path: &Path| fs::metadata(path).map(|path| path.dev()).ok();
     let here = device(&path);
     path.ancestors().take_while(|above| device(above) == here).last().unwrap_or(&path).to_owned()
 }

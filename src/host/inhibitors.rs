@@ -1,4 +1,4 @@
-//! Inhibitors: locked files that say who keeps prune away, freed by the kernel with their process.
+//! Inhibitors: locked files that say which process blocks prunes, freed by the kernel with their process.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -45,7 +45,7 @@ fn folder(runtime_dir: &Path) -> PathBuf {
 }
 
 /// Make the directories where they are missing, as far as this user may. `socket` is the engine's:
-/// whoever may use it may inhibit, so its group owns the folder of the inhibitors.
+/// its group may inhibit, and so owns the folder of the inhibitors.
 ///
 /// # Errors
 /// Names the directory.
@@ -54,7 +54,7 @@ pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
     let make = || -> std::io::Result<()> {
         if !runtime_dir.is_dir() {
             fs::create_dir_all(runtime_dir)?;
-            // Whoever inhibits must get in, whatever the umask.
+            // Every member of the group must get in, whatever the umask.
             fs::set_permissions(runtime_dir, Permissions::from_mode(0o755))?;
         }
         if let Err(error) = DirBuilder::new().mode(0o755).create(&folder)
@@ -62,7 +62,7 @@ pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
         {
             return Err(error);
         }
-        let group = socket.and_then(|socket| fs::metadata(socket).ok()).map(|it| it.gid());
+        let group = socket.and_then(|socket| fs::metadata(socket).ok()).map(|socket| socket.gid());
         // The directory around it may be another user's: a link in its place is not followed.
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits();
         let opened = File::options().read(true).custom_flags(flags).open(&folder)?;
@@ -86,7 +86,7 @@ pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
 pub fn register(runtime_dir: &Path, why: Option<&str>, now: Time) -> Result<Registered> {
     let folder = folder(runtime_dir);
     let write = || -> Result<Registered> {
-        // Locked before it has its name: nobody sees it without its lock.
+        // Locked before it has its name: no other process sees it without its lock.
         let pid = std::process::id();
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&folder)?;
         serde_json::to_writer(&mut file, &InhibitorJson { pid, since: now, why: why.map(str::to_owned) })?;
@@ -116,7 +116,7 @@ pub fn register(runtime_dir: &Path, why: Option<&str>, now: Time) -> Result<Regi
 /// The inhibitors that are active now, oldest first. Stale files are cleared away where permitted.
 ///
 /// # Errors
-/// The directory is there and cannot be read: then nobody knows.
+/// The directory is there and cannot be read.
 pub fn active(runtime_dir: &Path) -> Result<Vec<Inhibitor>> {
     let folder = folder(runtime_dir);
     let context = || format!("cannot read the inhibitors in {}", folder.display());
@@ -133,15 +133,16 @@ pub fn active(runtime_dir: &Path) -> Result<Vec<Inhibitor>> {
         }
         active.extend(one(&path).map_err(|error| unreadable(&path, error)).with_context(context)?);
     }
-    active.sort_by_key(|it: &Inhibitor| it.since);
+    active.sort_by_key(|inhibitor: &Inhibitor| inhibitor.since);
     Ok(active)
 }
 
 /// What to do about a file that this user may not read: it may be an inhibitor.
 fn unreadable(path: &Path, error: anyhow::Error) -> anyhow::Error {
-    let denied =
-        error.downcast_ref::<std::io::Error>().is_some_and(|it| it.kind() == ErrorKind::PermissionDenied);
-    let owner = fs::symlink_metadata(path).map(|it| user_name(it.uid()));
+    let denied = error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
+    let owner = fs::symlink_metadata(path).map(|path| user_name(path.uid()));
     match owner {
         Ok(owner) if denied => error.context(format!(
             "{} of user {owner} may be one, and this user may not read it; wait until its command ends, or remove it \
@@ -153,7 +154,7 @@ fn unreadable(path: &Path, error: anyhow::Error) -> anyhow::Error {
 }
 
 fn one(path: &Path) -> Result<Option<Inhibitor>> {
-    // Whoever may inhibit may put anything here: only a plain file can be an inhibitor, and a short one.
+    // The group may put anything here: only a plain file can be an inhibitor, and a short one.
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let file = match File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
@@ -172,12 +173,12 @@ fn one(path: &Path) -> Result<Option<Inhibitor>> {
             Ok(None)
         }
         Err((_, Errno::EWOULDBLOCK)) => {
-            // Whatever its text says: somebody holds it.
+            // Whatever its text says: a process holds it.
             let json: Option<InhibitorJson> = serde_json::from_slice(&text).ok();
             Ok(Some(Inhibitor {
-                pid: json.as_ref().map(|it| it.pid),
-                since: json.as_ref().map(|it| it.since),
-                why: json.and_then(|it| it.why),
+                pid: json.as_ref().map(|json| json.pid),
+                since: json.as_ref().map(|json| json.since),
+                why: json.and_then(|json| json.why),
             }))
         }
         Err((_, error)) => Err(error.into()),

@@ -6,7 +6,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::lock::{lock_soon, open};
@@ -86,7 +86,7 @@ struct EntryJson {
     #[serde(default)]
     named: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    orphan_since: Option<Time>,
+    dangling_since: Option<Time>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     references: BTreeMap<String, Time>,
 }
@@ -120,16 +120,16 @@ impl From<&Pressure> for PressureJson {
 
 impl From<LedgerJson> for Ledger {
     fn from(json: LedgerJson) -> Self {
-        let entry = |EntryJson { first_seen, last_used, named, orphan_since, references }| Entry {
+        let entry = |EntryJson { first_seen, last_used, named, dangling_since, references }| Entry {
             first_seen,
             last_used,
             named,
-            orphan_since,
+            dangling_since,
             references,
         };
         let returns = |ReturnsJson { images, returns, last_used }| Returns { images, returns, last_used };
         let clock = |ClockJson { time, wall, boot_id, boot_seconds }| {
-            let since_boot = boot_seconds.and_then(|it| Duration::try_from_secs_f64(it).ok());
+            let since_boot = boot_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             Clock { time, reading: Reading { wall, boot_id, since_boot } }
         };
         Self {
@@ -137,8 +137,12 @@ impl From<LedgerJson> for Ledger {
             noted: json.noted,
             noted_at: json.noted_at,
             events_until: json.events_until,
-            images: json.images.into_iter().map(|(id, it)| (id, entry(it))).collect(),
-            repositories: json.repositories.into_iter().map(|(name, it)| (name, returns(it))).collect(),
+            images: json.images.into_iter().map(|(id, image)| (id, entry(image))).collect(),
+            repositories: json
+                .repositories
+                .into_iter()
+                .map(|(name, repository)| (name, returns(repository)))
+                .collect(),
             last_run: json.last_run,
             last_success: json.last_success,
             pressure: json.pressure.map(Into::into),
@@ -149,24 +153,31 @@ impl From<LedgerJson> for Ledger {
 
 impl From<&Ledger> for LedgerJson {
     fn from(ledger: &Ledger) -> Self {
-        let entry = |it: &Entry| EntryJson {
-            first_seen: it.first_seen,
-            last_used: it.last_used,
-            named: it.named,
-            orphan_since: it.orphan_since,
-            references: it.references.clone(),
+        let entry = |entry: &Entry| EntryJson {
+            first_seen: entry.first_seen,
+            last_used: entry.last_used,
+            named: entry.named,
+            dangling_since: entry.dangling_since,
+            references: entry.references.clone(),
         };
-        let returns =
-            |it: &Returns| ReturnsJson { images: it.images, returns: it.returns, last_used: it.last_used };
-        let repositories = ledger.repositories.iter().map(|(name, it)| (name.clone(), returns(it))).collect();
-        let images = ledger.images.iter().map(|(id, it)| (id.clone(), entry(it))).collect();
+        let returns = |returns: &Returns| ReturnsJson {
+            images: returns.images,
+            returns: returns.returns,
+            last_used: returns.last_used,
+        };
+        let repositories = ledger
+            .repositories
+            .iter()
+            .map(|(name, repository)| (name.clone(), returns(repository)))
+            .collect();
+        let images = ledger.images.iter().map(|(id, image)| (id.clone(), entry(image))).collect();
         Self {
             schema: SCHEMA,
             clock: ledger.clock.as_ref().map(|Clock { time, reading }| ClockJson {
                 time: *time,
                 wall: reading.wall,
                 boot_id: reading.boot_id.clone(),
-                boot_seconds: reading.since_boot.map(|it| it.as_secs_f64()),
+                boot_seconds: reading.since_boot.map(|since| since.as_secs_f64()),
             }),
             noted: ledger.noted,
             noted_at: ledger.noted_at,
@@ -226,23 +237,31 @@ pub async fn update(
     now: Time,
     change: impl FnOnce(&mut Ledger),
 ) -> Result<(Ledger, Option<(PathBuf, anyhow::Error)>)> {
-    let context = || format!("cannot write the ledger in {}", state_dir.display());
-    fs::create_dir_all(state_dir).with_context(context)?;
-    let lock = open(&state_dir.join("ledger.lock"), 0o600).with_context(context)?;
-    let _lock = lock_soon(lock).await.with_context(context)?;
+    let failed = |error| super::cannot_use(error, state_dir, "cannot write the ledger in");
+    update_locked(state_dir, now, change).await.map_err(failed)
+}
+
+async fn update_locked(
+    state_dir: &Path,
+    now: Time,
+    change: impl FnOnce(&mut Ledger),
+) -> Result<(Ledger, Option<(PathBuf, anyhow::Error)>)> {
+    fs::create_dir_all(state_dir)?;
+    let lock = open(&state_dir.join("ledger.lock"), 0o600)?;
+    let _lock = lock_soon(lock).await?;
     let mut set_aside = None;
     let mut ledger = match read(state_dir) {
         Content::Ledger(ledger) => *ledger,
         Content::Missing => Ledger::default(),
         Content::Unreadable(why) => {
             let aside = state_dir.join(format!("ledger.json.unreadable-{}", now.as_second()));
-            fs::rename(path(state_dir), &aside).with_context(context)?;
+            fs::rename(path(state_dir), &aside)?;
             set_aside = Some((aside, why));
             Ledger::default()
         }
     };
     change(&mut ledger);
-    write(state_dir, &ledger).with_context(context)?;
+    write(state_dir, &ledger)?;
     Ok((ledger, set_aside))
 }
 
@@ -269,7 +288,7 @@ mod tests {
     fn ledger() -> Ledger {
         let references = BTreeMap::from([("app:1".into(), now())]);
         let last_used = Some(now());
-        let entry = Entry { first_seen: now(), last_used, named: true, orphan_since: None, references };
+        let entry = Entry { first_seen: now(), last_used, named: true, dangling_since: None, references };
         let (boot_id, since_boot) = (Some("boot".into()), Some(Duration::from_millis(1_500)));
         Ledger {
             clock: Some(Clock { time: now(), reading: Reading { wall: now(), boot_id, since_boot } }),
@@ -299,9 +318,9 @@ mod tests {
     async fn a_ledger_survives_the_disk() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(read(dir.path()), Content::Missing));
-        update(dir.path(), now(), |it| *it = ledger()).await.unwrap();
+        update(dir.path(), now(), |kept| *kept = ledger()).await.unwrap();
         assert!(matches!(read(dir.path()), Content::Ledger(read) if *read == ledger()));
-        let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|path| path.unwrap().file_name()).collect();
         assert_eq!(files.len(), 2, "the ledger and its lock: {files:?}");
     }
 
@@ -323,7 +342,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             fs::write(path(dir.path()), broken).unwrap();
             assert!(matches!(read(dir.path()), Content::Unreadable(_)), "{broken}");
-            let (_, aside) = update(dir.path(), now(), |it| it.noted = Some(now())).await.unwrap();
+            let (_, aside) = update(dir.path(), now(), |ledger| ledger.noted = Some(now())).await.unwrap();
             assert_eq!(fs::read_to_string(aside.unwrap().0).unwrap(), broken);
             assert!(matches!(read(dir.path()), Content::Ledger(_)));
         }

@@ -19,21 +19,21 @@ pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
 
 /// What came of asking for the lock.
 #[derive(Debug)]
-pub enum Taken<L> {
-    Mine(L),
+pub enum Acquisition<L> {
+    Acquired(L),
     /// Another process holds it: its process ID, where it could be read.
-    Busy(Option<u32>),
+    Held(Option<u32>),
 }
 
 /// Take the prune's lock in this directory, or say who holds it.
 ///
 /// # Errors
 /// The directory or file cannot be made or opened.
-pub fn take(runtime_dir: &Path) -> Result<Taken<Lock>> {
+pub fn take(runtime_dir: &Path) -> Result<Acquisition<Lock>> {
     let path = runtime_dir.join("prune.lock");
-    let hint = || format!("cannot use the lock {}; run it as root", path.display());
-    fs::create_dir_all(runtime_dir).with_context(hint)?;
-    let mut file = open(&path, 0o600).with_context(hint)?;
+    let failed = |error: io::Error| super::cannot_use(error.into(), runtime_dir, "cannot use the lock in");
+    fs::create_dir_all(runtime_dir).map_err(failed)?;
+    let mut file = open(&path, 0o600).map_err(failed)?;
     let mut holder = String::new();
     // The holder's note is a courtesy; a file that cannot be read as text has none.
     let _ = file.read_to_string(&mut holder);
@@ -44,10 +44,10 @@ pub fn take(runtime_dir: &Path) -> Result<Taken<Lock>> {
                 std::io::Seek::rewind(&mut *lock)?;
                 writeln!(lock, "{}", std::process::id())
             });
-            Ok(Taken::Mine(Lock(lock)))
+            Ok(Acquisition::Acquired(Lock(lock)))
         }
-        Err((_, Errno::EWOULDBLOCK)) => Ok(Taken::Busy(holder.trim().parse().ok())),
-        Err((_, error)) => Err(error).with_context(hint),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(Acquisition::Held(holder.trim().parse().ok())),
+        Err((_, error)) => Err(failed(error.into())),
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) fn open(path: &Path, mode: u32) -> io::Result<File> {
         // One that others might read they might hold too: flock works on whatever was opened for reading.
         Ok(file) if is_plain(&file)? => {
             if file.metadata()?.mode() & 0o777 != mode {
-                // Only its owner may, and whoever else may open it may go on.
+                // Only its owner may change it; others who may open it go on.
                 let _ = file.set_permissions(Permissions::from_mode(mode));
             }
             Ok(file)
@@ -90,8 +90,8 @@ pub(super) fn open(path: &Path, mode: u32) -> io::Result<File> {
 
 /// With no other name?
 fn is_plain(file: &File) -> io::Result<bool> {
-    let it = file.metadata()?;
-    Ok(it.is_file() && it.nlink() == 1)
+    let metadata = file.metadata()?;
+    Ok(metadata.is_file() && metadata.nlink() == 1)
 }
 
 /// Held while a removal is under way.
@@ -111,7 +111,7 @@ const MOMENTARY: Duration = Duration::from_secs(10);
 /// Lock, but wait no longer than this.
 ///
 /// # Errors
-/// `EWOULDBLOCK` where somebody else still holds it.
+/// `EWOULDBLOCK` while another process holds it.
 async fn lock_within(mut file: File, how: FlockArg, limit: Duration) -> Result<Flock<File>, Errno> {
     let end = Instant::now() + limit;
     loop {
@@ -136,9 +136,9 @@ pub(super) async fn lock_soon(file: File) -> Result<Flock<File>> {
 /// Who holds a lock on this file, in words, by `/proc/locks`.
 fn holder(file: &File) -> String {
     let find = || -> Option<u32> {
-        let it = file.metadata().ok()?;
-        let (major, minor) = (nix::sys::stat::major(it.dev()), nix::sys::stat::minor(it.dev()));
-        let place = format!("{major:02x}:{minor:02x}:{}", it.ino());
+        let metadata = file.metadata().ok()?;
+        let (major, minor) = (nix::sys::stat::major(metadata.dev()), nix::sys::stat::minor(metadata.dev()));
+        let place = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
         let locks = fs::read_to_string("/proc/locks").ok()?;
         let line = locks.lines().find(|line| line.split_whitespace().any(|field| field == place))?;
         // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`; one that waits has `->` after its number.
@@ -147,7 +147,7 @@ fn holder(file: &File) -> String {
     let Some(pid) = find().filter(|pid| *pid > 0) else {
         return "another process (lslocks tells which)".into();
     };
-    let user = fs::metadata(format!("/proc/{pid}")).ok().map(|it| user_name(it.uid()));
+    let user = fs::metadata(format!("/proc/{pid}")).ok().map(|process| user_name(process.uid()));
     format!("process {pid} of user {}", user.unwrap_or_else(|| "unknown".into()))
 }
 
@@ -157,11 +157,11 @@ pub(super) fn user_name(uid: u32) -> String {
     user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
-/// Begin a removal. Whoever registers an inhibitor first and then waits for this lock meets at most
+/// Begin a removal. A command that registers an inhibitor first and then waits for this lock meets at most
 /// what is in flight; so inhibitors must be looked for after this.
 ///
 /// # Errors
-/// The lock's file cannot be opened, or somebody keeps it.
+/// The lock's file cannot be opened, or another process keeps it.
 pub async fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
@@ -235,8 +235,10 @@ mod tests {
             fs::remove_file(dir.path().join(name)).unwrap();
         }
         let mine = take(dir.path()).unwrap();
-        assert!(matches!(mine, Taken::Mine(_)));
-        assert!(matches!(take(dir.path()).unwrap(), Taken::Busy(Some(pid)) if pid == std::process::id()));
+        assert!(matches!(mine, Acquisition::Acquired(_)));
+        assert!(
+            matches!(take(dir.path()).unwrap(), Acquisition::Held(Some(pid)) if pid == std::process::id())
+        );
         drop(begin_removal(dir.path()).await.unwrap());
     }
 }

@@ -3,6 +3,7 @@
 pub mod boot_clock;
 pub mod child;
 pub mod docker_config;
+pub mod docker_hub;
 pub mod engine_files;
 pub mod filesystem;
 pub mod inhibitors;
@@ -17,13 +18,16 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+const NEEDS_ROOT: &str = "only root and the user of the service may prune and record: run it with sudo. \
+                              For --dry-run, check-gates, explain and inhibit the docker group is enough";
+
 /// Replace a file atomically: a temporary file beside it, to the disk, then into place. A reader sees
 /// the old or the new one, and every user may read it.
 ///
 /// # Errors
 /// Names the file. What was there stays as it was.
 pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    let directory = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let replace = || -> Result<()> {
         let mut file = tempfile::Builder::new().prefix(".ci-docker-prune-").tempfile_in(directory)?;
         write(file.as_file_mut())?;
@@ -34,6 +38,18 @@ pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> 
         Ok(File::open(directory)?.sync_all()?)
     };
     replace().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// What to say of a directory of the program's own that cannot be used: who may, where that is the reason.
+fn cannot_use(error: anyhow::Error, directory: &Path, what: &str) -> anyhow::Error {
+    let denied = error.chain().any(|cause| {
+        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        io == Some(io::ErrorKind::PermissionDenied)
+    });
+    match denied {
+        true => error.context(format!("cannot write in {}; {NEEDS_ROOT}", directory.display())),
+        false => error.context(format!("{what} {}", directory.display())),
+    }
 }
 
 /// What root makes in a directory of another user's belongs to that user: else a command that root runs

@@ -45,7 +45,7 @@ pub async fn units(limit: Duration) -> Result<Option<Vec<Unit>>> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // A unit that another one names, and that is not there.
     let blocks = text.split("\n\n").filter(|block| !block.contains("LoadState=not-found"));
-    Ok(Some(blocks.map(unit).filter(|it| !it.name.is_empty()).collect()))
+    Ok(Some(blocks.map(unit).filter(|unit| !unit.name.is_empty()).collect()))
 }
 
 fn unit(block: &str) -> Unit {
@@ -99,14 +99,14 @@ pub fn crontabs() -> (Vec<(PathBuf, String)>, Vec<PathBuf>) {
         // run-parts(8) runs what is executable and has no dot in its name; cron(8) reads cron.d by such names.
         let plain = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let named = name.bytes().all(|it| it.is_ascii_alphanumeric() || b"_-".contains(&it));
+            let named = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
             let scripts = folder.to_string_lossy().ends_with("ly");
             let runs =
-                fs::metadata(path).is_ok_and(|it| it.is_file() && (!scripts || it.mode() & 0o111 != 0));
+                fs::metadata(path).is_ok_and(|path| path.is_file() && (!scripts || path.mode() & 0o111 != 0));
             runs && (named || !folder.starts_with("/etc"))
         };
         match fs::read_dir(&folder) {
-            Ok(entries) => files.extend(entries.flatten().map(|it| it.path()).filter(plain)),
+            Ok(entries) => files.extend(entries.flatten().map(|entry| entry.path()).filter(plain)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(_) => unread.push(folder),
         }
@@ -121,6 +121,50 @@ pub fn crontabs() -> (Vec<(PathBuf, String)>, Vec<PathBuf>) {
     (texts, unread)
 }
 
+/// The services of users that their own systemd starts, by a timer or at login: their texts, and the places that may not
+/// be read. From their files, because the manager of a user who is not logged in does not run.
+pub fn user_services() -> (Vec<(PathBuf, String)>, Vec<PathBuf>) {
+    let (mut texts, mut unread) = (Vec::new(), Vec::new());
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let homes = passwd.lines().filter_map(|line| line.split(':').nth(5)).filter(|home| home.len() > 1);
+    let folders = homes.map(|home| Path::new(home).join(".config/systemd/user"));
+    let mut folders: Vec<PathBuf> = folders.chain([PathBuf::from("/etc/systemd/user")]).collect();
+    folders.sort();
+    folders.dedup();
+    for folder in folders {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                unread.push(folder);
+                continue;
+            }
+            Err(_) => continue,
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let Some(name) =
+                path.file_stem().filter(|_| path.extension().is_some_and(|extension| extension == "service"))
+            else {
+                continue;
+            };
+            let timer = Path::new("timers.target.wants").join(name).with_extension("timer");
+            let login = Path::new("default.target.wants").join(name).with_extension("service");
+            let started = [timer, login].iter().any(|link| fs::symlink_metadata(folder.join(link)).is_ok());
+            if started && let Ok(text) = fs::read_to_string(&path) {
+                texts.push((path, exec_lines(&text)));
+            }
+        }
+    }
+    (texts, unread)
+}
+
+/// The command lines of a unit file, without their keys and the prefixes of systemd.service(5).
+fn exec_lines(unit: &str) -> String {
+    let commands = unit.lines().filter_map(|line| line.trim_start().strip_prefix("Exec")?.split_once('='));
+    commands
+        .map(|(_, command)| format!("{}\n", command.trim_start_matches(['-', '@', ':', '+', '!'])))
+        .collect()
+}
+
 /// The texts of the scripts that a command line names by absolute paths, and the files that may not be read.
 /// NixOS keeps the `script` of a service in such a file.
 pub fn scripts(command: &str) -> (Vec<String>, Vec<PathBuf>) {
@@ -128,7 +172,7 @@ pub fn scripts(command: &str) -> (Vec<String>, Vec<PathBuf>) {
     let (mut texts, mut unread) = (Vec::new(), Vec::new());
     let words = command.split(|c: char| c.is_whitespace() || "\"';&|()<>".contains(c));
     for path in words.filter(|word| word.starts_with('/')).map(Path::new) {
-        if !fs::metadata(path).is_ok_and(|it| it.is_file()) {
+        if !fs::metadata(path).is_ok_and(|path| path.is_file()) {
             continue;
         }
         let mut text = Vec::new();
@@ -144,6 +188,12 @@ pub fn scripts(command: &str) -> (Vec<String>, Vec<PathBuf>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_files_commands_are_told_from_its_other_lines() {
+        let unit = "[Unit]\nDescription=docker system prune\n[Service]\nExecStartPre=-/bin/true\nExecStart=/home/ci/p.sh -f\n";
+        assert_eq!(exec_lines(unit), "/bin/true\n/home/ci/p.sh -f\n");
+    }
 
     #[test]
     fn units_are_read_as_systemctl_shows_them() {

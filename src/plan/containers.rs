@@ -3,13 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{Inventory, Keep, Kept, Kind, Plan, Policy, Removal, Remove};
+use super::{Inventory, KeepReason, KeptObject, Kind, Plan, PlannedRemoval, Policy, RemovalReason};
+use crate::facts::label::{COMPOSE_PROJECT, SERVICE_ID, SERVICE_NAME};
 use crate::facts::{Container, ContainerState};
 use crate::units::{Time, elapsed};
-
-const SERVICE_ID: &str = "com.docker.swarm.service.id";
-const SERVICE_NAME: &str = "com.docker.swarm.service.name";
-const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 
 /// Who may still want a container that has ended.
 struct Owners<'a> {
@@ -23,21 +20,24 @@ struct Owners<'a> {
 impl<'a> Owners<'a> {
     fn new(inventory: &'a Inventory) -> Self {
         // A project whose containers were all created and never started would keep itself for ever.
-        let runs = |it: &&Container| it.state.is_live() && it.state != ContainerState::Created;
+        let runs =
+            |container: &&Container| container.state.is_live() && container.state != ContainerState::Created;
         let running = inventory.containers.iter().filter(runs);
         Self {
             services: inventory.services.iter().map(|service| service.id.as_str()).collect(),
-            projects: running.filter_map(|it| it.labels.get(COMPOSE_PROJECT).map(String::as_str)).collect(),
+            projects: running
+                .filter_map(|project| project.labels.get(COMPOSE_PROJECT).map(String::as_str))
+                .collect(),
         }
     }
 
-    fn of(&self, container: &Container) -> Option<Keep> {
+    fn of(&self, container: &Container) -> Option<KeepReason> {
         let label = |name: &str| container.labels.get(name);
         if let Some(id) = label(SERVICE_ID).filter(|id| self.services.contains(id.as_str())) {
-            return Some(Keep::TaskOf(label(SERVICE_NAME).unwrap_or(id).clone()));
+            return Some(KeepReason::TaskOf(label(SERVICE_NAME).unwrap_or(id).clone()));
         }
         let project = label(COMPOSE_PROJECT).filter(|name| self.projects.contains(name.as_str()))?;
-        Some(Keep::ComposeProject(project.clone()))
+        Some(KeepReason::ComposeProject(project.clone()))
     }
 }
 
@@ -45,15 +45,24 @@ pub(super) fn decide(inventory: &Inventory, policy: &Policy, now: Time, plan: &m
     let owners = Owners::new(inventory);
     for container in &inventory.containers {
         let (id, names) = (container.id.clone(), container.names.clone());
-        match judge(container, &owners, inventory.is_unread(&container.id), policy, now) {
+        match decide_container(container, &owners, inventory.is_unread(&container.id), policy, now) {
             Ok(reason) => {
                 let (tags, finished) = (vec![], container.finished);
                 let kind = Kind::Container;
-                plan.remove.push(Removal { kind, id, names, tags, size: 0, finished, reason });
+                plan.remove.push(PlannedRemoval { kind, id, names, tags, size: 0, finished, reason });
             }
-            Err(reason) => plan.keep.push(Kept { container: true, id, names, size: 0, reason }),
+            Err(reason) => plan.keep.push(KeptObject { class: None, id, names, size: 0, reason }),
         }
     }
+}
+
+/// Everything that keeps a container whatever its age.
+pub(super) fn protections(container: &Container, inventory: &Inventory, policy: &Policy) -> Vec<KeepReason> {
+    let live =
+        !matches!(container.state, ContainerState::Exited | ContainerState::Dead | ContainerState::Created);
+    let label = policy.kept_by(&container.labels).map(|label| KeepReason::Label(label.clone()));
+    let live = live.then(|| KeepReason::Live(container.state.name()));
+    live.into_iter().chain(label).chain(Owners::new(inventory).of(container)).collect()
 }
 
 /// Must the engine be asked when this container finished? Only where nothing else keeps it: it was
@@ -64,26 +73,26 @@ pub fn wants_finish_time(container: &Container, policy: &Policy, now: Time) -> b
         && old_enough(container.created, policy, now).is_ok()
 }
 
-fn judge(
+fn decide_container(
     container: &Container,
     owners: &Owners,
     unread: bool,
     policy: &Policy,
     now: Time,
-) -> Result<Remove, Keep> {
-    let (since, why): (_, fn(Duration) -> Remove) = match container.state {
-        ContainerState::Exited | ContainerState::Dead => (container.finished, Remove::Finished),
-        ContainerState::Created => (container.created, Remove::NeverStarted),
-        live => return Err(Keep::Live(live.name())),
+) -> Result<RemovalReason, KeepReason> {
+    let (since, why): (_, fn(Duration) -> RemovalReason) = match container.state {
+        ContainerState::Exited | ContainerState::Dead => (container.finished, RemovalReason::Finished),
+        ContainerState::Created => (container.created, RemovalReason::NeverStarted),
+        live => return Err(KeepReason::Live(live.name())),
     };
     if let Some(label) = policy.kept_by(&container.labels) {
-        return Err(Keep::Label(label.clone()));
+        return Err(KeepReason::Label(label.clone()));
     }
     if let Some(owner) = owners.of(container) {
         return Err(owner);
     }
     if unread {
-        return Err(Keep::Unread);
+        return Err(KeepReason::Unread);
     }
     // A container cannot have ended before it was made: the later time tells.
     old_enough(container.created, policy, now)?;
@@ -91,10 +100,11 @@ fn judge(
 }
 
 /// The age since then, if it is old enough; a zero, future or absent time is never old.
-fn old_enough(since: Option<Time>, policy: &Policy, now: Time) -> Result<Duration, Keep> {
-    let since = since.filter(|since| (Time::UNIX_EPOCH..=now).contains(since)).ok_or(Keep::AgeUnknown)?;
+fn old_enough(since: Option<Time>, policy: &Policy, now: Time) -> Result<Duration, KeepReason> {
+    let since =
+        since.filter(|since| (Time::UNIX_EPOCH..=now).contains(since)).ok_or(KeepReason::AgeUnknown)?;
     let age = elapsed(now, since);
-    if age < policy.older_than { Err(Keep::TooYoung(age, policy.older_than)) } else { Ok(age) }
+    if age < policy.older_than { Err(KeepReason::TooYoung(age, policy.older_than)) } else { Ok(age) }
 }
 
 #[cfg(test)]
@@ -102,12 +112,12 @@ mod tests {
     use super::*;
     use crate::testing::{ago, container, labels, now, policy, service};
 
-    fn verdict(container: Container) -> Result<Remove, Keep> {
+    fn verdict(container: Container) -> Result<RemovalReason, KeepReason> {
         let inventory =
             Inventory { containers: vec![container], services: vec![service()], ..Inventory::default() };
         let mut plan = Plan::default();
         decide(&inventory, &policy(), now(), &mut plan);
-        plan.remove.pop().map(|it| it.reason).ok_or_else(|| plan.keep.pop().unwrap().reason)
+        plan.remove.pop().map(|removal| removal.reason).ok_or_else(|| plan.keep.pop().unwrap().reason)
     }
 
     #[test]
@@ -120,20 +130,20 @@ mod tests {
             ..container()
         };
         let table = [
-            (at(ContainerState::Exited, "30d", Some("2d")), Ok(Remove::Finished(2 * day))),
-            (at(ContainerState::Exited, "30d", Some("24h")), Ok(Remove::Finished(day))),
-            (at(ContainerState::Dead, "30d", Some("3d")), Ok(Remove::Finished(3 * day))),
-            (at(ContainerState::Created, "30d", None), Ok(Remove::NeverStarted(30 * day))),
+            (at(ContainerState::Exited, "30d", Some("2d")), Ok(RemovalReason::Finished(2 * day))),
+            (at(ContainerState::Exited, "30d", Some("24h")), Ok(RemovalReason::Finished(day))),
+            (at(ContainerState::Dead, "30d", Some("3d")), Ok(RemovalReason::Finished(3 * day))),
+            (at(ContainerState::Created, "30d", None), Ok(RemovalReason::NeverStarted(30 * day))),
             (
                 at(ContainerState::Exited, "30d", Some("1h")),
-                Err(Keep::TooYoung(Duration::from_secs(3600), day)),
+                Err(KeepReason::TooYoung(Duration::from_secs(3600), day)),
             ),
-            (at(ContainerState::Exited, "30d", None), Err(Keep::AgeUnknown)),
-            (at(ContainerState::Running, "30d", None), Err(Keep::Live("running"))),
-            (at(ContainerState::Paused, "30d", None), Err(Keep::Live("paused"))),
-            (at(ContainerState::Restarting, "30d", None), Err(Keep::Live("restarting"))),
-            (at(ContainerState::Removing, "30d", None), Err(Keep::Live("removing"))),
-            (at(ContainerState::Other, "30d", Some("2d")), Err(Keep::Live("in an unknown state"))),
+            (at(ContainerState::Exited, "30d", None), Err(KeepReason::AgeUnknown)),
+            (at(ContainerState::Running, "30d", None), Err(KeepReason::Live("running"))),
+            (at(ContainerState::Paused, "30d", None), Err(KeepReason::Live("paused"))),
+            (at(ContainerState::Restarting, "30d", None), Err(KeepReason::Live("restarting"))),
+            (at(ContainerState::Removing, "30d", None), Err(KeepReason::Live("removing"))),
+            (at(ContainerState::Other, "30d", Some("2d")), Err(KeepReason::Live("in an unknown state"))),
         ];
         for (container, expected) in table {
             assert_eq!(verdict(container.clone()), expected, "{container:?}");
@@ -145,7 +155,7 @@ mod tests {
         for finished in ["0001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
             let finished = Some(finished.parse().unwrap());
             let odd = Container { state: ContainerState::Exited, finished, ..container() };
-            assert_eq!(verdict(odd), Err(Keep::AgeUnknown));
+            assert_eq!(verdict(odd), Err(KeepReason::AgeUnknown));
         }
     }
 
@@ -153,10 +163,10 @@ mod tests {
     fn labels_and_living_services_protect() {
         let old = Container { state: ContainerState::Exited, finished: ago("9d"), ..container() };
         let kept = Container { labels: labels(&[("keep", "")]), ..old.clone() };
-        assert!(matches!(verdict(kept), Err(Keep::Label(_))));
+        assert!(matches!(verdict(kept), Err(KeepReason::Label(_))));
         let task =
             Container { labels: labels(&[(SERVICE_ID, "service"), (SERVICE_NAME, "app")]), ..old.clone() };
-        assert_eq!(verdict(task), Err(Keep::TaskOf("app".into())));
+        assert_eq!(verdict(task), Err(KeepReason::TaskOf("app".into())));
         let gone = Container { labels: labels(&[(SERVICE_ID, "another")]), ..old };
         assert!(verdict(gone).is_ok());
     }
@@ -182,8 +192,8 @@ mod tests {
             let inventory = Inventory { containers: vec![ended.clone(), other], ..Inventory::default() };
             let mut plan = Plan::default();
             decide(&inventory, &policy(), now(), &mut plan);
-            let kept = plan.keep.iter().find(|it| it.id == ended.id).map(|it| it.reason.clone());
-            let expected = stays.then(|| Keep::ComposeProject("shop".into()));
+            let kept = plan.keep.iter().find(|kept| kept.id == ended.id).map(|kept| kept.reason.clone());
+            let expected = stays.then(|| KeepReason::ComposeProject("shop".into()));
             assert_eq!(kept, expected, "{state:?} in {project}");
         }
     }

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{
-    Condition, Eviction, Inventory, Keep, Kept, Kind, LastUse, Plan, Policy, Removal, Remove, Rung, users,
+    Condition, Eviction, Inventory, KeepReason, KeptObject, Kind, LastUse, Plan, PlannedRemoval, Policy,
+    RemovalReason, Rung, users,
 };
-use crate::facts::{Image, ImageClass, name_tag};
+use crate::facts::{Container, Image, ImageClass, Labels, name_tag};
 use crate::gates::disk::Usage;
-use crate::ledger::Ledger;
+use crate::ledger::{Entry, Ledger};
 use crate::units::{Time, elapsed};
 
 /// Docker is younger than this; an earlier build date was made up for reproducibility (1970 by
@@ -30,15 +31,15 @@ pub(super) fn decide(
     for image in &inventory.images {
         let reason = match (protection.of(image, policy), image.class()) {
             (Some(protected), _) => Err(protected),
-            (None, ImageClass::Tagged) if !is_evictable(image, policy) => Err(Keep::Tagged),
+            (None, ImageClass::Tagged) if !is_evictable(image, policy) => Err(KeepReason::Tagged),
             (None, ImageClass::Tagged | ImageClass::Cached) => {
                 let superseded = superseded.get(image.id.as_str()).copied();
-                eviction(image, ledger, superseded, policy, usage, now).map(Remove::Evicted)
+                eviction(image, ledger, superseded, policy, usage, now).map(RemovalReason::Evicted)
             }
-            (None, ImageClass::Orphan) if inventory.is_unread(&image.id) => Err(Keep::Unread),
-            (None, ImageClass::Orphan) => {
+            (None, ImageClass::Dangling) if inventory.is_unread(&image.id) => Err(KeepReason::Unread),
+            (None, ImageClass::Dangling) => {
                 let parents = image.untagged_parents;
-                orphan_age(image, ledger, policy, now).map(|age| Remove::Unnamed { age, parents })
+                dangling_age(image, ledger, policy, now).map(|age| RemovalReason::Unnamed { age, parents })
             }
         };
         let (id, tags, size) = (image.id.clone(), image.tags.clone(), image.size);
@@ -46,16 +47,24 @@ pub(super) fn decide(
         match reason {
             Err(reason) => {
                 if !image.is_nameless() {
-                    plan.release.extend(image.own_tag.clone());
+                    plan.stale_eviction_tags.extend(image.eviction_tag.clone());
                 }
-                plan.keep.push(Kept { container: false, id, names, size, reason });
+                plan.keep.push(KeptObject { class: Some(image.class()), id, names, size, reason });
             }
-            Ok(reason @ Remove::Evicted(_)) => {
-                evicted.push(Removal { kind: Kind::Cached, id, names, tags, size, finished: None, reason });
+            Ok(reason @ RemovalReason::Evicted(_)) => {
+                evicted.push(PlannedRemoval {
+                    kind: Kind::Cached,
+                    id,
+                    names,
+                    tags,
+                    size,
+                    finished: None,
+                    reason,
+                });
             }
             Ok(reason) => {
-                plan.remove.push(Removal {
-                    kind: Kind::Orphan,
+                plan.remove.push(PlannedRemoval {
+                    kind: Kind::Dangling,
                     id,
                     names,
                     tags,
@@ -67,15 +76,17 @@ pub(super) fn decide(
         }
     }
     // A plan is the same whichever way the engine lists.
-    evicted.sort_by_cached_key(|it| (eviction_order(it, ledger.weight(&it.id)), it.id.clone()));
+    evicted.sort_by_cached_key(|evicted| {
+        (eviction_order(evicted, ledger.weight(&evicted.id)), evicted.id.clone())
+    });
     plan.remove.extend(evicted);
 }
 
 /// By rung, then superseded images first, then least recently used first, where what comes back often counts as used
 /// more recently.
-fn eviction_order(removal: &Removal, weight: f64) -> Option<(Rung, bool, Reverse<Duration>)> {
-    let Remove::Evicted(it) = &removal.reason else { return None };
-    Some((it.rung, it.superseded.is_none(), Reverse(it.last_use.ago().div_f64(weight))))
+fn eviction_order(removal: &PlannedRemoval, weight: f64) -> Option<(Rung, bool, Reverse<Duration>)> {
+    let RemovalReason::Evicted(eviction) = &removal.reason else { return None };
+    Some((eviction.rung, eviction.superseded.is_none(), Reverse(eviction.last_use.ago().div_f64(weight))))
 }
 
 /// Did the operator consent to evict this tagged image, by each of its tags?
@@ -92,14 +103,13 @@ fn eviction(
     policy: &Policy,
     usage: Option<&Usage>,
     now: Time,
-) -> Result<Eviction, Keep> {
-    let entry = ledger.images.get(&image.id).ok_or(Keep::AgeUnknown)?;
-    let ago = elapsed(ledger.time(now), entry.last_needed());
-    let last_use = if entry.last_used.is_some() { LastUse::Used(ago) } else { LastUse::NeverUsed(ago) };
+) -> Result<Eviction, KeepReason> {
+    let entry = ledger.images.get(&image.id).ok_or(KeepReason::AgeUnknown)?;
+    let last_use = last_use(entry, ledger, now);
     let steps = ladder(superseded.is_some(), policy);
     let step = steps.iter().find(|(_, unused_for)| last_use.ago() >= *unused_for);
     match (step, usage) {
-        (Some(_), None) => Err(Keep::DiskUnknown),
+        (Some(_), None) => Err(KeepReason::DiskUnknown),
         // A disk without pressure of its own evicts nothing, whatever brought the run about.
         (Some((rung, _)), Some(usage))
             if policy.threshold.is_reached(usage) && policy.limit(*rung).is_reached(usage) =>
@@ -112,12 +122,10 @@ fn eviction(
             })
         }
         _ => {
-            let condition = |(rung, unused_for): &(Rung, Duration)| Condition {
-                unused_for: *unused_for,
-                limit: policy.limit(*rung),
-            };
-            let (conditions, satisfied) = (steps.iter().map(condition).collect(), step.map(condition));
-            Err(Keep::Cached { last_use, conditions, satisfied })
+            let conditions = conditions(&steps, policy);
+            let satisfied = step.and_then(|step| steps.iter().position(|other| other == step));
+            let satisfied = satisfied.map(|n| conditions[n]);
+            Err(KeepReason::Cached { last_use, conditions, satisfied })
         }
     }
 }
@@ -136,7 +144,50 @@ fn ladder(superseded: bool, policy: &Policy) -> Vec<(Rung, Duration)> {
     steps
 }
 
-/// Must the engine be asked when this image was last tagged? Only of orphans that nothing else keeps.
+/// Everything that keeps an image whatever its age and the disk's usage.
+pub(super) fn protections(image: &Image, inventory: &Inventory, policy: &Policy) -> Vec<KeepReason> {
+    let users = inventory.containers.iter().filter(|container| container.image_id == image.id);
+    let name = |container: &Container| container.names.first().unwrap_or(&container.id).clone();
+    let mut reasons: Vec<_> = users.map(|container| KeepReason::UsedBy(name(container))).collect();
+    // One of each kind: who else names it adds nothing.
+    let unused = Inventory { containers: vec![], ..inventory.clone() };
+    let unlabelled = Image { labels: Labels::new(), ..image.clone() };
+    reasons.extend(Protection::new(&unused).of(&unlabelled, policy));
+    reasons.extend(policy.kept_by(&image.labels).map(|label| KeepReason::Label(label.clone())));
+    if image.class() == ImageClass::Tagged && !is_evictable(image, policy) {
+        reasons.push(KeepReason::Tagged);
+    }
+    reasons
+}
+
+/// When a cached image was last used, and under which conditions it may go once nothing protects it.
+pub(super) fn eviction_conditions(
+    image: &Image,
+    ledger: &Ledger,
+    policy: &Policy,
+    now: Time,
+) -> Option<(LastUse, Vec<Condition>)> {
+    let cached = image.class() == ImageClass::Cached || is_evictable(image, policy);
+    let entry = ledger.images.get(&image.id).filter(|_| cached)?;
+    let superseded = ledger.superseded().contains_key(image.id.as_str());
+    Some((last_use(entry, ledger, now), conditions(&ladder(superseded, policy), policy)))
+}
+
+fn last_use(entry: &Entry, ledger: &Ledger, now: Time) -> LastUse {
+    let ago = elapsed(ledger.time(now), entry.last_needed());
+    if entry.last_used.is_some() { LastUse::Used(ago) } else { LastUse::NeverUsed(ago) }
+}
+
+fn conditions(steps: &[(Rung, Duration)], policy: &Policy) -> Vec<Condition> {
+    let condition = |&(rung, unused_for): &(Rung, Duration)| {
+        let limit = policy.limit(rung);
+        let begins = if rung == Rung::Target { policy.threshold } else { limit };
+        Condition { unused_for, begins, limit }
+    };
+    steps.iter().map(condition).collect()
+}
+
+/// Must the engine be asked when this image was last tagged? Only of dangling images that nothing else keeps.
 pub fn wanting_tag_time<'a>(
     inventory: &'a Inventory,
     ledger: &'a Ledger,
@@ -145,9 +196,9 @@ pub fn wanting_tag_time<'a>(
 ) -> impl Iterator<Item = &'a Image> {
     let protection = Protection::new(inventory);
     inventory.images.iter().filter(move |image| {
-        image.class() == ImageClass::Orphan
+        image.class() == ImageClass::Dangling
             && protection.of(image, policy).is_none()
-            && orphan_age(image, ledger, policy, now).is_ok()
+            && dangling_age(image, ledger, policy, now).is_ok()
     })
 }
 
@@ -156,15 +207,15 @@ struct Protection<'a> {
     /// Container name by image ID.
     users: HashMap<&'a str, &'a str>,
     /// By reference as written, and by the digest in it.
-    named: HashMap<&'a str, Keep>,
+    named: HashMap<&'a str, KeepReason>,
     /// By the `name:tag` in the reference.
-    tags: HashMap<String, Keep>,
+    tags: HashMap<String, KeepReason>,
 }
 
 impl<'a> Protection<'a> {
     fn new(inventory: &'a Inventory) -> Self {
         let (mut named, mut tags) = (HashMap::new(), HashMap::new());
-        let mut protect = |reference: &'a str, why: Keep| {
+        let mut protect = |reference: &'a str, why: KeepReason| {
             if let Some((_, digest)) = reference.split_once('@') {
                 named.entry(digest).or_insert_with(|| why.clone());
             }
@@ -175,48 +226,50 @@ impl<'a> Protection<'a> {
             named.entry(reference).or_insert(why);
         };
         for service in &inventory.services {
-            protect(&service.image, Keep::NamedBy(service.name.clone()));
+            protect(&service.image, KeepReason::NamedBy(service.name.clone()));
         }
         for service in &inventory.services {
             if let Some(previous) = &service.previous_image {
-                protect(previous, Keep::RollbackOf(service.name.clone()));
+                protect(previous, KeepReason::RollbackOf(service.name.clone()));
             }
         }
-        let names: HashMap<_, _> = inventory.services.iter().map(|it| (&it.id, &it.name)).collect();
+        let names: HashMap<_, _> =
+            inventory.services.iter().map(|service| (&service.id, &service.name)).collect();
         for task in inventory.tasks.iter().filter(|task| task.state.is_live()) {
             let service = names.get(&task.service).unwrap_or(&&task.service).to_string();
-            protect(&task.image, Keep::NamedBy(service));
+            protect(&task.image, KeepReason::NamedBy(service));
         }
         Self { users: users(&inventory.containers), named, tags }
     }
 
-    fn of(&self, image: &Image, policy: &Policy) -> Option<Keep> {
+    fn of(&self, image: &Image, policy: &Policy) -> Option<KeepReason> {
         if let Some(user) = self.users.get(image.id.as_str()) {
-            return Some(Keep::UsedBy((*user).to_owned()));
+            return Some(KeepReason::UsedBy((*user).to_owned()));
         }
         let references = image.tags.iter().chain(&image.digests);
-        let digests = references.clone().filter_map(|it| it.split_once('@')).map(|(_, digest)| digest);
+        let digests =
+            references.clone().filter_map(|reference| reference.split_once('@')).map(|(_, digest)| digest);
         let id = [image.id.as_str(), image.id.trim_start_matches("sha256:")];
         let mut keys = references.map(String::as_str).chain(digests).chain(id);
         let by_tag = || image.tags.iter().find_map(|tag| self.tags.get(&name_tag(tag)?));
         if let Some(why) = keys.find_map(|key| self.named.get(key)).or_else(by_tag) {
             return Some(why.clone());
         }
-        policy.kept_by(&image.labels).map(|label| Keep::Label(label.clone()))
+        policy.kept_by(&image.labels).map(|label| KeepReason::Label(label.clone()))
     }
 }
 
-/// The age of an orphan, if it is old enough: from the latest of its build date, the time of its last tag, and what the
+/// The age of a dangling image, if it is old enough: from the latest of its build date, the time of its last tag, and what the
 /// ledger knows of it: when it was first seen, was last used and lost its name. One that the ledger does not know stays.
-fn orphan_age(image: &Image, ledger: &Ledger, policy: &Policy, now: Time) -> Result<Duration, Keep> {
-    let first: Time = FIRST_BELIEVABLE.parse().map_err(|_| Keep::AgeUnknown)?;
+fn dangling_age(image: &Image, ledger: &Ledger, policy: &Policy, now: Time) -> Result<Duration, KeepReason> {
+    let first: Time = FIRST_BELIEVABLE.parse().map_err(|_| KeepReason::AgeUnknown)?;
     let believable = |at: &Time| (first..=now).contains(at);
-    let entry = ledger.images.get(&image.id).ok_or(Keep::AgeUnknown)?;
-    let known = entry.last_needed().max(entry.orphan_since.unwrap_or(entry.first_seen));
+    let entry = ledger.images.get(&image.id).ok_or(KeepReason::AgeUnknown)?;
+    let known = entry.last_needed().max(entry.dangling_since.unwrap_or(entry.first_seen));
     let by_engine = [image.created, image.last_tagged].into_iter().flatten().filter(believable);
     let age =
         by_engine.map(|since| elapsed(now, since)).fold(elapsed(ledger.time(now), known), Duration::min);
-    if age < policy.older_than { Err(Keep::TooYoung(age, policy.older_than)) } else { Ok(age) }
+    if age < policy.older_than { Err(KeepReason::TooYoung(age, policy.older_than)) } else { Ok(age) }
 }
 
 #[cfg(test)]
@@ -236,7 +289,7 @@ mod tests {
             first_seen: ago("90d").unwrap(),
             last_used: ago(used),
             named: true,
-            orphan_since: None,
+            dangling_since: None,
             references: BTreeMap::new(),
         };
         let images = images.iter().map(|&(id, used)| (format!("sha256:{id}"), entry(used))).collect();
@@ -253,9 +306,9 @@ mod tests {
         plan
     }
 
-    fn verdict(inventory: &Inventory, ledger: &Ledger) -> Result<Remove, Keep> {
+    fn verdict(inventory: &Inventory, ledger: &Ledger) -> Result<RemovalReason, KeepReason> {
         let mut plan = plan(inventory, ledger, 85);
-        plan.remove.pop().map(|it| it.reason).ok_or_else(|| plan.keep.pop().unwrap().reason)
+        plan.remove.pop().map(|removal| removal.reason).ok_or_else(|| plan.keep.pop().unwrap().reason)
     }
 
     fn only(image: Image) -> Inventory {
@@ -267,7 +320,7 @@ mod tests {
         let mut shown = String::new();
         let mut last = None;
         for removal in &plan.remove {
-            let Remove::Evicted(eviction) = &removal.reason else { continue };
+            let RemovalReason::Evicted(eviction) = &removal.reason else { continue };
             if last.is_some_and(|last| last != eviction.rung) {
                 shown.push('|');
             }
@@ -329,7 +382,7 @@ mod tests {
         let goes = |image: Image, service: Option<Service>| {
             let services = service.into_iter().collect();
             let inventory = Inventory { services, ..only(image) };
-            plan_by(&policy, &inventory, &used, 85).remove.pop().map(|it| it.tags)
+            plan_by(&policy, &inventory, &used, 85).remove.pop().map(|removal| removal.tags)
         };
         let tags = |tags: &[&str]| Some(tags.iter().map(|&tag| tag.to_owned()).collect::<Vec<_>>());
         assert_eq!(goes(tagged(&["ci/app:1"]), None), tags(&["ci/app:1"]));
@@ -345,19 +398,20 @@ mod tests {
 
     #[test]
     fn a_cached_image_is_as_old_as_its_last_use_never_as_its_build() {
-        assert_eq!(verdict(&only(image("a")), &Ledger::default()), Err(Keep::AgeUnknown));
-        let Err(Keep::Cached { last_use, conditions, satisfied }) =
+        assert_eq!(verdict(&only(image("a")), &Ledger::default()), Err(KeepReason::AgeUnknown));
+        let Err(KeepReason::Cached { last_use, conditions, satisfied }) =
             verdict(&only(image("a")), &ledger(&[("a", "2h")]))
         else {
             panic!("it stays, as a cached image")
         };
         assert_eq!(last_use, LastUse::Used(Duration::from_secs(7_200)));
         let policy = policy();
-        let condition = |unused_for, limit| Condition { unused_for, limit };
-        let critical = condition(policy.critical_age, policy.critical);
+        let condition = |unused_for, begins, limit| Condition { unused_for, begins, limit };
+        let critical = condition(policy.critical_age, policy.critical, policy.critical);
         let expected = [
-            condition(policy.cache_age, policy.target),
-            condition(policy.older_than, policy.threshold),
+            // A prune begins at the threshold, and goes on down to the target.
+            condition(policy.cache_age, policy.threshold, policy.target),
+            condition(policy.older_than, policy.threshold, policy.threshold),
             critical,
         ];
         assert_eq!((conditions.as_slice(), satisfied), (expected.as_slice(), Some(critical)));
@@ -376,29 +430,47 @@ mod tests {
         };
         assert!(with(&|_| ()).is_ok());
         let exited = Container { image_id: "sha256:a".into(), ..container() };
-        assert_eq!(with(&|it| it.containers = vec![exited.clone()]), Err(Keep::UsedBy("plain".into())));
+        assert_eq!(
+            with(&|inventory| inventory.containers = vec![exited.clone()]),
+            Err(KeepReason::UsedBy("plain".into()))
+        );
         let spec = Service { image: named.into(), ..service() };
-        assert_eq!(with(&|it| it.services = vec![spec.clone()]), Err(Keep::NamedBy("app".into())));
+        assert_eq!(
+            with(&|inventory| inventory.services = vec![spec.clone()]),
+            Err(KeepReason::NamedBy("app".into()))
+        );
         let previous = Service { previous_image: Some(named.into()), ..service() };
-        assert_eq!(with(&|it| it.services = vec![previous.clone()]), Err(Keep::RollbackOf("app".into())));
+        assert_eq!(
+            with(&|inventory| inventory.services = vec![previous.clone()]),
+            Err(KeepReason::RollbackOf("app".into()))
+        );
         let task = Task { image: named.into(), state: TaskState::Preparing, ..task() };
-        assert_eq!(with(&|it| it.tasks = vec![task.clone()]), Err(Keep::NamedBy("service".into())));
+        assert_eq!(
+            with(&|inventory| inventory.tasks = vec![task.clone()]),
+            Err(KeepReason::NamedBy("service".into()))
+        );
         let label = labels(&[("keep", "")]);
-        assert!(matches!(with(&|it| it.images[0].labels = label.clone()), Err(Keep::Label(_))));
-        assert_eq!(with(&|it| it.images[0].tags = vec!["app:1".into()]), Err(Keep::Tagged));
+        assert!(matches!(
+            with(&|inventory| inventory.images[0].labels = label.clone()),
+            Err(KeepReason::Label(_))
+        ));
+        assert_eq!(
+            with(&|inventory| inventory.images[0].tags = vec!["app:1".into()]),
+            Err(KeepReason::Tagged)
+        );
     }
 
     #[test]
     fn an_interrupted_eviction_is_finished_or_undone() {
         let tag = "ci-docker-prune.invalid/evicting:a";
-        let own_tag = Some(tag.to_owned());
-        let nameless = Image { digests: vec![], own_tag: own_tag.clone(), ..image("a") };
+        let eviction_tag = Some(tag.to_owned());
+        let nameless = Image { digests: vec![], eviction_tag: eviction_tag.clone(), ..image("a") };
         assert!(verdict(&only(nameless.clone()), &ledger(&[("a", "90d")])).is_ok());
-        assert!(plan(&only(nameless), &ledger(&[("a", "1h")]), 85).release.is_empty());
-        let back = only(Image { own_tag, ..image("a") });
-        assert_eq!(plan(&back, &ledger(&[("a", "1h")]), 85).release, [tag]);
-        assert_eq!(plan(&back, &ledger(&[("a", "90d")]), 50).release, [tag], "below the target");
-        assert!(plan(&back, &ledger(&[("a", "90d")]), 85).release.is_empty(), "it goes anyway");
+        assert!(plan(&only(nameless), &ledger(&[("a", "1h")]), 85).stale_eviction_tags.is_empty());
+        let back = only(Image { eviction_tag, ..image("a") });
+        assert_eq!(plan(&back, &ledger(&[("a", "1h")]), 85).stale_eviction_tags, [tag]);
+        assert_eq!(plan(&back, &ledger(&[("a", "90d")]), 50).stale_eviction_tags, [tag], "below the target");
+        assert!(plan(&back, &ledger(&[("a", "90d")]), 85).stale_eviction_tags.is_empty(), "it goes anyway");
     }
 
     #[test]
@@ -409,13 +481,13 @@ mod tests {
     }
 
     #[test]
-    fn an_orphans_age_is_the_latest_of_what_can_be_believed() {
+    fn the_age_of_a_dangling_image_is_the_latest_of_what_can_be_believed() {
         let day = Duration::from_secs(86_400);
-        let entry = |first_seen: &str, orphan: Option<&str>| Entry {
+        let entry = |first_seen: &str, dangling: Option<&str>| Entry {
             first_seen: ago(first_seen).unwrap(),
             last_used: None,
-            named: orphan.is_some(),
-            orphan_since: orphan.and_then(ago),
+            named: dangling.is_some(),
+            dangling_since: dangling.and_then(ago),
             references: BTreeMap::new(),
         };
         let date = |text: &str| Some(text.parse::<Time>().unwrap());
@@ -434,8 +506,8 @@ mod tests {
                 Some(Entry { last_used: ago("1m"), ..entry("9d", None) }),
                 Err(()),
             ),
-            ("became an orphan lately", built, None, Some(entry("9d", Some("1h"))), Err(())),
-            ("became an orphan 3 days ago", built, None, Some(entry("9d", Some("3d"))), Ok(3 * day)),
+            ("became a dangling image lately", built, None, Some(entry("9d", Some("1h"))), Err(())),
+            ("became a dangling image 3 days ago", built, None, Some(entry("9d", Some("3d"))), Ok(3 * day)),
             ("built in 1970", date("1970-01-01T00:00:01Z"), None, None, Err(())),
             (
                 "built in 1970, seen 2 days ago",
@@ -458,12 +530,12 @@ mod tests {
             ),
         ];
         for (name, created, last_tagged, entry, expected) in table {
-            let orphan = Image { digests: vec![], created, last_tagged, ..image("a") };
+            let dangling = Image { digests: vec![], created, last_tagged, ..image("a") };
             let images = entry.map(|entry| ("sha256:a".to_owned(), entry)).into_iter().collect();
-            let verdict = verdict(&only(orphan), &Ledger { images, ..Ledger::default() });
+            let verdict = verdict(&only(dangling), &Ledger { images, ..Ledger::default() });
             assert_eq!(
                 verdict.map_err(|_| ()),
-                expected.map(|age| Remove::Unnamed { age, parents: 0 }),
+                expected.map(|age| RemovalReason::Unnamed { age, parents: 0 }),
                 "{name}"
             );
         }

@@ -1,6 +1,7 @@
 //! What to remove and what to keep, each with its reason: decided here and nowhere else.
 
 pub mod containers;
+pub mod explain;
 pub mod images;
 #[cfg(test)]
 mod properties;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::facts::{CacheRecord, Container, Image, Labels, Service, Task, Unanswered};
+use crate::facts::{CacheRecord, Container, Image, ImageClass, Labels, Service, Task, Unavailable};
 use crate::gates::disk::{Limit, Usage};
 use crate::ledger::Ledger;
 use crate::units::{Time, elapsed};
@@ -40,9 +41,10 @@ pub struct Unread {
     pub kind: Kind,
     /// Empty for the build cache.
     pub id: String,
-    pub why: Unanswered,
+    pub why: Unavailable,
 }
 
+/// What may be removed, from which age and disk usage on.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// Minimum age of what is removed, but on the last rung of eviction.
@@ -110,7 +112,7 @@ impl Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Container,
-    Orphan,
+    Dangling,
     /// Before the cached images: what it frees need not be evicted.
     BuildCache,
     Cached,
@@ -121,7 +123,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Container => "container",
-            Self::Orphan => "orphan",
+            Self::Dangling => "dangling",
             Self::Cached => "cached",
             Self::BuildCache => "build-cache",
         }
@@ -149,6 +151,7 @@ pub enum LastUse {
 }
 
 impl LastUse {
+    /// How long ago.
     pub fn ago(self) -> Duration {
         match self {
             Self::Used(ago) | Self::NeverUsed(ago) => ago,
@@ -170,12 +173,15 @@ pub struct Eviction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
     pub unused_for: Duration,
+    /// A prune that evicts begins here: on the first rung at the threshold.
+    pub begins: Limit,
+    /// It goes on down to here.
     pub limit: Limit,
 }
 
 /// A decision to remove, with all that carrying it out takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removal {
+pub struct PlannedRemoval {
     pub kind: Kind,
     /// Empty for the build cache.
     pub id: String,
@@ -187,10 +193,10 @@ pub struct Removal {
     pub size: u64,
     /// When a container ended; it is left alone if it ran again since.
     pub finished: Option<Time>,
-    pub reason: Remove,
+    pub reason: RemovalReason,
 }
 
-impl Removal {
+impl PlannedRemoval {
     /// Its first name, else its ID.
     pub fn label(&self) -> &str {
         self.names.first().unwrap_or(&self.id)
@@ -199,7 +205,7 @@ impl Removal {
 
 /// Why something goes, with the age that decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remove {
+pub enum RemovalReason {
     /// This long ago it ended.
     Finished(Duration),
     /// Created this long ago and never started.
@@ -220,19 +226,26 @@ pub enum Remove {
 
 /// A decision to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
-    /// `false` for an image.
-    pub container: bool,
+pub struct KeptObject {
+    /// Of an image; `None` for a container.
+    pub class: Option<ImageClass>,
     pub id: String,
     pub names: Vec<String>,
     /// Bytes, as in [`Removal`].
     pub size: u64,
-    pub reason: Keep,
+    pub reason: KeepReason,
+}
+
+impl KeptObject {
+    /// Is it a container, and no image?
+    pub fn is_container(&self) -> bool {
+        self.class.is_none()
+    }
 }
 
 /// Why something stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Keep {
+pub enum KeepReason {
     /// The container is in this state.
     Live(&'static str),
     Label(KeepLabel),
@@ -260,7 +273,7 @@ pub enum Keep {
         conditions: Vec<Condition>,
         satisfied: Option<Condition>,
     },
-    /// Cached, and nobody knows how full the disk is.
+    /// Cached, and the usage of the disk is not known.
     DiskUnknown,
 }
 
@@ -268,16 +281,16 @@ pub enum Keep {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// In the order in which it is carried out.
-    pub remove: Vec<Removal>,
-    pub keep: Vec<Kept>,
+    pub remove: Vec<PlannedRemoval>,
+    pub keep: Vec<KeptObject>,
     /// Tags of our own to take off images that have their names back: an eviction was interrupted.
-    pub release: Vec<String>,
+    pub stale_eviction_tags: Vec<String>,
     /// What could not be decided about, and stays.
     pub unread: Vec<Unread>,
 }
 
 /// Decide about everything. `usage` is that of the filesystem that holds the images, where it could be measured.
-pub fn make(
+pub fn build(
     inventory: &Inventory,
     ledger: &Ledger,
     policy: &Policy,
@@ -290,9 +303,9 @@ pub fn make(
     build_cache(&inventory.build_cache, policy, now, &mut plan);
     // What the last run gave up must not keep everything else from its turn, day after day.
     let stuck = ledger.stuck.as_ref().map(|(kind, id)| (kind.as_str(), id.as_str()));
-    let is_stuck = |it: &Removal| stuck == Some((it.kind.name(), it.id.as_str()));
-    let last = plan.remove.iter().find(|it| is_stuck(it)).map(|it| it.kind);
-    plan.remove.sort_by_key(|it| (last == Some(it.kind), it.kind, is_stuck(it)));
+    let is_stuck = |removal: &PlannedRemoval| stuck == Some((removal.kind.name(), removal.id.as_str()));
+    let last = plan.remove.iter().find(|removal| is_stuck(removal)).map(|removal| removal.kind);
+    plan.remove.sort_by_key(|removal| (last == Some(removal.kind), removal.kind, is_stuck(removal)));
     plan
 }
 
@@ -301,7 +314,7 @@ pub fn make(
 pub fn projected(plan: &Plan, usage: &Usage) -> Usage {
     let mut usage = usage.clone();
     for removal in &plan.remove {
-        if let Remove::Evicted(eviction) = &removal.reason
+        if let RemovalReason::Evicted(eviction) = &removal.reason
             && !eviction.limit.is_reached(&usage)
         {
             continue;
@@ -323,14 +336,14 @@ fn build_cache(records: &[CacheRecord], policy: &Policy, now: Time, plan: &mut P
     let (records, size) =
         stale.fold((0, 0_u64), |(n, size), record| (n + 1, size.saturating_add(record.size)));
     if records > 0 {
-        plan.remove.push(Removal {
+        plan.remove.push(PlannedRemoval {
             kind: Kind::BuildCache,
             id: String::new(),
             names: vec![],
             tags: vec![],
             size,
             finished: None,
-            reason: Remove::StaleCache { records, older_than: policy.older_than },
+            reason: RemovalReason::StaleCache { records, older_than: policy.older_than },
         });
     }
 }
@@ -380,15 +393,16 @@ mod tests {
                 superseded: None,
                 last_use: LastUse::Used(age),
             };
-            Removal {
-                kind: Kind::Orphan,
+            PlannedRemoval {
+                kind: Kind::Dangling,
                 id: String::new(),
                 names: vec![],
                 tags: vec![],
                 size,
                 finished: None,
-                reason: percent
-                    .map_or(Remove::Unnamed { age, parents: 0 }, |it| Remove::Evicted(evicted(it))),
+                reason: percent.map_or(RemovalReason::Unnamed { age, parents: 0 }, |value| {
+                    RemovalReason::Evicted(evicted(value))
+                }),
             }
         };
         let remove = vec![

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use regex::Regex;
 
-use super::{Condition, Inventory, Keep, Kind, Policy, Remove, Rung, make};
+use super::{Condition, Inventory, KeepReason, Kind, Policy, RemovalReason, Rung, build};
 use crate::facts::{Container, ContainerState, Image, Service};
 use crate::gates::disk::Limit;
 use crate::ledger::{Entry, Ledger};
@@ -95,9 +95,9 @@ prop_compose! {
     ) -> Ledger {
         let images = entries
             .into_iter()
-            .filter_map(|(id, first_seen, last_used, orphan_since, named, (name, used))| {
+            .filter_map(|(id, first_seen, last_used, dangling_since, named, (name, used))| {
                 let references = used.map(|at| (format!("app:{name}"), at)).into_iter().collect();
-                let entry = Entry { first_seen: first_seen?, last_used, named, orphan_since, references };
+                let entry = Entry { first_seen: first_seen?, last_used, named, dangling_since, references };
                 Some((format!("sha256:{id}"), entry))
             })
             .collect();
@@ -109,7 +109,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn a_plan_names_only_what_nobody_needs(
+    fn a_plan_names_only_what_is_not_needed(
         inventory in an_inventory(),
         ledger in a_ledger(),
         older_than in 0_u64..10,
@@ -135,15 +135,15 @@ proptest! {
             evict_tagged: if consent { vec![Regex::new("^app:[0-3]$").unwrap()] } else { vec![] },
         };
         let usage = usage(percent);
-        let plan = make(&inventory, &ledger, &policy, Some(&usage), now());
+        let plan = build(&inventory, &ledger, &policy, Some(&usage), now());
 
-        let used: HashSet<&str> = inventory.containers.iter().map(|it| it.image_id.as_str()).collect();
+        let used: HashSet<&str> = inventory.containers.iter().map(|container| container.image_id.as_str()).collect();
         let named: Vec<&str> = inventory
             .services
             .iter()
-            .flat_map(|it| [Some(&it.image), it.previous_image.as_ref()])
+            .flat_map(|value| [Some(&value.image), value.previous_image.as_ref()])
             .flatten()
-            .filter_map(|it| Some(it.split_once('@')?.1))
+            .filter_map(|value| Some(value.split_once('@')?.1))
             .collect();
         let superseded = ledger.superseded();
         let mut evictions = Vec::new();
@@ -151,7 +151,7 @@ proptest! {
         for removal in &plan.remove {
             order.push(removal.kind);
             if removal.kind == Kind::Container {
-                let container = inventory.containers.iter().find(|it| it.id == removal.id).unwrap();
+                let container = inventory.containers.iter().find(|container| container.id == removal.id).unwrap();
                 prop_assert!(matches!(
                     container.state,
                     ContainerState::Exited | ContainerState::Dead | ContainerState::Created
@@ -165,15 +165,15 @@ proptest! {
                 prop_assert!(since <= now() && elapsed(now(), since) >= policy.older_than);
                 continue;
             }
-            let image = inventory.images.iter().find(|it| it.id == removal.id).unwrap();
-            let consented = |tag: &String| policy.evict_tagged.iter().any(|it| it.is_match(tag));
+            let image = inventory.images.iter().find(|image| image.id == removal.id).unwrap();
+            let consented = |tag: &String| policy.evict_tagged.iter().any(|pattern| pattern.is_match(tag));
             prop_assert!(image.tags.iter().all(consented));
             prop_assert!(!used.contains(image.id.as_str()));
             prop_assert!(!image.labels.contains_key("keep"));
             for reference in &image.digests {
                 prop_assert!(!named.contains(&reference.split_once('@').unwrap().1));
             }
-            if let Remove::Evicted(it) = &removal.reason {
+            if let RemovalReason::Evicted(eviction) = &removal.reason {
                 let idle = elapsed(now(), ledger.images[&image.id].last_needed());
                 let replaced = superseded.contains_key(image.id.as_str());
                 let least = |rung| match rung {
@@ -182,15 +182,15 @@ proptest! {
                     Rung::Threshold => policy.older_than,
                     Rung::Critical => policy.critical_age,
                 };
-                prop_assert!(idle >= least(it.rung) && policy.limit(it.rung).is_reached(&usage));
+                prop_assert!(idle >= least(eviction.rung) && policy.limit(eviction.rung).is_reached(&usage));
                 prop_assert!(policy.threshold.is_reached(&usage));
-                // No rung before it would do.
+                // No rung before eviction would do.
                 for rung in [Rung::Target, Rung::Threshold, Rung::Critical] {
-                    prop_assert!(rung >= it.rung || idle < least(rung));
+                    prop_assert!(rung >= eviction.rung || idle < least(rung));
                 }
-                prop_assert_eq!(it.superseded.is_some(), replaced);
-                evictions.push((it.rung, !replaced, Reverse(idle)));
-            } else if let Some(created) = image.created.filter(|it| *it <= now()) {
+                prop_assert_eq!(eviction.superseded.is_some(), replaced);
+                evictions.push((eviction.rung, !replaced, Reverse(idle)));
+            } else if let Some(created) = image.created.filter(|created| *created <= now()) {
                 prop_assert!(elapsed(now(), created) >= policy.older_than);
             }
         }
@@ -199,19 +199,19 @@ proptest! {
         prop_assert!(evictions.is_sorted());
         // A rung is used up: what stays although it is old enough for a rung stays for want of its limit.
         for kept in &plan.keep {
-            if let Keep::Cached { last_use, conditions, satisfied } = &kept.reason {
-                let old_enough = |it: &&Condition| last_use.ago() >= it.unused_for;
+            if let KeepReason::Cached { last_use, conditions, satisfied } = &kept.reason {
+                let old_enough = |condition: &&Condition| last_use.ago() >= condition.unused_for;
                 prop_assert_eq!(conditions.iter().find(old_enough), satisfied.as_ref());
                 let pressed = policy.threshold.is_reached(&usage);
-                prop_assert!(satisfied.is_none_or(|it| !pressed || !it.limit.is_reached(&usage)));
+                prop_assert!(satisfied.is_none_or(|satisfied| !pressed || !satisfied.limit.is_reached(&usage)));
             }
         }
         // Every object has exactly one decision.
-        let mut decided: Vec<&str> = plan.remove.iter().map(|it| it.id.as_str()).collect();
-        decided.extend(plan.keep.iter().map(|it| it.id.as_str()));
+        let mut decided: Vec<&str> = plan.remove.iter().map(|removal| removal.id.as_str()).collect();
+        decided.extend(plan.keep.iter().map(|kept| kept.id.as_str()));
         decided.sort_unstable();
-        let mut all: Vec<&str> = inventory.images.iter().map(|it| it.id.as_str()).collect();
-        all.extend(inventory.containers.iter().map(|it| it.id.as_str()));
+        let mut all: Vec<&str> = inventory.images.iter().map(|image| image.id.as_str()).collect();
+        all.extend(inventory.containers.iter().map(|container| container.id.as_str()));
         all.sort_unstable();
         prop_assert_eq!(decided, all);
     }

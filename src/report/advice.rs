@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::text::{amount, usage_line};
 use crate::gates::disk::{NEARLY_FULL, Usage};
 use crate::gates::{Gate, Verdict, converge, runs};
-use crate::plan::{Keep, Kept, Plan};
+use crate::plan::{KeepReason, KeptObject, Plan};
 use crate::units::{duration, size};
 
 /// Ages to suggest for `--older-than`, longest first.
@@ -33,9 +33,9 @@ pub fn blocked_on_a_full_disk(gates: &[Gate]) -> Option<String> {
         match gate {
             Gate::Runs(Verdict::Closed(found)) => commands.extend(found.iter().filter_map(take_down)),
             Gate::Converge(Verdict::Closed(converge::Closed::Converging(services))) => {
-                waits |= services.iter().any(|it| {
+                waits |= services.iter().any(|service| {
                     matches!(
-                        it.cause,
+                        service.cause,
                         converge::Cause::ImageNotFound(_)
                             | converge::Cause::Pulling
                             | converge::Cause::Starting
@@ -74,17 +74,52 @@ fn take_down(run: &runs::Run) -> Option<String> {
     Some(format!("{command} {}", run.name))
 }
 
+/// What to do about gates that are closed: on a disk that is nearly full, and about services that Swarm has given up.
+pub fn on_gates(gates: &[Gate]) -> Vec<String> {
+    let mut advice: Vec<String> = blocked_on_a_full_disk(gates).into_iter().collect();
+    // Without that gate it is not known what belongs to a run.
+    if !gates.iter().any(|gate| matches!(gate, Gate::Runs(_))) {
+        return advice;
+    }
+    let runs: Vec<&str> = gates.iter().flat_map(live_runs).collect();
+    let converging = gates.iter().flat_map(|gate| match gate {
+        Gate::Converge(Verdict::Closed(converge::Closed::Converging(services))) => services.as_slice(),
+        _ => &[],
+    });
+    // What belongs to a run ends with it.
+    let of_run = |service: &converge::ConvergingService| {
+        runs.contains(&service.service.as_str())
+            || service.stack.as_deref().is_some_and(|stack| runs.contains(&stack))
+    };
+    let dead = converging.filter(|service| service.gave_up && !of_run(service));
+    advice.extend(dead.map(|service| {
+        let name = &service.service;
+        format!(
+            "service {name} blocks prunes until it converges: docker service update --force {name}, or docker service rm {name}"
+        )
+    }));
+    advice
+}
+
+/// The names by which the gate tells live runs.
+fn live_runs(gate: &Gate) -> Vec<&str> {
+    match gate {
+        Gate::Runs(Verdict::Closed(found)) => found.iter().map(|run| run.name.as_str()).collect(),
+        _ => vec![],
+    }
+}
+
 /// What would free more now, although the policy keeps it.
 ///
 /// `evictable`: is the filesystem that holds the images under pressure, so that a shorter age would evict any?
 pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    let idle = |kept: &Kept| match &kept.reason {
-        Keep::Cached { last_use, .. } => Some(last_use.ago()),
+    let idle = |kept: &KeptObject| match &kept.reason {
+        KeepReason::Cached { last_use, .. } => Some(last_use.ago()),
         _ => None,
     };
     let younger = AGES.into_iter().find_map(|age| {
-        let sizes = plan.keep.iter().filter(|it| idle(it).is_some_and(|idle| idle >= age));
+        let sizes = plan.keep.iter().filter(|kept| idle(kept).is_some_and(|idle| idle >= age));
         let (n, bytes) = total(sizes);
         (n > 0).then_some((age, n, bytes))
     });
@@ -96,8 +131,10 @@ pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
             size(bytes)
         ));
     }
-    let in_use = |it: &&Kept| matches!(it.reason, Keep::UsedBy(_) | Keep::NamedBy(_) | Keep::RollbackOf(_));
-    let (n, bytes) = total(plan.keep.iter().filter(|it| !it.container).filter(in_use));
+    let in_use = |kept: &&KeptObject| {
+        matches!(kept.reason, KeepReason::UsedBy(_) | KeepReason::NamedBy(_) | KeepReason::RollbackOf(_))
+    };
+    let (n, bytes) = total(plan.keep.iter().filter(|kept| !kept.is_container()).filter(in_use));
     if n > 0 {
         let images = amount(n, "image");
         lines.push(format!(
@@ -105,7 +142,7 @@ pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
             size(bytes)
         ));
     }
-    let (n, bytes) = total(plan.keep.iter().filter(|it| it.reason == Keep::Tagged));
+    let (n, bytes) = total(plan.keep.iter().filter(|kept| kept.reason == KeepReason::Tagged));
     if n > 0 {
         let images = amount(n, "tagged image");
         lines.push(format!("docker image rm, or --evict-tagged: {images}, {}", size(bytes)));
@@ -113,8 +150,8 @@ pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
     lines
 }
 
-fn total<'a>(kept: impl Iterator<Item = &'a Kept>) -> (usize, u64) {
-    kept.fold((0, 0), |(n, bytes), it| (n + 1, bytes.saturating_add(it.size)))
+fn total<'a>(kept: impl Iterator<Item = &'a KeptObject>) -> (usize, u64) {
+    kept.fold((0, 0), |(n, bytes), value| (n + 1, bytes.saturating_add(value.size)))
 }
 
 /// Why an eviction that freed nothing may have freed nothing.
@@ -141,7 +178,15 @@ mod tests {
     }
 
     fn waiting(cause: converge::Cause) -> Gate {
-        let service = converge::Unsettled { service: "shop_web".into(), has: 0, wants: 1, cause, age: None };
+        let service = converge::ConvergingService {
+            service: "shop_web".into(),
+            has: 0,
+            wants: 1,
+            cause,
+            gave_up: false,
+            stack: Some("shop".into()),
+            age: None,
+        };
         Gate::Converge(Verdict::Closed(converge::Closed::Converging(vec![service])))
     }
 
@@ -162,12 +207,12 @@ mod tests {
 
     #[test]
     fn the_longest_age_that_frees_something_is_suggested() {
-        let kept = |hours: u64| Kept {
-            container: false,
+        let kept = |hours: u64| KeptObject {
+            class: Some(crate::facts::ImageClass::Cached),
             id: String::new(),
             names: vec![],
             size: 1_000_000,
-            reason: Keep::Cached {
+            reason: KeepReason::Cached {
                 last_use: LastUse::Used(Duration::from_secs(hours * 3_600)),
                 conditions: vec![],
                 satisfied: None,

@@ -7,12 +7,14 @@ use super::text;
 
 use crate::checks::login::{Login, Source, Test};
 use crate::checks::pruners::{Pruners, Systemd};
+use crate::checks::pull_limit::PullLimit;
 use crate::checks::units::{Timer, Units};
 use crate::checks::{Check, Deployed, Disk, Engine, LEDGER_KEPT, Redeploy, Retention, Status};
 use crate::facts::SwarmState;
-use crate::gates::Word;
-use crate::units::age;
+use crate::gates::GateState;
+use crate::units::{age, duration};
 
+/// As the JSON and the text name it.
 pub fn status(status: Status) -> &'static str {
     match status {
         Status::Ok => "ok",
@@ -22,11 +24,88 @@ pub fn status(status: Status) -> &'static str {
     }
 }
 
+/// What a check found, as the JSON names it.
+pub fn code(check: &Check) -> &'static str {
+    match check {
+        Check::Engine(Engine::Unavailable(_)) => "not_available",
+        Check::Engine(Engine::Answers { swarm, manager, .. }) => match swarm {
+            SwarmState::Inactive => "not_in_swarm",
+            SwarmState::Manager => "swarm_manager",
+            SwarmState::Worker if *manager => "swarm_worker_with_manager",
+            SwarmState::Worker => "swarm_worker",
+            SwarmState::Locked => "swarm_locked",
+            SwarmState::Pending => "swarm_pending",
+            SwarmState::Failed(_) => "swarm_failed",
+        },
+        Check::Retention(retention) => match retention {
+            Retention::Persistent(_) => "persistent",
+            Retention::Volatile(..) => "volatile",
+            Retention::ZfsByPercent(_) => "zfs_by_percent",
+            Retention::Elsewhere => "remote_engine",
+            Retention::Unknown(_) => "not_available",
+        },
+        Check::Disk(disk) => match disk.gate.state() {
+            GateState::Open if disk.critical => "critical",
+            GateState::Open => "under_pressure",
+            GateState::Closed => "below_threshold",
+            GateState::Unknown => "not_available",
+        },
+        Check::Ledger(None) => "never_recorded",
+        Check::Ledger(Some(since)) if *since < LEDGER_KEPT => "recorded",
+        Check::Ledger(Some(_)) => "not_recorded_lately",
+        Check::Login(_, found) => login_code(found),
+        Check::Pulls(PullLimit::Limited { remaining: 0, .. }) => "none_left",
+        Check::Pulls(PullLimit::Limited { .. }) => "limited",
+        Check::Pulls(PullLimit::Unlimited) => "unlimited",
+        Check::Pulls(PullLimit::Unavailable(_)) => "not_available",
+        Check::Pruners(pruners) => match (&pruners.found[..], &pruners.unread[..], &pruners.systemd) {
+            ([_, ..], ..) => "other_pruners",
+            ([], [_, ..], _) => "not_readable",
+            ([], [], Systemd::Unavailable(_)) => "systemd_not_available",
+            ([], [], Systemd::Yes | Systemd::NotBooted) => "none",
+        },
+        Check::Units(units) => units_code(units),
+        Check::Redeploy(Redeploy::Proved { .. }) if check.status() == Status::Ok => "reused",
+        Check::Redeploy(Redeploy::Proved { .. }) => "not_reused",
+        Check::Redeploy(Redeploy::Interrupted) => "interrupted",
+        Check::Redeploy(Redeploy::Failed(_)) => "not_proved",
+    }
+}
+
+fn login_code(login: &Login) -> &'static str {
+    match login {
+        Login::Found { test: Test::NotAsked, .. } => "found",
+        Login::Found { test: Test::Passed, .. } => "accepted",
+        Login::Found { test: Test::Refused(_), .. } => "refused",
+        Login::Found { test: Test::Unavailable(_), .. } => "not_tested",
+        Login::NoConfig(_) => "no_docker_config",
+        Login::Unreadable(..) => "not_readable",
+        Login::Missing(_) | Login::NotKept(_) => "no_credential",
+        Login::NoHelper(_) => "no_credential_helper",
+        Login::HelperFailed(..) | Login::HelperHangs(_) => "credential_helper_failed",
+    }
+}
+
+fn units_code(units: &Units) -> &'static str {
+    match units {
+        Units::NoSystemd => "no_systemd",
+        Units::Unavailable(_) => "systemd_not_available",
+        Units::Seen { timer: Timer::Missing, .. } => "no_timer",
+        Units::Seen { timer: Timer::Disabled, .. } => "timer_disabled",
+        Units::Seen { timer: Timer::Inactive, .. } => "timer_not_active",
+        Units::Seen { timer: Timer::NotEnabled, .. } => "timer_not_enabled",
+        Units::Seen { timer: Timer::Active(_), runs: None, .. } => "no_service",
+        Units::Seen { runs: Some(runs), own, .. } if runs != own => "other_program",
+        Units::Seen { failed: true, .. } => "last_run_failed",
+        Units::Seen { .. } => "active",
+    }
+}
+
 /// The figures of a proof, to be pasted into a change request: one line each, however long.
 pub fn figures(check: &Check) -> Vec<String> {
     let Check::Redeploy(Redeploy::Proved { cold, warm, .. }) = check else { return vec![] };
-    let deploy = |name: &str, it: &Deployed| {
-        format!("  {name:10} {} ms, {} layers downloaded", it.milliseconds, it.layers)
+    let deploy = |name: &str, deployed: &Deployed| {
+        format!("  {name:10} {} ms, {} layers downloaded", deployed.milliseconds, deployed.layers)
     };
     let mut lines = vec![format!("redeploy of {}", cold.image), deploy("cold", cold), deploy("warm", warm)];
     lines.push(format!("  {:10} {:.1}", "cold/warm", ratio(cold, warm)));
@@ -40,20 +119,21 @@ fn ratio(cold: &Deployed, warm: &Deployed) -> f64 {
 /// What a check found, in a line or two.
 pub fn detail(check: &Check) -> String {
     match check {
-        Check::Engine(it) => engine(it),
-        Check::Retention(it) => retention(it),
-        Check::Disk(it) => disk(it),
-        Check::Login(registry, it) => login(registry, it),
-        Check::Pruners(it) => pruners(it),
-        Check::Ledger(it) => ledger(*it),
-        Check::Units(it) => units(it),
-        Check::Redeploy(it) => redeploy(it),
+        Check::Engine(found) => engine(found),
+        Check::Retention(found) => retention(found),
+        Check::Disk(found) => disk(found),
+        Check::Login(registry, found) => login(registry, found),
+        Check::Pulls(limit) => pulls(limit),
+        Check::Pruners(found) => pruners(found),
+        Check::Ledger(since) => ledger(*since),
+        Check::Units(found) => units(found),
+        Check::Redeploy(found) => redeploy(found),
     }
 }
 
 fn engine(engine: &Engine) -> String {
     match engine {
-        Engine::Unanswered(why) => why.0.clone(),
+        Engine::Unavailable(why) => why.0.clone(),
         Engine::Answers { host, version, api, containerd_store, swarm, manager } => {
             let store = if *containerd_store { "containerd image store" } else { "graph driver" };
             let swarm = match swarm {
@@ -77,8 +157,8 @@ fn engine(engine: &Engine) -> String {
 fn retention(retention: &Retention) -> String {
     match retention {
         Retention::Persistent(places) => {
-            let places: Vec<_> = places.iter().map(|it| it.display().to_string()).collect();
-            format!("{} outlives a reboot", places.join(", "))
+            let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+            format!("{} is on persistent storage", places.join(", "))
         }
         Retention::Volatile(place, kind) => format!(
             "{} lies on {kind}, and the image cache is gone with the next reboot; put data-root (daemon.json) on a disk",
@@ -95,11 +175,12 @@ fn retention(retention: &Retention) -> String {
 
 fn disk(disk: &Disk) -> String {
     let usage = text::reason(&disk.gate);
-    match (disk.gate.word(), &disk.pressure) {
-        (Word::Open, Some((duration, blocked))) => {
-            format!("{usage}; {}; see prune --dry-run", text::lasting(*duration, blocked, &[]))
+    match (disk.gate.state(), &disk.pressure) {
+        (GateState::Open, Some((duration, blocked))) => {
+            let since = text::lasting(*duration, blocked, &[]).unwrap_or_else(|| "under pressure".into());
+            format!("{usage}; {since}; see prune --dry-run")
         }
-        (Word::Open, None) => format!("{usage}; under pressure; see prune --dry-run"),
+        (GateState::Open, None) => format!("{usage}; under pressure; see prune --dry-run"),
         _ => usage,
     }
 }
@@ -120,7 +201,7 @@ fn login(registry: &str, login: &Login) -> String {
                 Test::NotAsked => String::new(),
                 Test::Passed => ", and the registry takes it".into(),
                 Test::Refused(why) => format!(", and the registry refuses it: {why}; {log_in}"),
-                Test::Unanswered(why) => {
+                Test::Unavailable(why) => {
                     format!(", and it could not be tested: {why}; can the engine reach the registry?")
                 }
             };
@@ -128,7 +209,7 @@ fn login(registry: &str, login: &Login) -> String {
         }
         Login::NoConfig(path) => format!("{registry}: no {}; {log_in}, as the user who deploys", file(path)),
         Login::Unreadable(path, why) => {
-            format!("{registry}: cannot read {}: {why}; mend or remove it, and {log_in}", file(path))
+            format!("{registry}: cannot read {}: {why}; fix or remove it, and {log_in}", file(path))
         }
         Login::Missing(path) => format!("{registry}: no credential in {}; {log_in}", file(path)),
         Login::NotKept(helper) => format!("{registry}: docker-credential-{helper} keeps none; {log_in}"),
@@ -148,24 +229,39 @@ fn login(registry: &str, login: &Login) -> String {
     }
 }
 
+fn pulls(limit: &PullLimit) -> String {
+    match limit {
+        PullLimit::Limited { remaining, limit, window } => {
+            let of = format!("of {limit} pulls for each {}", duration(*window));
+            if *remaining == 0 {
+                format!("docker.io: none left {of}; log in with an account that has a higher limit, or wait")
+            } else {
+                format!("docker.io: {remaining} left {of}")
+            }
+        }
+        PullLimit::Unlimited => "docker.io: no pull limit".into(),
+        PullLimit::Unavailable(why) => format!("docker.io: its limit could not be asked for: {why}"),
+    }
+}
+
 fn pruners(pruners: &Pruners) -> String {
     let place = match &pruners.systemd {
-        Systemd::Yes => "units, timers or crontabs",
+        Systemd::Yes => "units, timers, user timers or crontabs",
         Systemd::NotBooted => "crontabs (no systemd here)",
-        Systemd::Unanswered(why) if pruners.found.is_empty() => {
+        Systemd::Unavailable(why) if pruners.found.is_empty() && pruners.unread.is_empty() => {
             return format!("none in crontabs, but systemd does not answer: {why}; try systemctl status");
         }
-        Systemd::Unanswered(_) => "",
+        Systemd::Unavailable(_) => "",
     };
     match (pruners.found.as_slice(), pruners.unread.as_slice()) {
         ([], []) => format!("none in {place}"),
         ([], unread) => {
-            let unread: Vec<_> = unread.iter().map(|it| it.display().to_string()).collect();
+            let unread: Vec<_> = unread.iter().map(|unread| unread.display().to_string()).collect();
             format!("none found, but {} may not be read; run it as root", unread.join(", "))
         }
         (found, _) => {
             let found: Vec<_> =
-                found.iter().map(|it| format!("{} runs '{}'", it.place, it.command)).collect();
+                found.iter().map(|pruner| format!("{} runs '{}'", pruner.place, pruner.command)).collect();
             format!("{}; disable it: it evicts the image cache", found.join(", "))
         }
     }
@@ -184,7 +280,7 @@ fn ledger(noted: Option<Duration>) -> String {
 fn units(units: &Units) -> String {
     let (timer, runs, own, failed, version) = match units {
         Units::NoSystemd => return "this host was not booted with systemd".into(),
-        Units::Unanswered(why) => return format!("systemd does not answer: {why}; try systemctl status"),
+        Units::Unavailable(why) => return format!("systemd does not answer: {why}; try systemctl status"),
         Units::Seen { timer, runs, own, failed, version } => (timer, runs, own, failed, version),
     };
     let version = format!("version {version}");

@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::text::{
-    busy, keep_reason, kind_name, occupant_kind, reason, remove_reason_line, skip, stop, word,
+use super::reason::{self, Reason};
+use super::{
+    ExplainReport, OngoingPressure, PruneOutcome, PruneReport, StatusReport, advice, checks, outcome_word,
+    text,
 };
-use super::{Ending, Lasting, PruneReport, StatusReport, advice, checks, outcome_word};
+use crate::checks::pull_limit::PullLimit;
 use crate::checks::{Check, Deployed, Redeploy, Status};
-use crate::gates::disk::{self, Usage};
-use crate::gates::{Gate, Verdict, Word, converge, runs, together};
-use crate::occupants::{Occupant, Occupants};
-use crate::plan::{self, Condition, Keep, Kept, Removal, Remove, Rung};
-use crate::units::Time;
+use crate::disk_consumers::{self, DiskConsumer, DiskConsumers};
+use crate::facts::{ImageClass, Inhibitor};
+use crate::gates::disk::Usage;
+use crate::gates::{Gate, GateState, combined_state};
+use crate::plan::explain::{Decision, Explanation};
+use crate::plan::{self, KeptObject, Kind, PlannedRemoval};
+use crate::units::{Time, elapsed};
 
 const SCHEMA: u32 = 1;
 
@@ -32,9 +37,8 @@ struct GatesJson {
 #[derive(Serialize)]
 struct GateJson {
     gate: &'static str,
-    verdict: &'static str,
-    reason: String,
-    facts: Value,
+    state: &'static str,
+    reason: Reason,
 }
 
 #[derive(Serialize)]
@@ -49,17 +53,17 @@ struct PruneJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     projected_percent: Option<u8>,
     plan: PlanJson,
-    removed: Vec<RemovalJson>,
-    skipped: Vec<SkippedJson>,
-    failed: Vec<FailedJson>,
+    removed: Vec<ObjectJson>,
+    skipped: Vec<ObjectJson>,
+    failed: Vec<ObjectJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    stopped: Option<String>,
+    stopped: Option<Reason>,
     disk: DiskJson,
     reclaimed_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pressure: Option<PressureJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    occupants: Option<OccupantsJson>,
+    consumers: Option<ConsumersJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     freed_nothing: Option<FreedNothingJson>,
 }
@@ -68,23 +72,24 @@ struct PruneJson {
 #[derive(Serialize)]
 struct FreedNothingJson {
     images: usize,
-    size: u64,
+    size_bytes: u64,
 }
 
 /// Present where it was looked at: with `--verbose`, and at the end of a run under pressure.
 #[derive(Serialize)]
-struct OccupantsJson {
-    largest: Vec<OccupantJson>,
-    unreachable: Vec<String>,
-    unseen: Vec<String>,
+struct ConsumersJson {
+    largest: Vec<ConsumerJson>,
+    unreferenced: Vec<String>,
+    not_seen: Vec<String>,
 }
 
 #[derive(Serialize)]
-struct OccupantJson {
-    kind: String,
+struct ConsumerJson {
+    #[serde(flatten)]
+    kind: KindJson,
     id: String,
     names: Vec<String>,
-    size: u64,
+    size_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<ImageUseJson>,
 }
@@ -101,7 +106,7 @@ struct ImageUseJson {
 #[derive(Serialize)]
 struct PressureJson {
     since: Time,
-    seconds: u64,
+    duration_seconds: u64,
     blocked: BTreeMap<String, u64>,
     /// For how long no prune could be carried out to its end.
     owed_seconds: Option<u64>,
@@ -109,11 +114,11 @@ struct PressureJson {
 
 #[derive(Serialize, Default)]
 struct PlanJson {
-    remove: Vec<RemovalJson>,
-    keep: Vec<KeptJson>,
+    remove: Vec<ObjectJson>,
+    keep: Vec<ObjectJson>,
     /// Tags of our own that come off images whose eviction was interrupted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    release: Vec<String>,
+    eviction_tags: Vec<String>,
     /// What the engine would not tell, and stays for that.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unread: Vec<UnreadJson>,
@@ -121,162 +126,80 @@ struct PlanJson {
 
 #[derive(Serialize)]
 struct UnreadJson {
-    kind: &'static str,
+    #[serde(flatten)]
+    kind: KindJson,
     id: String,
-    error: String,
+    reason: Reason,
 }
 
+/// `"kind": "image", "class": "cached"`
 #[derive(Serialize)]
-struct RemovalJson {
+struct KindJson {
     kind: &'static str,
-    id: String,
-    names: Vec<String>,
-    size: u64,
-    reason: String,
-    /// Of a cached image.
     #[serde(skip_serializing_if = "Option::is_none")]
-    eviction: Option<EvictionJson>,
+    class: Option<&'static str>,
 }
 
-/// It goes while the disk is at or above the percentage, or has less available than the bytes.
+/// Something that goes, went or stays, and why.
 #[derive(Serialize)]
-struct EvictionJson {
-    rung: &'static str,
-    used_percent: u8,
-    min_free_bytes: Option<u64>,
-    superseded: Option<String>,
-}
-
-#[derive(Serialize)]
-struct KeptJson {
-    kind: &'static str,
+struct ObjectJson {
+    #[serde(flatten)]
+    kind: KindJson,
     id: String,
     names: Vec<String>,
-    size: u64,
-    reason: String,
-    /// Of a cached image: from which time since its last use on, and while how full a disk, it goes.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    conditions: Vec<ConditionJson>,
-}
-
-#[derive(Serialize)]
-struct ConditionJson {
-    unused_seconds: u64,
-    used_percent: u8,
-    min_free_bytes: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct SkippedJson {
-    id: String,
-    reason: String,
-}
-
-#[derive(Serialize)]
-struct FailedJson {
-    id: String,
-    error: String,
+    size_bytes: u64,
+    reason: Reason,
 }
 
 #[derive(Serialize)]
 struct DiskJson {
-    before: Option<FilesystemJson>,
-    after: Option<FilesystemJson>,
+    before: Option<Value>,
+    after: Option<Value>,
 }
 
-/// The fullest filesystem; `filesystems` has them all where there are several.
 #[derive(Serialize)]
-struct FilesystemJson {
-    path: String,
-    used_percent: u8,
-    block_percent: Option<u8>,
-    inode_percent: Option<u8>,
-    size_bytes: u64,
-    used_bytes: u64,
-    available_bytes: u64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    filesystems: Vec<FilesystemJson>,
+struct InhibitorJson {
+    pid: Option<u32>,
+    since: Option<Time>,
+    why: Option<String>,
 }
 
+/// The gates that were asked for.
+///
+/// # Errors
+/// The writer's, as of every function here that writes.
 pub fn gates(out: &mut impl Write, gates: &[Gate]) -> io::Result<()> {
-    let open = together(gates) == Word::Open;
+    let open = combined_state(gates) == GateState::Open;
     let advice = advice::blocked_on_a_full_disk(gates);
     print(out, &GatesJson { schema: SCHEMA, open, gates: gates.iter().map(gate).collect(), advice })
 }
 
-fn gate(it: &Gate) -> GateJson {
-    GateJson { gate: it.name(), verdict: word(it.word()), reason: reason(it), facts: facts(it) }
+fn gate(gate: &Gate) -> GateJson {
+    GateJson { gate: gate.name(), state: text::gate_state(gate.state()), reason: reason::gate(gate) }
 }
 
-fn facts(gate: &Gate) -> Value {
-    match gate {
-        Gate::Disk(Verdict::Open(measured) | Verdict::Closed(measured)) => {
-            let filesystems: Vec<_> = measured.usages.iter().map(filesystem).collect();
-            json!({
-                "threshold_percent": measured.limit.percent.get(),
-                "min_free_bytes": measured.limit.min_free,
-                "filesystems": filesystems,
-            })
-        }
-        Gate::Disk(Verdict::Unknown(disk::Unknown::NoBlocks(it))) => json!({"path": it.mount_point}),
-        Gate::Disk(Verdict::Unknown(disk::Unknown::Unanswered(_))) | Gate::Runs(Verdict::Unknown(_)) => {
-            json!({})
-        }
-        Gate::Runs(Verdict::Open(())) => json!({"runs": []}),
-        Gate::Runs(Verdict::Closed(found)) => {
-            let run = |run: &runs::Run| {
-                let kind = match run.kind {
-                    runs::Kind::Stack => "stack",
-                    runs::Kind::Service => "service",
-                    runs::Kind::ComposeProject => "compose-project",
-                    runs::Kind::Container => "container",
-                    runs::Kind::Inhibitor => "inhibitor",
-                };
-                let age = run.age.map(|age| age.as_secs());
-                json!({"kind": kind, "name": run.name, "pid": run.pid, "age": age})
-            };
-            json!({"runs": found.iter().map(run).collect::<Vec<_>>()})
-        }
-        Gate::Converge(Verdict::Open(converge::Open::NotInSwarm)) => json!({"swarm": false}),
-        Gate::Converge(Verdict::Open(converge::Open::Settled(n))) => json!({"swarm": true, "services": n}),
-        Gate::Converge(Verdict::Closed(converge::Closed::Converging(services))) => {
-            let service = |it: &converge::Unsettled| {
-                let cause = match it.cause {
-                    converge::Cause::Updating => "updating",
-                    converge::Cause::RollingBack => "rolling-back",
-                    converge::Cause::Pulling => "pulling",
-                    converge::Cause::Starting => "starting",
-                    converge::Cause::CrashLooping(_) => "crash-looping",
-                    converge::Cause::FailedForGood(_) => "failed",
-                    converge::Cause::ImageNotFound(_) => "image-not-found",
-                    converge::Cause::NoSuitableNode(_) => "no-suitable-node",
-                };
-                let age = it.age.map(|age| age.as_secs());
-                json!({"name": it.service, "running": it.has, "desired": it.wants, "cause": cause, "age": age})
-            };
-            json!({"swarm": true, "converging": services.iter().map(service).collect::<Vec<_>>()})
-        }
-        Gate::Converge(Verdict::Closed(converge::Closed::EngineSettling(tasks))) => {
-            json!({"swarm": true, "tasks_without_container": tasks})
-        }
-        Gate::Converge(Verdict::Unknown(_)) => json!({}),
-    }
-}
-
+/// The report of a prune or a dry run.
 pub fn prune(out: &mut impl Write, report: &PruneReport) -> io::Result<()> {
     print(out, &prune_json(report))
 }
 
 fn prune_json(report: &PruneReport) -> PruneJson {
     let empty = crate::execute::Outcome::default();
-    let outcome = if let Ending::CarriedOut(outcome) = &report.ending { outcome } else { &empty };
+    let outcome = if let PruneOutcome::CarriedOut(outcome) = &report.ending { outcome } else { &empty };
     let plan = report.plan.as_ref().map(|plan| PlanJson {
-        remove: plan.remove.iter().map(removal).collect(),
+        remove: plan
+            .remove
+            .iter()
+            .map(|removal| planned(removal, reason::removal(&removal.reason)))
+            .collect(),
         keep: plan.keep.iter().map(kept).collect(),
-        release: plan.release.clone(),
+        eviction_tags: plan.stale_eviction_tags.clone(),
         unread: plan.unread.iter().map(unread).collect(),
     });
     let projected = report.plan.as_ref().zip(report.images_on.as_ref());
+    let removed = outcome.removed.iter().map(|removal| planned(removal, reason::removal(&removal.reason)));
+    let skipped = outcome.skipped.iter().map(|(removal, why)| planned(removal, reason::skip(why)));
+    let failed = outcome.failed.iter().map(|(removal, error)| planned(removal, reason::failure(error)));
     PruneJson {
         schema: SCHEMA,
         dry_run: report.dry_run,
@@ -285,140 +208,129 @@ fn prune_json(report: &PruneReport) -> PruneJson {
         advice: advice::blocked_on_a_full_disk(&report.gates),
         projected_percent: projected.map(|(plan, usage)| plan::projected(plan, usage).percent.get()),
         plan: plan.unwrap_or_default(),
-        removed: outcome.removed.iter().map(removal).collect(),
-        skipped: outcome
-            .skipped
-            .iter()
-            .map(|(it, why)| SkippedJson { id: it.id.clone(), reason: skip(why) })
-            .collect(),
-        failed: outcome
-            .failed
-            .iter()
-            .map(|(it, error)| FailedJson { id: it.id.clone(), error: error.to_string() })
-            .collect(),
+        removed: removed.collect(),
+        skipped: skipped.collect(),
+        failed: failed.collect(),
         stopped: match &report.ending {
-            Ending::Busy(pid, dir) => Some(busy(*pid, dir)),
-            Ending::Failed(why) => Some(why.clone()),
-            _ => outcome.stopped.as_ref().map(stop),
+            PruneOutcome::Busy(pid, dir) => {
+                Some(Reason::new("another_prune", text::busy(*pid, dir), json!({"pid": pid})))
+            }
+            PruneOutcome::Failed(why) => Some(Reason::new("failed", why.clone(), Value::Null)),
+            _ => outcome.stopped.as_ref().map(reason::stop),
         },
         disk: DiskJson { before: fullest(&report.before), after: fullest(&report.after) },
         reclaimed_bytes: report.reclaimed,
         pressure: report.pressure.as_ref().map(pressure),
-        occupants: report.occupants.as_ref().map(occupants),
-        freed_nothing: outcome.freed_nothing.map(|it| FreedNothingJson { images: it.images, size: it.size }),
+        consumers: report.disk_consumers.as_ref().map(consumers),
+        freed_nothing: outcome
+            .freed_nothing
+            .map(|freed| FreedNothingJson { images: freed.images, size_bytes: freed.size }),
     }
 }
 
-fn pressure(it: &Lasting) -> PressureJson {
+fn pressure(pressure: &OngoingPressure) -> PressureJson {
     PressureJson {
-        since: it.since,
-        seconds: it.duration.as_secs(),
-        blocked: it.blocked.clone(),
-        owed_seconds: it.owed.map(|it| it.as_secs()),
+        since: pressure.since,
+        duration_seconds: pressure.duration.as_secs(),
+        blocked: pressure.blocked.clone(),
+        owed_seconds: pressure.owed.map(|owed| owed.as_secs()),
     }
 }
 
-fn occupants(it: &Occupants) -> OccupantsJson {
-    let occupant = |it: &Occupant| OccupantJson {
-        kind: occupant_kind(it.kind).replace(' ', "-"),
-        id: it.id.clone(),
-        names: it.names.clone(),
-        size: it.size,
-        image: it.image.as_ref().map(|it| ImageUseJson {
-            in_use: it.in_use,
-            age_seconds: it.age.map(|it| it.as_secs()),
-            last_used_seconds: it.last_used.map(|it| it.as_secs()),
-            last_name: it.last_name.clone(),
+fn consumers(consumers: &DiskConsumers) -> ConsumersJson {
+    let consumer = |consumer: &DiskConsumer| ConsumerJson {
+        kind: consumer_kind(consumer.kind),
+        id: consumer.id.clone(),
+        names: consumer.names.clone(),
+        size_bytes: consumer.size,
+        image: consumer.image.as_ref().map(|image| ImageUseJson {
+            in_use: image.in_use,
+            age_seconds: image.age.map(|age| age.as_secs()),
+            last_used_seconds: image.last_used.map(|age| age.as_secs()),
+            last_name: image.last_name.clone(),
         }),
     };
-    OccupantsJson {
-        largest: it.largest.iter().map(occupant).collect(),
-        unreachable: it.unreachable.iter().map(|it| it.display().to_string()).collect(),
-        unseen: it.unseen.iter().map(|it| it.0.clone()).collect(),
+    ConsumersJson {
+        largest: consumers.largest.iter().map(consumer).collect(),
+        unreferenced: consumers.unreachable.iter().map(|path| path.display().to_string()).collect(),
+        not_seen: consumers.unseen.iter().map(|why| why.0.clone()).collect(),
     }
 }
 
-fn unread(it: &plan::Unread) -> UnreadJson {
-    UnreadJson { kind: it.kind.name(), id: it.id.clone(), error: it.why.0.clone() }
+fn consumer_kind(kind: disk_consumers::Kind) -> KindJson {
+    use disk_consumers::Kind as Consumer;
+    let kind = match kind {
+        Consumer::TaggedImage => return image(ImageClass::Tagged),
+        Consumer::CachedImage => return image(ImageClass::Cached),
+        Consumer::Dangling => return image(ImageClass::Dangling),
+        Consumer::Volume => "volume",
+        Consumer::ContainerLayer => "container-layer",
+        Consumer::BuildCache => "build-cache",
+        Consumer::Log => "log",
+        Consumer::Unreachable => "unreferenced",
+        Consumer::Elsewhere => "other",
+    };
+    KindJson { kind, class: None }
 }
 
-fn removal(it: &Removal) -> RemovalJson {
-    RemovalJson {
-        kind: kind_name(it),
-        id: it.id.clone(),
-        names: it.names.clone(),
-        size: it.size,
-        reason: remove_reason_line(&it.reason),
-        eviction: match &it.reason {
-            Remove::Evicted(it) => Some(EvictionJson {
-                rung: match it.rung {
-                    Rung::Target => "target",
-                    Rung::Threshold => "threshold",
-                    Rung::Critical => "critical",
-                },
-                used_percent: it.limit.percent.get(),
-                min_free_bytes: it.limit.min_free,
-                superseded: it.superseded.clone(),
-            }),
-            _ => None,
-        },
+fn image(class: ImageClass) -> KindJson {
+    KindJson { kind: "image", class: Some(text::class_name(class)) }
+}
+
+fn kind(kind: Kind) -> KindJson {
+    match kind {
+        Kind::Container => KindJson { kind: "container", class: None },
+        Kind::Dangling => image(ImageClass::Dangling),
+        Kind::Cached => image(ImageClass::Cached),
+        Kind::BuildCache => KindJson { kind: "build-cache", class: None },
     }
 }
 
-fn kept(it: &Kept) -> KeptJson {
-    KeptJson {
-        kind: if it.container { "container" } else { "image" },
-        id: it.id.clone(),
-        names: it.names.clone(),
-        size: it.size,
-        reason: keep_reason(&it.reason),
-        conditions: match &it.reason {
-            Keep::Cached { conditions, .. } => conditions.iter().map(condition).collect(),
-            _ => vec![],
-        },
+fn unread(unread: &plan::Unread) -> UnreadJson {
+    let reason = Reason::new("not_available", unread.why.0.clone(), Value::Null);
+    UnreadJson { kind: kind(unread.kind), id: unread.id.clone(), reason }
+}
+
+fn planned(removal: &PlannedRemoval, reason: Reason) -> ObjectJson {
+    let tagged = !removal.tags.is_empty();
+    ObjectJson {
+        kind: if tagged { image(ImageClass::Tagged) } else { kind(removal.kind) },
+        id: removal.id.clone(),
+        names: removal.names.clone(),
+        size_bytes: removal.size,
+        reason,
     }
 }
 
-fn condition(it: &Condition) -> ConditionJson {
-    ConditionJson {
-        unused_seconds: it.unused_for.as_secs(),
-        used_percent: it.limit.percent.get(),
-        min_free_bytes: it.limit.min_free,
+fn kept(kept: &KeptObject) -> ObjectJson {
+    ObjectJson {
+        kind: kept.class.map_or(KindJson { kind: "container", class: None }, image),
+        id: kept.id.clone(),
+        names: kept.names.clone(),
+        size_bytes: kept.size,
+        reason: reason::keep(&kept.reason),
     }
 }
 
-fn fullest(usages: &[Usage]) -> Option<FilesystemJson> {
-    let mut first = filesystem(usages.first()?);
+/// The fullest filesystem; `filesystems` has them all where there are several.
+fn fullest(usages: &[Usage]) -> Option<Value> {
+    let mut first = reason::filesystem(usages.first()?);
     if usages.len() > 1 {
-        first.filesystems = usages.iter().map(filesystem).collect();
+        first["filesystems"] = usages.iter().map(reason::filesystem).collect();
     }
     Some(first)
 }
 
-fn filesystem(usage: &Usage) -> FilesystemJson {
-    let it = &usage.filesystem;
-    FilesystemJson {
-        path: it.mount_point.display().to_string(),
-        used_percent: usage.percent.get(),
-        block_percent: it.block_percent().map(crate::units::Percent::get),
-        inode_percent: it.inode_percent().map(crate::units::Percent::get),
-        size_bytes: it.size,
-        used_bytes: it.used,
-        available_bytes: it.available,
-        filesystems: vec![],
-    }
-}
-
+/// The checks of `verify`.
 pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
     let check = |check: &Check| {
         let mut json = json!({
             "check": check.name(),
             "status": checks::status(check.status()),
-            "detail": checks::detail(check),
+            "reason": Reason::new(checks::code(check), checks::detail(check), check_figures(check)),
         });
-        if let Check::Redeploy(Redeploy::Proved { cold, warm, planned }) = check {
-            let deploy = |it: &Deployed| json!({"image": it.image, "milliseconds": it.milliseconds, "layers_downloaded": it.layers});
-            json["facts"] = json!({"cold": deploy(cold), "warm": deploy(warm), "planned": planned});
+        if let Check::Login(registry, _) = check {
+            json["registry"] = registry.clone().into();
         }
         json
     };
@@ -426,6 +338,27 @@ pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
     print(out, &json!({"schema": SCHEMA, "ok": ok, "checks": list.iter().map(check).collect::<Vec<_>>()}))
 }
 
+fn check_figures(check: &Check) -> Value {
+    match check {
+        Check::Redeploy(Redeploy::Proved { cold, warm, planned }) => {
+            let deploy = |deployed: &Deployed| {
+                json!({
+                    "image": deployed.image,
+                    "duration_milliseconds": deployed.milliseconds,
+                    "layers_downloaded": deployed.layers,
+                })
+            };
+            json!({"cold": deploy(cold), "warm": deploy(warm), "planned": planned})
+        }
+        Check::Pulls(PullLimit::Limited { remaining, limit, window }) => {
+            json!({"remaining_pulls": remaining, "limit_pulls": limit, "window_seconds": window.as_secs()})
+        }
+        Check::Ledger(since) => json!({"recorded_seconds_ago": since.map(|since| since.as_secs())}),
+        _ => Value::Null,
+    }
+}
+
+/// What `status` knows.
 pub fn status(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
     #[derive(Serialize)]
     struct StatusJson {
@@ -439,18 +372,10 @@ pub fn status(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
         ledger: LedgerJson,
     }
     #[derive(Serialize)]
-    struct InhibitorJson {
-        pid: Option<u32>,
-        since: Option<Time>,
-        why: Option<String>,
-    }
-    #[derive(Serialize)]
     struct LedgerJson {
         images: usize,
         recorded: Option<Time>,
     }
-    let inhibitor =
-        |it: &crate::facts::Inhibitor| InhibitorJson { pid: it.pid, since: it.since, why: it.why.clone() };
     let inhibitors = report.inhibitors.as_ref().ok();
     let json = StatusJson {
         schema: SCHEMA,
@@ -465,6 +390,67 @@ pub fn status(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
     print(out, &json)
 }
 
+fn inhibitor(inhibitor: &Inhibitor) -> InhibitorJson {
+    InhibitorJson { pid: inhibitor.pid, since: inhibitor.since, why: inhibitor.why.clone() }
+}
+
+/// What `inhibit --list` shows.
+pub fn inhibitors(out: &mut impl Write, active: &[Inhibitor]) -> io::Result<()> {
+    let active: Vec<_> = active.iter().map(inhibitor).collect();
+    print(out, &json!({"schema": SCHEMA, "inhibitors": active}))
+}
+
+/// What `check-config` says of a file that is valid, or of none.
+pub fn valid_config(out: &mut impl Write, path: Option<&Path>, keys: usize) -> io::Result<()> {
+    print(
+        out,
+        &json!({"schema": SCHEMA, "valid": true, "path": path.map(|path| path.display().to_string()), "keys": keys}),
+    )
+}
+
+/// What `explain` says.
+pub fn explain(out: &mut impl Write, report: &ExplainReport) -> io::Result<()> {
+    let object = |(query, found): &(String, Vec<Explanation>)| json!({"query": query, "found": found.iter().map(|found| explanation(found, report.now)).collect::<Vec<_>>()});
+    let objects: Vec<_> = report.objects.iter().map(object).collect();
+    let disk = report.usage.as_ref().map(reason::filesystem);
+    print(out, &json!({"schema": SCHEMA, "disk": disk, "objects": objects}))
+}
+
+fn explanation(found: &Explanation, now: Time) -> Value {
+    let (decision, why) = match &found.decision {
+        Some(Decision::Remove(removal)) => ("remove", Some(reason::removal(&removal.reason))),
+        Some(Decision::Keep(kept)) => ("keep", Some(reason::keep(&kept.reason))),
+        None => ("keep", None),
+    };
+    let ledger = found.entry.as_ref().map(|entry| {
+        let age = |at| elapsed(now, at).as_secs();
+        let references: BTreeMap<_, _> = entry.references.iter().map(|(name, at)| (name, age(*at))).collect();
+        json!({
+            "first_seen_seconds": age(entry.first_seen),
+            "last_used_seconds": entry.last_used.map(age),
+            "used_by_seconds": references,
+        })
+    });
+    let eviction = found.eviction.as_ref().map(|(last_use, conditions)| {
+        let mut json = reason::last_use_json(*last_use);
+        json["conditions"] = conditions.iter().map(reason::condition).collect();
+        json
+    });
+    json!({
+        "kind": if found.class.is_some() { "image" } else { "container" },
+        "class": found.class.map(text::class_name),
+        "id": found.id,
+        "references": found.references,
+        "size_bytes": found.class.map(|_| found.size),
+        "ledger": ledger,
+        "decision": decision,
+        "reason": why,
+        "protections": found.protections.iter().map(reason::keep).collect::<Vec<_>>(),
+        "eviction": eviction,
+    })
+}
+
+/// What `record` did.
 pub fn recorded(
     out: &mut impl Write,
     used: usize,

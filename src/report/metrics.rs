@@ -1,85 +1,135 @@
-//! Metrics of a prune in Prometheus' text format, for node_exporter's textfile collector.
+//! Metrics in Prometheus' text format, for node_exporter's textfile collector: of a run, and of what the ledger knows.
+//!
+//! Names and units follow Prometheus' conventions: base units, and timestamps instead of ages, so that an alert counts on
+//! between two runs.
 
 use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
 
-use super::text::word;
-use super::{Ending, Lasting, OUTCOMES, PruneReport, outcome_word};
+use super::text::{class_name, gate_state};
+use super::{OUTCOMES, OngoingPressure, PruneOutcome, PruneReport, outcome_word};
 use crate::execute::Stop;
-use crate::gates::{Gate, Verdict, Word, runs};
+use crate::facts::ImageClass;
+use crate::gates::{Gate, GateState, Verdict, runs};
 use crate::ledger::Ledger;
-use crate::plan::{Kind, Removal};
+use crate::plan::{Kind, PlannedRemoval};
 use crate::units::{Percent, Time, clean};
 
-const LAST_SUCCESS: &str = "ci_docker_prune_last_success_timestamp_seconds";
-const LEDGER_NOTED: &str = "ci_docker_prune_ledger_noted_timestamp_seconds";
+type Result<T> = std::result::Result<T, prometheus::Error>;
 
-const PRESSURE: &str = "ci_docker_prune_pressure_seconds";
-const HELD_BACK: &str = "ci_docker_prune_pressure_held_back";
-
-/// What the report does not know.
+/// What the report of a run does not know.
 pub struct Run<'a> {
     pub version: &'a str,
-    pub at: Time,
-    /// With this run noted.
-    pub ledger: &'a Ledger,
     pub target: Percent,
     pub threshold: Percent,
     pub critical: Percent,
 }
 
-/// The whole file. Names and units follow Prometheus' conventions: seconds, bytes, and ratios of 1.
+/// A file of metrics.
+#[derive(Default)]
+struct File(Registry);
+
+impl File {
+    fn metric(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec> {
+        let metric = GaugeVec::new(Opts::new(format!("ci_docker_prune_{name}"), help), labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    /// A metric without labels.
+    fn value(&self, name: &str, help: &str, value: f64) -> Result<()> {
+        self.metric(name, help, &[])?.with_label_values::<&str>(&[]).set(value);
+        Ok(())
+    }
+
+    /// The same, where there is a time.
+    fn timestamp(&self, name: &str, help: &str, time: Option<Time>) -> Result<()> {
+        time.map_or(Ok(()), |time| self.value(name, help, time.as_millisecond() as f64 / 1e3))
+    }
+
+    fn text(self) -> Result<String> {
+        TextEncoder::new().encode_to_string(&self.0.gather())
+    }
+}
+
+/// What the ledger knows: of the runs, of pressure, and of itself.
 ///
 /// # Errors
 /// A name or label that Prometheus does not allow: a fault of this program.
-pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Error> {
-    let registry = Registry::new();
-    let metric = |name: &str, help: &str, labels: &[&str]| -> Result<GaugeVec, prometheus::Error> {
-        let metric = GaugeVec::new(Opts::new(name, help), labels)?;
-        registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    };
+pub fn ledger(ledger: &Ledger, now: Time) -> Result<String> {
+    let file = File::default();
+    file.timestamp("last_run_timestamp_seconds", "When a prune last ran.", ledger.last_run)?;
+    file.timestamp(
+        "last_success_timestamp_seconds",
+        "When a prune last ended with status 0.",
+        ledger.last_success,
+    )?;
+    file.timestamp(
+        "ledger_recorded_timestamp_seconds",
+        "When image usage was last recorded in the ledger.",
+        ledger.noted_at,
+    )?;
+    file.value("ledger_images", "Images that the ledger knows.", ledger.images.len() as f64)?;
+    let pressure = OngoingPressure::of(ledger, now);
+    file.value("pressure", "1 while the disk is under pressure.", f64::from(pressure.is_some()))?;
+    file.timestamp(
+        "pressure_since_timestamp_seconds",
+        "Since when the disk has been under pressure; absent while it is not.",
+        pressure.as_ref().map(|pressure| pressure.since),
+    )?;
+    let blocked = file.metric(
+        "pressure_blocked",
+        "How many prunes each gate blocked or stopped since the disk is under pressure.",
+        &["gate"],
+    )?;
+    for gate in ["runs", "converge"] {
+        let times = pressure.as_ref().and_then(|pressure| pressure.blocked.get(gate));
+        blocked.with_label_values(&[gate]).set(times.copied().unwrap_or(0) as f64);
+    }
+    file.text()
+}
 
-    metric("ci_docker_prune_build_info", "The program that ran last.", &["version"])?
+/// What the last run found and did.
+///
+/// # Errors
+/// As [`ledger`].
+pub fn prune(report: &PruneReport, run: &Run) -> Result<String> {
+    let file = File::default();
+    file.metric("build_info", "The program that ran last.", &["version"])?
         .with_label_values(&[run.version])
         .set(1.0);
-    metric("ci_docker_prune_last_run_timestamp_seconds", "When a prune last ran.", &[])?
-        .with_label_values::<&str>(&[])
-        .set(seconds(run.at));
-    if let Some(success) = run.ledger.last_success {
-        metric(LAST_SUCCESS, "When a prune last ended with status 0.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(seconds(success));
-    }
-    if let Some(noted) = run.ledger.noted_at {
-        metric(LEDGER_NOTED, "When image usage was last noted in the ledger.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(seconds(noted));
-    }
-    let outcome = metric(
-        "ci_docker_prune_last_run_outcome",
+    let outcome = file.metric(
+        "last_run_outcome",
         "How the last run ended: 1 for the outcome that it had.",
         &["outcome"],
     )?;
     for name in OUTCOMES {
         outcome.with_label_values(&[name]).set(f64::from(name == outcome_word(report)));
     }
+    gates(&file, report)?;
+    disk(&file, report, run)?;
+    file.value("last_run_reclaimed_bytes", "Measured change of the filesystems.", report.reclaimed as f64)?;
+    objects(&file, report)?;
+    file.text()
+}
 
-    let verdict =
-        metric("ci_docker_prune_gate", "Verdict of each gate: 1 for the one it has.", &["gate", "verdict"])?;
+fn gates(file: &File, report: &PruneReport) -> Result<()> {
+    let metric = file.metric("gate", "State of each gate: 1 for the one it has.", &["gate", "state"])?;
     for gate in &report.gates {
-        for possible in [Word::Open, Word::Closed, Word::Unknown] {
-            let is = f64::from(possible == gate.word());
-            verdict.with_label_values(&[gate.name(), word(possible)]).set(is);
+        for state in [GateState::Open, GateState::Closed, GateState::Unknown] {
+            let is = f64::from(state == gate.state());
+            metric.with_label_values(&[gate.name(), gate_state(state)]).set(is);
         }
     }
-    if let Some(inhibitors) = inhibitors(report) {
-        metric("ci_docker_prune_inhibitors", "Commands that keep prune away.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(inhibitors as f64);
+    match inhibitors(report) {
+        Some(inhibitors) => file.value("inhibitors", "Inhibitors that the last run saw.", inhibitors as f64),
+        None => Ok(()),
     }
+}
 
-    let used = metric(
-        "ci_docker_prune_disk_used_ratio",
+fn disk(file: &File, report: &PruneReport, run: &Run) -> Result<()> {
+    let ratio = |percent: Percent| f64::from(percent.get()) / 100.0;
+    let used = file.metric(
+        "disk_used_ratio",
         "How full each filesystem is after the run, as df counts.",
         &["path", "resource"],
     )?;
@@ -93,8 +143,8 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Erro
             }
         }
     }
-    let limit = metric(
-        "ci_docker_prune_disk_limit_ratio",
+    let limit = file.metric(
+        "disk_limit_ratio",
         "The limits that the run was given: --disk-target, --disk-threshold, --disk-critical.",
         &["limit"],
     )?;
@@ -102,64 +152,52 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String, prometheus::Erro
     {
         limit.with_label_values(&[name]).set(ratio(percent));
     }
+    Ok(())
+}
 
-    metric("ci_docker_prune_last_run_reclaimed_bytes", "Measured change of the filesystems.", &[])?
-        .with_label_values::<&str>(&[])
-        .set(report.reclaimed as f64);
-    let objects = metric(
-        "ci_docker_prune_last_run_objects",
+/// By kind and class, as in the JSON.
+fn objects(file: &File, report: &PruneReport) -> Result<()> {
+    let objects = file.metric(
+        "last_run_objects",
         "What became of the objects that the last run looked at.",
-        &["kind", "result"],
+        &["kind", "class", "result"],
     )?;
-    if let Ending::CarriedOut(outcome) = &report.ending {
-        let failed: Vec<&Removal> = outcome.failed.iter().map(|(it, _)| it).collect();
-        let skipped: Vec<&Removal> = outcome.skipped.iter().map(|(it, _)| it).collect();
-        let removed: Vec<&Removal> = outcome.removed.iter().collect();
+    if let PruneOutcome::CarriedOut(outcome) = &report.ending {
+        let failed: Vec<&PlannedRemoval> = outcome.failed.iter().map(|(removal, _)| removal).collect();
+        let skipped: Vec<&PlannedRemoval> = outcome.skipped.iter().map(|(removal, _)| removal).collect();
+        let removed: Vec<&PlannedRemoval> = outcome.removed.iter().collect();
         for (result, removals) in [("removed", removed), ("skipped", skipped), ("failed", failed)] {
-            for kind in [Kind::Container, Kind::Orphan, Kind::Cached, Kind::BuildCache] {
-                let n = removals.iter().filter(|it| it.kind == kind).count();
-                objects.with_label_values(&[kind.name(), result]).set(n as f64);
+            for (kind, class) in KINDS {
+                let is_of = |removal: &&&PlannedRemoval| kind_and_class(removal) == (kind, class);
+                let n = removals.iter().filter(is_of).count();
+                objects.with_label_values(&[kind, class, result]).set(n as f64);
             }
         }
     }
-    if let Some(plan) = &report.plan {
-        for (kind, container) in [("container", true), ("image", false)] {
-            let n = plan.keep.iter().filter(|it| it.container == container).count();
-            objects.with_label_values(&[kind, "kept"]).set(n as f64);
-        }
+    for kept in report.plan.iter().flat_map(|plan| &plan.keep) {
+        let (kind, class) = kept.class.map_or(("container", ""), |class| ("image", class_name(class)));
+        objects.with_label_values(&[kind, class, "kept"]).inc();
     }
+    Ok(())
+}
 
-    // A run that could not tell says what is known: an alert must not end because of it.
-    let told = !matches!(report.ending, Ending::Unanswered | Ending::Failed(_));
-    let known = Lasting::of(run.ledger, run.at).filter(|_| !told);
-    let pressure = report.pressure.as_ref().or(known.as_ref());
-    metric(PRESSURE, "How long the disk has been under pressure.", &[])?
-        .with_label_values::<&str>(&[])
-        .set(pressure.map_or(0.0, |it| it.duration.as_secs_f64()));
-    let blocked = metric(
-        HELD_BACK,
-        "How many prunes each gate blocked or stopped since the disk is under pressure.",
-        &["gate"],
-    )?;
-    for gate in ["runs", "converge"] {
-        let times = pressure.and_then(|it| it.blocked.get(gate)).copied().unwrap_or(0);
-        blocked.with_label_values(&[gate]).set(times as f64);
+const KINDS: [(&str, &str); 5] =
+    [("container", ""), ("image", "tagged"), ("image", "cached"), ("image", "dangling"), ("build-cache", "")];
+
+fn kind_and_class(removal: &PlannedRemoval) -> (&'static str, &'static str) {
+    match removal.kind {
+        Kind::Container => ("container", ""),
+        Kind::BuildCache => ("build-cache", ""),
+        Kind::Dangling => ("image", class_name(ImageClass::Dangling)),
+        Kind::Cached if removal.tags.is_empty() => ("image", class_name(ImageClass::Cached)),
+        Kind::Cached => ("image", class_name(ImageClass::Tagged)),
     }
-    TextEncoder::new().encode_to_string(&registry.gather())
 }
 
-fn seconds(at: Time) -> f64 {
-    at.as_millisecond() as f64 / 1e3
-}
-
-fn ratio(percent: Percent) -> f64 {
-    f64::from(percent.get()) / 100.0
-}
-
-/// None where nobody could tell.
+/// How many there were; none where the gate could not be evaluated.
 fn inhibitors(report: &PruneReport) -> Option<usize> {
     let stopped = match &report.ending {
-        Ending::CarriedOut(outcome) => match &outcome.stopped {
+        PruneOutcome::CarriedOut(outcome) => match &outcome.stopped {
             Some(Stop::Inhibited(by)) => by.len(),
             _ => 0,
         },
@@ -167,7 +205,7 @@ fn inhibitors(report: &PruneReport) -> Option<usize> {
     };
     report.gates.iter().find_map(|gate| match gate {
         Gate::Runs(Verdict::Closed(runs)) => {
-            Some(runs.iter().filter(|it| it.kind == runs::Kind::Inhibitor).count())
+            Some(runs.iter().filter(|run| run.kind == runs::Kind::Inhibitor).count())
         }
         Gate::Runs(Verdict::Open(())) => Some(stopped),
         _ => None,
@@ -179,45 +217,27 @@ mod tests {
     use super::*;
     use crate::testing::{ago, now};
 
-    fn failed() -> PruneReport {
-        PruneReport {
-            dry_run: false,
-            gates: vec![],
-            plan: None,
-            ending: Ending::Failed("no engine".into()),
-            before: vec![],
-            after: vec![],
-            reclaimed: 0,
-            pressure: None,
-            occupants: None,
-            images_on: None,
-        }
-    }
-
-    fn run(ledger: &Ledger) -> Run<'_> {
-        let percent = |n: &str| n.parse().unwrap();
-        let (target, threshold, critical) = (percent("70"), percent("80"), percent("95"));
-        Run { version: "1 (abc)", at: now(), ledger, target, threshold, critical }
-    }
-
     #[test]
-    fn a_run_that_cannot_tell_keeps_the_pressure_that_was() {
-        let mut ledger = Ledger::default();
-        ledger.owe(["runs"], ago("2h").unwrap());
-        let text = prune(&failed(), &run(&ledger)).unwrap();
-        for line in [format!("{PRESSURE} 7200\n"), format!("{HELD_BACK}{{gate=\"runs\"}} 1\n")] {
-            assert!(text.contains(&line), "{text}");
+    fn pressure_is_a_time_that_an_alert_counts_from() {
+        let mut known = Ledger::default();
+        assert!(!ledger(&known, now()).unwrap().contains("pressure_since"));
+        known.owe(["runs"], ago("2h").unwrap());
+        let text = ledger(&known, now()).unwrap();
+        let since = ago("2h").unwrap().as_second();
+        for line in [
+            format!("ci_docker_prune_pressure_since_timestamp_seconds {since}\n"),
+            "ci_docker_prune_pressure 1\n".into(),
+            "ci_docker_prune_pressure_blocked{gate=\"runs\"} 1\n".into(),
+        ] {
+            assert!(text.contains(&line), "{line}{text}");
         }
-        let nothing = PruneReport { ending: Ending::Held, ..failed() };
-        assert!(prune(&nothing, &run(&ledger)).unwrap().contains(&format!("{PRESSURE} 0\n")));
     }
 
     #[test]
     fn the_last_success_is_that_of_the_ledger() {
-        let success = ago("1d").unwrap();
-        let ledger = Ledger { last_success: Some(success), ..Ledger::default() };
-        let text = prune(&failed(), &run(&ledger)).unwrap();
-        assert!(text.contains(&format!("{LAST_SUCCESS} {}\n", success.as_second())), "{text}");
-        assert!(!prune(&failed(), &run(&Ledger::default())).unwrap().contains(LAST_SUCCESS));
+        let known = Ledger { last_success: ago("1d"), ..Ledger::default() };
+        let line = format!("last_success_timestamp_seconds {}\n", ago("1d").unwrap().as_second());
+        assert!(ledger(&known, now()).unwrap().contains(&line));
+        assert!(!ledger(&Ledger::default(), now()).unwrap().contains("last_success"));
     }
 }

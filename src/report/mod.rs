@@ -5,19 +5,21 @@ pub mod checks;
 pub mod json;
 pub mod metrics;
 pub mod progress;
+pub mod reason;
 pub mod text;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::disk_consumers::DiskConsumers;
 use crate::execute::Outcome;
 use crate::facts::{Answer, Inhibitor};
 use crate::gates::Gate;
 use crate::gates::disk::Usage;
 use crate::ledger::Ledger;
-use crate::occupants::Occupants;
 use crate::plan::Plan;
+use crate::plan::explain::Explanation;
 use crate::units::{Percent, Time, elapsed};
 
 /// All that a prune has to say at its end.
@@ -25,17 +27,17 @@ use crate::units::{Percent, Time, elapsed};
 pub struct PruneReport {
     pub dry_run: bool,
     pub gates: Vec<Gate>,
-    /// Absent where none was made: a real run that a gate held back.
+    /// Absent where none was made: a real run that a gate blocked.
     pub plan: Option<Plan>,
-    pub ending: Ending,
+    pub ending: PruneOutcome,
     pub before: Vec<Usage>,
     /// As `before` where nothing was removed.
     pub after: Vec<Usage>,
     pub reclaimed: u64,
     /// Present while the disk stays under pressure, as far as the ledger could tell.
-    pub pressure: Option<Lasting>,
+    pub pressure: Option<OngoingPressure>,
     /// What fills the disk, where that was looked at.
-    pub occupants: Option<Occupants>,
+    pub disk_consumers: Option<DiskConsumers>,
     /// The filesystem that holds the images, as the plan saw it.
     pub images_on: Option<Usage>,
 }
@@ -44,9 +46,9 @@ impl PruneReport {
     /// Did something fail, or could something not be read? Being blocked or stopped is no failure.
     pub fn has_failed(&self) -> bool {
         let ended_badly = match &self.ending {
-            Ending::Unanswered | Ending::Failed(_) => true,
-            Ending::CarriedOut(outcome) => outcome.has_failed(),
-            Ending::Looked | Ending::Held | Ending::Busy(..) => false,
+            PruneOutcome::Unavailable | PruneOutcome::Failed(_) => true,
+            PruneOutcome::CarriedOut(outcome) => outcome.has_failed(),
+            PruneOutcome::Looked | PruneOutcome::Blocked | PruneOutcome::Busy(..) => false,
         };
         ended_badly || self.plan.as_ref().is_some_and(|plan| !plan.unread.is_empty())
     }
@@ -58,7 +60,7 @@ pub struct StatusReport {
     pub now: Time,
     /// The gate, which is open under pressure.
     pub disk: Gate,
-    pub pressure: Option<Lasting>,
+    pub pressure: Option<OngoingPressure>,
     pub last_run: Option<Time>,
     pub last_success: Option<Time>,
     /// When the timer elapses next, as systemd writes it; absent where it is not active.
@@ -70,18 +72,29 @@ pub struct StatusReport {
     pub recorded: Option<Time>,
 }
 
-/// Why a person must look after the host.
+/// What `explain` shows.
+#[derive(Debug)]
+pub struct ExplainReport {
+    /// By the ledger's clock.
+    pub now: Time,
+    /// Of the filesystem that holds the images, where it could be measured.
+    pub usage: Option<Usage>,
+    /// What was asked about, and the objects that it means.
+    pub objects: Vec<(String, Vec<Explanation>)>,
+}
+
+/// Why manual intervention is required.
 #[derive(Debug)]
 pub enum Intervention<'a> {
     /// This filesystem is at or above the percentage.
     Critical(&'a Usage, Percent),
     /// Prunes have been blocked or stopped for too long.
-    Blocked(&'a Lasting),
+    Blocked(&'a OngoingPressure),
 }
 
 /// Pressure that lasts.
 #[derive(Debug)]
-pub struct Lasting {
+pub struct OngoingPressure {
     pub since: Time,
     pub duration: Duration,
     /// How often each gate blocked or stopped a prune meanwhile.
@@ -90,7 +103,7 @@ pub struct Lasting {
     pub owed: Option<Duration>,
 }
 
-impl Lasting {
+impl OngoingPressure {
     /// What a ledger, its clock gone on to now, knows of it.
     pub fn of(ledger: &Ledger, wall: Time) -> Option<Self> {
         let pressure = ledger.pressure.as_ref()?;
@@ -104,33 +117,37 @@ impl Lasting {
 
 /// How a prune ended.
 #[derive(Debug)]
-pub enum Ending {
+pub enum PruneOutcome {
     /// A dry run looked; or there was a plan with nothing to remove.
     Looked,
     /// Gates that are closed held it back.
-    Held,
+    Blocked,
     /// Another prune is running: its process ID, where known, and the lock's directory.
     Busy(Option<u32>, PathBuf),
     /// A gate could not be answered.
-    Unanswered,
+    Unavailable,
     /// It could not even plan, for this reason.
     Failed(String),
     CarriedOut(Outcome),
 }
 
 /// The words of `"outcome"`.
-pub const OUTCOMES: [&str; 5] = ["pruned", "nothing", "held", "stopped", "failed"];
+pub const OUTCOMES: [&str; 5] = ["pruned", "nothing", "blocked", "stopped", "failed"];
 
 /// One of [`OUTCOMES`].
 pub fn outcome_word(report: &PruneReport) -> &'static str {
     match &report.ending {
         _ if report.has_failed() => "failed",
-        Ending::Held | Ending::Busy(..) => "held",
-        Ending::Looked if report.gates.iter().any(|gate| gate.word() != crate::gates::Word::Open) => "held",
-        Ending::Looked => "nothing",
-        Ending::Unanswered | Ending::Failed(_) => "failed",
-        Ending::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped",
-        Ending::CarriedOut(outcome) if outcome.removed.is_empty() => "nothing",
-        Ending::CarriedOut(_) => "pruned",
+        PruneOutcome::Blocked | PruneOutcome::Busy(..) => "blocked",
+        PruneOutcome::Looked
+            if report.gates.iter().any(|gate| gate.state() != crate::gates::GateState::Open) =>
+        {
+            "blocked"
+        }
+        PruneOutcome::Looked => "nothing",
+        PruneOutcome::Unavailable | PruneOutcome::Failed(_) => "failed",
+        PruneOutcome::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped",
+        PruneOutcome::CarriedOut(outcome) if outcome.removed.is_empty() => "nothing",
+        PruneOutcome::CarriedOut(_) => "pruned",
     }
 }

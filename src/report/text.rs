@@ -1,4 +1,4 @@
-//! Text for people: one line a gate, tables of at most 100 columns.
+//! Text for people.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -6,42 +6,49 @@ use std::path::Path;
 use std::time::Duration;
 
 use anstyle::AnsiColor;
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
-use super::{Ending, Intervention, Lasting, PruneReport, StatusReport, advice, checks};
+use super::{
+    ExplainReport, Intervention, OngoingPressure, PruneOutcome, PruneReport, StatusReport, advice, checks,
+};
 use crate::checks::{Check, LEDGER_KEPT};
-use crate::engine::watch::Sign;
+use crate::disk_consumers::{self, DiskConsumer, DiskConsumers};
+use crate::engine::watch::StopEvent;
 use crate::execute::{Outcome, Skip, Stop};
+use crate::facts::{ImageClass, Inhibitor};
 use crate::gates::disk::{self, Limit, Usage};
-use crate::gates::{Gate, Verdict, Word, converge, runs};
-use crate::occupants::{self, Occupant, Occupants};
-use crate::plan::{self, Eviction, Keep, KeepLabel, Kept, Kind, LastUse, Plan, Removal, Remove};
+use crate::gates::{Gate, GateState, Verdict, converge, runs};
+use crate::plan::explain::{Decision, Explanation};
+use crate::plan::{
+    self, Condition, Eviction, KeepLabel, KeepReason, KeptObject, Kind, LastUse, Plan, PlannedRemoval,
+    RemovalReason,
+};
 use crate::units::{Time, age, clean, duration, elapsed, size};
 
-const COLUMNS: u16 = 100;
-
-/// One line a gate: name, verdict, reason. Gates that are unknown for the same reason share a line.
+/// One line a gate: name, state, reason; further reasons below it. Gates that are unknown for the same reason share a
+/// line.
 pub fn gates(out: &mut impl Write, gates: &[Gate]) -> io::Result<()> {
-    let mut lines: Vec<(Vec<&str>, &str, String)> = Vec::new();
+    let mut lines: Vec<(Vec<&str>, &str, Vec<String>)> = Vec::new();
     for gate in gates {
-        let reason = reason(gate);
+        let reasons = reasons(gate);
         match lines.last_mut() {
-            Some((names, word, last)) if *word == "unknown" && *last == reason => names.push(gate.name()),
-            _ => lines.push((vec![gate.name()], word(gate.word()), reason)),
+            Some((names, state, last)) if *state == "unknown" && *last == reasons => names.push(gate.name()),
+            _ => lines.push((vec![gate.name()], gate_state(gate.state()), reasons)),
         }
     }
     let width = lines.iter().map(|(names, ..)| names.join(", ").len()).max().unwrap_or(0);
-    for (names, word, reason) in lines {
-        let pad = 7 - word.len();
-        writeln!(out, "{:width$}  {}{:pad$}  {}", names.join(", "), paint(word), "", clean(&reason))?;
+    for (names, state, reasons) in lines {
+        let pad = 7 - state.len();
+        let first = reasons.first().map(|reason| clean(reason)).unwrap_or_default();
+        writeln!(out, "{:width$}  {}{:pad$}  {first}", names.join(", "), paint(state), "")?;
+        for reason in reasons.iter().skip(1) {
+            writeln!(out, "{:width$}  {:7}  {}", "", "", clean(reason))?;
+        }
     }
-    match advice::blocked_on_a_full_disk(gates) {
-        Some(advice) => writeln!(out, "{}", clean(&advice)),
-        None => Ok(()),
-    }
+    advice::on_gates(gates).iter().try_for_each(|advice| writeln!(out, "{}", clean(advice)))
 }
 
-/// A verdict or status in its colour. Where nobody wants colour, the stream that it is written to takes it
+/// A verdict or status in its colour. Where no colour is wanted, the stream that it is written to takes it
 /// off again.
 fn paint(word: &str) -> String {
     let colour = match word {
@@ -54,26 +61,32 @@ fn paint(word: &str) -> String {
     format!("{style}{word}{style:#}")
 }
 
-pub fn word(word: Word) -> &'static str {
-    match word {
-        Word::Open => "open",
-        Word::Closed => "closed",
-        Word::Unknown => "unknown",
+/// `open`, `closed` or `unknown`.
+pub fn gate_state(state: GateState) -> &'static str {
+    match state {
+        GateState::Open => "open",
+        GateState::Closed => "closed",
+        GateState::Unknown => "unknown",
     }
 }
 
 /// A gate's reason, in one line.
 pub fn reason(gate: &Gate) -> String {
+    reasons(gate).join(", ")
+}
+
+/// The reasons for a gate's state: one for each run, stack or service that closes it.
+fn reasons(gate: &Gate) -> Vec<String> {
     use crate::gates::Verdict::{Closed, Open, Unknown};
-    match gate {
+    let reason = match gate {
         Gate::Disk(Open(measured)) => {
-            let pressed = |it: &&Usage| measured.limit.is_reached(it);
+            let pressed = |usage: &&Usage| measured.limit.is_reached(usage);
             measured_line(measured.usages.iter().filter(pressed), &measured.limit)
         }
         Gate::Disk(Closed(measured)) => {
             format!("{}, keeping local image cache", measured_line(measured.usages.iter(), &measured.limit))
         }
-        Gate::Disk(Unknown(disk::Unknown::Unanswered(why))) => why.0.clone(),
+        Gate::Disk(Unknown(disk::Unknown::Unavailable(why))) => why.0.clone(),
         Gate::Disk(Unknown(disk::Unknown::NoBlocks(filesystem))) => {
             format!(
                 "{} says that it has no blocks; name a path on the engine's disk with --disk-path",
@@ -81,20 +94,45 @@ pub fn reason(gate: &Gate) -> String {
             )
         }
         Gate::Runs(Open(())) => "no CI run is live".into(),
-        Gate::Runs(Closed(runs)) => runs.iter().map(run).collect::<Vec<_>>().join(", "),
+        Gate::Runs(Closed(runs)) => return runs.iter().map(run).collect(),
         Gate::Runs(Unknown(why)) => why.0.clone(),
         Gate::Converge(Open(converge::Open::NotInSwarm)) => "this node is not in a Swarm".into(),
-        Gate::Converge(Open(converge::Open::Settled(0))) => "no services".into(),
-        Gate::Converge(Open(converge::Open::Settled(1))) => "1 service, settled".into(),
-        Gate::Converge(Open(converge::Open::Settled(n))) => format!("{n} services, all settled"),
-        Gate::Converge(Closed(converge::Closed::Converging(services))) => {
-            services.iter().map(unsettled).collect::<Vec<_>>().join(", ")
-        }
-        Gate::Converge(Closed(converge::Closed::EngineSettling(tasks))) => {
-            format!("the engine is settling: it lists no container for {tasks} of its running tasks")
+        Gate::Converge(Open(converge::Open::Converged(0))) => "no services".into(),
+        Gate::Converge(Open(converge::Open::Converged(1))) => "1 service, converged".into(),
+        Gate::Converge(Open(converge::Open::Converged(n))) => format!("{n} services, all converged"),
+        Gate::Converge(Closed(converge::Closed::Converging(services))) => return by_stack(services),
+        Gate::Converge(Closed(converge::Closed::EngineRestoring(tasks))) => {
+            format!(
+                "the engine is still restoring containers: it lists none for {tasks} of its running tasks"
+            )
         }
         Gate::Converge(Unknown(why)) => converge_unknown(why),
+    };
+    vec![reason]
+}
+
+/// The services that converge: those of a stack in one line, by name.
+fn by_stack(services: &[converge::ConvergingService]) -> Vec<String> {
+    let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for service in services {
+        let (place, name) = match &service.stack {
+            Some(stack) => {
+                let prefix = format!("{stack}_");
+                (
+                    format!("stack {stack}: "),
+                    service.service.strip_prefix(&prefix).unwrap_or(&service.service),
+                )
+            }
+            None => (format!("service {} ", service.service), ""),
+        };
+        let name = if name.is_empty() { String::new() } else { format!("{name} ") };
+        let line = format!("{name}{}/{} ({})", service.has, service.wants, cause(service));
+        lines.entry(place).or_default().push(line);
     }
+    for services in lines.values_mut() {
+        services.sort();
+    }
+    lines.into_iter().map(|(place, services)| format!("{place}{}", services.join(", "))).collect()
 }
 
 /// `/ at 83% (>= 80%)`, with the available space where a limit asks for it.
@@ -122,8 +160,18 @@ pub fn usage_line(usage: &Usage) -> String {
 
 /// `at or above 80%`, or also `with less than 20.0 GB available`.
 fn limit_text(limit: &Limit) -> String {
-    let min_free = limit.min_free.map(|it| format!(" or with less than {} available", size(it)));
+    let min_free = limit.min_free.map(|min_free| format!(" or with less than {} available", size(min_free)));
     format!("at or above {}{}", limit.percent, min_free.unwrap_or_default())
+}
+
+/// `while the disk is at or above 95%`, or where eviction begins later than it ends: `once the disk is at or above 80%, down
+/// to 70%`.
+fn disk_of(condition: &Condition) -> String {
+    if condition.begins == condition.limit {
+        format!("while the disk is {}", limit_text(&condition.limit))
+    } else {
+        format!("once the disk is {}, down to {}", limit_text(&condition.begins), condition.limit.percent)
+    }
 }
 
 fn run(run: &runs::Run) -> String {
@@ -134,21 +182,22 @@ fn run(run: &runs::Run) -> String {
         runs::Kind::Container => "container",
         runs::Kind::Inhibitor => return inhibitor(run.pid, Some(&run.name), run.age),
     };
-    let abandoned = if run.looks_abandoned() { ", looks abandoned" } else { "" };
+    let stale = if run.is_possibly_stale() { ", possibly stale" } else { "" };
     match run.age {
-        Some(since) => format!("{kind} {} ({} old{abandoned})", run.name, age(since)),
+        Some(since) => format!("{kind} {} (for {}{stale})", run.name, age(since)),
         None => format!("{kind} {}", run.name),
     }
 }
 
 fn inhibitor(pid: Option<u32>, why: Option<&str>, since: Option<Duration>) -> String {
     let process = pid.map_or_else(|| "a process".into(), |pid| format!("process {pid}"));
-    let why = why.filter(|it| !it.is_empty()).map(|it| format!(" '{it}'")).unwrap_or_default();
-    let since = since.map(|it| format!(" ({} old)", age(it))).unwrap_or_default();
+    let why = why.filter(|why| !why.is_empty()).map(|why| format!(" '{why}'")).unwrap_or_default();
+    let since = since.map(|since| format!(" (for {})", age(since))).unwrap_or_default();
     format!("inhibited by {process}{why}{since}")
 }
 
-fn unsettled(service: &converge::Unsettled) -> String {
+/// Why a service has not converged.
+pub fn cause(service: &converge::ConvergingService) -> String {
     let with = |what: &str, detail: &Option<String>| match detail {
         Some(detail) => format!("{what}: {detail}"),
         None => what.to_owned(),
@@ -158,20 +207,24 @@ fn unsettled(service: &converge::Unsettled) -> String {
         converge::Cause::RollingBack => "rollback in progress".into(),
         converge::Cause::Pulling => "pulling its image".into(),
         converge::Cause::Starting => "starting".into(),
+        converge::Cause::CrashLooping(error) if service.gave_up => with("failed", error),
         converge::Cause::CrashLooping(error) => with("crash-looping", error),
-        converge::Cause::FailedForGood(error) => with("failed, and will not be restarted", error),
-        converge::Cause::ImageNotFound(error) => with("image not found", error),
+        converge::Cause::Failed(error) => with("failed", error),
+        converge::Cause::ImageNotFound(error) => {
+            let image = error.as_ref().and_then(|error| error.split_once("No such image: "));
+            with("image not found", &image.map(|(_, image)| short(image)))
+        }
         converge::Cause::NoSuitableNode(error) => match error {
             Some(error) => error.clone(),
             None => "no suitable node".into(),
         },
     };
-    format!("service {} {}/{} ({cause})", service.service, service.has, service.wants)
+    if service.gave_up { format!("{cause}; Swarm will not start it again") } else { cause }
 }
 
 fn converge_unknown(why: &converge::Unknown) -> String {
     match why {
-        converge::Unknown::Unanswered(why) => why.0.clone(),
+        converge::Unknown::Unavailable(why) => why.0.clone(),
         converge::Unknown::Worker => {
             "this node is a Swarm worker and cannot see the services; name a manager with --swarm-host".into()
         }
@@ -194,16 +247,17 @@ fn converge_unknown(why: &converge::Unknown) -> String {
 pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::Result<()> {
     gates(out, &report.gates)?;
     match &report.ending {
-        Ending::Busy(pid, dir) => return writeln!(out, "{}", busy(*pid, dir)),
-        Ending::Unanswered if report.plan.is_none() => {
+        PruneOutcome::Busy(pid, dir) => return writeln!(out, "{}", busy(*pid, dir)),
+        PruneOutcome::Unavailable if report.plan.is_none() => {
             return writeln!(out, "nothing removed: a gate could not be evaluated");
         }
-        Ending::Held if report.plan.is_none() => {
+        PruneOutcome::Blocked if report.plan.is_none() => {
             writeln!(out, "nothing removed: blocked by {}", not_open(&report.gates))?;
-            if let Some(pressure) = &report.pressure {
-                writeln!(out, "{}", clean(&ongoing(pressure, &report.gates)))?;
-            }
-            return report.occupants.as_ref().map_or(Ok(()), |occupants| fills(out, occupants));
+            pressure_line(out, report)?;
+            return report
+                .disk_consumers
+                .as_ref()
+                .map_or(Ok(()), |disk_consumers| fills(out, disk_consumers));
         }
         _ => {}
     }
@@ -211,8 +265,8 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
         writeln!(out)?;
         if report.dry_run {
             plan_text(out, plan, report.images_on.as_ref(), verbose)?;
-            if let Some(occupants) = &report.occupants {
-                fills(out, occupants)?;
+            if let Some(disk_consumers) = &report.disk_consumers {
+                fills(out, disk_consumers)?;
             }
             let not_open = not_open(&report.gates);
             if not_open.is_empty() {
@@ -225,7 +279,7 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
             }
         }
     }
-    if let Ending::CarriedOut(outcome) = &report.ending {
+    if let PruneOutcome::CarriedOut(outcome) = &report.ending {
         carried_out(out, outcome, report, verbose)?;
     }
     for unread in report.plan.iter().flat_map(|plan| &plan.unread) {
@@ -235,43 +289,37 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
     Ok(())
 }
 
+/// That another prune runs, and in which directory its lock is.
 pub fn busy(pid: Option<u32>, runtime_dir: &Path) -> String {
     let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
     format!("another prune is running{pid}; its lock is in {}", runtime_dir.display())
 }
 
-/// `over 80% for 3 days, blocked 5 times by runs: stack abcd-… (61 h old, looks abandoned)`.
-pub fn lasting(duration: Duration, blocked: &BTreeMap<String, u64>, gates: &[Gate]) -> String {
+/// `above 80% for 3d, prunes blocked: 5 by runs`; nothing where the pressure has just begun.
+pub fn lasting(duration: Duration, blocked: &BTreeMap<String, u64>, gates: &[Gate]) -> Option<String> {
+    if duration < Duration::from_secs(60) {
+        return None;
+    }
     let limit = gates.iter().find_map(|gate| match gate {
         Gate::Disk(Verdict::Open(measured)) => Some(match measured.usages.first() {
             Some(usage) if usage.percent < measured.limit.percent => {
                 format!("with less than {} available", size(measured.limit.min_free.unwrap_or(0)))
             }
-            _ => format!("over {}", measured.limit.percent),
+            _ => format!("at or above {}", measured.limit.percent),
         }),
         _ => None,
     });
-    let times = |n: u64| if n == 1 { "once".to_owned() } else { format!("{n} times") };
-    let by: Vec<String> = blocked
-        .iter()
-        .map(|(name, n)| {
-            let now = gates.iter().find(|gate| gate.name() == name && gate.word() == Word::Closed);
-            let why = now.map(|gate| format!(": {}", reason(gate))).unwrap_or_default();
-            format!("{} by {name}{why}", times(*n))
-        })
-        .collect();
+    let by: Vec<String> = blocked.iter().map(|(name, n)| format!("{n} by {name}")).collect();
     let limit = limit.unwrap_or_else(|| "under pressure".into());
-    let long = duration >= Duration::from_secs(60);
-    let since = if long { format!(" for {}", age(duration)) } else { String::new() };
-    let blocked = if by.is_empty() { String::new() } else { format!(", blocked {}", by.join(", ")) };
-    format!("{limit}{since}{blocked}")
+    let blocked = if by.is_empty() { String::new() } else { format!(", prunes blocked: {}", by.join(", ")) };
+    Some(format!("{limit} for {}{blocked}", age(duration)))
 }
 
-fn ongoing(pressure: &Lasting, gates: &[Gate]) -> String {
+fn ongoing(pressure: &OngoingPressure, gates: &[Gate]) -> Option<String> {
     lasting(pressure.duration, &pressure.blocked, gates)
 }
 
-/// Why a person must look after the host.
+/// Why manual intervention is required.
 pub fn intervention(why: &Intervention, gates: &[Gate]) -> String {
     match why {
         Intervention::Critical(usage, critical) => {
@@ -279,7 +327,8 @@ pub fn intervention(why: &Intervention, gates: &[Gate]) -> String {
         }
         Intervention::Blocked(pressure) => {
             let owed = age(pressure.owed.unwrap_or_default());
-            format!("no prune could be carried out for {owed}: the disk is {}", ongoing(pressure, gates))
+            let since = ongoing(pressure, gates).map(|since| format!(": the disk is {since}"));
+            format!("no prune could be carried out for {owed}{}", since.unwrap_or_default())
         }
     }
 }
@@ -287,13 +336,19 @@ pub fn intervention(why: &Intervention, gates: &[Gate]) -> String {
 /// Why gates could not be answered, each reason once.
 pub fn unanswered(gates: &[Gate]) -> String {
     let mut reasons: Vec<String> =
-        gates.iter().filter(|gate| gate.word() == Word::Unknown).map(reason).collect();
+        gates.iter().filter(|gate| gate.state() == GateState::Unknown).map(reason).collect();
     reasons.dedup();
     reasons.join("; ")
 }
 
+/// For how long the disk has been under pressure, unless that has just begun.
+fn pressure_line(out: &mut impl Write, report: &PruneReport) -> io::Result<()> {
+    let pressure = report.pressure.as_ref().and_then(|pressure| ongoing(pressure, &report.gates));
+    pressure.map_or(Ok(()), |line| writeln!(out, "the disk has been {}", clean(&line)))
+}
+
 fn not_open(gates: &[Gate]) -> String {
-    let names = gates.iter().filter(|gate| gate.word() != Word::Open).map(Gate::name);
+    let names = gates.iter().filter(|gate| gate.state() != GateState::Open).map(Gate::name);
     names.collect::<Vec<_>>().join(", ")
 }
 
@@ -315,18 +370,24 @@ fn plan_text(out: &mut impl Write, plan: &Plan, usage: Option<&Usage>, verbose: 
 }
 
 /// Removals in their order, those of each rung of eviction under the usage that they ask for.
-fn removals(out: &mut impl Write, removals: &[Removal]) -> io::Result<()> {
-    let limit = |it: &Removal| match &it.reason {
-        Remove::Evicted(eviction) => Some(eviction.limit),
+fn removals(out: &mut impl Write, removals: &[PlannedRemoval]) -> io::Result<()> {
+    let limit = |removal: &PlannedRemoval| match &removal.reason {
+        RemovalReason::Evicted(eviction) => Some(eviction.limit),
         _ => None,
     };
     for some in removals.chunk_by(|a, b| limit(a) == limit(b)) {
         if let Some(limit) = some.first().and_then(limit) {
             writeln!(out, "while the disk is {}, in this order:", limit_text(&limit))?;
         }
-        let rows = some.iter().map(|it| {
-            let (since, why) = remove_reason(&it.reason);
-            [kind_name(it).to_owned(), label(&it.names, &it.id), size_or_dash(it), since, why]
+        let rows = some.iter().map(|removal| {
+            let (since, why) = remove_reason(&removal.reason);
+            [
+                kind_name(removal).to_owned(),
+                label(&removal.names, &removal.id),
+                size_or_dash(removal),
+                since,
+                why,
+            ]
         });
         table(out, ["KIND", "NAME", "SIZE", "AGE", "REASON"], rows)?;
     }
@@ -334,78 +395,82 @@ fn removals(out: &mut impl Write, removals: &[Removal]) -> io::Result<()> {
 }
 
 /// A tagged image that goes by consent is shown as such.
-pub fn kind_name(removal: &Removal) -> &'static str {
+pub fn kind_name(removal: &PlannedRemoval) -> &'static str {
     if removal.tags.is_empty() { removal.kind.name() } else { "tagged" }
 }
 
 /// What takes the most room, and what could not be looked at.
-fn fills(out: &mut impl Write, occupants: &Occupants) -> io::Result<()> {
-    if !occupants.largest.is_empty() {
+fn fills(out: &mut impl Write, disk_consumers: &DiskConsumers) -> io::Result<()> {
+    if !disk_consumers.largest.is_empty() {
         writeln!(out, "\nLargest consumers (images share layers):")?;
-        let row = |it: &Occupant| {
-            let name = match it.kind {
-                occupants::Kind::Elsewhere if occupants.unseen.is_empty() => "other files".into(),
-                occupants::Kind::Elsewhere => "other files, and what is not seen".into(),
-                occupants::Kind::BuildCache => "not shared with images".into(),
-                occupants::Kind::Unreachable => amount(occupants.unreachable.len(), "folder"),
-                _ => consumer_name(it),
+        let row = |consumer: &DiskConsumer| {
+            let name = match consumer.kind {
+                disk_consumers::Kind::Elsewhere if disk_consumers.other_is_least => {
+                    "neither image nor volume, at least".into()
+                }
+                disk_consumers::Kind::Elsewhere if disk_consumers.unseen.is_empty() => "other files".into(),
+                disk_consumers::Kind::Elsewhere => "other files, and what is not seen".into(),
+                disk_consumers::Kind::BuildCache => "not shared with images".into(),
+                disk_consumers::Kind::Unreachable => amount(disk_consumers.unreachable.len(), "folder"),
+                _ => consumer_name(consumer),
             };
             let known = |since: Option<Duration>| since.map_or_else(|| "-".into(), age);
-            let image = it.image.as_ref();
+            let image = consumer.image.as_ref();
             let last_use = match image {
                 Some(image) if image.in_use => "in use".into(),
                 Some(image) if image.last_used.is_none() => "never seen".into(),
-                _ => known(image.and_then(|it| it.last_used)),
+                _ => known(image.and_then(|image| image.last_used)),
             };
-            let kind = occupant_kind(it.kind).to_owned();
-            [kind, name, size(it.size), known(image.and_then(|it| it.age)), last_use]
+            let kind = disk_consumer_kind(consumer.kind).to_owned();
+            [kind, name, size(consumer.size), known(image.and_then(|image| image.age)), last_use]
         };
-        table(out, ["KIND", "NAME", "SIZE", "AGE", "LAST USE"], occupants.largest.iter().map(row))?;
+        table(out, ["KIND", "NAME", "SIZE", "AGE", "LAST USE"], disk_consumers.largest.iter().map(row))?;
     }
-    if !occupants.unreachable.is_empty() {
+    if !disk_consumers.unreachable.is_empty() {
         writeln!(
             out,
             "The engine has forgotten {} of overlay2: no layer and no container refers there. No prune\n\
              reaches such, and this one leaves them alone:",
-            amount(occupants.unreachable.len(), "folder")
+            amount(disk_consumers.unreachable.len(), "folder")
         )?;
-        for path in &occupants.unreachable {
+        for path in &disk_consumers.unreachable {
             writeln!(out, "  {}", clean(&path.display().to_string()))?;
         }
     }
-    occupants.unseen.iter().try_for_each(|why| writeln!(out, "not seen: {}", clean(&why.0)))
+    disk_consumers.unseen.iter().try_for_each(|why| writeln!(out, "not seen: {}", clean(&why.0)))
 }
 
 /// An image that has no tag is shown by the one that it was last used by, and its ID.
-fn consumer_name(it: &Occupant) -> String {
-    match it.image.as_ref().and_then(|it| it.last_name.as_ref()) {
-        Some(last) if !matches!(it.kind, occupants::Kind::TaggedImage) => {
-            format!("{} ({})", short(last), label(&[], &it.id))
+fn consumer_name(consumer: &DiskConsumer) -> String {
+    match consumer.image.as_ref().and_then(|image| image.last_name.as_ref()) {
+        Some(last) if !matches!(consumer.kind, disk_consumers::Kind::TaggedImage) => {
+            format!("{} ({})", short(last), label(&[], &consumer.id))
         }
-        _ => label(&it.names, &it.id),
+        _ => label(&consumer.names, &consumer.id),
     }
 }
 
-pub fn occupant_kind(kind: occupants::Kind) -> &'static str {
+/// As the table names it.
+pub fn disk_consumer_kind(kind: disk_consumers::Kind) -> &'static str {
     match kind {
-        occupants::Kind::TaggedImage => "tagged image",
-        occupants::Kind::CachedImage => "cached image",
-        occupants::Kind::Orphan => "orphan",
-        occupants::Kind::Volume => "volume",
-        occupants::Kind::ContainerLayer => "container layer",
-        occupants::Kind::BuildCache => "build cache",
-        occupants::Kind::Log => "log",
-        occupants::Kind::Unreachable => "unreachable",
-        occupants::Kind::Elsewhere => "elsewhere",
+        disk_consumers::Kind::TaggedImage => "tagged image",
+        disk_consumers::Kind::CachedImage => "cached image",
+        disk_consumers::Kind::Dangling => "dangling",
+        disk_consumers::Kind::Volume => "volume",
+        disk_consumers::Kind::ContainerLayer => "container layer",
+        disk_consumers::Kind::BuildCache => "build cache",
+        disk_consumers::Kind::Log => "log",
+        disk_consumers::Kind::Unreachable => "unreferenced",
+        disk_consumers::Kind::Elsewhere => "other",
     }
 }
 
-fn size_or_dash(removal: &Removal) -> String {
+fn size_or_dash(removal: &PlannedRemoval) -> String {
     if removal.kind == Kind::Container { "-".into() } else { size(removal.size) }
 }
 
-/// `3 containers, 1 orphan, 12 cached images, build cache: at most 1.2 GB`.
-fn total(removals: &[Removal]) -> String {
+/// `3 containers, 1 dangling image, 12 cached images, build cache: at most 1.2 GB`.
+fn total(removals: &[PlannedRemoval]) -> String {
     let mut counts: BTreeMap<Kind, usize> = BTreeMap::new();
     for removal in removals {
         *counts.entry(removal.kind).or_default() += 1;
@@ -414,12 +479,12 @@ fn total(removals: &[Removal]) -> String {
         .iter()
         .map(|(kind, n)| match kind {
             Kind::Container => amount(*n, "container"),
-            Kind::Orphan => amount(*n, "orphan"),
+            Kind::Dangling => amount(*n, "dangling image"),
             Kind::Cached => amount(*n, "cached image"),
             Kind::BuildCache => "build cache".into(),
         })
         .collect();
-    let bytes = removals.iter().fold(0_u64, |sum, it| sum.saturating_add(it.size));
+    let bytes = removals.iter().fold(0_u64, |sum, value| sum.saturating_add(value.size));
     format!("{}: at most {} (images share layers)", parts.join(", "), size(bytes))
 }
 
@@ -428,47 +493,47 @@ pub fn amount(n: usize, thing: &str) -> String {
     if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
 }
 
-fn remove_reason(reason: &Remove) -> (String, String) {
+fn remove_reason(reason: &RemovalReason) -> (String, String) {
     match reason {
-        Remove::Finished(since) => (age(*since), "finished".into()),
-        Remove::NeverStarted(since) => (age(*since), "created, never started".into()),
-        Remove::Unnamed { age: since, parents: 0 } => (age(*since), "no name, no container".into()),
-        Remove::Unnamed { age: since, parents } => {
+        RemovalReason::Finished(since) => (age(*since), "finished".into()),
+        RemovalReason::NeverStarted(since) => (age(*since), "created, never started".into()),
+        RemovalReason::Unnamed { age: since, parents: 0 } => (age(*since), "no name, no container".into()),
+        RemovalReason::Unnamed { age: since, parents } => {
             let parents = amount(*parents, "untagged parent");
             (age(*since), format!("no name, no container; with it at most {parents}"))
         }
-        Remove::Evicted(Eviction { superseded: Some(name_tag), last_use, .. }) => {
+        RemovalReason::Evicted(Eviction { superseded: Some(name_tag), last_use, .. }) => {
             (age(last_use.ago()), format!("superseded: {name_tag} is another image now"))
         }
-        Remove::Evicted(Eviction { last_use: LastUse::Used(since), .. }) => {
+        RemovalReason::Evicted(Eviction { last_use: LastUse::Used(since), .. }) => {
             (age(*since), "cached, not used since".into())
         }
-        Remove::Evicted(Eviction { last_use: LastUse::NeverUsed(since), .. }) => {
+        RemovalReason::Evicted(Eviction { last_use: LastUse::NeverUsed(since), .. }) => {
             (age(*since), "cached, never seen in use".into())
         }
-        Remove::StaleCache { records, older_than } => {
+        RemovalReason::StaleCache { records, older_than } => {
             (format!("> {}", duration(*older_than)), format!("{} idle", amount(*records, "record")))
         }
     }
 }
 
 /// What stays: in numbers by reason, or each.
-fn stays(out: &mut impl Write, keep: &[Kept], verbose: bool) -> io::Result<()> {
+fn stays(out: &mut impl Write, keep: &[KeptObject], verbose: bool) -> io::Result<()> {
     if keep.is_empty() {
         return writeln!(out, "Stays: nothing else is there");
     }
     writeln!(out, "Stays:")?;
     if verbose {
-        let rows = keep.iter().map(|it| {
-            let kind = if it.container { "container" } else { "image" };
-            let bytes = if it.container { "-".into() } else { size(it.size) };
-            [kind.to_owned(), label(&it.names, &it.id), bytes, keep_reason(&it.reason)]
+        let rows = keep.iter().map(|kept| {
+            let kind = kept.class.map_or("container", class_name);
+            let bytes = if kept.is_container() { "-".into() } else { size(kept.size) };
+            [kind.to_owned(), label(&kept.names, &kept.id), bytes, keep_reason(&kept.reason)]
         });
         return table(out, ["KIND", "NAME", "SIZE", "REASON"], rows);
     }
     let mut counts: BTreeMap<(bool, String), usize> = BTreeMap::new();
     for kept in keep {
-        *counts.entry((!kept.container, keep_group(&kept.reason))).or_default() += 1;
+        *counts.entry((!kept.is_container(), keep_group(&kept.reason))).or_default() += 1;
     }
     for ((image, why), n) in counts {
         writeln!(out, "  {}: {why}", amount(n, if image { "image" } else { "container" }))?;
@@ -477,61 +542,72 @@ fn stays(out: &mut impl Write, keep: &[Kept], verbose: bool) -> io::Result<()> {
 }
 
 /// A reason to stay that fits every object which shares it.
-fn keep_group(reason: &Keep) -> String {
+fn keep_group(reason: &KeepReason) -> String {
     match reason {
-        Keep::Live(state) => (*state).to_owned(),
-        Keep::Label(_) => "keep label".into(),
-        Keep::TaskOf(_) => "belongs to a service that exists".into(),
-        Keep::TooYoung(_, least) => format!("younger than {}", duration(*least)),
-        Keep::AgeUnknown => "nothing trustworthy says how old".into(),
-        Keep::Unread => "the engine did not tell".into(),
-        Keep::DiskUnknown => "cached, and the disk could not be measured".into(),
-        Keep::Tagged => "tagged".into(),
-        Keep::UsedBy(_) => "used by a container".into(),
-        Keep::NamedBy(_) => "a service names it".into(),
-        Keep::RollbackOf(_) => "a service may roll back to it".into(),
-        Keep::ComposeProject(_) => "belongs to a Compose project that runs".into(),
-        Keep::Cached { satisfied: Some(condition), .. } => {
-            format!("cached, may go while the disk is {}", limit_text(&condition.limit))
+        KeepReason::Live(state) => (*state).to_owned(),
+        KeepReason::Label(_) => "keep label".into(),
+        KeepReason::TaskOf(_) => "belongs to a service that exists".into(),
+        KeepReason::TooYoung(_, least) => format!("younger than {}", duration(*least)),
+        KeepReason::AgeUnknown => "nothing trustworthy says how old".into(),
+        KeepReason::Unread => "the engine did not tell".into(),
+        KeepReason::DiskUnknown => "cached, and the disk could not be measured".into(),
+        KeepReason::Tagged => "tagged".into(),
+        KeepReason::UsedBy(_) => "used by a container".into(),
+        KeepReason::NamedBy(_) => "a service names it".into(),
+        KeepReason::RollbackOf(_) => "a service may roll back to it".into(),
+        KeepReason::ComposeProject(_) => "belongs to a Compose project that runs".into(),
+        KeepReason::Cached { satisfied: Some(condition), .. } => {
+            format!("cached, may go {}", disk_of(condition))
         }
-        Keep::Cached { conditions, .. } => {
-            let least = conditions.last().map(|it| it.unused_for).unwrap_or_default();
+        KeepReason::Cached { conditions, .. } => {
+            let least = conditions.last().map(|condition| condition.unused_for).unwrap_or_default();
             format!("cached, in use or first seen within the last {}", duration(least))
         }
     }
 }
 
 /// A reason to stay, in full.
-pub fn keep_reason(reason: &Keep) -> String {
+pub fn keep_reason(reason: &KeepReason) -> String {
     match reason {
-        Keep::Label(KeepLabel { key, value: None }) => format!("keep label {key}"),
-        Keep::Label(KeepLabel { key, value: Some(value) }) => format!("keep label {key}={value}"),
-        Keep::TaskOf(service) => format!("belongs to service {service}"),
-        Keep::TooYoung(since, least) => format!("{} old, younger than {}", age(*since), duration(*least)),
-        Keep::UsedBy(container) => format!("used by container {container}"),
-        Keep::NamedBy(service) => format!("service {service} names it"),
-        Keep::RollbackOf(service) => format!("service {service} may roll back to it"),
-        Keep::ComposeProject(project) => format!("belongs to Compose project {project}, which runs"),
-        Keep::Cached { last_use, conditions, satisfied } => {
+        KeepReason::Label(KeepLabel { key, value: None }) => format!("keep label {key}"),
+        KeepReason::Label(KeepLabel { key, value: Some(value) }) => format!("keep label {key}={value}"),
+        KeepReason::TaskOf(service) => format!("belongs to service {service}"),
+        KeepReason::TooYoung(since, least) => {
+            format!("{} old, younger than {}", age(*since), duration(*least))
+        }
+        KeepReason::UsedBy(container) => format!("used by container {container}"),
+        KeepReason::NamedBy(service) => format!("service {service} names it"),
+        KeepReason::RollbackOf(service) => format!("service {service} may roll back to it"),
+        KeepReason::ComposeProject(project) => format!("belongs to Compose project {project}, which runs"),
+        KeepReason::Cached { last_use, conditions, satisfied } => {
             let seen = match last_use {
                 LastUse::Used(ago) => format!("in use {} ago", age(*ago)),
                 LastUse::NeverUsed(ago) => format!("first seen {} ago, never seen in use", age(*ago)),
             };
             // What comes first in time comes first.
-            let still = conditions.iter().rev().skip_while(|it| satisfied.is_some_and(|now| now != **it));
-            let still = still.map(|it| {
-                format!("from {} on while the disk is {}", duration(it.unused_for), limit_text(&it.limit))
+            let still = conditions
+                .iter()
+                .rev()
+                .skip_while(|condition| satisfied.is_some_and(|now| now != **condition));
+            let still = still.map(|condition| {
+                format!(
+                    "from {} on while the disk is {}",
+                    duration(condition.unused_for),
+                    limit_text(&condition.limit)
+                )
             });
             format!("cached, {seen}; may go {}", still.collect::<Vec<_>>().join(", "))
         }
-        Keep::Live(_) | Keep::AgeUnknown | Keep::Unread | Keep::DiskUnknown | Keep::Tagged => {
-            keep_group(reason)
-        }
+        KeepReason::Live(_)
+        | KeepReason::AgeUnknown
+        | KeepReason::Unread
+        | KeepReason::DiskUnknown
+        | KeepReason::Tagged => keep_group(reason),
     }
 }
 
 /// A reason to go, in full.
-pub fn remove_reason_line(reason: &Remove) -> String {
+pub fn remove_reason_line(reason: &RemovalReason) -> String {
     let (since, why) = remove_reason(reason);
     format!("{why}: {since}")
 }
@@ -567,13 +643,14 @@ fn carried_out(
             writeln!(out, "left {}: {}", amount(some.len(), "object"), clean(&skip(why)))?;
         }
     }
-    if let Some(it) = &outcome.freed_nothing {
-        writeln!(out, "{}", clean(&advice::freed_nothing(it.images, it.size, report.after.first())))?;
+    if let Some(freed) = &outcome.freed_nothing {
+        writeln!(out, "{}", clean(&advice::freed_nothing(freed.images, freed.size, report.after.first())))?;
     }
     if let Some(why) = &outcome.stopped {
         writeln!(out, "stopped: {}", clean(&stop(why)))?;
     }
-    let percents = |usages: &[Usage]| usages.first().map_or_else(|| "?".into(), |it| it.percent.to_string());
+    let percents =
+        |usages: &[Usage]| usages.first().map_or_else(|| "?".into(), |usage| usage.percent.to_string());
     writeln!(
         out,
         "reclaimed {} (measured): the disk went from {} to {}",
@@ -601,9 +678,7 @@ fn still_full(
     usage: &Usage,
     verbose: bool,
 ) -> io::Result<()> {
-    if let Some(pressure) = &report.pressure {
-        writeln!(out, "{}", clean(&ongoing(pressure, &report.gates)))?;
-    }
+    pressure_line(out, report)?;
     let place = usage.filesystem.mount_point.display();
     let why = match outcome.skipped.len() + outcome.failed.len() {
         0 => "Nothing else is eligible under this policy.".to_owned(),
@@ -611,13 +686,13 @@ fn still_full(
     };
     writeln!(out, "\n{place} is still at {}. {why}", usage.percent)?;
     stays(out, &plan.keep, verbose)?;
-    let images_on = report.images_on.as_ref().map(|it| &it.filesystem.mount_point);
+    let images_on = report.images_on.as_ref().map(|usage| &usage.filesystem.mount_point);
     let more = advice::free_more(plan, images_on == Some(&usage.filesystem.mount_point));
     if !more.is_empty() {
         writeln!(out, "To free more now:")?;
         more.iter().try_for_each(|line| writeln!(out, "  {line}"))?;
     }
-    report.occupants.as_ref().map_or(Ok(()), |occupants| fills(out, occupants))
+    report.disk_consumers.as_ref().map_or(Ok(()), |disk_consumers| fills(out, disk_consumers))
 }
 
 /// Does this reason say the same of every object that shares it?
@@ -632,10 +707,9 @@ pub fn skip(why: &Skip) -> String {
         Skip::Renamed => "it got another name since the plan was made".into(),
         Skip::RanAgain => "it ran again since the plan was made".into(),
         Skip::InUse => "a container uses it since the plan was made".into(),
-        Skip::Back => "somebody asked for it while it was going".into(),
-        Skip::HalfWay => {
-            "the run ended while it was going; its layers are there, and the next prune finishes or undoes it"
-                .into()
+        Skip::PulledAgain => "pulled again during eviction".into(),
+        Skip::Interrupted => {
+            "interrupted; its layers are there, and the next prune completes or reverts the eviction".into()
         }
         Skip::EnoughSpace(usage, limit) => against(usage, limit),
         Skip::FreedNothing => "the images evicted before it freed nothing".into(),
@@ -647,38 +721,31 @@ pub fn skip(why: &Skip) -> String {
 pub fn stop(why: &Stop) -> String {
     match why {
         Stop::Gates(gates) => {
-            let each = gates.iter().map(|it| format!("{} is {}: {}", it.name(), word(it.word()), reason(it)));
+            let each = gates
+                .iter()
+                .map(|gate| format!("{} is {}: {}", gate.name(), gate_state(gate.state()), reason(gate)));
             each.collect::<Vec<_>>().join("; ")
         }
-        Stop::Sign(Sign::ServiceCreated(name)) => format!("service {name} was created"),
-        Stop::Sign(Sign::ServiceUpdated(name)) => format!("service {name} was updated"),
-        Stop::Sign(Sign::Pulled(name)) => format!("image {name} was pulled"),
-        Stop::Sign(Sign::Run(name)) => format!("a CI run began: {name}"),
-        Stop::Sign(Sign::Lost(why)) => format!("the engine's event stream was lost: {why}"),
+        Stop::Event(StopEvent::ServiceCreated(name)) => format!("service {name} was created"),
+        Stop::Event(StopEvent::ServiceUpdated(name)) => format!("service {name} was updated"),
+        Stop::Event(StopEvent::Pulled(name)) => format!("image {name} was pulled"),
+        Stop::Event(StopEvent::Run(name)) => format!("a CI run began: {name}"),
+        Stop::Event(StopEvent::Lost(why)) => format!("the engine's event stream was lost: {why}"),
         Stop::Inhibited(by) => {
-            let each = by.iter().map(|it| inhibitor(it.pid, it.why.as_deref(), None));
+            let each = by.iter().map(|active| inhibitor(active.pid, active.why.as_deref(), None));
             each.collect::<Vec<_>>().join(", ")
         }
-        Stop::Unanswered(why) => why.0.clone(),
-        Stop::Signal => "told to end by a signal".into(),
+        Stop::Unavailable(why) => why.0.clone(),
+        Stop::Signal => "interrupted by a signal".into(),
     }
 }
 
-/// The list of checks.
+/// The list of checks: one line each, however long.
 pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
-    let row = |check: &Check| {
-        [check.name().to_owned(), checks::status(check.status()).to_owned(), checks::detail(check)]
-    };
-    let mut lines = Vec::new();
-    table(&mut lines, ["CHECK", "STATUS", "DETAIL"], list.iter().map(row))?;
-    let mut left = list.iter().map(|check| (check.name(), checks::status(check.status()))).peekable();
-    for line in String::from_utf8_lossy(&lines).lines() {
-        // The first line of a check begins with its name and status; others go on with its detail.
-        let first = left.next_if(|(name, status)| line.split_whitespace().take(2).eq([*name, *status]));
-        match first {
-            Some((_, status)) => writeln!(out, "{}", line.replacen(status, &paint(status), 1))?,
-            None => writeln!(out, "{line}")?,
-        }
+    for check in list {
+        let status = checks::status(check.status());
+        let pad = 8 - status.len();
+        writeln!(out, "{:9}  {}{:pad$} {}", check.name(), paint(status), "", clean(&checks::detail(check)))?;
     }
     for check in list {
         for (n, line) in checks::figures(check).iter().enumerate() {
@@ -693,32 +760,37 @@ pub fn status(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
     let at = |time: Option<Time>| {
         time.map_or_else(
             || "never".into(),
-            |it| {
+            |value| {
                 format!(
                     "{} ({} ago)",
-                    it.round(jiff::Unit::Second).unwrap_or(it),
-                    age(elapsed(report.now, it))
+                    value.round(jiff::Unit::Second).unwrap_or(value),
+                    age(elapsed(report.now, value))
                 )
             },
         )
     };
-    let unnoted = match report.disk.word() {
-        Word::Open => "the disk is under pressure, and no prune has run since",
-        Word::Closed | Word::Unknown => "none",
+    let unnoted = match report.disk.state() {
+        GateState::Open => "the disk is under pressure, and no prune has run since",
+        GateState::Closed | GateState::Unknown => "none",
     };
     let pressure = report.pressure.as_ref().map_or_else(
         || unnoted.into(),
-        |it| {
-            let owed = it.owed.map(|owed| format!("; a prune is owed for {}", age(owed))).unwrap_or_default();
-            format!("{}{owed}", ongoing(it, std::slice::from_ref(&report.disk)))
+        |pressure| {
+            let owed = pressure.owed.map(|owed| format!("; a prune is owed for {}", age(owed)));
+            let since = ongoing(pressure, std::slice::from_ref(&report.disk));
+            format!("{}{}", since.unwrap_or_else(|| "just begun".into()), owed.unwrap_or_default())
         },
     );
     let inhibitors = match &report.inhibitors {
         Err(why) => why.0.clone(),
         Ok(active) if active.is_empty() => "none".into(),
         Ok(active) => {
-            let one = |it: &crate::facts::Inhibitor| {
-                inhibitor(it.pid, it.why.as_deref(), it.since.map(|since| elapsed(report.now, since)))
+            let one = |value: &crate::facts::Inhibitor| {
+                inhibitor(
+                    value.pid,
+                    value.why.as_deref(),
+                    value.since.map(|since| elapsed(report.now, since)),
+                )
             };
             active.iter().map(one).collect::<Vec<_>>().join(", ")
         }
@@ -747,6 +819,103 @@ pub fn status(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
     Ok(())
 }
 
+/// What `inhibit --list` shows.
+pub fn inhibitors(out: &mut impl Write, active: &[Inhibitor], now: Time) -> io::Result<()> {
+    if active.is_empty() {
+        return writeln!(out, "no inhibitor is active");
+    }
+    let row = |inhibitor: &Inhibitor| {
+        let since = inhibitor.since.map_or_else(|| "-".into(), |since| age(elapsed(now, since)));
+        let pid = inhibitor.pid.map_or_else(|| "-".into(), |pid| pid.to_string());
+        [pid, since, inhibitor.why.clone().unwrap_or_default()]
+    };
+    table(out, ["PID", "AGE", "WHY"], active.iter().map(row))
+}
+
+/// What `check-config` says of a file that is valid, or of none.
+pub fn valid_config(out: &mut impl Write, path: Option<&Path>, keys: usize) -> io::Result<()> {
+    match path {
+        Some(path) => writeln!(out, "{} is valid and sets {}", path.display(), amount(keys, "key")),
+        None => writeln!(out, "there is no configuration file; the defaults apply"),
+    }
+}
+
+/// What `explain` says: a paragraph for each object.
+pub fn explain(out: &mut impl Write, report: &ExplainReport) -> io::Result<()> {
+    let mut first = true;
+    for (query, found) in &report.objects {
+        if found.is_empty() {
+            writeln!(out, "{}: no such image or container", clean(query))?;
+        }
+        for found in found {
+            if !std::mem::take(&mut first) {
+                writeln!(out)?;
+            }
+            explanation(out, found, report)?;
+        }
+    }
+    Ok(())
+}
+
+fn explanation(out: &mut impl Write, found: &Explanation, report: &ExplainReport) -> io::Result<()> {
+    let since = |at| age(elapsed(report.now, at));
+    let name = found.references.first().unwrap_or(&found.id);
+    let kind = found.class.map_or_else(|| "container".into(), |class| format!("{} image", class_name(class)));
+    writeln!(out, "{} ({kind})", clean(name))?;
+    let mut lines = vec![("id", found.id.clone())];
+    lines.extend(found.references.iter().skip(1).map(|reference| ("also", reference.clone())));
+    if found.class.is_some() {
+        lines.push(("size", format!("{}, layers that it shares included", size(found.size))));
+    }
+    match &found.entry {
+        Some(entry) => {
+            lines.push(("first seen", format!("{} ago", since(entry.first_seen))));
+            let used = entry.last_used.map(|at| format!("{} ago", since(at)));
+            lines.push(("last used", used.unwrap_or_else(|| "never seen in use".into())));
+            lines.extend(
+                entry.references.iter().map(|(name, at)| ("used by", format!("{name}, {} ago", since(*at)))),
+            );
+        }
+        None if found.class.is_some() => lines.push(("ledger", "no entry".into())),
+        None => {}
+    }
+    lines.push((
+        "now",
+        match &found.decision {
+            Some(Decision::Remove(removal)) => format!("goes: {}", remove_reason_line(&removal.reason)),
+            // When it may go has its own lines.
+            Some(Decision::Keep(kept)) => {
+                let reason = keep_reason(&kept.reason);
+                format!("stays: {}", reason.split("; may go").next().unwrap_or(&reason))
+            }
+            None => "stays".into(),
+        },
+    ));
+    lines.extend(found.protections.iter().map(|reason| ("protected", keep_reason(reason))));
+    if let Some((last_use, conditions)) = &found.eviction {
+        // What comes first in time comes first; of those whose time has come the last asks for the emptiest disk.
+        let reached = conditions.iter().filter(|condition| condition.unused_for <= last_use.ago()).count();
+        let protected = if found.protections.is_empty() { "" } else { ", were it not protected" };
+        lines.extend(conditions.iter().rev().skip(reached.saturating_sub(1)).map(|condition| {
+            let left = condition.unused_for.saturating_sub(last_use.ago());
+            let when = if left.is_zero() { "now".to_owned() } else { format!("in {}", age(left)) };
+            let unused = duration(condition.unused_for);
+            ("may go", format!("{when}, {} (unused for {unused}){protected}", disk_of(condition)))
+        }));
+        lines.extend(report.usage.as_ref().map(|usage| ("disk", usage_line(usage))));
+    }
+    lines.iter().try_for_each(|(name, line)| writeln!(out, "  {name:10}  {}", clean(line)))
+}
+
+/// `tagged`, `cached` or `dangling`.
+pub fn class_name(class: ImageClass) -> &'static str {
+    match class {
+        ImageClass::Tagged => "tagged",
+        ImageClass::Cached => "cached",
+        ImageClass::Dangling => "dangling",
+    }
+}
+
 /// What `record` says.
 pub fn recorded(out: &mut impl Write, used: usize, known: usize) -> io::Result<()> {
     writeln!(out, "{} in use now; the ledger knows {}", amount(used, "image"), amount(known, "image"))
@@ -761,58 +930,85 @@ fn label(names: &[String], id: &str) -> String {
     }
 }
 
-/// A digest in full fills a line and tells a person no more than its beginning; so does a name of
-/// kilobytes. The JSON has both in full.
+/// A name with its digest cut short: in full it fills a line and tells an operator no more than its beginning. The JSON has
+/// it in full.
 fn short(name: &str) -> String {
-    const LONGEST: usize = 100;
-    let name = match name.split_once("@sha256:") {
+    match name.split_once("@sha256:") {
         Some((name, digest)) if digest.len() > 12 && digest.is_ascii() => {
-            format!("{name}@sha256:{}", &digest[..12])
+            clean(&format!("{name}@sha256:{}", &digest[..12]))
         }
-        _ => name.to_owned(),
-    };
-    match name.chars().count() {
-        0..=LONGEST => clean(&name),
-        length => {
-            let (start, end) = (LONGEST * 2 / 3, length - LONGEST / 3);
-            let part = |from: usize, to: usize| name.chars().take(to).skip(from).collect::<String>();
-            clean(&format!("{}…{}", part(0, start), part(end, length)))
-        }
+        _ => clean(name),
     }
 }
 
+/// A table for the terminal that stdout is, or as wide as it comes.
 fn table<const N: usize>(
     out: &mut impl Write,
     header: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
 ) -> io::Result<()> {
+    let terminal = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+    table_of_width(out, header, rows, terminal)
+}
+
+/// The narrowest column of reasons, in columns of a terminal: the names are shortened before it gets narrower.
+const NARROWEST_REASON: usize = 24;
+
+/// The shortest name, in characters.
+const SHORTEST_NAME: usize = 16;
+
+/// A table. Where it is too wide the reasons are wrapped, and the names, which never are, are shortened in the middle.
+fn table_of_width<const N: usize>(
+    out: &mut impl Write,
+    header: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+    width: Option<usize>,
+) -> io::Result<()> {
+    let mut rows: Vec<[String; N]> = rows.map(|row| row.map(|cell| clean(&cell))).collect();
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(COLUMNS);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+        let widest = |at: usize| {
+            let cells = rows.iter().map(|row| row[at].chars().count());
+            cells.chain([header[at].len()]).max().unwrap_or(0)
+        };
+        let others: usize = (0..N)
+            .filter(|&at| header[at] != "NAME")
+            .map(|at| if header[at] == "REASON" { widest(at).min(NARROWEST_REASON) } else { widest(at) })
+            .sum();
+        let room = width.saturating_sub(others + 2 * N).max(SHORTEST_NAME);
+        if let Some(name) = header.iter().position(|title| *title == "NAME") {
+            rows.iter_mut().for_each(|row| row[name] = shortened(&row[name], room));
+        }
+    }
     table.set_header(header);
     for row in rows {
-        table.add_row(row.map(|cell| clean(&cell)));
+        table.add_row(row);
     }
     for (at, title) in header.iter().enumerate() {
         let Some(column) = table.column_mut(at) else { continue };
         column.set_padding((0, 2));
-        match *title {
-            "SIZE" | "AGE" | "LAST USE" => {
-                column.set_cell_alignment(CellAlignment::Right);
-                column.set_constraint(ColumnConstraint::ContentWidth);
-            }
-            "KIND" | "CHECK" | "STATUS" => {
-                column.set_constraint(ColumnConstraint::ContentWidth);
-            }
-            "NAME" => {
-                column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(54)));
-            }
-            _ => {}
+        if matches!(*title, "SIZE" | "AGE" | "LAST USE") {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        if *title != "REASON" {
+            column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
     table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+}
+
+/// Without its middle, where it has more characters than this.
+fn shortened(name: &str, longest: usize) -> String {
+    let length = name.chars().count();
+    if length <= longest {
+        return name.to_owned();
+    }
+    let (start, end) = ((longest - 1) * 2 / 3, length - (longest - 1 - (longest - 1) * 2 / 3));
+    let part = |from: usize, to: usize| name.chars().take(to).skip(from).collect::<String>();
+    format!("{}…{}", part(0, start), part(end, length))
 }
 
 #[cfg(test)]
@@ -826,16 +1022,57 @@ mod tests {
 
     #[test]
     fn tables_stay_aligned_with_long_wide_and_hostile_names() {
-        let names = ["a", "日本語", &"x".repeat(200), "é\u{1b}[31m", ""];
-        let rows = names.map(|name| ["image".to_owned(), name.to_owned(), "1 B".into(), "a reason".into()]);
-        let mut out = Vec::new();
-        table(&mut out, ["KIND", "NAME", "SIZE", "REASON"], rows.into_iter()).unwrap();
-        let text = String::from_utf8(out).unwrap();
-        assert!(!text.contains('\u{1b}'), "{text:?}");
-        let starts: Vec<usize> =
-            text.lines().filter_map(|line| line.find("a reason").map(|at| columns(&line[..at]))).collect();
-        assert_eq!(starts.len(), names.len(), "{text}");
-        assert!(starts.iter().all(|it| *it == starts[0]), "{text}");
-        assert!(text.lines().all(|line| columns(line) <= COLUMNS.into()), "{text}");
+        let long = "x".repeat(200);
+        let names = ["a", "日本語", &long, "é\u{1b}[31m", ""];
+        for width in [None, Some(80), Some(48)] {
+            let rows =
+                names.map(|name| ["image".to_owned(), name.to_owned(), "1 B".into(), "a reason".into()]);
+            let mut out = Vec::new();
+            table_of_width(&mut out, ["KIND", "NAME", "SIZE", "REASON"], rows.into_iter(), width).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            assert!(!text.contains('\u{1b}'), "{text:?}");
+            let starts: Vec<usize> = text
+                .lines()
+                .filter_map(|line| line.find("a reason").map(|at| columns(&line[..at])))
+                .collect();
+            assert_eq!(starts.len(), names.len(), "{text}");
+            assert!(starts.iter().all(|start| *start == starts[0]), "{text}");
+            assert!(width.is_none_or(|width| text.lines().all(|line| columns(line) <= width)), "{text}");
+            assert_eq!(text.contains(&long), width.is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_shortened_in_the_middle() {
+        assert_eq!(shortened("registry.example.org/shop/web:1", 16), "registry.e…web:1");
+        assert_eq!(shortened("web:1", 16), "web:1");
+    }
+
+    #[test]
+    fn services_are_told_by_stack_and_in_order() {
+        let service = |name: &str, stack: Option<&str>, cause, gave_up| converge::ConvergingService {
+            service: name.into(),
+            has: 0,
+            wants: 1,
+            cause,
+            gave_up,
+            stack: stack.map(str::to_owned),
+            age: None,
+        };
+        let missing = converge::Cause::ImageNotFound(Some("No such image: web:1@sha256:aa".into()));
+        let services = vec![
+            service("shop_web", Some("shop"), missing, true),
+            service("lone", None, converge::Cause::Pulling, false),
+            service("blog_db", Some("blog"), converge::Cause::Starting, false),
+            service("shop_db", Some("shop"), converge::Cause::Updating, false),
+        ];
+        let gate = Gate::Converge(Verdict::Closed(converge::Closed::Converging(services)));
+        let expected = [
+            "service lone 0/1 (pulling its image)",
+            "stack blog: db 0/1 (starting)",
+            "stack shop: db 0/1 (update in progress), \
+             web 0/1 (image not found: web:1@sha256:aa; Swarm will not start it again)",
+        ];
+        assert_eq!(reasons(&gate), expected);
     }
 }

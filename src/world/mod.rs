@@ -13,11 +13,11 @@ use regex::Regex;
 use crate::engine::EngineError;
 use crate::engine::read::{Containers, Use};
 use crate::engine::remove::Done;
-use crate::engine::watch::Sign;
+use crate::engine::watch::StopEvent;
 use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Service, Task,
 };
-use crate::host::lock::Taken;
+use crate::host::lock::Acquisition;
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
 
@@ -76,7 +76,7 @@ pub trait World {
     ///
     /// # Errors
     /// It cannot be used.
-    fn lock_prunes(&self) -> Result<Taken<Self::PruneLock>>;
+    fn lock_prunes(&self) -> Result<Acquisition<Self::PruneLock>>;
 
     /// Begin a removal. An inhibitor that is registered first and then waits for this lock meets at most what is in
     /// flight; so inhibitors must be looked for after this.
@@ -88,7 +88,7 @@ pub trait World {
     /// The inhibitors that are active now.
     ///
     /// # Errors
-    /// They cannot be read: then nobody knows.
+    /// They cannot be read.
     fn inhibitors(&self) -> Result<Vec<Inhibitor>>;
 
     /// Notice from now on when the run is asked to end (SIGTERM, SIGINT).
@@ -137,7 +137,7 @@ pub trait EngineApi {
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait EngineEvents {
     /// The first sign that something began, and how many lesser events there were so far.
-    async fn poll(&self) -> (Option<Sign>, usize);
+    async fn poll(&self) -> (Option<StopEvent>, usize);
 }
 
 /// What changes the engine: removals by reference, never by force.

@@ -16,15 +16,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{EngineApi, EngineEvents, EngineOrders, World};
 use crate::engine::read::{Containers, Use};
 use crate::engine::remove::{Done, Remover};
-use crate::engine::watch::{Scope, Sign, Watch};
+use crate::engine::watch::{Scope, StopEvent, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Service, Task,
-    Unanswered,
+    Unavailable,
 };
 use crate::host::child::{self, Signal};
 use crate::host::ledger_file::{self, Content};
-use crate::host::lock::{self, Lock, Removing, Taken};
+use crate::host::lock::{self, Acquisition, Lock, Removing};
 use crate::host::{boot_clock, engine_files, filesystem, inhibitors};
 use crate::ledger::{Ledger, Reading};
 use crate::settings;
@@ -40,6 +40,7 @@ pub struct ThisHost<'a> {
 }
 
 impl<'a> ThisHost<'a> {
+    /// This host, with this engine and these directories.
     pub fn new(engine: &'a settings::Engine, state_dir: &'a Path, runtime_dir: &'a Path) -> Self {
         Self { engine, state_dir, runtime_dir, shutdown: OnceLock::new() }
     }
@@ -48,7 +49,10 @@ impl<'a> ThisHost<'a> {
 /// Was there no space left, for the file or for this user?
 fn is_full(error: &anyhow::Error) -> bool {
     let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-    error.chain().filter_map(|it| it.downcast_ref::<io::Error>()).any(|it| kinds.contains(&it.kind()))
+    error
+        .chain()
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| kinds.contains(&error.kind()))
 }
 
 impl ThisHost<'_> {
@@ -71,8 +75,8 @@ impl World for ThisHost<'_> {
     }
 
     async fn connect(&self) -> Answer<Engines> {
-        let told_to_end = self.shutdown.get().map(Arc::clone);
-        Ok(Engines { told_to_end, ..Engines::connect(self.engine).await? })
+        let shutdown_requested = self.shutdown.get().map(Arc::clone);
+        Ok(Engines { shutdown_requested, ..Engines::connect(self.engine).await? })
     }
 
     fn exists(&self, path: &Path) -> Option<bool> {
@@ -81,19 +85,17 @@ impl World for ThisHost<'_> {
 
     fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>> {
         let measured = filesystem::measure(paths.iter().map(PathBuf::as_path));
-        measured.map_err(|error| Unanswered(format!("{error:#}")))
+        measured.map_err(|error| Unavailable(format!("{error:#}")))
     }
 
     /// The walk is given up after the time for one answer of the engine, and goes with the program.
     async fn engine_files(&self, root: &Path) -> Answer<Files> {
         let (tell, told) = tokio::sync::oneshot::channel();
         let root = root.to_owned();
-        std::thread::spawn(move || tell.send(engine_files::look(&root)));
+        std::thread::spawn(move || tell.send(engine_files::measure(&root)));
         match tokio::time::timeout(self.engine.timeout, told).await {
-            Ok(Ok(files)) => files.map_err(|error| Unanswered(format!("{error:#}"))),
-            Ok(Err(_)) | Err(_) => {
-                Err(Unanswered("the engine's folder takes too long to look through".into()))
-            }
+            Ok(Ok(files)) => files.map_err(|error| Unavailable(format!("{error:#}"))),
+            Ok(Err(_)) | Err(_) => Err(Unavailable("measuring the engine's folder takes too long".into())),
         }
     }
 
@@ -155,7 +157,7 @@ impl World for ThisHost<'_> {
         inhibitors::prepare(self.runtime_dir, self.engine.host.socket())
     }
 
-    fn lock_prunes(&self) -> Result<Taken<Lock>> {
+    fn lock_prunes(&self) -> Result<Acquisition<Lock>> {
         lock::take(self.runtime_dir)
     }
 
@@ -175,7 +177,7 @@ impl World for ThisHost<'_> {
     }
 
     fn shutdown_requested(&self) -> bool {
-        self.shutdown.get().is_some_and(|it| it.load(Ordering::Relaxed))
+        self.shutdown.get().is_some_and(|shutdown| shutdown.load(Ordering::Relaxed))
     }
 }
 
@@ -204,7 +206,7 @@ pub struct Engines {
     /// The manager, where it is another engine.
     pub manager: Option<Engine>,
     removal_timeout: Duration,
-    told_to_end: Option<Arc<AtomicBool>>,
+    shutdown_requested: Option<Arc<AtomicBool>>,
 }
 
 impl Engines {
@@ -221,7 +223,7 @@ impl Engines {
             local: local?,
             manager: manager.transpose()?,
             removal_timeout: settings.removal_timeout,
-            told_to_end: None,
+            shutdown_requested: None,
         })
     }
 
@@ -243,7 +245,7 @@ impl EngineApi for Engines {
     }
 
     fn orders(&self) -> Remover {
-        Remover::new(&self.local, self.removal_timeout, self.told_to_end.clone())
+        Remover::new(&self.local, self.removal_timeout, self.shutdown_requested.clone())
     }
 
     async fn subscribe(&self, since: Time, run_pattern: &Regex) -> Result<Vec<Watch>, EngineError> {
@@ -300,10 +302,10 @@ impl EngineApi for Engines {
 }
 
 impl EngineEvents for Vec<Watch> {
-    async fn poll(&self) -> (Option<Sign>, usize) {
+    async fn poll(&self) -> (Option<StopEvent>, usize) {
         let (mut first, mut others) = (None, 0);
         for watch in self {
-            let (sign, more) = watch.look().await;
+            let (sign, more) = watch.poll_state().await;
             others += more;
             first = first.or(sign);
         }

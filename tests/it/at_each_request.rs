@@ -17,7 +17,7 @@ struct Scene {
     engine: Arc<Engine>,
     proxy: Proxy,
     cached: Vec<(String, String)>,
-    orphan: Mutex<String>,
+    dangling: Mutex<String>,
     stays: Vec<String>,
 }
 
@@ -38,18 +38,18 @@ impl Scene {
             (name, id)
         });
         let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
-        let orphan = Mutex::default();
-        let scene = Self { engine: Arc::new(engine), proxy, cached: cached.into(), orphan, stays };
+        let dangling = Mutex::default();
+        let scene = Self { engine: Arc::new(engine), proxy, cached: cached.into(), dangling, stays };
         scene.build();
         scene.engine.fill_to(85);
         scene
     }
 
-    /// A build without a name leaves an orphan, and records in the build cache.
+    /// A build without a name leaves a dangling image, and records in the build cache.
     fn build(&self) {
-        let mut orphan = self.orphan.lock().unwrap();
-        self.engine.docker_output(&["image", "rm", &orphan], None);
-        *orphan = build(&self.engine, true, "FROM scratch\nCOPY Dockerfile /\n");
+        let mut dangling = self.dangling.lock().unwrap();
+        self.engine.docker_output(&["image", "rm", &dangling], None);
+        *dangling = build(&self.engine, true, "FROM scratch\nCOPY Dockerfile /\n");
     }
 
     /// Put everything back that is to go.
@@ -64,13 +64,13 @@ impl Scene {
             let own = format!("ci-docker-prune.invalid/evicting:{}", id.trim_start_matches("sha256:"));
             engine.docker_output(&["image", "rm", &own], None);
         }
-        let orphan = self.orphan.lock().unwrap().clone();
+        let dangling = self.dangling.lock().unwrap().clone();
         let cache_pruned = self.proxy.writes().iter().any(|it| it.starts_with("POST /build/prune"));
-        if cache_pruned || !has_image(engine, &orphan) {
+        if cache_pruned || !has_image(engine, &dangling) {
             self.build();
         }
-        let orphan = self.orphan.lock().unwrap().clone();
-        let there = self.cached.iter().all(|(_, id)| has_image(engine, id)) && has_image(engine, &orphan);
+        let dangling = self.dangling.lock().unwrap().clone();
+        let there = self.cached.iter().all(|(_, id)| has_image(engine, id)) && has_image(engine, &dangling);
         assert!(there, "the scene is not whole");
         let ids: Vec<(&str, i64)> = self.cached.iter().map(|(_, id)| (id.as_str(), 30)).collect();
         remember(engine, &ids);
@@ -259,7 +259,7 @@ fn a_deploy_that_begins_at_any_kind_of_request_ends_all_removals() {
         assert!(seen.len() >= k, "{case}");
         {
             assert!(
-                report["outcome"] == "stopped" || report["outcome"] == "held" || k >= last_order,
+                report["outcome"] == "stopped" || report["outcome"] == "blocked" || k >= last_order,
                 "{case}"
             );
             scene.engine.converged();
@@ -309,7 +309,7 @@ fn after_a_kill_at_any_kind_of_request_a_normal_run_works() {
         for (name, id) in &scene.cached {
             assert!(!has_image(&scene.engine, id), "killed at {k}: {name} is still there: {report}");
         }
-        assert!(!has_image(&scene.engine, &scene.orphan.lock().unwrap()), "killed at {k}: {report}");
+        assert!(!has_image(&scene.engine, &scene.dangling.lock().unwrap()), "killed at {k}: {report}");
         let names = scene.engine.docker(["ps", "--all", "--format", "{{.Names}}"]);
         assert!(!names.contains("old"), "killed at {k}: {names}");
         scene.nothing_else_is_gone(&format!("after a kill at {k}"));

@@ -36,8 +36,8 @@ fn ten_thousand_images_with_the_strangest_names() {
     };
     let images: Vec<Value> = (0..10_000).map(image).collect();
     let answer: &'static str = Value::from(images).to_string().leak();
-    let orphans: Vec<String> = (0..10_000).step_by(100).map(|n| format!("sha256:{n:064x}")).collect();
-    remember(&engine, &orphans.iter().map(|id| (id.as_str(), 9)).collect::<Vec<_>>());
+    let dangling: Vec<String> = (0..10_000).step_by(100).map(|n| format!("sha256:{n:064x}")).collect();
+    remember(&engine, &dangling.iter().map(|id| (id.as_str(), 9)).collect::<Vec<_>>());
     change_ledger(&engine, |ledger| {
         let entries = ledger["images"].as_object_mut().unwrap();
         entries.values_mut().for_each(|it| it["named"] = false.into());
@@ -48,15 +48,15 @@ fn ten_thousand_images_with_the_strangest_names() {
         &program(&engine).args(["--dry-run", "-o", "json", "--host", &proxy.url()]).assert().success(),
     );
     // Orphans are inspected for their tag's time; the engine has none of them, so that the ledger tells their age.
-    assert_eq!(report["plan"]["remove"].as_array().unwrap().len(), 100, "the orphans");
+    assert_eq!(report["plan"]["remove"].as_array().unwrap().len(), 100, "the dangling images");
     assert_eq!(report["plan"]["keep"].as_array().unwrap().len(), 9_900);
     // Nothing that stays costs a request of its own.
     let asked = proxy.requests().iter().filter(|it| it.starts_with("GET /images/sha256")).count();
-    assert_eq!(asked, 100, "one for each orphan");
+    assert_eq!(asked, 100, "one for each dangling image");
     let text = stdout(&program(&engine).args(["--dry-run", "-v", "--host", &proxy.url()]).assert().success());
     is_clean(&text);
-    let too_long = text.lines().find(|line| line.chars().count() > 100);
-    assert_eq!(too_long, None);
+    // No name is cut where the output is no terminal.
+    assert!(text.contains(&"n".repeat(4_096)), "{text}");
 }
 
 #[test]
@@ -69,7 +69,10 @@ fn names_of_containers_and_labels_never_reach_a_terminal_or_the_log_raw() {
     let assert = program(&engine).args(["prune", "-vvv"]).assert().success();
     let output = assert.get_output();
     let (out, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(out.contains("compose project") && out.contains("blocked once by runs"), "{out} {log}");
+    assert!(
+        out.contains("compose project") && out.contains("nothing removed: blocked by runs"),
+        "{out} {log}"
+    );
     is_clean(&out);
     is_clean(&log);
     let metrics = engine.folder().join("prune.prom");

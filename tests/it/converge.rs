@@ -43,27 +43,27 @@ fn services_of_every_mode_settle() {
     becomes(&engine, 0, "no services");
 
     create(&engine, &format!("--replicas 2 {APP}"));
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
     engine.docker(["service", "scale", "--detach", "it=0"]);
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
     gone(&engine);
 
     create(&engine, &format!("--mode global {APP}"));
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
     gone(&engine);
 
     create(&engine, &format!("--mode replicated-job --replicas 2 {APP} sleep 3"));
     assert!(says(&engine, 3, "service it 0/2"), "outstanding completions close the gate");
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
     gone(&engine);
 
     create(&engine, &format!("--mode global-job {APP} true"));
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
     gone(&engine);
 
     for condition in ["none", "on-failure"] {
         create(&engine, &format!("--restart-condition {condition} {APP} true"));
-        becomes(&engine, 0, "1 service, settled");
+        becomes(&engine, 0, "1 service, converged");
         gone(&engine);
     }
 }
@@ -94,7 +94,16 @@ fn what_hinders_a_service_is_told_apart() {
     gone(&engine);
 
     create(&engine, &format!("--restart-condition none {APP} false"));
-    becomes(&engine, 3, "failed, and will not be restarted");
+    becomes(&engine, 3, "; Swarm will not start it again)");
+    assert!(says(&engine, 3, "docker service update --force it, or docker service rm it"));
+    gone(&engine);
+
+    // Its attempts are used up.
+    create(
+        &engine,
+        "--restart-max-attempts 1 --restart-delay 100ms --no-resolve-image 127.0.0.1:5000/missing:1",
+    );
+    becomes(&engine, 3, "(image not found: 127.0.0.1:5000/missing:1; Swarm will not start it again)");
     gone(&engine);
 }
 
@@ -102,13 +111,13 @@ fn what_hinders_a_service_is_told_apart() {
 fn updates_and_rollbacks_close_until_they_are_over_or_paused() {
     let engine = engine();
     create(&engine, &format!("--replicas 2 --update-delay 2s --rollback-delay 2s {APP}"));
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
     engine.docker(["service", "update", "--quiet", "--detach", "--image", NEXT, "it"]);
     becomes(&engine, 3, "update in progress");
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
     engine.docker(["service", "rollback", "--quiet", "--detach", "it"]);
     becomes(&engine, 3, "rollback in progress");
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
     // An update to an image that is not there is paused; the old replicas go on.
     let to_missing = ["service", "update", "--quiet", "--detach", "--no-resolve-image", "--update-order"];
     engine.docker(to_missing.into_iter().chain(["start-first", "--image", "127.0.0.1:5000/missing:1", "it"]));
@@ -116,7 +125,7 @@ fn updates_and_rollbacks_close_until_they_are_over_or_paused() {
         engine.docker(["service", "inspect", "--format", "{{.UpdateStatus.State}}", "it"]) == "paused"
     });
     assert_eq!(engine.docker(["service", "ls", "--format", "{{.Replicas}}"]), "2/2");
-    assert!(says(&engine, 0, "1 service, settled"));
+    assert!(says(&engine, 0, "1 service, converged"));
 }
 
 #[test]
@@ -136,24 +145,24 @@ fn a_locked_manager_is_unknown() {
 }
 
 #[test]
-fn a_running_task_without_a_container_in_the_list_means_that_the_engine_is_settling() {
+fn a_running_task_without_a_container_in_the_list_means_that_the_engine_restores_containers() {
     let engine = engine();
     create(&engine, APP);
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     proxy.on_request(|_, line| line.starts_with("GET /containers/json").then_some(Fault::Answer("[]")));
     program(&engine)
         .args(["converge", "--host", &proxy.url()])
         .assert()
         .code(3)
-        .stdout(contains("the engine is settling"));
+        .stdout(contains("the engine is still restoring containers"));
 }
 
 #[test]
-fn a_restarted_engine_that_lists_no_containers_is_settling() {
+fn a_restarted_engine_that_lists_no_containers_restores_them() {
     let engine = engine();
     create(&engine, APP);
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
     engine.restart();
     // Whatever moment is met: open only with the container back.
     for _ in 0..40 {
@@ -162,5 +171,5 @@ fn a_restarted_engine_that_lists_no_containers_is_settling() {
             assert!(!engine.docker(["ps", "--quiet"]).is_empty(), "open, and no container is listed");
         }
     }
-    becomes(&engine, 0, "1 service, settled");
+    becomes(&engine, 0, "1 service, converged");
 }

@@ -13,7 +13,7 @@ use crate::support::{image_id, json_of, program, prune, remember};
 
 fn facts(engine: &Engine, path: &Path) -> Value {
     let assert = program(engine).args(["disk", "-o", "json", "--disk-path"]).arg(path).assert();
-    json_of(&assert)["gates"][0]["facts"]["filesystems"][0].clone()
+    json_of(&assert)["gates"][0]["reason"]["filesystems"][0].clone()
 }
 
 fn mount(engine: &Engine, arguments: &[&str], name: &str) -> std::path::PathBuf {
@@ -113,7 +113,7 @@ fn each_filesystem_counts_once_and_the_fullest_decides() {
         .arg(&place)
         .assert()
         .code(0);
-    let filesystems = json_of(&assert)["gates"][0]["facts"]["filesystems"].clone();
+    let filesystems = json_of(&assert)["gates"][0]["reason"]["filesystems"].clone();
     assert_eq!(filesystems.as_array().unwrap().len(), 2);
     assert_eq!(filesystems[0]["path"], place.to_str().unwrap());
 }

@@ -8,7 +8,7 @@ use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-use crate::support::{RUN, bare, has_image, json_of, orphans, program, reachable};
+use crate::support::{RUN, bare, dangling, has_image, json_of, program, reachable};
 
 fn proxy(engine: &Engine) -> (Proxy, PathBuf) {
     let path = engine.folder().join("proxy.sock");
@@ -106,6 +106,12 @@ fn an_engine_that_hangs_fails_or_talks_nonsense_is_unknown_and_nothing_is_remove
 }
 
 #[test]
+fn a_name_that_does_not_resolve_is_called_that() {
+    let assert = bare().args(["disk", "--host", "tcp://manager.invalid:2375"]).assert().code(255);
+    assert.stdout(contains("cannot resolve the host of tcp://manager.invalid:2375").and(contains("--host")));
+}
+
+#[test]
 fn an_engine_of_the_wrong_age_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("engine.sock");
@@ -178,10 +184,10 @@ fn gates_ask_each_question_once_and_cheaply() {
 #[test]
 fn what_the_engine_does_not_tell_is_listed_stays_and_makes_exit_1() {
     let engine = Engine::start();
-    let [orphan] = orphans(&engine);
+    let [dangling] = dangling(&engine);
     engine.fill_to(85);
     let (proxy, _) = proxy(&engine);
-    for (part, stays) in [(format!("/images/{orphan}/json"), true), ("/system/df".into(), false)] {
+    for (part, stays) in [(format!("/images/{dangling}/json"), true), ("/system/df".into(), false)] {
         proxy.on_request(move |_, line| line.contains(&part).then_some(Fault::Status(500)));
         for command in ["--dry-run", "prune"] {
             let mut program = program(&engine);
@@ -189,12 +195,12 @@ fn what_the_engine_does_not_tell_is_listed_stays_and_makes_exit_1() {
             let report = json_of(&program.assert().code(1));
             let unread = report["plan"]["unread"].as_array().unwrap();
             assert_eq!(unread.len(), 1, "{report}");
-            assert!(unread[0]["error"].as_str().unwrap().contains("500"), "{report}");
+            assert!(unread[0]["reason"]["message"].as_str().unwrap().contains("500"), "{report}");
         }
         let text =
             program(&engine).args(["--dry-run", "--older-than", "0s", "--host", &proxy.url()]).assert();
         text.code(1).stdout(contains("could not be read, and stays: "));
-        assert_eq!(has_image(&engine, &orphan), stays);
+        assert_eq!(has_image(&engine, &dangling), stays);
     }
 }
 
@@ -203,7 +209,7 @@ fn a_removal_that_takes_too_long_ends_the_run_and_the_next_one_begins_with_the_r
     let engine = Engine::start();
     engine.publish(&Image::new("app", "1"));
     engine.docker(["run", "--name", "huge", "127.0.0.1:5000/app:1", "true"]);
-    let [orphan] = orphans(&engine);
+    let [dangling] = dangling(&engine);
     engine.fill_to(85);
     let (proxy, _) = proxy(&engine);
     proxy.on_request(|_, line| line.starts_with("DELETE /containers/").then_some(Fault::Hang));
@@ -223,14 +229,14 @@ fn a_removal_that_takes_too_long_ends_the_run_and_the_next_one_begins_with_the_r
         json_of(&command.args(["--host", &proxy.url()]).assert().code(1))
     };
     let report = run();
-    let error = report["failed"][0]["error"].as_str().unwrap();
+    let error = report["failed"][0]["reason"]["message"].as_str().unwrap();
     assert!(error.contains("in 3s") && error.contains("--removal-timeout"), "{report}");
     let alive = proxy.requests().iter().filter(|it| it.ends_with("/version")).count();
     assert!(alive >= 3, "the engine was asked whether it lives: {alive}");
-    assert!(report["stopped"].is_string() && has_image(&engine, &orphan), "{report}");
+    assert!(report["stopped"].is_object() && has_image(&engine, &dangling), "{report}");
     // What stopped the last run comes last.
     let report = run();
-    assert_eq!(report["removed"][0]["id"], orphan.as_str(), "{report}");
+    assert_eq!(report["removed"][0]["id"], dangling.as_str(), "{report}");
     assert_eq!(report["failed"].as_array().unwrap().len(), 1, "{report}");
     proxy.on_request(|_, _| None);
     program(&engine).args(["prune", "--older-than", "0s"]).assert().success();

@@ -11,7 +11,7 @@ use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-use crate::support::{has_image, json_of, ledger, orphans, program, reachable, remember, standard};
+use crate::support::{dangling, has_image, json_of, ledger, program, reachable, remember, standard};
 
 /// `inhibit` with these words, as a command of the standard library.
 fn inhibit(engine: &Engine, words: &[&str]) -> Command {
@@ -69,20 +69,27 @@ fn it_has_the_commands_streams_and_status_and_leaks_no_descriptor() {
     assert_eq!(inhibit(&engine, &["--", "no-such-command"]).status().unwrap().code(), Some(127));
     assert_eq!(inhibit(&engine, &["--", "/etc/passwd"]).status().unwrap().code(), Some(126));
     program(&engine).arg("inhibit").assert().code(2).stderr(contains("<CMD>"));
+    // Without -- where the command does not begin with a dash: what follows it is its own.
+    let own = program(&engine).args(["inhibit", "printf", "%s ", "--why", "-h", "--", "x"]).assert();
+    own.success().stdout("--why -h -- x ");
 }
 
 #[test]
-fn the_gates_show_it_with_its_reason_and_a_prune_is_held() {
+fn the_gates_show_it_with_its_reason_and_a_prune_is_blocked() {
     let engine = idle_engine();
     engine.fill_to(85);
     let mut child = start(&engine, &["--why", "deploy shop", "--", "sleep", "60"]);
     let shown = format!("inhibited by process {} 'deploy shop' (", child.id());
     for gate in ["runs", "check-gates"] {
-        program(&engine).arg(gate).assert().code(3).stdout(contains(&shown).and(contains("old)")));
+        program(&engine).arg(gate).assert().code(3).stdout(contains(&shown).and(contains("(for ")));
     }
     let facts = json_of(&program(&engine).args(["runs", "-o", "json"]).assert());
-    assert_eq!(facts["gates"][0]["facts"]["runs"][0]["pid"], child.id());
+    assert_eq!(facts["gates"][0]["reason"]["runs"][0]["pid"], child.id());
     program(&engine).arg("prune").assert().success().stdout(contains("blocked by runs"));
+    let list = |output| program(&engine).args(["inhibit", "--list", "-o", output]).assert().success();
+    list("text").stdout(contains(child.id().to_string()).and(contains("deploy shop")));
+    assert_eq!(json_of(&list("json"))["inhibitors"][0]["pid"], child.id());
+    program(&engine).args(["inhibit", "--list", "true"]).assert().code(2);
     // kill -9 frees it at once.
     child.kill().unwrap();
     child.wait().unwrap();
@@ -167,7 +174,7 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
     });
     let report = json_of(&program(&engine).args(["prune", "-o", "json", "--host", &url]).assert().success());
     assert_eq!(report["outcome"], "stopped", "{report}");
-    assert!(report["stopped"].as_str().unwrap().contains("'deploy'"), "{report}");
+    assert!(report["stopped"]["message"].as_str().unwrap().contains("'deploy'"), "{report}");
     assert!(waited.load(Ordering::SeqCst), "the command began beside a removal");
     engine.eventually("the command begins", || marker.exists());
     let deletes = proxy.writes().iter().filter(|it| it.starts_with("DELETE")).count();
@@ -178,7 +185,7 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
 #[test]
 fn the_command_waits_for_every_order_in_flight() {
     let engine = Engine::start();
-    let _: [String; 6] = crate::support::orphans(&engine);
+    let _: [String; 6] = crate::support::dangling(&engine);
     engine.fill_to(85);
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     let marker = engine.folder().join("began");
@@ -247,10 +254,10 @@ fn a_stranger_can_hold_neither_locks_nor_stale_inhibitors() {
     let group = 4242;
     std::os::unix::fs::chown(engine.socket(), None, Some(group)).unwrap();
     program(&engine).arg("record").assert().success();
-    let orphan = orphans::<1>(&engine);
+    let dangling = dangling::<1>(&engine);
     engine.fill_to(85);
     program(&engine).args(["prune", "--older-than", "0s"]).assert().success();
-    assert!(!has_image(&engine, &orphan[0]), "it took the lock of removals");
+    assert!(!has_image(&engine, &dangling[0]), "it took the lock of removals");
     let child = start(&engine, &["--", "sleep", "60"]);
     let folder = engine.folder().join("runtime/inhibitors");
     let mut files = fs::read_dir(&folder).unwrap().map(|it| it.unwrap().path());

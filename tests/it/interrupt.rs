@@ -9,7 +9,8 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, build, has_image, image_id, json_of, ledger, names, orphans, program, prune, remember, standard,
+    RUN, build, dangling, has_image, image_id, json_of, ledger, names, program, prune, remember, standard,
+    stdout,
 };
 
 const APP: &str = "127.0.0.1:5000/app:1";
@@ -79,7 +80,10 @@ fn a_container_of_an_image_that_is_to_go_keeps_it() {
     let report = json_of(&meanwhile(&engine, &proxy, act).success());
     assert!(has_image(&engine, &id), "{report}");
     assert_eq!(names(&report["removed"]), ["one", "three"], "{report}");
-    assert!(report["skipped"][0]["reason"].as_str().unwrap().contains("a container uses it"), "{report}");
+    assert!(
+        report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("a container uses it"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -99,7 +103,7 @@ fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
         engine.converged();
         let report = json_of(&meanwhile(&engine, &proxy, docker(&engine, act)).success());
         assert_eq!(report["outcome"], "stopped", "{why}: {report}");
-        assert!(report["stopped"].as_str().unwrap().contains(why), "{report}");
+        assert!(report["stopped"]["message"].as_str().unwrap().contains(why), "{report}");
         assert!(cached.iter().all(|(_, id)| has_image(&engine, id)), "{why}: {report}");
         // A deploy of the image that had just lost its name downloads nothing.
         let before = engine.blobs_sent();
@@ -137,31 +141,31 @@ fn after_the_plan(engine: &Engine, proxy: &Proxy, act: impl FnOnce() + Send + 's
 }
 
 #[test]
-fn an_orphan_that_gets_a_name_at_the_last_moment_stays() {
+fn a_dangling_image_that_gets_a_name_at_the_last_moment_stays() {
     let engine = Engine::start();
-    let [orphan] = orphans(&engine);
+    let [dangling] = dangling(&engine);
     engine.fill_to(85);
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
-    let report = after_the_plan(&engine, &proxy, docker(&engine, &["tag", &orphan, "wanted:1"]));
+    let report = after_the_plan(&engine, &proxy, docker(&engine, &["tag", &dangling, "wanted:1"]));
     assert!(has_image(&engine, "wanted:1"), "{report}");
-    assert!(report["skipped"][0]["reason"].as_str().unwrap().contains("another name"), "{report}");
+    assert!(report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("another name"), "{report}");
 }
 
 fn orders(proxy: &Proxy) -> usize {
     proxy.writes().iter().filter(|it| it.starts_with("DELETE /images/")).count()
 }
 
-/// Eight orphans under pressure, and a prune of them all.
-fn eight_orphans() -> (Engine, Proxy, [String; 8]) {
+/// Eight dangling images under pressure, and a prune of them all.
+fn eight_dangling_images() -> (Engine, Proxy, [String; 8]) {
     let engine = Engine::start();
     engine.publish(&Image::new("app", "1"));
-    let orphans = orphans(&engine);
+    let dangling = dangling(&engine);
     engine.fill_to(85);
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
-    (engine, proxy, orphans)
+    (engine, proxy, dangling)
 }
 
-fn prune_orphans(engine: &Engine, proxy: &Proxy) -> Value {
+fn prune_dangling_images(engine: &Engine, proxy: &Proxy) -> Value {
     let mut command = program(engine);
     command.args(["prune", "-o", "json", "--older-than", "0s", "--timeout", "5s", "--removal-timeout", "5s"]);
     let report = json_of(&command.args(["--host", &proxy.url()]).assert());
@@ -171,13 +175,13 @@ fn prune_orphans(engine: &Engine, proxy: &Proxy) -> Value {
     report
 }
 
-fn left(engine: &Engine, orphans: &[String]) -> usize {
-    orphans.iter().filter(|id| has_image(engine, id)).count()
+fn left(engine: &Engine, dangling: &[String]) -> usize {
+    dangling.iter().filter(|id| has_image(engine, id)).count()
 }
 
 #[test]
 fn a_deploy_meets_only_the_orders_that_are_in_flight() {
-    let (engine, proxy, orphans) = eight_orphans();
+    let (engine, proxy, dangling) = eight_dangling_images();
     let deploy = docker(&engine, &["service", "create", "--quiet", "--detach", "--name", "new", APP]);
     let mut deploy = Some(deploy);
     proxy.on_request(move |_, line| {
@@ -186,45 +190,45 @@ fn a_deploy_meets_only_the_orders_that_are_in_flight() {
         }
         None
     });
-    let report = prune_orphans(&engine, &proxy);
+    let report = prune_dangling_images(&engine, &proxy);
     assert_eq!(report["outcome"], "stopped", "{report}");
     let removed = report["removed"].as_array().unwrap().len();
     assert!((1..=3).contains(&removed), "{report}");
     assert_eq!(orders(&proxy), removed, "{report}");
-    assert_eq!(left(&engine, &orphans), 8 - removed);
+    assert_eq!(left(&engine, &dangling), 8 - removed);
 }
 
 #[test]
-fn an_order_for_an_orphan_that_is_never_answered_ends_the_run() {
-    let (engine, proxy, orphans) = eight_orphans();
+fn an_order_for_a_dangling_image_that_is_never_answered_ends_the_run() {
+    let (engine, proxy, dangling) = eight_dangling_images();
     let mut hung = false;
     proxy.on_request(move |_, line| {
         let first = !hung && line.starts_with("DELETE /images/");
         hung |= first;
         first.then_some(Fault::Hang)
     });
-    let report = prune_orphans(&engine, &proxy);
+    let report = prune_dangling_images(&engine, &proxy);
     assert_eq!(report["outcome"], "failed", "{report}");
     assert_eq!(report["failed"].as_array().unwrap().len(), 1, "{report}");
-    assert!(report["failed"][0]["error"].as_str().unwrap().contains("in 5s"), "{report}");
+    assert!(report["failed"][0]["reason"]["message"].as_str().unwrap().contains("in 5s"), "{report}");
     // The others in flight are carried out, and told.
     let beside = orders(&proxy) - 1;
     assert!(beside >= 2, "{report}");
-    assert_eq!(left(&engine, &orphans), 8 - beside);
+    assert_eq!(left(&engine, &dangling), 8 - beside);
 }
 
 #[test]
-fn after_an_order_for_an_orphan_that_fails_the_gates_are_asked_again() {
-    let (engine, proxy, orphans) = eight_orphans();
+fn after_an_order_for_a_dangling_image_that_fails_the_gates_are_asked_again() {
+    let (engine, proxy, dangling) = eight_dangling_images();
     let mut failed = false;
     proxy.on_request(move |_, line| {
         let first = !failed && line.starts_with("DELETE /images/");
         failed |= first;
         first.then_some(Fault::Status(500))
     });
-    let report = prune_orphans(&engine, &proxy);
+    let report = prune_dangling_images(&engine, &proxy);
     assert_eq!(report["failed"].as_array().unwrap().len(), 1, "{report}");
-    assert_eq!(left(&engine, &orphans), 1, "{report}");
+    assert_eq!(left(&engine, &dangling), 1, "{report}");
     let requests = proxy.requests();
     let first = requests.iter().position(|it| it.starts_with("DELETE /images/")).unwrap();
     let more = requests[first + 1..].iter().take_while(|it| !it.starts_with("GET /services"));
@@ -233,7 +237,7 @@ fn after_an_order_for_an_orphan_that_fails_the_gates_are_asked_again() {
 }
 
 #[test]
-fn orphans_with_a_parent_in_common_all_go_and_none_fails() {
+fn dangling_images_with_a_parent_in_common_all_go_and_none_fails() {
     let engine = Engine::start();
     for round in 0..4 {
         let mut with_parent = 0;
@@ -256,7 +260,7 @@ fn orphans_with_a_parent_in_common_all_go_and_none_fails() {
 /// A tag of an interrupted eviction comes off an image that has its names back, before anything else.
 #[test]
 fn a_tag_of_our_own_that_does_not_come_off_ends_the_run() {
-    let (engine, proxy, orphans) = eight_orphans();
+    let (engine, proxy, dangling) = eight_dangling_images();
     engine.docker(["pull", "--quiet", "127.0.0.1:5000/app:1"]);
     let id = image_id(&engine, "127.0.0.1:5000/app:1");
     let own = format!("ci-docker-prune.invalid/evicting:{}", id.trim_start_matches("sha256:"));
@@ -266,8 +270,8 @@ fn a_tag_of_our_own_that_does_not_come_off_ends_the_run() {
     let mut command = program(&engine);
     command.args(["prune", "-o", "json", "--older-than", "0s", "--timeout", "3s", "--removal-timeout", "3s"]);
     let report = json_of(&command.args(["--host", &proxy.url()]).assert().code(1));
-    assert!(report["stopped"].as_str().unwrap().contains("has not finished DELETE"), "{report}");
-    assert_eq!(left(&engine, &orphans), 8, "{report}");
+    assert!(report["stopped"]["message"].as_str().unwrap().contains("has not finished DELETE"), "{report}");
+    assert_eq!(left(&engine, &dangling), 8, "{report}");
 }
 
 #[test]
@@ -303,7 +307,7 @@ fn signals_end_it_after_the_removal_in_flight_with_a_report() {
         let output = child.wait_with_output().unwrap();
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0), "{report}");
-        assert_eq!(report["stopped"], "told to end by a signal");
+        assert_eq!(report["stopped"]["code"], "signal");
         assert!(cached.iter().all(|(_, id)| has_image(&engine, id)));
         assert_eq!(ledger(&engine)["schema"], 1);
         // The lock is free, and the next run finishes what was begun.
@@ -318,7 +322,7 @@ fn pressure_that_no_prune_may_relieve_is_remembered_and_said() {
     engine.docker(["run", "--detach", "--name", RUN, APP]);
     for n in 1..=3 {
         let report = prune(&engine, "");
-        assert_eq!(report["outcome"], "held");
+        assert_eq!(report["outcome"], "blocked");
         assert_eq!(report["pressure"]["blocked"]["runs"], n);
     }
     // Let it have lasted.
@@ -331,22 +335,24 @@ fn pressure_that_no_prune_may_relieve_is_remembered_and_said() {
         std::fs::write(crate::support::ledger_path(&engine), value.to_string()).unwrap();
     };
     last_for(70);
-    let line = format!("over 80% for 70 h, blocked 4 times by runs: container {RUN}");
-    program(&engine).arg("prune").assert().success().stdout(contains(&line));
+    let line = "at or above 80% for 70h, prunes blocked: 4 by runs";
+    let assert = program(&engine).arg("prune").assert().success().stdout(contains(line));
+    let once = stdout(&assert).matches(RUN).count();
+    assert_eq!(once, 1, "a reason is told once: {}", stdout(&assert));
     last_for(73);
-    let line = format!("over 80% for 3 days, blocked 4 times by runs: container {RUN}");
-    let error = format!("no prune could be carried out for 3 days: the disk is {line}");
+    let line = "at or above 80% for 3d, prunes blocked: 4 by runs";
+    let error = format!("no prune could be carried out for 3d: the disk is {line}");
     program(&engine)
         .arg("prune")
         .assert()
         .code(10)
-        .stdout(contains(&line))
+        .stdout(contains(line))
         .stderr(contains(&error).and(contains("manual intervention required")));
     // From the critical percentage on, whoever blocks it, and whenever.
     last_for(1);
     program(&engine).args(["prune", "--disk-critical", "82"]).assert().code(10);
     engine.docker(["rm", "--force", RUN]);
     engine.fill_to(50);
-    program(&engine).arg("prune").assert().success().stdout(contains("over 80%").not());
+    program(&engine).arg("prune").assert().success().stdout(contains("at or above 80% for").not());
     assert_eq!(ledger(&engine)["pressure"], Value::Null);
 }

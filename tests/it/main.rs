@@ -8,6 +8,7 @@ mod deploys;
 mod disk;
 mod errors;
 mod eviction;
+mod explain;
 mod inhibit;
 mod interrupt;
 mod ledger;

@@ -42,30 +42,39 @@ fn metrics_tell_how_a_run_ended_and_promtool_likes_them() {
         assert_eq!(promtool(&["check", "metrics"], &path), (true, String::new()));
         fs::read_to_string(&path).expect("the metrics")
     };
+    let beside = path.with_file_name("prune-ledger.prom");
+    let ledger = || {
+        assert_eq!(promtool(&["check", "metrics"], &beside), (true, String::new()));
+        fs::read_to_string(&beside).expect("the ledger's metrics")
+    };
+    // Every five minutes: an alert sees a ledger that is not kept.
+    program(&engine).arg("record").arg("--metrics-file").arg(&path).assert().success();
+    assert!(value(&ledger(), "ci_docker_prune_ledger_recorded_timestamp_seconds") > 1e9 && !path.exists());
     engine.fill_to(85);
     engine.docker(["run", "--detach", "--name", RUN, &name]);
-    let held = run(&[], 0);
-    assert_eq!(value(&held, "ci_docker_prune_last_run_outcome{outcome=\"held\"}"), 1.0);
-    assert_eq!(value(&held, "ci_docker_prune_gate{gate=\"runs\",verdict=\"closed\"}"), 1.0);
-    assert_eq!(value(&held, "ci_docker_prune_pressure_held_back{gate=\"runs\"}"), 1.0);
+    let blocked = run(&[], 0);
+    assert_eq!(value(&blocked, "ci_docker_prune_last_run_outcome{outcome=\"blocked\"}"), 1.0);
+    assert_eq!(value(&blocked, "ci_docker_prune_gate{gate=\"runs\",state=\"closed\"}"), 1.0);
+    assert_eq!(value(&ledger(), "ci_docker_prune_pressure_blocked{gate=\"runs\"}"), 1.0);
     engine.docker(["rm", "--force", RUN]);
 
     let pruned = run(&["--disk-target", "75"], 0);
-    assert_eq!(value(&pruned, "ci_docker_prune_last_run_outcome{outcome=\"held\"}"), 0.0);
+    assert_eq!(value(&pruned, "ci_docker_prune_last_run_outcome{outcome=\"blocked\"}"), 0.0);
     assert_eq!(value(&pruned, "ci_docker_prune_disk_limit_ratio{limit=\"target\"}"), 0.75);
     let path_label = format!("path=\"{}\"", engine.data().display());
     let used =
         value(&pruned, &format!("ci_docker_prune_disk_used_ratio{{{path_label},resource=\"blocks\"}}"));
     assert!((used * 100.0 - engine.df_percent() as f64).abs() < 1.5, "{used}");
-    let success = value(&pruned, "ci_docker_prune_last_success_timestamp_seconds");
+    let success = value(&ledger(), "ci_docker_prune_last_success_timestamp_seconds");
     let now = jiff::Timestamp::now().as_second() as f64;
     assert!((now - 60.0..=now + 1.0).contains(&success), "{success}");
 
     // A failure keeps the last success, and a dry run and a second prune leave the file alone.
     engine.fill_to(97);
     let critical = run(&[], 10);
-    assert_eq!(value(&critical, "ci_docker_prune_last_success_timestamp_seconds"), success);
-    assert!(value(&critical, "ci_docker_prune_pressure_seconds") > 0.0);
+    assert_eq!(value(&ledger(), "ci_docker_prune_last_success_timestamp_seconds"), success);
+    let since = value(&ledger(), "ci_docker_prune_pressure_since_timestamp_seconds");
+    assert!((now - 60.0..=now + 60.0).contains(&since), "{since}");
     assert_eq!(run(&["--dry-run"], 0), critical);
     let lock = fs::File::open(engine.folder().join("runtime/prune.lock")).expect("the lock");
     let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).expect("take it");
@@ -103,10 +112,15 @@ fn the_alerts_of_the_docs_are_rules() {
     assert!(fine && said.contains("3 rules found"), "{said}");
     // And they are about metrics that there are.
     let source = include_str!("../../src/report/metrics.rs");
+    let names = |call: &'static str| {
+        source.split(call).skip(1).filter_map(|rest| rest.trim_start().split('"').nth(1))
+    };
+    let all = || [".metric(", ".value(", ".timestamp("].into_iter().flat_map(names);
     for word in rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-        assert!(!word.starts_with("ci_docker_prune_") || source.contains(word), "{word}");
+        let name = word.strip_prefix("ci_docker_prune_");
+        assert!(name.is_none_or(|name| all().any(|known| known == name)), "{word}");
     }
-    for name in source.split('"').filter(|it| it.starts_with("ci_docker_prune_") && !it.contains(' ')) {
-        assert!(page.contains(name), "docs/metrics.md has no {name}");
+    for name in all() {
+        assert!(page.contains(&format!("ci_docker_prune_{name}")), "docs/metrics.md has no {name}");
     }
 }

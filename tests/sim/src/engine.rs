@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ci_docker_prune::engine::watch::{Actor, Event};
-use ci_docker_prune::facts::OWN_REPOSITORY;
+use ci_docker_prune::facts::EVICTION_REPOSITORY;
 
 /// Which store holds the images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,8 +288,10 @@ impl State {
     pub fn create_service(&mut self, now: u64, name: &str, image: &str) {
         let image = self.registry[image].clone();
         // An image that only we have a name for is not there any more for anyone who begins now.
-        let named =
-            self.images.values().filter(|it| it.references.iter().any(|it| !it.starts_with(OWN_REPOSITORY)));
+        let named = self
+            .images
+            .values()
+            .filter(|it| it.references.iter().any(|it| !it.starts_with(EVICTION_REPOSITORY)));
         let layers_there = named.flat_map(|it| &it.image.layers).map(|(id, _)| id.clone()).collect();
         let (reference, key) = (image.reference, image.name);
         let service = Service { name: name.into(), image: reference, key, created: now, layers_there };
@@ -543,10 +545,10 @@ impl State {
     }
 
     /// The tags of our own on images that no container uses: what uses one by no other name keeps it.
-    pub fn own_tags(&self) -> Vec<String> {
+    pub fn eviction_tags(&self) -> Vec<String> {
         let unused = self.images.values().filter(|stored| self.users(&stored.image.id()).next().is_none());
         let all = unused.flat_map(|stored| &stored.references);
-        all.filter(|it| it.starts_with(OWN_REPOSITORY)).cloned().collect()
+        all.filter(|it| it.starts_with(EVICTION_REPOSITORY)).cloned().collect()
     }
 }
 

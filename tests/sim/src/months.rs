@@ -243,7 +243,7 @@ impl Host<'_> {
             prune::attempt(&self.world, &prune_settings(""), false, &bars).await;
             return;
         }
-        let words = ["ci-docker-prune", "record", "--prune-at", "90"].map(Into::into);
+        let words = ["ci-docker-prune", "--config=/dev/null", "record", "--prune-at", "90"].map(Into::into);
         let read = settings::read(words).expect("settings");
         let (Command::Record(settings), output) = (read.command, read.output) else { return };
         let recorded = record::record_in(&self.world, &settings, output, false, &bars).await;

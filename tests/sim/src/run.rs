@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ci_docker_prune::commands::prune;
 use ci_docker_prune::ledger::{Entry, Ledger};
 use ci_docker_prune::report::progress;
-use ci_docker_prune::report::{Ending, PruneReport};
+use ci_docker_prune::report::{PruneOutcome, PruneReport};
 use ci_docker_prune::settings::{self, Command, Prune};
 
 use crate::engine::{Container, ContainerState, Image, State, Store, Violation};
@@ -68,7 +68,10 @@ const DAY: i64 = 86_400_000;
 /// # Panics
 /// When they are wrong.
 pub fn settings(words: &str) -> Prune {
-    let words = ["ci-docker-prune", "prune"].into_iter().chain(words.split_whitespace()).map(Into::into);
+    let words = ["ci-docker-prune", "--config=/dev/null", "prune"]
+        .into_iter()
+        .chain(words.split_whitespace())
+        .map(Into::into);
     match settings::read(words).expect("settings").command {
         Command::Prune(prune) => *prune,
         other => panic!("{other:?}"),
@@ -112,7 +115,7 @@ pub fn scene(store: Store) -> (State, Ledger) {
         first_seen: epoch() - jiff::SignedDuration::from_hours(24 * days),
         last_used: Some(epoch() - jiff::SignedDuration::from_hours(24 * days)),
         named: true,
-        orphan_since: None,
+        dangling_since: None,
         references: [].into(),
     };
     let ages = [("one", 40), ("two", 35), ("three", 30), ("four", 25), ("five", 20)];
@@ -163,8 +166,8 @@ async fn played(case: &Case) -> Verdict {
             settings("--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100");
         let attempt = prune::attempt(&world, &prune, false, &bars).await;
         let mut state = shared.state.borrow_mut();
-        let tags = state.own_tags();
-        if !matches!(attempt.report.ending, Ending::Held) && !tags.is_empty() {
+        let tags = state.eviction_tags();
+        if !matches!(attempt.report.ending, PruneOutcome::Blocked) && !tags.is_empty() {
             state.violations.insert(Violation::LeftBehind(tags.join(" ")));
         }
     }
@@ -193,7 +196,7 @@ async fn peace(world: &Simulated) {
 
 /// Is each planned object in the report once?
 fn told_once(report: &PruneReport, violations: &mut BTreeSet<Violation>) {
-    let (Some(plan), Ending::CarriedOut(outcome)) = (&report.plan, &report.ending) else { return };
+    let (Some(plan), PruneOutcome::CarriedOut(outcome)) = (&report.plan, &report.ending) else { return };
     let removed = outcome.removed.iter();
     let others = outcome.skipped.iter().map(|(it, _)| it).chain(outcome.failed.iter().map(|(it, _)| it));
     let mut told: Vec<&str> = removed.chain(others).map(|it| it.id.as_str()).collect();
@@ -207,12 +210,12 @@ fn told_once(report: &PruneReport, violations: &mut BTreeSet<Violation>) {
 
 fn ending(report: &PruneReport) -> String {
     match &report.ending {
-        Ending::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped".into(),
-        Ending::CarriedOut(outcome) if outcome.has_failed() => "failed".into(),
-        Ending::CarriedOut(_) => "carried out".into(),
-        Ending::Held => "blocked".into(),
-        Ending::Unanswered => "unknown".into(),
-        Ending::Failed(_) => "failed".into(),
+        PruneOutcome::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped".into(),
+        PruneOutcome::CarriedOut(outcome) if outcome.has_failed() => "failed".into(),
+        PruneOutcome::CarriedOut(_) => "carried out".into(),
+        PruneOutcome::Blocked => "blocked".into(),
+        PruneOutcome::Unavailable => "unknown".into(),
+        PruneOutcome::Failed(_) => "failed".into(),
         other => format!("{other:?}"),
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use ci_docker_prune::commands::prune;
 use ci_docker_prune::engine::read::Containers;
-use ci_docker_prune::engine::remove::own_tag;
-use ci_docker_prune::engine::watch::Sign;
+use ci_docker_prune::engine::remove::eviction_tag;
+use ci_docker_prune::engine::watch::StopEvent;
 use ci_docker_prune::facts::{Container, Image};
-use ci_docker_prune::report::{Ending, PruneReport, progress};
+use ci_docker_prune::report::{PruneOutcome, PruneReport, progress};
 use ci_docker_prune::world::{EngineApi, EngineEvents, EngineOrders, World};
 use regex::Regex;
 
@@ -46,7 +46,7 @@ pub enum Act {
     Untag(&'static str, &'static str),
     /// Of the daemon, until it answers and lists its containers.
     Restart,
-    Remove(&'static str, By),
+    RemovalReason(&'static str, By),
     TagOurs(&'static str),
     RestoreTag(&'static str, &'static str),
     RemoveContainer(&'static str),
@@ -63,8 +63,8 @@ pub struct Scenario {
 }
 
 use Act::{
-    Deploy, Prune, Pull, Remove, RemoveContainer, Restart, RestoreTag, Run, Stop, Tag, TagOurs, Undeploy,
-    Untag,
+    Deploy, Prune, Pull, RemovalReason, RemoveContainer, Restart, RestoreTag, Run, Stop, Tag, TagOurs,
+    Undeploy, Untag,
 };
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -80,9 +80,9 @@ pub const SCENARIOS: &[Scenario] = &[
             Pull("alpha"),
             Pull("beta"),
             TagOurs("alpha"),
-            Remove("alpha", By::Digest),
-            Remove("alpha", By::OurTag),
-            Remove("alpha", By::OurTag),
+            RemovalReason("alpha", By::Digest),
+            RemovalReason("alpha", By::OurTag),
+            RemovalReason("alpha", By::OurTag),
             Deploy("alpha"),
         ],
     },
@@ -93,10 +93,10 @@ pub const SCENARIOS: &[Scenario] = &[
             Deploy("alpha"),
             Undeploy("alpha"),
             TagOurs("alpha"),
-            Remove("alpha", By::Digest),
+            RemovalReason("alpha", By::Digest),
             Deploy("alpha"),
-            Remove("alpha", By::OurTag),
-            Remove("alpha", By::Digest),
+            RemovalReason("alpha", By::OurTag),
+            RemovalReason("alpha", By::Digest),
         ],
     },
     Scenario {
@@ -106,12 +106,12 @@ pub const SCENARIOS: &[Scenario] = &[
             Pull("alpha"),
             Tag("alpha", "alpha:mine"),
             Tag("alpha", "other:mine"),
-            Remove("alpha", By::Id),
-            Remove("alpha", By::Digest),
-            Remove("alpha", By::Tag("alpha:mine")),
+            RemovalReason("alpha", By::Id),
+            RemovalReason("alpha", By::Digest),
+            RemovalReason("alpha", By::Tag("alpha:mine")),
             RestoreTag("alpha", "alpha:mine"),
             Untag("alpha", "other:mine"),
-            Remove("alpha", By::Tag("alpha:mine")),
+            RemovalReason("alpha", By::Tag("alpha:mine")),
         ],
     },
     Scenario {
@@ -119,13 +119,13 @@ pub const SCENARIOS: &[Scenario] = &[
         images: &["alpha", "beta"],
         acts: &[
             Run("alpha"),
-            Remove("alpha", By::Digest),
-            Remove("alpha", By::Id),
+            RemovalReason("alpha", By::Digest),
+            RemovalReason("alpha", By::Id),
             Stop("alpha"),
-            Remove("alpha", By::Id),
+            RemovalReason("alpha", By::Id),
             RemoveContainer("alpha"),
             RemoveContainer("alpha"),
-            Remove("alpha", By::Id),
+            RemovalReason("alpha", By::Id),
             Run("beta"),
             RemoveContainer("beta"),
         ],
@@ -137,8 +137,8 @@ pub const SCENARIOS: &[Scenario] = &[
             Deploy("alpha"),
             Pull("beta"),
             Restart,
-            Remove("alpha", By::Digest),
-            Remove("beta", By::Digest),
+            RemovalReason("alpha", By::Digest),
+            RemovalReason("beta", By::Digest),
         ],
     },
     Scenario {
@@ -212,12 +212,12 @@ async fn order<S: Stage>(stage: &S, engine: &<S::World as World>::Engine, act: A
         format!("{}:{tag}", stage.repository(name))
     };
     let done = match act {
-        Act::Remove(image, by) => {
+        Act::RemovalReason(image, by) => {
             let reference = match by {
                 By::Id => stage.id(image),
                 By::Tag(name_tag) => in_full(name_tag),
                 By::Digest => format!("{}@{}", stage.repository(image), stage.digest(image)),
-                By::OurTag => own_tag(&stage.id(image)),
+                By::OurTag => eviction_tag(&stage.id(image)),
             };
             orders.remove_image(&reference).await
         }
@@ -249,7 +249,7 @@ async fn order<S: Stage>(stage: &S, engine: &<S::World as World>::Engine, act: A
 /// What a prune says that it did.
 fn pruned<S: Stage>(stage: &S, report: &PruneReport) -> String {
     match &report.ending {
-        Ending::CarriedOut(outcome) => {
+        PruneOutcome::CarriedOut(outcome) => {
             let names = |id: &str, names: &[String]| {
                 names.iter().map(|it| plain(stage, it)).next().unwrap_or(id.into())
             };
@@ -276,14 +276,14 @@ fn plain<S: Stage>(stage: &S, name: &str) -> String {
     short.split('@').next().unwrap_or(&short).to_owned()
 }
 
-fn shown_sign(sign: Option<Sign>) -> &'static str {
+fn shown_sign(sign: Option<StopEvent>) -> &'static str {
     match sign {
         None => "nothing that stops",
-        Some(Sign::ServiceCreated(_)) => "service created",
-        Some(Sign::ServiceUpdated(_)) => "service updated",
-        Some(Sign::Pulled(_)) => "pulled",
-        Some(Sign::Run(_)) => "run",
-        Some(Sign::Lost(_)) => "lost",
+        Some(StopEvent::ServiceCreated(_)) => "service created",
+        Some(StopEvent::ServiceUpdated(_)) => "service updated",
+        Some(StopEvent::Pulled(_)) => "pulled",
+        Some(StopEvent::Run(_)) => "run",
+        Some(StopEvent::Lost(_)) => "lost",
     }
 }
 
@@ -295,14 +295,14 @@ async fn look<S: Stage>(scenario: &Scenario, stage: &S, engine: &<S::World as Wo
     for Image { id, .. } in engine.images().await.expect("images") {
         // The list leaves digests out where an image has several repositories (containerd).
         let image = engine.image(&id).await.expect("an image").expect("it is there");
-        let Image { tags, digests, own_tag, .. } = image;
+        let Image { tags, digests, eviction_tag, .. } = image;
         let list = |names: Vec<String>| {
             let mut names: Vec<_> = names.iter().map(|it| plain(stage, it)).collect();
             names.sort_unstable();
             names.dedup();
             names.join(" ")
         };
-        let ours = if own_tag.is_some() { ", ours" } else { "" };
+        let ours = if eviction_tag.is_some() { ", ours" } else { "" };
         lines.push(format!(
             "image {}: tags [{}], by digest [{}]{ours}",
             known(&id),
@@ -385,7 +385,7 @@ impl Stage for SimulatedStage {
                     state.delete(&decided);
                 }
                 Act::Restart => state.restart(now),
-                Act::Remove(..)
+                Act::RemovalReason(..)
                 | Act::TagOurs(_)
                 | Act::RestoreTag(..)
                 | Act::RemoveContainer(_)

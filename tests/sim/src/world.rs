@@ -12,14 +12,14 @@ use std::time::Duration;
 use anyhow::Result;
 use ci_docker_prune::engine::EngineError;
 use ci_docker_prune::engine::read::{Containers, Use};
-use ci_docker_prune::engine::remove::{Done, own_tag};
-use ci_docker_prune::engine::watch::{Meaning, Sign, classify};
+use ci_docker_prune::engine::remove::{Done, eviction_tag};
+use ci_docker_prune::engine::watch::{Meaning, StopEvent, classify};
 use ci_docker_prune::facts::{
     Answer, CacheRecord, Container, ContainerState, DiskUsage, Files, Filesystem, Image, Info, Inhibitor,
-    Labels, Mode, References, Restart, Service, Status, Swarm, SwarmState, Task, TaskState, Unanswered,
+    Labels, Mode, References, Restart, Service, Status, Swarm, SwarmState, Task, TaskState, Unavailable,
     Update,
 };
-use ci_docker_prune::host::lock::Taken;
+use ci_docker_prune::host::lock::Acquisition;
 use ci_docker_prune::ledger::{Ledger, Reading};
 use ci_docker_prune::units::Time;
 use ci_docker_prune::world::{EngineApi, EngineEvents, EngineOrders, World};
@@ -273,7 +273,7 @@ pub struct Reader {
     since: u64,
     began: u64,
     pattern: Regex,
-    sign: Option<Sign>,
+    sign: Option<StopEvent>,
     /// When it could first be seen.
     sign_at: u64,
     others: usize,
@@ -282,7 +282,7 @@ pub struct Reader {
 impl Reader {
     fn read(&mut self, state: &State, now: u64) {
         if state.streams_lost_at.is_some_and(|at| at >= self.began && at <= now) && self.sign.is_none() {
-            self.sign = Some(Sign::Lost("the engine closed it".into()));
+            self.sign = Some(StopEvent::Lost("the engine closed it".into()));
             self.sign_at = state.streams_lost_at.unwrap_or(now);
         }
         // Delays may let a later event be seen first.
@@ -379,7 +379,7 @@ impl World for Simulated {
     }
 
     async fn engine_files(&self, _: &Path) -> Answer<Files> {
-        Err(Unanswered("not simulated".into()))
+        Err(Unavailable("not simulated".into()))
     }
 
     fn reading(&self) -> Reading {
@@ -406,8 +406,8 @@ impl World for Simulated {
         Ok(())
     }
 
-    fn lock_prunes(&self) -> Result<Taken<()>> {
-        Ok(Taken::Mine(()))
+    fn lock_prunes(&self) -> Result<Acquisition<()>> {
+        Ok(Acquisition::Acquired(()))
     }
 
     async fn lock_removals(&self) -> Result<RemovalLock> {
@@ -457,12 +457,12 @@ fn image(store: Store, stored: &engine::Stored, inspected: bool) -> Image {
             (all().filter(has_tag).collect(), digests.collect())
         }
     };
-    let References { tags, digests, own_tag } = References::new(tags, digests);
+    let References { tags, digests, eviction_tag } = References::new(tags, digests);
     Image {
         id: stored.image.id(),
         tags,
         digests,
-        own_tag,
+        eviction_tag,
         // Built in 2024, as images are that Swarm has just pulled.
         created: "2024-02-03T04:05:06Z".parse().ok(),
         last_tagged: None,
@@ -656,7 +656,7 @@ pub struct Events {
 }
 
 impl EngineEvents for Events {
-    async fn poll(&self) -> (Option<Sign>, usize) {
+    async fn poll(&self) -> (Option<StopEvent>, usize) {
         let now = self.shared.millis();
         let state = self.shared.state.borrow();
         let mut reader = self.reader.borrow_mut();
@@ -708,7 +708,7 @@ impl EngineOrders for Simulated {
                 Order::Done(match state.images.get_mut(id) {
                     None => Ok(Done::Gone),
                     Some(stored) => {
-                        stored.references.insert(own_tag(id));
+                        stored.references.insert(eviction_tag(id));
                         Ok(Done::Whole)
                     }
                 })

@@ -47,7 +47,7 @@ fn in_peace_everything_that_is_planned_goes() {
         assert_eq!(verdict.ending, "carried out", "{verdict:?}");
         assert!(verdict.orders > 15 && verdict.steps > 60, "{verdict:?}");
         let (state, ledger) = scene(store);
-        assert!(state.own_tags().is_empty() && ledger.images.len() == 5);
+        assert!(state.eviction_tags().is_empty() && ledger.images.len() == 5);
     }
 }
 

@@ -56,7 +56,7 @@ impl<'a> Stage for RealStage<'a> {
                 });
                 self.engine.converged();
             }
-            Act::Remove(..)
+            Act::RemovalReason(..)
             | Act::TagOurs(_)
             | Act::RestoreTag(..)
             | Act::RemoveContainer(_)
@@ -92,7 +92,7 @@ fn end_alike(scenario: &Scenario) {
         engine.publish(&image(name));
     }
     let (state, runtime) = (engine.folder().join("state"), engine.folder().join("runtime"));
-    let words = ["ci-docker-prune", "--host", &engine.url(), "prune"].map(Into::into);
+    let words = ["ci-docker-prune", "--config=/dev/null", "--host", &engine.url(), "prune"].map(Into::into);
     let connection = settings::read(words).expect("settings").engine;
     let stage = RealStage { engine: &engine, world: ThisHost::new(&connection, &state, &runtime) };
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -22,7 +22,7 @@ struct Cli {
     tagged: usize,
     /// Load so many images of 2024 without any name, each with a layer of its own
     #[arg(long, default_value_t = 0)]
-    orphans: usize,
+    dangling: usize,
     /// Start nothing: clear away what labs that were killed left behind
     #[arg(long)]
     sweep: bool,
@@ -106,8 +106,8 @@ fn main() -> ExitCode {
         let image = Image::new("many", "1").label("n", &n.to_string());
         (image, Some(format!("many:{n}")))
     });
-    let orphan = |n: usize| (Image::new("orphan", "1").seed(&format!("orphan {n}")), None);
-    let many: Vec<_> = tagged.chain((0..cli.orphans).map(orphan)).collect();
+    let dangling = |n: usize| (Image::new("dangling", "1").seed(&format!("dangling {n}")), None);
+    let many: Vec<_> = tagged.chain((0..cli.dangling).map(dangling)).collect();
     for some in many.chunks(500) {
         engine.load_many(some);
     }

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::facts::{Answer, DiskUsage, Files, ImageClass, Unanswered};
+use crate::facts::{Answer, DiskUsage, Files, ImageClass, Unavailable};
+
+/// What takes less than this is not shown, bytes.
+const NOISE: u64 = 1_000_000;
 
 /// How many are shown.
 const SHOWN: usize = 10;
@@ -13,7 +16,7 @@ const SHOWN: usize = 10;
 pub enum Kind {
     TaggedImage,
     CachedImage,
-    Orphan,
+    Dangling,
     Volume,
     /// What a container has written on top of its image.
     ContainerLayer,
@@ -26,8 +29,9 @@ pub enum Kind {
     Elsewhere,
 }
 
+/// Something that takes space on the disk of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Occupant {
+pub struct DiskConsumer {
     pub kind: Kind,
     /// Empty for what is one of a kind.
     pub names: Vec<String>,
@@ -53,46 +57,56 @@ pub struct ImageUse {
 
 /// What stays, as far as it was seen.
 #[derive(Debug, Default)]
-pub struct Occupants {
+pub struct DiskConsumers {
     /// Largest first.
-    pub largest: Vec<Occupant>,
+    pub largest: Vec<DiskConsumer>,
     pub unreachable: Vec<PathBuf>,
+    /// Is [`Kind::Elsewhere`] a lower bound, because it is not known which layers the images share?
+    pub other_is_least: bool,
     /// What could not be looked at.
-    pub unseen: Vec<Unanswered>,
+    pub unseen: Vec<Unavailable>,
 }
 
 /// What is there. `used` is that of the filesystem that holds the engine's data, bytes.
 #[derive(Debug)]
 pub struct Facts {
     /// The images that stay.
-    pub images: Vec<(ImageClass, Occupant)>,
+    pub images: Vec<(ImageClass, DiskConsumer)>,
     pub usage: Answer<DiskUsage>,
     pub files: Answer<Files>,
     pub used: Option<u64>,
 }
 
 /// Sort out what takes the most room.
-pub fn find(facts: Facts) -> Occupants {
+pub fn find(facts: Facts) -> DiskConsumers {
     let Facts { images, usage, files, used } = facts;
-    let mut found = Occupants::default();
+    let mut found = DiskConsumers::default();
+    let images_size = images.iter().fold(0_u64, |sum, (_, image)| sum.saturating_add(image.size));
     for (class, image) in images {
         let kind = match class {
             ImageClass::Tagged => Kind::TaggedImage,
             ImageClass::Cached => Kind::CachedImage,
-            ImageClass::Orphan => Kind::Orphan,
+            ImageClass::Dangling => Kind::Dangling,
         };
-        found.largest.push(Occupant { kind, ..image });
+        found.largest.push(DiskConsumer { kind, ..image });
     }
-    let one =
-        |kind, name: String, size| Occupant { kind, id: name.clone(), names: vec![name], size, image: None };
-    let whole = |kind, size| Occupant { kind, id: String::new(), names: vec![], size, image: None };
+    let one = |kind, name: String, size| DiskConsumer {
+        kind,
+        id: name.clone(),
+        names: vec![name],
+        size,
+        image: None,
+    };
+    let whole = |kind, size| DiskConsumer { kind, id: String::new(), names: vec![], size, image: None };
     let mut known = None;
     match usage {
         Err(why) => found.unseen.push(why),
         Ok(usage) => {
             let parts = usage.volumes.iter().chain(&usage.containers).map(|(_, size)| size);
             let parts = parts.fold(usage.build_cache, |sum, size| sum.saturating_add(*size));
-            known = usage.layers.map(|layers| layers.saturating_add(parts));
+            // Layers that images share are in the sum of the images more than once.
+            found.other_is_least = usage.layers.is_none();
+            known = Some(usage.layers.unwrap_or(images_size).saturating_add(parts));
             found.largest.push(whole(Kind::BuildCache, usage.build_cache));
             for (kind, things) in [(Kind::Volume, usage.volumes), (Kind::ContainerLayer, usage.containers)] {
                 found.largest.extend(things.into_iter().map(|(name, size)| one(kind, name, size)));
@@ -102,9 +116,10 @@ pub fn find(facts: Facts) -> Occupants {
     match files {
         Err(why) => found.unseen.push(why),
         Ok(files) => {
-            let sum = |sizes: &[(String, u64)]| sizes.iter().fold(0_u64, |sum, it| sum.saturating_add(it.1));
-            let unreachable = files.unreachable.iter().fold(0_u64, |sum, it| sum.saturating_add(it.1));
-            known = known.map(|it| it.saturating_add(sum(&files.logs)).saturating_add(unreachable));
+            let sum =
+                |sizes: &[(String, u64)]| sizes.iter().fold(0_u64, |sum, value| sum.saturating_add(value.1));
+            let unreachable = files.unreachable.iter().fold(0_u64, |sum, value| sum.saturating_add(value.1));
+            known = known.map(|known| known.saturating_add(sum(&files.logs)).saturating_add(unreachable));
             found.largest.extend(files.logs.into_iter().map(|(name, size)| one(Kind::Log, name, size)));
             found.largest.push(whole(Kind::Unreachable, unreachable));
             found.unreachable = files.unreachable.into_iter().map(|(path, _)| path).collect();
@@ -113,8 +128,8 @@ pub fn find(facts: Facts) -> Occupants {
     if let (Some(used), Some(known)) = (used, known) {
         found.largest.push(whole(Kind::Elsewhere, used.saturating_sub(known)));
     }
-    found.largest.retain(|it| it.size > 0);
-    found.largest.sort_by_key(|it| std::cmp::Reverse(it.size));
+    found.largest.retain(|consumer| consumer.size >= NOISE);
+    found.largest.sort_by_key(|consumer| std::cmp::Reverse(consumer.size));
     found.largest.truncate(SHOWN);
     found
 }
@@ -123,38 +138,43 @@ pub fn find(facts: Facts) -> Occupants {
 mod tests {
     use super::*;
 
-    fn image(id: &str, size: u64) -> Occupant {
-        Occupant { kind: Kind::Orphan, id: id.into(), names: vec![], size, image: None }
+    fn image(id: &str, size: u64) -> DiskConsumer {
+        DiskConsumer { kind: Kind::Dangling, id: id.into(), names: vec![], size, image: None }
     }
 
     #[test]
     fn the_largest_come_first_and_the_rest_of_the_disk_is_told() {
-        let facts = Facts {
-            images: (1..=20).map(|n| (ImageClass::Tagged, image(&n.to_string(), n))).collect(),
+        const MB: u64 = 1_000_000;
+        let facts = |layers| Facts {
+            images: (1..=20).map(|n| (ImageClass::Tagged, image(&n.to_string(), n * MB))).collect(),
             usage: Ok(DiskUsage {
-                layers: Some(100),
-                volumes: vec![("data".into(), 50)],
-                containers: vec![("web".into(), 30)],
-                build_cache: 20,
+                layers,
+                volumes: vec![("data".into(), 50 * MB)],
+                containers: vec![("web".into(), 30 * MB), ("idle".into(), 4_096)],
+                build_cache: 20 * MB,
             }),
             files: Ok(Files {
-                logs: vec![("web".into(), 10)],
-                unreachable: vec![("/o/1".into(), 5), ("/o/2".into(), 5)],
+                logs: vec![("web".into(), 10 * MB)],
+                unreachable: vec![("/o/1".into(), 5 * MB), ("/o/2".into(), 5 * MB)],
             }),
-            used: Some(1000),
+            used: Some(1000 * MB),
         };
-        let found = find(facts);
-        let kinds: Vec<_> = found.largest.iter().map(|it| (it.kind, it.size)).collect();
+        let found = find(facts(Some(100 * MB)));
+        let kinds: Vec<_> = found.largest.iter().map(|consumer| (consumer.kind, consumer.size)).collect();
         assert_eq!(kinds.len(), 10);
-        let first = [(Kind::Elsewhere, 780), (Kind::Volume, 50), (Kind::ContainerLayer, 30)];
+        let first =
+            [(Kind::Elsewhere, 780 * MB - 4_096), (Kind::Volume, 50 * MB), (Kind::ContainerLayer, 30 * MB)];
         assert_eq!(kinds[..3], first);
         assert_eq!(found.unreachable.len(), 2);
+        // Where the layers are not counted, the images' sum stands in: at most so much is theirs.
+        let found = find(facts(None));
+        assert_eq!((found.largest[0].size, found.other_is_least), (670 * MB - 4_096, true));
         assert_eq!(found.unseen, []);
     }
 
     #[test]
     fn what_cannot_be_seen_is_said_and_nothing_is_made_up() {
-        let why = Unanswered("only root may look".into());
+        let why = Unavailable("only root may look".into());
         let facts =
             Facts { images: vec![], usage: Err(why.clone()), files: Err(why.clone()), used: Some(1000) };
         let found = find(facts);

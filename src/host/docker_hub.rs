@@ -1,0 +1,98 @@
+//! Docker Hub, asked how many pulls it still grants.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::{Method, Request, Response};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use zeroize::Zeroizing;
+
+use crate::checks::login::Credential;
+use crate::checks::pull_limit::PullLimit;
+
+/// Where Docker Hub gives tokens, and where its registry is.
+const AUTH: &str = "https://auth.docker.io";
+const REGISTRY: &str = "https://registry-1.docker.io";
+
+/// The image that Docker provides for this question: asking for it by `HEAD` counts as no pull.
+const PREVIEW: &str = "ratelimitpreview/test";
+
+/// Longest answer with a token, bytes.
+const LONGEST_TOKEN: usize = 1 << 20;
+
+/// Ask for the limit of this account, or of this host's address without one. `instead` stands in for Docker Hub.
+pub async fn pull_limit(
+    credential: Option<&Credential>,
+    instead: Option<&str>,
+    timeout: Duration,
+) -> PullLimit {
+    match tokio::time::timeout(timeout, ask(credential, instead)).await {
+        Ok(Ok(limit)) => limit,
+        Ok(Err(error)) => PullLimit::Unavailable(format!("{error:#}")),
+        Err(_) => PullLimit::Unavailable("Docker Hub does not answer (--timeout)".into()),
+    }
+}
+
+async fn ask(credential: Option<&Credential>, instead: Option<&str>) -> Result<PullLimit> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let connector = HttpsConnectorBuilder::new()
+        .with_provider_and_native_roots(provider)
+        .context("this host's certificates of authorities")?
+        .https_or_http()
+        .enable_http1()
+        .build();
+    let client: Http = Client::builder(TokioExecutor::new()).build(connector);
+    let query = format!("service=registry.docker.io&scope=repository:{PREVIEW}:pull");
+    let url = format!("{}/token?{query}", instead.unwrap_or(AUTH));
+    let basic = credential.and_then(|credential| {
+        let (user, password) = (credential.user.as_deref()?, credential.password.as_deref()?);
+        let pair = Zeroizing::new(format!("{user}:{password}"));
+        Some(Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes()))))
+    });
+    let answer = send(&client, Method::GET, &url, basic.as_ref()).await?;
+    let body = Limited::new(answer.into_body(), LONGEST_TOKEN).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!("{error}")).with_context(|| url.clone())?.to_bytes();
+    let answer: serde_json::Value = serde_json::from_slice(&body).with_context(|| url.clone())?;
+    let Some(token) = answer["token"].as_str() else { bail!("{url}: no token in the answer") };
+    let bearer = Zeroizing::new(format!("Bearer {token}"));
+    let url = format!("{}/v2/{PREVIEW}/manifests/latest", instead.unwrap_or(REGISTRY));
+    let answer = send(&client, Method::HEAD, &url, Some(&bearer)).await?;
+    if answer.status().as_u16() == 429 && !answer.headers().contains_key("ratelimit-remaining") {
+        bail!("{url} answers {}", answer.status());
+    }
+    let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    Ok(PullLimit::from_headers(header("ratelimit-limit"), header("ratelimit-remaining")))
+}
+
+type Http = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+
+/// # Errors
+/// Names the address; a status of failure is one.
+async fn send(
+    client: &Http,
+    method: Method,
+    url: &str,
+    authorization: Option<&Zeroizing<String>>,
+) -> Result<Response<Incoming>> {
+    let mut request = Request::builder().method(method).uri(url);
+    if let Some(text) = authorization {
+        let mut value = HeaderValue::from_str(text)?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    let answer = client.request(request.body(Empty::new())?).await.with_context(|| url.to_owned())?;
+    // The limit itself is told with 429 (Too Many Requests) too.
+    if !answer.status().is_success() && answer.status().as_u16() != 429 {
+        bail!("{url} answers {}", answer.status());
+    }
+    Ok(answer)
+}

@@ -1,0 +1,244 @@
+//! Which objects a name means, and everything that decides about one of them.
+
+use super::{
+    Condition, Inventory, KeepReason, KeptObject, LastUse, Plan, PlannedRemoval, Policy, containers, images,
+};
+use crate::facts::{Container, Image, ImageClass, name_tag};
+use crate::ledger::{Entry, Ledger};
+use crate::units::Time;
+
+/// The shortest beginning of an ID that is taken for one, in hexadecimal digits.
+const SHORTEST_ID: usize = 4;
+
+/// An object that a name means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Object<'a> {
+    Container(&'a Container),
+    Image(&'a Image),
+}
+
+/// What a prune at this moment would do with an object, whatever the gates say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    Remove(PlannedRemoval),
+    Keep(KeptObject),
+}
+
+/// Everything that is known about one object.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    /// Of an image.
+    pub class: Option<ImageClass>,
+    pub id: String,
+    /// A container's names; an image's tags and digest references.
+    pub references: Vec<String>,
+    /// Bytes, layers that are shared included; 0 for a container.
+    pub size: u64,
+    /// What the ledger has about an image.
+    pub entry: Option<Entry>,
+    /// Everything that keeps it whatever its age and the disk's usage.
+    pub protections: Vec<KeepReason>,
+    pub decision: Option<Decision>,
+    /// Of a cached image: its last use, and under which conditions it may go once nothing protects it.
+    pub eviction: Option<(LastUse, Vec<Condition>)>,
+}
+
+/// The objects that a text means, as docker(1) takes them: a container's name, an image's `name:tag` (with `latest` where
+/// it has no tag), `name@sha256:…`, or the beginning of an ID. A digest may be cut short. A cached image is found by the
+/// `name:tag` that it was used by too, and a repository's name means all of its images where there is no `latest`.
+pub fn find<'a>(inventory: &'a Inventory, ledger: &Ledger, text: &str) -> Vec<Object<'a>> {
+    let named =
+        |container: &&Container| container.names.iter().any(|name| name == text.trim_start_matches('/'));
+    let containers: Vec<_> = inventory.containers.iter().filter(named).map(Object::Container).collect();
+    let of_images = |matches: &dyn Fn(&Image) -> bool| -> Vec<Object> {
+        inventory.images.iter().filter(|image| matches(image)).map(Object::Image).collect()
+    };
+    // With a digest, that tells which image is meant.
+    let wanted = name_tag(text).filter(|_| !text.contains('@'));
+    let by_name = |image: &Image| {
+        let names = image.tags.iter().chain(&image.digests).filter_map(|reference| name_tag(reference));
+        let used_by =
+            ledger.images.get(&image.id).into_iter().flat_map(|entry| entry.references.keys().cloned());
+        wanted.is_some() && names.chain(used_by).any(|name| Some(name) == wanted)
+    };
+    let by_digest = |image: &Image| image.digests.iter().any(|reference| has_digest(reference, text));
+    let hex = text.trim_start_matches("sha256:");
+    let is_id = hex.len() >= SHORTEST_ID && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let by_id = |id: &str| is_id && id.trim_start_matches("sha256:").starts_with(&hex.to_ascii_lowercase());
+    let ids = || {
+        let containers = inventory.containers.iter().filter(|container| by_id(&container.id));
+        containers.map(Object::Container).chain(of_images(&|image| by_id(&image.id))).collect()
+    };
+    let by_repository = |image: &Image| {
+        let mut names = image.tags.iter().chain(&image.digests).map(|reference| repository(reference));
+        names.any(|name| name == repository(text))
+    };
+    let mut found = containers;
+    found.extend(of_images(&|image| by_name(image) || by_digest(image)));
+    if found.is_empty() {
+        found = ids();
+    }
+    if found.is_empty() && !text.contains('@') && repository(text) == short_name(text) {
+        found = of_images(&by_repository);
+    }
+    found
+}
+
+/// Without `docker.io/` and `library/`, as the engine shows a name.
+fn short_name(name: &str) -> &str {
+    let prefixes = ["docker.io/", "index.docker.io/", "library/"];
+    prefixes.into_iter().fold(name, |name, prefix| name.strip_prefix(prefix).unwrap_or(name))
+}
+
+/// A reference without its tag and its digest.
+fn repository(reference: &str) -> &str {
+    let name = reference.split_once('@').map_or(reference, |(name, _)| name);
+    // A colon before a slash belongs to the registry's port.
+    let name = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => name,
+    };
+    short_name(name)
+}
+
+/// Is a digest reference the one that a text asks for, the digest cut short perhaps?
+fn has_digest(reference: &str, text: &str) -> bool {
+    let (Some((_, digest)), Some((name, wanted))) = (reference.split_once('@'), text.split_once('@')) else {
+        return false;
+    };
+    repository(reference) == repository(name) && wanted.len() > "sha256:".len() && digest.starts_with(wanted)
+}
+
+/// Everything that decides about an object.
+pub fn explain(
+    object: Object,
+    inventory: &Inventory,
+    ledger: &Ledger,
+    policy: &Policy,
+    plan: &Plan,
+    now: Time,
+) -> Explanation {
+    let id = match object {
+        Object::Container(container) => &container.id,
+        Object::Image(image) => &image.id,
+    };
+    let removal = plan.remove.iter().find(|removal| removal.id == *id).cloned().map(Decision::Remove);
+    let kept = plan.keep.iter().find(|kept| kept.id == *id).cloned().map(Decision::Keep);
+    let explanation = Explanation {
+        class: None,
+        id: id.clone(),
+        references: vec![],
+        size: 0,
+        entry: None,
+        protections: vec![],
+        decision: removal.or(kept),
+        eviction: None,
+    };
+    match object {
+        Object::Container(container) => Explanation {
+            references: container.names.clone(),
+            protections: containers::protections(container, inventory, policy),
+            ..explanation
+        },
+        Object::Image(image) => Explanation {
+            class: Some(image.class()),
+            references: image.tags.iter().chain(&image.digests).cloned().collect(),
+            size: image.size,
+            entry: ledger.images.get(&image.id).cloned(),
+            protections: images::protections(image, inventory, policy),
+            eviction: images::eviction_conditions(image, ledger, policy, now),
+            ..explanation
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::testing::{ago, container, image, labels, now, policy, service};
+
+    fn inventory() -> Inventory {
+        let strings = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let images = [
+            ("aaaa1111", strings(&["redis:7"]), vec![]),
+            ("bbbb2222", vec![], strings(&["redis@sha256:0123456789abcdef"])),
+            ("cccc3333", vec![], strings(&["shop/web:1@sha256:fedcba98"])),
+            ("dddd4444", strings(&["localhost:5000/db:latest"]), vec![]),
+        ];
+        let images = images.into_iter().map(|(id, tags, digests)| Image { tags, digests, ..image(id) });
+        let web = Container { id: "eeee5555".into(), names: vec!["web".into()], ..container() };
+        Inventory { containers: vec![web], images: images.collect(), ..Inventory::default() }
+    }
+
+    #[test]
+    fn objects_are_found_by_the_names_that_people_type() {
+        let inventory = inventory();
+        let entry = Entry {
+            first_seen: now(),
+            last_used: ago("1h"),
+            named: true,
+            dangling_since: None,
+            references: BTreeMap::from([("redis:6".into(), now())]),
+        };
+        let ledger = Ledger { images: [("sha256:bbbb2222".into(), entry)].into(), ..Ledger::default() };
+        let table = [
+            ("redis:7", "aaaa1111"),
+            ("docker.io/library/redis:7", "aaaa1111"),
+            ("redis:6", "bbbb2222"),
+            ("redis@sha256:0123", "bbbb2222"),
+            ("redis@sha256:9", ""),
+            ("redis:7@sha256:9", ""),
+            ("redis:7@sha256:0123", "bbbb2222"),
+            ("redis", "aaaa1111 bbbb2222"),
+            ("shop/web:1", "cccc3333"),
+            ("shop/web", "cccc3333"),
+            ("localhost:5000/db", "dddd4444"),
+            ("localhost:5000/db:2", ""),
+            ("dddd", "dddd4444"),
+            ("sha256:dddd4444", "dddd4444"),
+            ("DDDD", "dddd4444"),
+            ("web", "eeee5555"),
+            ("/web", "eeee5555"),
+            ("eeee5", "eeee5555"),
+            ("nothing", ""),
+            ("", ""),
+        ];
+        for (text, expected) in table {
+            let id = |object: &Object| match object {
+                Object::Container(container) => container.id.clone(),
+                Object::Image(image) => image.id.trim_start_matches("sha256:").to_owned(),
+            };
+            let found: Vec<_> = find(&inventory, &ledger, text).iter().map(id).collect();
+            assert_eq!(found.join(" "), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn everything_that_protects_an_image_is_told() {
+        let (mut inventory, ledger) = (inventory(), Ledger::default());
+        inventory.images[0].labels = labels(&[("keep", "")]);
+        let users = ["web", "api"].map(|name| Container {
+            id: name.into(),
+            names: vec![name.into()],
+            image_id: inventory.images[0].id.clone(),
+            ..container()
+        });
+        inventory.containers = users.into();
+        let service = crate::facts::Service { image: "redis:7".into(), ..service() };
+        let name = service.name.clone();
+        inventory.services = vec![service];
+        let policy = Policy { keep_labels: vec!["keep".parse().unwrap()], ..policy() };
+        let object = Object::Image(&inventory.images[0]);
+        let found = explain(object, &inventory, &ledger, &policy, &Plan::default(), now());
+        let expected = [
+            KeepReason::UsedBy("web".into()),
+            KeepReason::UsedBy("api".into()),
+            KeepReason::NamedBy(name),
+            KeepReason::Label("keep".parse().unwrap()),
+            KeepReason::Tagged,
+        ];
+        assert_eq!(found.protections, expected);
+    }
+}
