@@ -24,17 +24,19 @@
 
       overlays.default = final: _prev: { ci-docker-prune = package final; };
 
-      nixosModules.default =
-        { lib, pkgs, ... }:
-        {
-          # So that it may be imported twice, by a host and by a profile that it shares.
-          key = "ci-docker-prune";
-          _file = ./flake.nix;
-          imports = [ ./modules ];
-          services.ci-docker-prune.package =
-            lib.mkDefault
-              self.packages.${pkgs.stdenv.hostPlatform.system}.default;
-        };
+      nixosModules = rec {
+        default = ci-docker-prune;
+        ci-docker-prune =
+          { lib, pkgs, ... }:
+          {
+            # So that it may be imported twice, by a host and by a profile that it shares.
+            key = "ci-docker-prune";
+            _file = ./flake.nix;
+            imports = [ ./modules ];
+            # The host's overlays and platform hold; the flake adds the revision.
+            services.ci-docker-prune.package = lib.mkDefault (pkgs.ci-docker-prune or (package pkgs));
+          };
+      };
 
       checks = eachSystem (
         pkgs:

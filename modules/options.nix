@@ -1,43 +1,198 @@
 # What can be set.
-{ lib, pkgs, ... }:
+{
+  lib,
+  pkgs,
+  config,
+  ...
+}:
 let
   inherit (lib) mkOption types;
 
-  percentage = types.ints.between 0 100;
+  settingsFormat = pkgs.formats.toml { };
   # What the program reads (humantime).
-  duration = types.strMatching "([0-9]+ *(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|M|months?) *)+";
-  size = types.strMatching "[0-9]+([.][0-9]+)? *([kKMGTP]i?B|[kKMGTP]|B)?";
-  url = types.strMatching "unix:///.+|(tcp|http)://.+:[0-9]+";
+  duration =
+    types.strMatching "([0-9]+ *(nsec|ns|usec|us|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|w|months?|M|years?|yrs?|y) *)+"
+    // {
+      description = "duration, such as 90s, 24h or 7d";
+    };
+  size = types.strMatching "[0-9]+([.][0-9]+)? *([kKMGTP]i?B|[kKMGTP]|B)?" // {
+    description = "size, such as 500M, 20G or 1.5TiB";
+  };
+  url = types.strMatching "unix:///.+|(tcp|http)://.+:[0-9]+" // {
+    description = "URL, unix:///PATH or tcp://HOST:PORT";
+  };
+  percentage = types.ints.between 0 100;
+  line = types.strMatching "[^\n]*[^[:space:]][^\n]*" // {
+    description = "non-empty line";
+  };
 
-  percent =
-    default: example: description:
+  setting =
+    type: default: example: description:
     mkOption {
-      type = percentage;
-      inherit default example description;
+      inherit
+        type
+        default
+        example
+        description
+        ;
+    };
+
+  docker = config.virtualisation.docker;
+  sockets = lib.filter (lib.hasPrefix "/") (docker.listenOptions or [ ]);
+  usual = [
+    "/run/docker.sock"
+    "/var/run/docker.sock"
+  ];
+  # Where Docker listens somewhere else only, the program must be told.
+  host =
+    if !docker.enable || sockets == [ ] || lib.any (socket: lib.elem socket usual) sockets then
+      null
+    else
+      "unix://${lib.head sockets}";
+
+  settings =
+    { config, ... }:
+    {
+      freeformType = settingsFormat.type;
+
+      options = {
+        host = mkOption {
+          type = types.nullOr url;
+          default = host;
+          defaultText = lib.literalMD "`null`, or the socket of `virtualisation.docker.listenOptions`";
+          example = "tcp://127.0.0.1:2375";
+          description = ''
+            The engine to prune; null: the one of {option}`virtualisation.docker`. The user `ci-docker-prune`
+            must be able to use its socket: where that is not by the group `docker`, add the socket's group to the list
+            `serviceConfig.SupplementaryGroups` of both services.
+          '';
+        };
+        swarm-host = setting (types.nullOr url) null "tcp://manager.internal:2376" ''
+          The engine to ask about services: on a Swarm worker, a manager. Null: the engine itself. Where TLS is
+          wanted, {option}`services.ci-docker-prune.environmentFile` can set `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`.
+        '';
+        timeout = setting duration "30s" "1m" "Longest wait for one answer of the engine.";
+        removal-timeout = setting duration "10m" "30m" ''
+          Longest wait for one removal, as long as the engine answers other questions meanwhile.
+        '';
+
+        disk-path = setting (types.listOf types.str) [ ] [ "/var/lib/docker" ] ''
+          Measure the filesystems of these paths; empty: where the engine keeps its data.
+        '';
+        disk-threshold = setting percentage 80 85 ''
+          The disk is under pressure, and a prune removes something, at or above this percentage of its blocks
+          or inodes.
+        '';
+        disk-min-free = setting (types.nullOr size) null "20G" ''
+          The disk is under pressure too with less than this available. For ZFS and other pools, whose
+          percentages say little.
+        '';
+        run-pattern =
+          setting types.nonEmptyStr "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)" "^ci-[0-9]+_"
+            ''
+              Regular expression (of Rust's `regex` crate) that the names of a CI run's stacks, services, Compose
+              projects and containers match. While one is live, nothing is removed.
+            '';
+
+        older-than =
+          setting duration "24h" "1h 30m"
+            "Minimum age of what is removed, below `disk-critical`.";
+        cache-age = setting duration "7d" "14d" ''
+          Time since its last use up to which a cached image stays while `disk-target` can be reached without it.
+        '';
+        critical-age = setting duration "1h" "10m" ''
+          Minimum time since last use of cached images that go at or above `disk-critical`.
+        '';
+        disk-target = mkOption {
+          type = percentage;
+          default = lib.min 70 config.disk-threshold;
+          defaultText = lib.literalMD "`70`, at most `disk-threshold`";
+          example = 60;
+          description = "Eviction of cached images stops below this percentage.";
+        };
+        disk-critical = setting percentage 95 98 ''
+          At or above this percentage cached images go that were used as recently as `critical-age` ago. A prune
+          that ends there all the same fails (exit status 10), so that `OnFailure=` and the monitoring of failed
+          units see it.
+        '';
+        evict-tagged =
+          setting (types.listOf types.nonEmptyStr) [ ] [ "^registry\\.example\\.org/ci/.*:[0-9a-f]{40}$" ]
+            ''
+              Regular expressions. A tagged image whose every tag matches one of them is treated as a cached image:
+              for the per-commit images of a CI that builds on this host.
+            '';
+        keep-label =
+          setting (types.nonEmptyListOf (types.strMatching "[^=[:space:]]+(=.*)?"))
+            [ "ci-docker-prune.keep" ]
+            [
+              "ci-docker-prune.keep"
+              "com.example.role=builder"
+            ]
+            "Containers and images with one of these labels, `KEY` or `KEY=VALUE`, are never removed.";
+        prune-at = setting (types.nullOr percentage) 90 85 ''
+          The record timer prunes too, behind the same gates, when the disk is at or above this percentage, or
+          when an earlier prune under pressure was blocked, stopped or failed. Null: only {option}`services.ci-docker-prune.dates`.
+        '';
+
+        output = setting (types.enum [
+          "text"
+          "json"
+        ]) "text" "json" "How results are printed.";
+        verbose = setting (types.ints.between 0 255) 0 1 "Log more, and list everything that stays.";
+        quiet = setting types.bool false true "Log errors only.";
+
+        # A folder of it becomes a word of ReadWritePaths= too.
+        metrics-file =
+          setting (types.nullOr (types.strMatching "/[^[:space:]%]+/[^/[:space:]%]+")) null
+            "/var/lib/node-exporter/ci-docker-prune.prom"
+            ''
+              Metrics of each prune, for the textfile collector of Prometheus' node exporter. Its folder is made
+              where it is missing; in one that is there the user `ci-docker-prune` must be able to write.
+            '';
+      };
     };
 in
 {
   options.services.ci-docker-prune = {
     enable = lib.mkEnableOption "the daily prune of this Docker host, which keeps its image cache";
 
-    package = lib.mkPackageOption pkgs "ci-docker-prune" {
-      extraDescription = "The flake's module sets the flake's own build.";
+    package = mkOption {
+      type = types.package;
+      default = pkgs.ci-docker-prune or (pkgs.callPackage ./package.nix { });
+      defaultText = lib.literalMD "`pkgs.ci-docker-prune`, else a build of this module's sources with the host's `pkgs`";
+      description = "The ci-docker-prune package to use.";
     };
 
-    onCalendar = mkOption {
-      type = types.nonEmptyStr;
+    settings = mkOption {
+      type = types.submodule settings;
+      default = { };
+      example = {
+        disk-threshold = 75;
+        cache-age = "14d";
+      };
+      description = ''
+        The configuration, rendered to `/etc/ci-docker-prune.toml`: the services, `ci-docker-prune` on the PATH
+        and a CI job all read it. Keys are the program's long options.
+      '';
+    };
+
+    dates = mkOption {
+      type = types.either line (types.nonEmptyListOf line);
       default = "daily";
-      example = "*-*-* 03:30:00";
-      description = "When to prune, as a calendar event of {manpage}`systemd.time(7)`.";
+      example = [
+        "03:30"
+        "15:30"
+      ];
+      description = "When to prune, as one or several calendar events of {manpage}`systemd.time(7)`.";
     };
 
     randomizedDelaySec = mkOption {
-      type = types.nonEmptyStr;
-      default = "0";
-      example = "45min";
+      type = line;
+      default = "45min";
+      example = "0";
       description = ''
-        Delay each prune by a random time of up to this, as a time span of {manpage}`systemd.time(7)`:
-        so that the nodes of a Swarm do not all prune at once.
+        Delay each prune by a random time of up to this, as a time span of {manpage}`systemd.time(7)`: so that
+        it does not meet the jobs that start at midnight, nor the nodes of a Swarm prune at once.
       '';
     };
 
@@ -48,155 +203,26 @@ in
       description = "Whether a prune that was missed while the host was off is made up for at boot.";
     };
 
-    diskThreshold = percent 80 85 ''
-      Nothing is removed while the disk is below this percentage of its blocks and of its inodes.
-    '';
-
-    diskMinFree = mkOption {
-      type = types.nullOr size;
-      default = null;
-      example = "20G";
-      description = ''
-        The disk is under pressure too with less than this available. For ZFS and other pools, whose
-        percentages say little.
-      '';
-    };
-
-    diskTarget = percent 70 60 ''
-      Eviction of cached images stops below this percentage.
-    '';
-
-    diskCritical = percent 95 98 ''
-      At or above this percentage cached images go that were used as lately as {option}`criticalAge` ago. A
-      prune that ends there all the same fails (exit status 10), so that `OnFailure=` and the monitoring of
-      failed units see it.
-    '';
-
-    pruneAt = mkOption {
-      type = types.nullOr percentage;
-      default = 90;
-      example = 85;
-      description = ''
-        The record timer prunes too, behind the same gates, when the disk is at or above this percentage, or
-        when an earlier prune under pressure was blocked, stopped or failed. Null: only {option}`onCalendar`.
-      '';
-    };
-
-    olderThan = mkOption {
-      type = duration;
-      default = "24h";
-      example = "1h 30m";
-      description = "Minimum age of what is removed, below {option}`diskCritical`.";
-    };
-
-    cacheAge = mkOption {
-      type = duration;
-      default = "7d";
-      example = "14d";
-      description = ''
-        Time since its last use up to which a cached image stays while {option}`diskTarget` can be reached
-        without it.
-      '';
-    };
-
-    criticalAge = mkOption {
-      type = duration;
-      default = "1h";
-      example = "10m";
-      description = "Minimum time since last use of cached images that go at or above {option}`diskCritical`.";
-    };
-
-    evictTagged = mkOption {
-      type = types.listOf types.nonEmptyStr;
-      default = [ ];
-      example = [ "^registry\\.example\\.org/ci/.*:[0-9a-f]{40}$" ];
-      description = ''
-        Regular expressions. A tagged image whose every tag matches one of them is treated as a cached image:
-        for the per-commit images of a CI that builds on this host.
-      '';
-    };
-
-    runPattern = mkOption {
-      type = types.nonEmptyStr;
-      default = "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)";
-      example = "^ci-[0-9]+_";
-      description = ''
-        Regular expression (of Rust's `regex` crate) that the names of a CI run's stacks, services,
-        Compose projects and containers match. While one is live, nothing is removed.
-      '';
-    };
-
-    diskPaths = mkOption {
-      type = types.listOf types.path;
-      default = [ ];
-      example = [ "/var/lib/docker" ];
-      description = "Measure the filesystems of these paths; empty: where the engine keeps its data.";
-    };
-
-    keepLabels = mkOption {
-      type = types.nonEmptyListOf (types.strMatching "[^,=[:space:]]+(=[^,]*)?");
-      default = [ "ci-docker-prune.keep" ];
-      example = [
-        "ci-docker-prune.keep"
-        "com.example.role=builder"
-      ];
-      description = "Containers and images with one of these labels, `KEY` or `KEY=VALUE`, are never removed.";
-    };
-
-    dockerHost = mkOption {
-      type = types.nullOr url;
-      default = null;
-      example = "tcp://127.0.0.1:2375";
-      description = ''
-        The engine to prune; null: the one of {option}`virtualisation.docker`. The user `ci-docker-prune` must
-        be able to use its socket: where that is not by the group `docker`, add the socket's group to
-        `serviceConfig.SupplementaryGroups` of both services.
-      '';
-    };
-
-    swarmHost = mkOption {
-      type = types.nullOr url;
-      default = null;
-      example = "tcp://manager.internal:2376";
-      description = ''
-        The engine to ask about services: on a Swarm worker, a manager. Null: the engine itself. Where
-        TLS is wanted, {option}`environmentFile` can set `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`.
-      '';
-    };
-
     recordInterval = mkOption {
-      type = types.nullOr types.nonEmptyStr;
+      type = types.nullOr line;
       default = "5min";
       example = "2min";
       description = ''
-        How often current image usage is recorded in the ledger, as a time span of
-        {manpage}`systemd.time(7)`; null: never but at each prune.
-      '';
-    };
-
-    metricsFile = mkOption {
-      # It becomes a word of ReadWritePaths= too.
-      type = types.nullOr (types.strMatching "/[^[:space:]%]*");
-      default = null;
-      example = "/var/lib/node-exporter/ci-docker-prune.prom";
-      description = ''
-        Metrics of each prune, for the textfile collector of Prometheus' node exporter. Its directory must
-        exist, and the user `ci-docker-prune` must be able to write to it.
+        How often current image usage is recorded in the ledger, as a time span of {manpage}`systemd.time(7)`;
+        null: never but at each prune.
       '';
     };
 
     environmentFile = mkOption {
-      type = types.nullOr types.path;
+      type = types.nullOr (
+        types.strMatching "-?/[^\n]+" // { description = "absolute path, in a string"; }
+      );
       default = null;
       example = "/run/secrets/ci-docker-prune.env";
-      description = "Environment variables for the units, as of `EnvironmentFile=` in {manpage}`systemd.exec(5)`.";
-    };
-
-    extraArgs = mkOption {
-      type = types.listOf types.str;
-      default = [ ];
-      example = [ "--verbose" ];
-      description = "Further arguments of `ci-docker-prune prune` and, for the prunes that it makes, `record`.";
+      description = ''
+        Environment variables for the units, such as `DOCKER_CERT_PATH`, as of `EnvironmentFile=` in
+        {manpage}`systemd.exec(5)`. A string: a path literal would be copied into the store, which all can read.
+      '';
     };
   };
 }

@@ -21,6 +21,7 @@ rustPlatform.buildRustPackage {
     fileset = lib.fileset.unions [
       ../Cargo.lock
       ../Cargo.toml
+      ../docs/ci-systems.md
       ../src
       ../tests/it
       ../tests/host.rs
@@ -54,7 +55,13 @@ rustPlatform.buildRustPackage {
   meta = {
     inherit (manifest) description;
     license = lib.licenses.mit;
+    maintainers = [ ];
     mainProgram = "ci-docker-prune";
     platforms = lib.platforms.linux;
+  }
+  # Where Cargo.toml says where the project lives.
+  // lib.optionalAttrs (manifest ? repository) {
+    homepage = manifest.repository;
+    changelog = "${manifest.repository}/blob/main/CHANGELOG.md";
   };
 }

@@ -1,84 +1,71 @@
-# What the options become: users, directories, units, and the program on the PATH.
+# What the options become: the configuration file, users, directories and units.
 {
   config,
   lib,
+  options,
   pkgs,
   utils,
   ...
 }:
 let
   cfg = config.services.ci-docker-prune;
-  docker = config.virtualisation.docker;
+  inherit (config.virtualisation) docker;
+  podman = config.virtualisation.podman or { };
 
   user = "ci-docker-prune";
   runtimeDir = "/run/ci-docker-prune";
 
+  settings = lib.filterAttrs (_: value: value != null && value != [ ]) cfg.settings;
   hosts = lib.filter (host: host != null) [
-    cfg.dockerHost
-    cfg.swarmHost
+    cfg.settings.host
+    cfg.settings.swarm-host
   ];
   isRemote = host: !lib.hasPrefix "unix://" host;
   network = lib.any isRemote hosts;
   # The group that may use the engine's socket, and so may inhibit.
   group = if docker.enable then "docker" else user;
-
-  # Options of the program, by name; null where it is left to itself.
-  engine = {
-    host = cfg.dockerHost;
-    swarm-host = cfg.swarmHost;
-  };
-  settings = engine // {
-    disk-threshold = toString cfg.diskThreshold;
-    disk-min-free = cfg.diskMinFree;
-    disk-target = toString cfg.diskTarget;
-    disk-critical = toString cfg.diskCritical;
-    older-than = cfg.olderThan;
-    cache-age = cfg.cacheAge;
-    critical-age = cfg.criticalAge;
-    # One expression for all: commas may stand in it.
-    evict-tagged =
-      if cfg.evictTagged == [ ] then
-        null
-      else
-        lib.concatMapStringsSep "|" (pattern: "(?:${pattern})") cfg.evictTagged;
-    run-pattern = cfg.runPattern;
-    disk-path =
-      if cfg.diskPaths == [ ] then null else lib.concatMapStringsSep "," toString cfg.diskPaths;
-    keep-label = lib.concatStringsSep "," cfg.keepLabels;
-    metrics-file = if cfg.metricsFile == null then null else toString cfg.metricsFile;
-  };
   # Where both services write metrics.
-  metrics = lib.optional (cfg.metricsFile != null) (builtins.dirOf (toString cfg.metricsFile));
-  given = lib.filterAttrs (_: value: value != null);
-  arguments = options: lib.mapAttrsToList (name: value: "--${name}=${value}") (given options);
+  metrics = lib.optional (cfg.settings.metrics-file != null) (
+    builtins.dirOf cfg.settings.metrics-file
+  );
+  unknown = lib.filter (key: !lib.elem key (lib.attrNames known)) (lib.attrNames cfg.settings);
+  known = options.services.ci-docker-prune.settings.type.getSubOptions [ ];
 
-  # For a person or a CI job on this host, with the settings of the service as defaults: what
-  # `ci-docker-prune --dry-run` shows is what the service would do.
-  variable = name: "CI_DOCKER_PRUNE_" + lib.toUpper (lib.replaceStrings [ "-" ] [ "_" ] name);
-  program = pkgs.symlinkJoin {
-    name = "ci-docker-prune";
-    paths = [ cfg.package ];
-    nativeBuildInputs = [ pkgs.makeBinaryWrapper ];
-    postBuild = ''
-      wrapProgram $out/bin/ci-docker-prune ${
-        lib.escapeShellArgs (
-          lib.concatLists (
-            lib.mapAttrsToList (name: value: [
-              "--set-default"
-              (variable name)
-              value
-            ]) (given (builtins.removeAttrs settings [ "metrics-file" ]))
-          )
-        )
+  # What the program and systemd cannot read fails here, and not at midnight.
+  settingsFile =
+    pkgs.runCommand "ci-docker-prune.toml"
+      {
+        nativeBuildInputs = [ pkgs.buildPackages.systemd ];
+        file = settingsFormat.generate "ci-docker-prune.toml" settings;
       }
-    '';
-  };
+      (
+        lib.concatMapStringsSep "" (date: ''
+          systemd-analyze calendar ${lib.escapeShellArg (withoutZone date)} > /dev/null
+        '') (lib.toList cfg.dates)
+        + lib.concatMapStringsSep "" (span: ''
+          systemd-analyze timespan ${lib.escapeShellArg span} > /dev/null
+        '') ([ cfg.randomizedDelaySec ] ++ lib.optional (cfg.recordInterval != null) cfg.recordInterval)
+        + lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
+          ${lib.getExe cfg.package} check-config "$file"
+        ''
+        + ''
+          cp "$file" "$out"
+        ''
+      );
+  settingsFormat = pkgs.formats.toml { };
+  # A build has no time zones to look one up in.
+  withoutZone =
+    date:
+    let
+      parts = builtins.match "(.*[^ ]) +[A-Za-z][A-Za-z0-9_+/-]*" date;
+    in
+    if parts == null then date else lib.head parts;
 
   timer = description: timerConfig: {
     inherit description timerConfig;
     wantedBy = [ "timers.target" ];
   };
-  service = description: timeout: writable: words: {
+  service = description: timeout: command: {
     inherit description;
     documentation = [ "man:ci-docker-prune(1)" ];
     after = lib.optionals docker.enable [
@@ -91,14 +78,17 @@ let
     serviceConfig = {
       Type = "oneshot";
       TimeoutStartSec = timeout;
-      ExecStart = utils.escapeSystemdExecArgs ([ (lib.getExe cfg.package) ] ++ words);
+      ExecStart = utils.escapeSystemdExecArgs [
+        (lib.getExe cfg.package)
+        command
+      ];
       User = user;
       Group = user;
       SupplementaryGroups = lib.optional docker.enable "docker";
       StateDirectory = "ci-docker-prune";
       StateDirectoryMode = "0755";
       # Not RuntimeDirectory=: inhibitors outlive the service.
-      ReadWritePaths = [ runtimeDir ] ++ writable;
+      ReadWritePaths = [ runtimeDir ] ++ metrics;
       UMask = "0022";
 
       AmbientCapabilities = "";
@@ -143,7 +133,11 @@ let
     }
     // lib.optionalAttrs (!network) { IPAddressDeny = "any"; }
     // lib.optionalAttrs (cfg.environmentFile != null) {
-      EnvironmentFile = toString cfg.environmentFile;
+      EnvironmentFile = cfg.environmentFile;
+    }
+    # Its socket would start a Docker that is to start when somebody needs it.
+    // lib.optionalAttrs (docker.enable && !(docker.enableOnBoot or true)) {
+      ExecCondition = "${pkgs.systemd}/bin/systemctl is-active --quiet docker.service";
     };
   };
 in
@@ -160,24 +154,55 @@ in
         '';
       }
       {
-        assertion = docker.enable || cfg.dockerHost != null;
+        assertion =
+          !(
+            podman.enable or false && podman.autoPrune.enable or false && podman.dockerSocket.enable or false
+          );
         message = ''
-          services.ci-docker-prune has no Docker engine: set virtualisation.docker.enable, or name an
-          engine with services.ci-docker-prune.dockerHost.
+          services.ci-docker-prune and virtualisation.podman.autoPrune with virtualisation.podman.dockerSocket
+          would prune the same engine, and ci-docker-prune prunes Docker only. Remove one of them.
         '';
       }
       {
-        assertion = cfg.diskTarget <= cfg.diskThreshold && cfg.diskThreshold <= cfg.diskCritical;
+        assertion = !(config.services.docuum.enable or false);
         message = ''
-          The percentages of services.ci-docker-prune must rise: diskTarget ${toString cfg.diskTarget} <=
-          diskThreshold ${toString cfg.diskThreshold} <= diskCritical ${toString cfg.diskCritical}.
+          services.docuum evicts images by its own rules, whatever a run or a rollback needs, also those that
+          ci-docker-prune keeps. Remove services.docuum.
         '';
       }
       {
-        assertion = cfg.dockerHost == null || !isRemote cfg.dockerHost || cfg.diskPaths != [ ];
+        assertion = docker.enable || cfg.settings.host != null;
         message = ''
-          services.ci-docker-prune.dockerHost is on another host, whose disk cannot be measured from here:
-          name paths that show it in services.ci-docker-prune.diskPaths.
+          services.ci-docker-prune has no Docker engine: set virtualisation.docker.enable, or name an engine
+          with services.ci-docker-prune.settings.host.
+          ${lib.optionalString (docker.rootless.enable or false) ''
+            virtualisation.docker.rootless is an engine for each user, which a service of the system cannot
+            reach: run `ci-docker-prune prune` from a timer of that user instead.
+          ''}'';
+      }
+      {
+        assertion =
+          cfg.settings.disk-target <= cfg.settings.disk-threshold
+          && cfg.settings.disk-threshold <= cfg.settings.disk-critical;
+        message = ''
+          In services.ci-docker-prune.settings disk-target ${toString cfg.settings.disk-target} must not exceed
+          disk-threshold ${toString cfg.settings.disk-threshold}, nor that disk-critical
+          ${toString cfg.settings.disk-critical}.
+        '';
+      }
+      {
+        assertion =
+          cfg.settings.host == null || !isRemote cfg.settings.host || cfg.settings.disk-path != [ ];
+        message = ''
+          services.ci-docker-prune.settings.host is on another host, whose disk cannot be measured from here:
+          name paths that show it in services.ci-docker-prune.settings.disk-path.
+        '';
+      }
+      {
+        assertion = unknown == [ ];
+        message = ''
+          services.ci-docker-prune.settings has keys that the program does not know:
+          ${lib.concatStringsSep ", " unknown}. Its keys are the program's long options.
         '';
       }
     ];
@@ -186,16 +211,19 @@ in
         services.ci-docker-prune.recordInterval is null: an image that is used only between two prunes
         counts as unused, and may be evicted although every CI run needs it.
       ''
-      ++ lib.optional (cfg.pruneAt != null && cfg.pruneAt < cfg.diskThreshold) ''
-        services.ci-docker-prune.pruneAt is below diskThreshold, where no prune removes anything: the threshold
-        counts.
-      ''
-      ++ lib.optional (lib.elem "--dry-run" cfg.extraArgs) ''
-        services.ci-docker-prune.extraArgs has --dry-run: the service shows what would go, and nothing is
-        ever removed.
+      ++
+        lib.optional (cfg.settings.prune-at != null && cfg.settings.prune-at < cfg.settings.disk-threshold)
+          ''
+            services.ci-docker-prune.settings.prune-at is below disk-threshold, where no prune removes anything: the
+            threshold counts.
+          ''
+      ++ lib.optional (config.services.gitlab-runner.clear-docker-cache.enable or false) ''
+        services.gitlab-runner.clear-docker-cache removes images and volumes of the runner on its own schedule,
+        also those that ci-docker-prune keeps.
       '';
 
-    environment.systemPackages = [ program ];
+    environment.systemPackages = [ cfg.package ];
+    environment.etc."ci-docker-prune.toml".source = settingsFile;
 
     users.users.${user} = {
       isSystemUser = true;
@@ -205,29 +233,25 @@ in
 
     systemd.tmpfiles.rules = [
       "d ${runtimeDir} 0755 ${user} ${group} -"
-      # Sticky: nobody clears another's inhibitor away.
+      # Sticky: no user can remove another's inhibitor.
       "d ${runtimeDir}/inhibitors 3775 ${user} ${group} -"
-    ];
+    ]
+    # One that is there stays as it is.
+    ++ map (folder: "d ${folder} :0755 :${user} :${user} -") metrics;
 
-    # An engine that hangs is given up after --timeout for each answer; these limits end what nobody
-    # foresaw, and a prune that is told to end stops between two removals.
+    # An engine that hangs is given up after --timeout for each answer; these limits end what was not foreseen,
+    # and a prune that is told to end stops between two removals.
     systemd.services.ci-docker-prune =
-      service "Prune the Docker host, keeping its image cache" "1h" metrics
-        ([ "prune" ] ++ arguments settings ++ cfg.extraArgs);
+      service "Prune the Docker host, keeping its image cache" "1h"
+        "prune";
     systemd.timers.ci-docker-prune = timer "Daily Docker prune" {
-      OnCalendar = cfg.onCalendar;
+      OnCalendar = cfg.dates;
       Persistent = cfg.persistent;
       RandomizedDelaySec = cfg.randomizedDelaySec;
     };
 
     systemd.services.ci-docker-prune-record = lib.mkIf (cfg.recordInterval != null) (
-      service "Record Docker image usage, and prune if that is due" "1h" metrics (
-        [ "record" ]
-        ++ arguments (
-          settings // { prune-at = if cfg.pruneAt == null then null else toString cfg.pruneAt; }
-        )
-        ++ cfg.extraArgs
-      )
+      service "Record Docker image usage, and prune if that is due" "1h" "record"
     );
     systemd.timers.ci-docker-prune-record = lib.mkIf (cfg.recordInterval != null) (
       timer "Record Docker image usage" {

@@ -1,7 +1,7 @@
 # What the module must do, against any nixpkgs: the list of what it does not.
 {
   lib,
-  # Modules -> what `lib.nixosSystem` makes of them.
+  # Modules -> what `lib.evalModules` makes of them, with the options of ./host.nix.
   evaluate,
 }:
 let
@@ -18,17 +18,23 @@ let
     services.ci-docker-prune.enable = true;
     virtualisation.docker.enable = true;
   };
-  of =
-    settings:
-    (evaluate [
-      base
-      { services.ci-docker-prune = settings; }
-    ]).config;
+  with' = modules: set: (evaluate (modules ++ [ { services.ci-docker-prune = set; } ])).config;
+  of = with' [ base ];
   plain = of { };
   off = (evaluate [ { virtualisation.docker.enable = true; } ]).config;
-  text = config: name: config.systemd.units.${name}.text;
-  has = config: name: config.systemd.units ? ${name};
-  lines = config: name: lib.splitString "\n" (text config name);
+  prune = config: config.systemd.services.ci-docker-prune;
+  record = config: config.systemd.services.ci-docker-prune-record;
+  pruneTimer = config: config.systemd.timers.ci-docker-prune.timerConfig;
+  recordTimer = config: config.systemd.timers.ci-docker-prune-record.timerConfig;
+  # What the build of the configuration file runs.
+  build =
+    config:
+    let
+      file = config.environment.etc."ci-docker-prune.toml".source;
+    in
+    file.script or file.buildCommand;
+  # The configuration file, before it is rendered.
+  settings = config: lib.filterAttrs (_: it: it != null) config.services.ci-docker-prune.settings;
 
   unless = condition: what: if condition then [ ] else [ what ];
 
@@ -40,269 +46,306 @@ let
     config: !any (it: !it.assertion && lib.hasInfix "ci-docker-prune" it.message) config.assertions;
   warns = config: words: any (lib.hasInfix words) config.warnings;
 
-  prune = "ci-docker-prune.service";
-  record = "ci-docker-prune-record.service";
-
-  # Settings, the unit that they change, and the whole line that says so.
+  # What is set, where it must arrive, and as what.
   reaches = [
     [
-      { onCalendar = "weekly"; }
-      "ci-docker-prune.timer"
-      "OnCalendar=weekly"
+      { dates = "weekly"; }
+      (config: (pruneTimer config).OnCalendar)
+      "weekly"
     ]
     [
-      { randomizedDelaySec = "45min"; }
-      "ci-docker-prune.timer"
-      "RandomizedDelaySec=45min"
+      {
+        dates = [
+          "03:30"
+          "15:30"
+        ];
+      }
+      (config: (pruneTimer config).OnCalendar)
+      [
+        "03:30"
+        "15:30"
+      ]
+    ]
+    # A build has no time zones.
+    [
+      { dates = "03:30 Europe/Berlin"; }
+      (config: lib.hasInfix "calendar '03:30' >" (build config))
+      true
+    ]
+    [
+      { dates = "Mon *-*-* 03:30:00"; }
+      (config: lib.hasInfix "calendar 'Mon *-*-* 03:30:00' >" (build config))
+      true
+    ]
+    [
+      { randomizedDelaySec = "0"; }
+      (config: (pruneTimer config).RandomizedDelaySec)
+      "0"
     ]
     [
       { persistent = false; }
-      "ci-docker-prune.timer"
-      "Persistent=false"
+      (config: (pruneTimer config).Persistent)
+      false
     ]
     [
       { recordInterval = "2min"; }
-      "ci-docker-prune-record.timer"
-      "OnUnitActiveSec=2min"
+      (config: (recordTimer config).OnUnitActiveSec)
+      "2min"
     ]
     [
       { recordInterval = "2min"; }
-      "ci-docker-prune-record.timer"
-      "OnActiveSec=2min"
-    ]
-    [
-      { metricsFile = "/var/lib/metrics/x.prom"; }
-      prune
-      "ReadWritePaths=/var/lib/metrics"
-    ]
-    [
-      { metricsFile = "/var/lib/metrics/x.prom"; }
-      record
-      "ReadWritePaths=/var/lib/metrics"
+      (config: (recordTimer config).OnActiveSec)
+      "2min"
     ]
     [
       { environmentFile = "/run/secrets/env"; }
-      prune
-      "EnvironmentFile=/run/secrets/env"
+      (config: (prune config).serviceConfig.EnvironmentFile)
+      "/run/secrets/env"
     ]
     [
       { environmentFile = "/run/secrets/env"; }
-      record
-      "EnvironmentFile=/run/secrets/env"
+      (config: (record config).serviceConfig.EnvironmentFile)
+      "/run/secrets/env"
     ]
     [
-      { swarmHost = "tcp://manager:2376"; }
-      prune
-      "RestrictAddressFamilies=AF_INET6"
+      { settings.metrics-file = "/var/lib/metrics/x.prom"; }
+      (config: elem "/var/lib/metrics" (record config).serviceConfig.ReadWritePaths)
+      true
     ]
     [
-      { swarmHost = "tcp://manager:2376"; }
-      prune
-      "PrivateNetwork=false"
+      { settings.metrics-file = "/var/lib/metrics/x.prom"; }
+      (
+        config:
+        any (lib.hasPrefix "d /var/lib/metrics :0755 :ci-docker-prune") config.systemd.tmpfiles.rules
+      )
+      true
+    ]
+    [
+      { settings.swarm-host = "tcp://manager:2376"; }
+      (config: elem "AF_INET6" (prune config).serviceConfig.RestrictAddressFamilies)
+      true
+    ]
+    [
+      { settings.swarm-host = "tcp://manager:2376"; }
+      (config: (prune config).serviceConfig.PrivateNetwork)
+      false
+    ]
+    # The target's default follows.
+    [
+      { settings.disk-threshold = 60; }
+      (config: (settings config).disk-target)
+      60
+    ]
+    [
+      { settings.disk-threshold = 90; }
+      (config: (settings config).disk-target)
+      70
     ]
   ];
-  # Settings, and the argument of the prune that they become.
-  arguments = [
-    [
-      { diskThreshold = 85; }
-      "--disk-threshold=85"
-    ]
-    [
-      { diskTarget = 60; }
-      "--disk-target=60"
-    ]
-    [
-      { diskCritical = 99; }
-      "--disk-critical=99"
-    ]
-    [
-      { diskMinFree = "1.5TiB"; }
-      "--disk-min-free=1.5TiB"
-    ]
-    [
-      { criticalAge = "10m"; }
-      "--critical-age=10m"
-    ]
-    [
-      {
-        evictTagged = [
-          "^a:"
-          "^b:.{1,3}"
-        ];
-      }
-      "--evict-tagged=(?:^a:)|(?:^b:.{1,3})"
-    ]
-    [
-      { olderThan = "1h 30m"; }
-      "--older-than=1h 30m"
-    ]
-    [
-      { cacheAge = "14d"; }
-      "--cache-age=14d"
-    ]
-    # systemd would expand `$` and `%`.
-    [
-      { runPattern = "^ci-%d_.*$"; }
-      "--run-pattern=^ci-%%d_.*$$"
-    ]
-    [
-      {
-        diskPaths = [
-          "/a"
-          "/b"
-        ];
-      }
-      "--disk-path=/a,/b"
-    ]
-    [
-      {
-        keepLabels = [
-          "a"
-          "b=c"
-        ];
-      }
-      "--keep-label=a,b=c"
-    ]
-    [
-      { dockerHost = "unix:///x.sock"; }
-      "--host=unix:///x.sock"
-    ]
-    [
-      { swarmHost = "tcp://manager:2376"; }
-      "--swarm-host=tcp://manager:2376"
-    ]
-    [
-      { metricsFile = "/var/lib/metrics/x.prom"; }
-      "--metrics-file=/var/lib/metrics/x.prom"
-    ]
-    [
-      { extraArgs = [ "--verbose" ]; }
-      "--verbose"
-    ]
+  # Settings that the file has as they are.
+  kept = [
+    { disk-threshold = 85; }
+    { disk-target = 60; }
+    { disk-critical = 99; }
+    { disk-min-free = "1.5TiB"; }
+    { critical-age = "10m"; }
+    {
+      evict-tagged = [
+        "^a:"
+        "^b:.{1,3}"
+      ];
+    }
+    { older-than = "1h 30m"; }
+    { cache-age = "1y"; }
+    { run-pattern = "^ci-%d_.*$"; }
+    {
+      disk-path = [
+        "/a"
+        "/b"
+      ];
+    }
+    {
+      keep-label = [
+        "a"
+        "b=c,d"
+      ];
+    }
+    { host = "unix:///x.sock"; }
+    { swarm-host = "tcp://manager:2376"; }
+    { prune-at = 85; }
+    { timeout = "1m 500ms"; }
+    { verbose = 2; }
+    { output = "json"; }
   ];
-  # Settings of a wrong type.
+  # What is of a wrong type.
   wrong = [
-    { olderThan = "5 parsecs"; }
-    { diskMinFree = "20 parsecs"; }
-    { pruneAt = 101; }
-    { evictTagged = [ "" ]; }
-    { swarmHost = "tcp://manager"; }
-    { metricsFile = "/a dir/x.prom"; }
-    { diskThreshold = 101; }
-    { diskThreshold = "80"; }
-    { diskTarget = -1; }
-    { olderThan = "soon"; }
-    { cacheAge = 7; }
-    { runPattern = ""; }
-    { diskPaths = [ "relative" ]; }
-    { keepLabels = [ ]; }
-    { keepLabels = [ "a,b" ]; }
-    { keepLabels = [ "=value" ]; }
-    { dockerHost = "docker.sock"; }
-    { swarmHost = "ssh://manager"; }
+    { settings.older-than = "5 parsecs"; }
+    { settings.disk-min-free = "20 parsecs"; }
+    { settings.prune-at = 101; }
+    { settings.evict-tagged = [ "" ]; }
+    { settings.swarm-host = "tcp://manager"; }
+    { settings.metrics-file = "/a dir/x.prom"; }
+    { settings.metrics-file = "/x"; }
+    { settings.metrics-file = "metrics.prom"; }
+    { settings.disk-threshold = 101; }
+    { settings.disk-threshold = "80"; }
+    { settings.disk-target = -1; }
+    { settings.older-than = "soon"; }
+    { settings.cache-age = 7; }
+    { settings.run-pattern = ""; }
+    { settings.keep-label = [ ]; }
+    { settings.keep-label = [ "=value" ]; }
+    { settings.host = "docker.sock"; }
+    { settings.swarm-host = "ssh://manager"; }
+    { settings.output = "xml"; }
+    { settings.quiet = 1; }
     { persistent = "yes"; }
-    { onCalendar = ""; }
-    { metricsFile = "metrics.prom"; }
-    { extraArgs = "--verbose"; }
-    { diskTreshold = 80; }
+    { dates = 7; }
+    { dates = "daily\nweekly"; }
+    { recordInterval = 5; }
+    { environmentFile = ./cases.nix; }
+    { environmentFile = "secrets.env"; }
+    { dates = ""; }
+    { dates = [ ]; }
+    { randomizedDelaySec = " "; }
+    { onCalendar = "daily"; }
   ];
   show = builtins.toJSON;
   first = list: builtins.elemAt list 0;
   second = list: builtins.elemAt list 1;
   third = list: builtins.elemAt list 2;
+  sees =
+    config:
+    deepSeq [
+      (settings config)
+      (prune config).serviceConfig
+      (record config).serviceConfig
+      (pruneTimer config)
+      (recordTimer config)
+      config.systemd.tmpfiles.rules
+    ] true;
 in
 concatMap (
   case:
-  unless (elem (third case) (lines (of (first case)) (second case))) "${show (first case)} does not reach ${second case} as ${third case}"
+  unless (
+    second case (of (first case)) == third case
+  ) "${show (first case)} does not arrive as ${show (third case)}"
 ) reaches
 ++ concatMap (
-  case:
-  unless (lib.hasInfix (show (second case)) (text (of (first case)) prune)) "${show (first case)} does not become the argument ${second case}"
-) arguments
-++ concatMap (
-  settings:
+  set:
   unless (
-    !(tryEval (
-      deepSeq (
-        text (of settings) prune + text (of settings) record + text (of settings) "ci-docker-prune.timer"
-      ) true
-    )).success
-  ) "${show settings} is taken"
+    lib.filterAttrs (key: _: set ? ${key}) (
+      settings (of {
+        settings = set;
+      })
+    ) == set
+  ) "${show set} is not in the configuration"
+) kept
+++ concatMap (
+  set:
+  unless (!(tryEval (sees (of set))).success)
+    "${show (removeAttrs set [ "environmentFile" ])} is taken"
 ) wrong
-++ unless (lib.hasInfix (show "--dry-run") (
-  text (of { extraArgs = [ "--dry-run" ]; }) record
-)) "a dry run for ever, and the record timer prunes"
-++ unless (lib.hasInfix "--prune-at=90" (text plain record)) "no prune is urgent"
-++ unless (lib.hasInfix "--older-than=24h" (text plain record)) "an urgent prune has other settings"
-++ unless (
-  !lib.hasInfix "--prune-at" (text (of { pruneAt = null; }) record)
-) "the record timer prunes although that is off"
-++ unless (warns (of {
-  pruneAt = 75;
-}) "pruneAt") "an urgent prune below the threshold, and no warning"
 ++ unless (quiet plain) "an assertion fires on a plain host"
 ++ unless (!warns plain "ci-docker-prune") "there is a warning on a plain host"
+++ unless ((settings plain).prune-at == 90) "no prune is urgent"
+++ unless (!(settings plain) ? host) "a plain host names its engine"
+++ unless (fires [
+  base
+  { services.ci-docker-prune.settings.disk-treshold = 80; }
+] "disk-treshold") "a key that is misspelt is no error"
+++ unless (warns (of {
+  settings.prune-at = 75;
+}) "prune-at") "an urgent prune below the threshold, and no warning"
 ++ unless (fires [
   base
   { virtualisation.docker.autoPrune.enable = true; }
 ] "cache which ci-docker-prune keeps") "autoPrune beside it is no error"
 ++ unless (fires [
+  base
+  { services.docuum.enable = true; }
+] "docuum") "docuum beside it is no error"
+++ unless (fires [
+  base
+  {
+    virtualisation.podman = {
+      enable = true;
+      autoPrune.enable = true;
+      dockerSocket.enable = true;
+    };
+  }
+] "podman") "podman's autoPrune on Docker's socket is no error"
+++ unless (warns
+  (evaluate [
+    base
+    { services.gitlab-runner.clear-docker-cache.enable = true; }
+  ]).config
+  "gitlab-runner"
+) "gitlab-runner clears the cache, and no warning"
+++ unless (fires [
   { services.ci-docker-prune.enable = true; }
 ] "no Docker engine") "a host without Docker is no error"
-++ unless (quiet
-  (evaluate [
-    {
-      services.ci-docker-prune.enable = true;
-      services.ci-docker-prune.dockerHost = "unix:///run/podman/podman.sock";
-    }
-  ]).config
-) "a host with an engine of its own is an error"
+++ unless (fires [
+  {
+    services.ci-docker-prune.enable = true;
+    virtualisation.docker.rootless.enable = true;
+  }
+] "timer of that user") "a rootless Docker is no error that says what to do"
+++ unless (quiet (
+  with' [ { services.ci-docker-prune.enable = true; } ] { settings.host = "unix:///run/other.sock"; }
+)) "a host with an engine of its own is an error"
 ++ unless (fires [
   base
-  { services.ci-docker-prune.diskTarget = 90; }
-] "must rise") "percentages that fall are no error"
+  { services.ci-docker-prune.settings.disk-target = 90; }
+] "must not exceed") "percentages that cross are no error"
 ++ unless (fires [
   base
-  { services.ci-docker-prune.dockerHost = "tcp://other:2376"; }
-] "diskPaths") "a remote disk that nobody can measure is no error"
+  { services.ci-docker-prune.settings.host = "tcp://other:2376"; }
+] "disk-path") "a remote disk that nobody can measure is no error"
 ++ unless (warns (of { recordInterval = null; }) "recordInterval") "no record timer, and no warning"
-++ unless (warns (of {
-  extraArgs = [ "--dry-run" ];
-}) "nothing is") "a dry run for ever, and no warning"
-++ unless (!has off prune) "a host that did not enable it has the unit"
 ++ unless (
-  !has (of { recordInterval = null; }) record
+  !off.systemd.services ? ci-docker-prune && !off.environment.etc ? "ci-docker-prune.toml"
+) "a host that did not enable it has it"
+++ unless (
+  !(of { recordInterval = null; }).systemd.services ? ci-docker-prune-record
 ) "the record unit is there although it is off"
 ++ unless (
   !elem "docker-prune" (attrNames plain.systemd.services) || plain.virtualisation.docker ? package
 ) "it defines docker-prune, which NixOS reserves"
 ++ unless (elem "timers.target" plain.systemd.timers.ci-docker-prune.wantedBy) "the timer is not enabled"
+++ unless ((prune plain).wantedBy or [ ] == [ ]) "a switch or a boot would start a prune"
+++ unless (!(prune plain).restartIfChanged) "a switch would restart a prune"
 ++ unless (
-  plain.systemd.services.ci-docker-prune.wantedBy or [ ] == [ ]
-) "a switch or a boot would start a prune"
-++ unless (elem "X-RestartIfChanged=false" (lines plain prune)) "a switch would restart a prune"
-++ unless (elem "After=docker.service docker.socket" (lines plain prune)) "it does not wait for docker's socket"
-++ unless (elem "Wants=docker.socket" (lines plain prune)) "it does not want docker's socket"
-++ unless (elem "PrivateNetwork=true" (lines plain prune)) "it has a network that it does not need"
-++ unless (elem "IPAddressDeny=any" (lines plain prune)) "it may send to the network"
+  (prune plain).after == [
+    "docker.service"
+    "docker.socket"
+  ]
+) "it does not wait for docker's socket"
+++ unless ((prune plain).wants == [ "docker.socket" ]) "it does not want docker's socket"
+++ unless (prune plain).serviceConfig.PrivateNetwork "it has a network that it does not need"
+++ unless ((prune plain).serviceConfig.IPAddressDeny == "any") "it may send to the network"
+++ unless (!(prune plain).serviceConfig ? ExecCondition) "a plain host's service has a condition"
+++ unless (lib.hasInfix "is-active --quiet docker.service" (
+  (record
+    (evaluate [
+      base
+      { virtualisation.docker.enableOnBoot = false; }
+    ]).config
+  ).serviceConfig.ExecCondition
+)) "the record timer starts a Docker that is to be started on demand"
 ++ unless (
-  !elem "SupplementaryGroups=docker" (
-    lines
-      (evaluate [
-        {
-          services.ci-docker-prune.enable = true;
-          services.ci-docker-prune.dockerHost = "unix:///x.sock";
-        }
-      ]).config
-      prune
-  )
+  (settings
+    (evaluate [
+      base
+      { virtualisation.docker.listenOptions = [ "/run/other.sock" ]; }
+    ]).config
+  ).host == "unix:///run/other.sock"
+) "another socket of Docker is ignored"
+++ unless (
+  !elem "docker"
+    (prune (
+      with' [ { services.ci-docker-prune.enable = true; } ] { settings.host = "unix:///x.sock"; }
+    )).serviceConfig.SupplementaryGroups
 ) "it wants the group of a Docker that is not there"
 ++ unless (any (lib.hasPrefix "d /run/ci-docker-prune/inhibitors 3775 ci-docker-prune docker") plain.systemd.tmpfiles.rules) "the docker group cannot inhibit"
-++ unless (any
-  (
-    it:
-    lib.hasInfix "'CI_DOCKER_PRUNE_DISK_THRESHOLD' '85'" (it.buildCommand or "")
-    || lib.hasInfix "CI_DOCKER_PRUNE_DISK_THRESHOLD 85" (it.buildCommand or "")
-  )
-  (of { diskThreshold = 85; }).environment.systemPackages
-) "the program on the PATH does not know the service's settings"
+++ unless (elem plain.services.ci-docker-prune.package plain.environment.systemPackages) "the program is not on the PATH"

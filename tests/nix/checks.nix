@@ -40,22 +40,27 @@ in
         touch $out
       '';
 
-  # The same cases as tests/nix/run, against the real NixOS.
+  # The same cases as tests/nix/run, against the real nixpkgs; the VM is a whole NixOS.
   module =
     let
+      inherit (nixpkgs) lib;
       failures = import ./cases.nix {
-        inherit (nixpkgs) lib;
+        inherit lib;
         evaluate =
           modules:
-          nixpkgs.lib.nixosSystem {
+          lib.evalModules {
             modules = [
               self.nixosModules.default
-              {
-                nixpkgs.hostPlatform = system;
-                system.stateVersion = "26.05";
-              }
+              ./host.nix
             ]
             ++ modules;
+            specialArgs = {
+              inherit pkgs;
+              utils = import "${nixpkgs}/nixos/lib/utils.nix" {
+                inherit lib pkgs;
+                config = { };
+              };
+            };
           };
       };
     in

@@ -26,9 +26,15 @@ let
       }
     ];
   system = host { };
+  settingsFile = system: system.config.environment.etc."ci-docker-prune.toml".source;
   inherit (system.config.systemd) services timers;
   rendered =
-    system: builtins.mapAttrs (_: unit: unit.text) system.config.systemd.units // directories;
+    system:
+    builtins.mapAttrs (_: unit: unit.text) system.config.systemd.units
+    // directories
+    // {
+      "ci-docker-prune.toml" = (settingsFile system).file.text;
+    };
   directories = {
     "ci-docker-prune.tmpfiles.conf" = lib.concatMapStringsSep "" (
       rule: rule + "\n"
@@ -38,6 +44,18 @@ in
 {
   failures =
     import ./cases.nix { inherit lib evaluate; }
+    ++ unless (self.nixosModules ? ci-docker-prune) "the module by its name"
+    ++ unless (
+      (lib.nixosSystem {
+        modules = [
+          ../../modules
+          {
+            virtualisation.docker.enable = true;
+            services.ci-docker-prune.enable = true;
+          }
+        ];
+      }).config.services.ci-docker-prune.package.pname == "ci-docker-prune"
+    ) "the module without the flake"
     ++ unless (
       builtins.attrNames self.packages == [
         "aarch64-linux"
@@ -78,10 +96,23 @@ in
   units = {
     plain = rendered system;
     tcp = rendered (host {
-      dockerHost = "tcp://127.0.0.1:2375";
-      diskPaths = [ "/var/lib/docker" ];
+      settings.host = "tcp://127.0.0.1:2375";
+      settings.disk-path = [ "/var/lib/docker" ];
     });
+    lazy = rendered (evaluate [
+      {
+        virtualisation.docker.enable = true;
+        virtualisation.docker.enableOnBoot = false;
+        services.ci-docker-prune.enable = true;
+        services.ci-docker-prune.package = package // {
+          outPath = "/usr/local";
+        };
+      }
+    ]);
   };
+
+  # What the build of the configuration file runs.
+  build = (settingsFile system).script;
 
   # An example of the docs: what is wrong with it.
   example =
@@ -92,8 +123,7 @@ in
     in
     builtins.deepSeq config.systemd (lib.concatMapStringsSep "" (it: it.message) failed);
 
-  # What a release carries for other distributions: there the program's own defaults hold, and a file of
-  # variables changes them.
+  # What a release carries for other distributions.
   release =
     lib.listToAttrs (
       lib.mapAttrsToList (name: unit: {
@@ -102,9 +132,8 @@ in
           builtins.removeAttrs unit [ "restartIfChanged" ]
           // {
             serviceConfig = unit.serviceConfig // {
-              EnvironmentFile = "-/etc/default/ci-docker-prune";
               ExecStart = "/usr/local/bin/ci-docker-prune ${
-                if name == "ci-docker-prune" then "prune" else "record --prune-at 90"
+                if name == "ci-docker-prune" then "prune" else "record"
               }";
             };
           }
@@ -112,12 +141,16 @@ in
       }) services
       ++ lib.mapAttrsToList (name: unit: {
         name = "${name}.timer";
-        value = system.render.timer unit + "\n[Install]\nWantedBy=timers.target\n";
+        value = system.render.timer unit;
       }) timers
     )
     // directories
     // {
       "ci-docker-prune.sysusers.conf" = "u ci-docker-prune - \"ci-docker-prune\"\n";
+      "ci-docker-prune.toml" = ''
+        # The configuration; ci-docker-prune check-config --example shows every key.
+        prune-at = ${toString system.config.services.ci-docker-prune.settings.prune-at}
+      '';
     };
 
   vm = self.checks.x86_64-linux.vm.test { pkgs = nixpkgs.legacyPackages.x86_64-linux; };

@@ -15,7 +15,12 @@ let
 
   nix =
     value:
-    if isList value then
+    if isAttrs value then
+      if value == { } then
+        "{ }"
+      else
+        "{ ${concatStringsSep " " (map (key: "${key} = ${nix value.${key}};") (attrNames value))} }"
+    else if isList value then
       if value == [ ] then "[ ]" else "[ ${concatStringsSep " " (map nix value)} ]"
     else if isString value then
       toJSON value
@@ -35,6 +40,17 @@ let
     in
     if found == null then text else builtins.head found;
 
+  # The options of a submodule follow it.
+  options' =
+    prefix: options:
+    builtins.concatMap (
+      name:
+      [ (option "${prefix}${name}" options.${name}) ]
+      ++ lib.optionals (options.${name}.type ? getSubOptions) (
+        options' "${prefix}${name}." (options.${name}.type.getSubOptions [ ])
+      )
+    ) (attrNames options);
+
   option =
     name: it:
     concatStringsSep "\n" (
@@ -44,7 +60,7 @@ let
         (trim (plain it.description))
         ""
         "- type: ${it.type.description}"
-        "- default: `${if it ? defaultText then it.defaultText else nix it.default}`"
+        "- default: ${if it ? defaultText then it.defaultText.text else "`${nix it.default}`"}"
       ]
       ++ lib.optional (it ? example) "- example: `${nix it.example}`"
       ++ [ "" ]
@@ -58,5 +74,5 @@ concatStringsSep "\n" (
     "Made from `modules/options.nix` by `tests/nix/run --update`; `tests/run` checks that it is up to date."
     ""
   ]
-  ++ map (name: option name options.${name}) (attrNames options)
+  ++ options' "" options
 )

@@ -46,11 +46,13 @@ in
 
       services.ci-docker-prune = {
         enable = true;
-        olderThan = "0s";
-        cacheAge = "0s";
-        metricsFile = "/var/lib/metrics/ci-docker-prune.prom";
+        randomizedDelaySec = "0";
+        settings = {
+          older-than = "0s";
+          cache-age = "0s";
+          metrics-file = "/var/lib/metrics/ci-docker-prune.prom";
+        };
       };
-      systemd.tmpfiles.rules = [ "d /var/lib/metrics 0755 ci-docker-prune root -" ];
       systemd.services.ci-docker-prune.onFailure = [ "alarm.service" ];
       systemd.services.alarm = {
         serviceConfig.Type = "oneshot";
@@ -64,7 +66,7 @@ in
       environment.variables.RUN = "abcd-0123ef_ci_commoninternet_net";
       assertions = [
         {
-          assertion = config.services.ci-docker-prune.diskThreshold == 80;
+          assertion = config.services.ci-docker-prune.settings.disk-threshold == 80;
           message = "the test fills the disk for the default threshold";
         }
       ];
@@ -131,7 +133,7 @@ in
         assert "Removed:" in journal(), journal()
         assert "cached" not in machine.succeed("docker image ls --digests"), "the cached image is gone"
         machine.succeed("docker image inspect run:1")
-        machine.succeed("grep ci_docker_prune_last_success_timestamp_seconds /var/lib/metrics/ci-docker-prune.prom")
+        machine.succeed("grep ci_docker_prune_last_success_timestamp_seconds /var/lib/metrics/ci-docker-prune-ledger.prom")
 
     with subtest("a critical disk fails the unit"):
         fill(97)

@@ -39,8 +39,20 @@ let
               overrideAttrs = change: derivation it.pname (it // change it);
             }
           );
-        # As the real one it keeps no postBuild: that becomes a part of buildCommand.
-        symlinkJoin = it: derivation it.name { buildCommand = it.postBuild or ""; };
+        formats.toml = _: {
+          type = lib.types.anything;
+          # Strings, numbers and lists are written alike in JSON and TOML.
+          generate =
+            name: value:
+            derivation name {
+              text = lib.concatStringsSep "" (
+                lib.mapAttrsToList (key: it: "${key} = ${builtins.toJSON it}\n") value
+              );
+            };
+        };
+        buildPackages = { inherit (self) systemd; };
+        # Where a Debian has it: the units run on one.
+        systemd = derivation "systemd" { outPath = "/usr"; };
         runCommand =
           name: it: script:
           derivation name (it // { inherit script; });
@@ -55,7 +67,6 @@ let
         "clippy"
         "deadnix"
         "installShellFiles"
-        "makeBinaryWrapper"
         "nixfmt"
         "nixfmt-tree"
         "rustfmt"
@@ -66,5 +77,6 @@ let
 in
 {
   inherit lib;
+  outPath = toString ./.;
   legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] pkgs;
 }

@@ -2,7 +2,6 @@
 let
   inherit (builtins)
     all
-    attrNames
     head
     isAttrs
     isBool
@@ -49,7 +48,9 @@ let
         map (name: nameValuePair name set.${name}) (filter (name: keep name set.${name}) (attrNames set))
       );
     mapAttrsToList = of: set: map (name: of name set.${name}) (attrNames set);
-    any = builtins.any;
+    inherit (builtins) any attrNames head;
+    min = a: b: if a < b then a else b;
+    toList = it: if isList it then it else [ it ];
     optional = condition: value: if condition then [ value ] else [ ];
     optionals = condition: values: if condition then values else [ ];
     optionalAttrs = condition: set: if condition then set else { };
@@ -78,66 +79,6 @@ let
         ];
       in
       replaceStrings special (map (c: "\\" + c) special);
-    toUpper =
-      let
-        lower = [
-          "a"
-          "b"
-          "c"
-          "d"
-          "e"
-          "f"
-          "g"
-          "h"
-          "i"
-          "j"
-          "k"
-          "l"
-          "m"
-          "n"
-          "o"
-          "p"
-          "q"
-          "r"
-          "s"
-          "t"
-          "u"
-          "v"
-          "w"
-          "x"
-          "y"
-          "z"
-        ];
-        upper = [
-          "A"
-          "B"
-          "C"
-          "D"
-          "E"
-          "F"
-          "G"
-          "H"
-          "I"
-          "J"
-          "K"
-          "L"
-          "M"
-          "N"
-          "O"
-          "P"
-          "Q"
-          "R"
-          "S"
-          "T"
-          "U"
-          "V"
-          "W"
-          "X"
-          "Y"
-          "Z"
-        ];
-      in
-      replaceStrings lower upper;
     escapeShellArg = text: "'${replaceStrings [ "'" ] [ "'\\''" ] (toString text)}'";
     escapeShellArgs = concatMapStringsSep " " escapeShellArg;
     getExe = package: "${package}/bin/${package.meta.mainProgram}";
@@ -164,6 +105,7 @@ let
       inherit priority content;
     };
     mkDefault = mkOverride 1000;
+    literalMD = text: { inherit text; };
     mkOption = option: option // { _type = "option"; };
     mkEnableOption =
       what:
@@ -189,12 +131,20 @@ let
       bool = type "boolean" isBool;
       str = type "string" isString;
       nonEmptyStr = type "non-empty string" (it: isString it && match "[[:space:]]*" it == null);
+      singleLineStr = type "(optionally newline-terminated) single-line string" (
+        it: isString it && match "[^\n]*\n?" it != null
+      );
+      enum =
+        values: type "one of ${concatMapStringsSep ", " builtins.toJSON values}" (it: elem it values);
+      either = a: b: type "${a.description} or ${b.description}" (it: a.check it || b.check it);
       strMatching =
         pattern:
         type "string matching the pattern ${pattern}" (it: isString it && match pattern it != null);
       path = type "absolute path" (it: isPath it || isString it && hasPrefix "/" it);
       package = type "package" (it: isAttrs it && it ? outPath);
+      unspecified = types.raw;
       raw = type "raw value" (_: true);
+      ints.unsigned = type "unsigned integer, meaning >=0" (it: isInt it && it >= 0);
       ints.between =
         low: high:
         type "integer between ${toString low} and ${toString high} (both inclusive)" (
@@ -219,6 +169,14 @@ let
         // {
           description = "non-empty (list of ${of.description})";
           check = it: isList it && it != [ ] && all of.check it;
+        };
+      # A module of its own below the option.
+      submodule =
+        module:
+        type "submodule" isAttrs
+        // {
+          submodule = module;
+          getSubOptions = _: (lib.evalModules { modules = [ module ]; }).options;
         };
       # Each attribute is of this type; definitions of different attributes come together.
       attrsOf =

@@ -30,8 +30,10 @@ let
       [
         {
           options = called.options or { };
+          freeform = called.freeformType or null;
           config =
             called.config or (removeAttrs called [
+              "freeformType"
               "options"
               "_file"
               "imports"
@@ -95,6 +97,13 @@ let
     in
     if wrong != [ ] then
       throw "A definition for option `${where}' is not of type `${type.description}': ${builtins.toJSON (head wrong)}"
+    else if type ? submodule then
+      (lib.evalModules {
+        modules = [
+          type.submodule
+        ]
+        ++ map (it: { config = lib.mkOverride it.priority it.value; }) definitions;
+      }).config
     else if type ? attributes then
       let
         names = attrNames (foldl' (a: b: a // b.value) { } definitions);
@@ -114,8 +123,9 @@ let
     else
       type.merge where values;
 
+  # `freeform`: the type of what no option declares, or null.
   evaluate =
-    where: options: definitions:
+    freeform: where: options: definitions:
     if isOption options then
       let
         # The least priority of all.
@@ -132,15 +142,19 @@ let
         sets = concatMap pushDown definitions;
         given = concatMap attrNames sets;
         unknown = filter (name: !(options ? ${name})) given;
+        of = name: concatMap (set: if set ? ${name} then [ set.${name} ] else [ ]) sets;
+        free = listToAttrs (
+          map (name: {
+            inherit name;
+            value = resolve (path name) freeform (concatMap (discharge 100) (of name));
+          }) unknown
+        );
         path = name: if where == "" then name else "${where}.${name}";
       in
-      if unknown != [ ] then
+      if unknown != [ ] && freeform == null then
         throw "The option `${path (head unknown)}' does not exist"
       else
-        mapAttrs (
-          name: option:
-          evaluate (path name) option (concatMap (set: if set ? ${name} then [ set.${name} ] else [ ]) sets)
-        ) options;
+        free // mapAttrs (name: option: evaluate null (path name) option (of name)) options;
 in
 {
   modules,
@@ -152,7 +166,8 @@ let
   };
   collected = collect arguments modules;
   options = mergeTrees (map (it: it.options) collected);
-  config = evaluate "" options (map (it: it.config) collected);
+  freeform = foldl' (a: b: if b.freeform == null then a else b.freeform) null collected;
+  config = evaluate freeform "" options (map (it: it.config) collected);
 in
 {
   inherit config options;

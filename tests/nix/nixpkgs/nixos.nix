@@ -64,9 +64,15 @@ let
     );
   changes =
     it: lib.optionalString (it.restartIfChanged or true == false) "X-RestartIfChanged=false\n";
+  install =
+    it: lib.optionalString (it.wantedBy or [ ] != [ ]) "\n[Install]\nWantedBy=${words it.wantedBy}\n";
   render = {
-    service = it: "${unit it}\n${section "Service" (it.serviceConfig or { })}${changes it}";
-    timer = it: "${unit it}\n${section "Timer" (it.timerConfig or { })}";
+    service =
+      it:
+      "${unit it}\n[Service]\n${changes it}${
+        lib.concatMapStringsSep "" (key: line key it.serviceConfig.${key}) (attrNames it.serviceConfig)
+      }${install it}";
+    timer = it: "${unit it}\n${section "Timer" (it.timerConfig or { })}${install it}";
   };
 
   module =
@@ -76,6 +82,7 @@ let
         assertions = option (types.listOf types.raw) [ ];
         warnings = option (types.listOf types.str) [ ];
         environment.systemPackages = option (types.listOf types.package) [ ];
+        environment.etc = option (types.attrsOf (types.keys [ "source" ])) { };
         users.users = option (types.attrsOf (
           types.keys [
             "description"
@@ -91,6 +98,14 @@ let
           ]
         )) { };
         virtualisation.docker.enable = option types.bool false;
+        virtualisation.docker.enableOnBoot = option types.bool true;
+        virtualisation.docker.listenOptions = option (types.listOf types.str) [ "/run/docker.sock" ];
+        virtualisation.docker.rootless.enable = option types.bool false;
+        virtualisation.podman.enable = option types.bool false;
+        virtualisation.podman.autoPrune.enable = option types.bool false;
+        virtualisation.podman.dockerSocket.enable = option types.bool false;
+        services.docuum.enable = option types.bool false;
+        services.gitlab-runner.clear-docker-cache.enable = option types.bool false;
         virtualisation.docker.autoPrune.enable = option types.bool false;
         virtualisation.docker.autoPrune.dates = option types.str "weekly";
         virtualisation.docker.autoPrune.flags = option (types.listOf types.str) [ ];
@@ -121,8 +136,6 @@ in
   modules = [ module ] ++ modules;
   specialArgs = {
     inherit pkgs;
-    utils.escapeSystemdExecArgs = lib.concatMapStringsSep " " (
-      it: builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString it))
-    );
+    utils = import ./nixos/lib/utils.nix { inherit lib; };
   };
 }

@@ -1,0 +1,7 @@
+# What the module uses of NixOS' helpers.
+{ lib, ... }:
+{
+  escapeSystemdExecArgs = lib.concatMapStringsSep " " (
+    it: builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString it))
+  );
+}
