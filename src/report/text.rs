@@ -590,11 +590,7 @@ pub fn keep_reason(reason: &KeepReason) -> String {
                 .rev()
                 .skip_while(|condition| satisfied.is_some_and(|now| now != **condition));
             let still = still.map(|condition| {
-                format!(
-                    "from {} on while the disk is {}",
-                    duration(condition.unused_for),
-                    limit_text(&condition.limit)
-                )
+                format!("from {} on {}", duration(condition.unused_for), disk_of(condition))
             });
             format!("cached, {seen}; may go {}", still.collect::<Vec<_>>().join(", "))
         }
