@@ -9,7 +9,8 @@ use lab::deploys::{Tally, beside};
 
 use crate::support::{json_of, program, standard};
 
-const DEPLOYS: usize = 100;
+/// As many as two loops can make while the other tests of a set-up run; they take longest of all.
+const DEPLOYS: usize = 40;
 
 fn beside_our_prune(
     deploy: impl Fn(&Engine, &str) -> Command,
