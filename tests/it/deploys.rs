@@ -9,8 +9,7 @@ use lab::deploys::{Tally, beside};
 
 use crate::support::{json_of, program, standard};
 
-/// As many as two loops can make while the other tests of a set-up run; they take longest of all.
-const DEPLOYS: usize = 40;
+const DEPLOYS: usize = 100;
 
 fn beside_our_prune(
     deploy: impl Fn(&Engine, &str) -> Command,
