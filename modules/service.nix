@@ -135,7 +135,7 @@ let
     // lib.optionalAttrs (cfg.environmentFile != null) {
       EnvironmentFile = cfg.environmentFile;
     }
-    # Its socket would start a Docker that is to start when somebody needs it.
+    # Its socket would start a Docker that is to be started on demand.
     // lib.optionalAttrs (docker.enable && !(docker.enableOnBoot or true)) {
       ExecCondition = "${pkgs.systemd}/bin/systemctl is-active --quiet docker.service";
     };

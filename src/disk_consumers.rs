@@ -78,7 +78,7 @@ pub struct Facts {
 }
 
 /// Sort out what takes the most room.
-pub fn find(facts: Facts) -> DiskConsumers {
+pub fn rank(facts: Facts) -> DiskConsumers {
     let Facts { images, usage, files, used } = facts;
     let mut found = DiskConsumers::default();
     let images_size = images.iter().fold(0_u64, |sum, (_, image)| sum.saturating_add(image.size));
@@ -159,7 +159,7 @@ mod tests {
             }),
             used: Some(1000 * MB),
         };
-        let found = find(facts(Some(100 * MB)));
+        let found = rank(facts(Some(100 * MB)));
         let kinds: Vec<_> = found.largest.iter().map(|consumer| (consumer.kind, consumer.size)).collect();
         assert_eq!(kinds.len(), 10);
         let first =
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(kinds[..3], first);
         assert_eq!(found.unreachable.len(), 2);
         // Where the layers are not counted, the images' sum stands in: at most so much is theirs.
-        let found = find(facts(None));
+        let found = rank(facts(None));
         assert_eq!((found.largest[0].size, found.other_is_least), (670 * MB - 4_096, true));
         assert_eq!(found.unseen, []);
     }
@@ -177,7 +177,7 @@ mod tests {
         let why = Unavailable("only root may look".into());
         let facts =
             Facts { images: vec![], usage: Err(why.clone()), files: Err(why.clone()), used: Some(1000) };
-        let found = find(facts);
+        let found = rank(facts);
         assert_eq!(found.largest, []);
         assert_eq!(found.unseen, [why.clone(), why]);
     }

@@ -127,7 +127,7 @@ pub enum Stop {
     Inhibited(Vec<Inhibitor>),
     /// SIGTERM or SIGINT.
     Signal,
-    /// Nobody can tell whether it may go on.
+    /// It is not known whether it may go on.
     Unavailable(Unavailable),
 }
 
@@ -182,12 +182,12 @@ where
             RemovalReason::Finished(_) | RemovalReason::NeverStarted(_) => {
                 let expect = Precondition::Finished(&removal.id, removal.finished);
                 let done = run.order(removal.kind, expect, Order::RemoveContainer(&removal.id)).await;
-                run.note(removal, done);
+                run.record_outcome(removal, done);
             }
             RemovalReason::StaleCache { older_than, .. } => {
                 let order = Order::PruneBuildCache(older_than);
                 let done = run.order(removal.kind, Precondition::Anything, order).await;
-                run.note(removal, done);
+                run.record_outcome(removal, done);
             }
         }
     }
@@ -298,7 +298,7 @@ where
         Err(not_done)
     }
 
-    fn note(&mut self, removal: PlannedRemoval, done: Result<Done, NotDone>) {
+    fn record_outcome(&mut self, removal: PlannedRemoval, done: Result<Done, NotDone>) {
         match done {
             Ok(Done::Whole | Done::Gone) | Err(NotDone::Gone) => {
                 log::info!("removed {} {}", removal.kind.name(), removal.label());
@@ -335,7 +335,7 @@ where
         }
     }
 
-    /// Remove the dangling images from this one on, each looked at right before its own order. Nobody asks for
+    /// Remove the dangling images from this one on, each looked at right before its own order. No deploy asks for
     /// one by name, so that a few orders may be in flight at once.
     async fn remove_dangling_images(&mut self, first: PlannedRemoval, left: &mut VecDeque<PlannedRemoval>) {
         let mut in_flight = FuturesUnordered::new();
@@ -354,12 +354,12 @@ where
                 }
             };
             for (removal, done) in ended {
-                self.note(removal, done);
+                self.record_outcome(removal, done);
             }
             match looked {
                 // What ended meanwhile ends the run, or makes it ask again before another order.
                 Ok(_) if self.outcome.stopped.is_some() => {
-                    self.note(removal, Err(NotDone::Skipped(Skip::Stopped)));
+                    self.record_outcome(removal, Err(NotDone::Skipped(Skip::Stopped)));
                 }
                 Ok(_) if self.asked_for.is_none() => {
                     next = Some(removal);
@@ -369,18 +369,18 @@ where
                     let orders = Rc::clone(&self.orders);
                     in_flight.push(remove_dangling_image(self.site.engine, orders, removal, permit));
                 }
-                Err(why) => self.note(removal, Err(why)),
+                Err(why) => self.record_outcome(removal, Err(why)),
             }
             if in_flight.len() == IN_FLIGHT
                 && let Some((removal, done)) = in_flight.next().await
             {
-                self.note(removal, done);
+                self.record_outcome(removal, done);
             }
             let more = self.outcome.stopped.is_none();
             next = if more { pop(left, Kind::Dangling) } else { None };
         }
         while let Some((removal, done)) = in_flight.next().await {
-            self.note(removal, done);
+            self.record_outcome(removal, done);
         }
     }
 
@@ -414,7 +414,7 @@ where
                 Ok(eviction_tag) => nameless.push((removal, eviction_tag)),
                 Err(why) => {
                     self.restore_tags(&removal, &why).await;
-                    self.note(removal, Err(why));
+                    self.record_outcome(removal, Err(why));
                 }
             }
             let more = self.outcome.stopped.is_none() && nameless.len() < BATCH && size < wanted;
@@ -437,7 +437,7 @@ where
                 }
                 Err(why) => self.restore_tags(&removal, why).await,
             }
-            self.note(removal, done);
+            self.record_outcome(removal, done);
         }
         if gone.size > 0 && self.outcome.stopped.is_none() {
             match self.settled_usage(&usage, &limit, gone).await {

@@ -218,7 +218,7 @@ impl Ledger {
 
     /// Take note of what was seen now. An image that was never seen before counts as first seen now; images that are
     /// gone are dropped where every image was listed.
-    pub fn note(&mut self, seen: &Observations, wall: Time) {
+    pub fn record(&mut self, seen: &Observations, wall: Time) {
         let now = self.time(wall);
         // Uses were seen since the last note, whatever the clock that dated them was set to meanwhile.
         let floor = self.clock.as_ref().and(self.noted);
@@ -367,7 +367,7 @@ mod tests {
         let hours_ago = |hours| now() - SignedDuration::from_hours(hours);
         let mut note = |id: &str, name_tag, hours| {
             let at = hours_ago(hours);
-            ledger.note(&used_as(id, Some(name_tag), at), at);
+            ledger.record(&used_as(id, Some(name_tag), at), at);
         };
         // On three days, and again within a day; two images of an app, once each.
         for hours in [24 * 9, 24 * 9 - 1, 24 * 5, 24 * 2] {
@@ -384,7 +384,7 @@ mod tests {
         }
         // A repository that is not used any more is forgotten.
         let later = now() + SignedDuration::from_hours(24 * 58 + 12);
-        ledger.note(&Observations::default(), later);
+        ledger.record(&Observations::default(), later);
         assert_eq!(ledger.repositories.keys().collect::<Vec<_>>(), ["app"]);
     }
 
@@ -395,7 +395,7 @@ mod tests {
     #[test]
     fn an_unknown_image_counts_as_seen_now() {
         let mut ledger = Ledger::default();
-        ledger.note(&listed(&[("a", ImageClass::Cached)]), now());
+        ledger.record(&listed(&[("a", ImageClass::Cached)]), now());
         assert_eq!(ledger.images["a"].last_needed(), now());
     }
 
@@ -403,10 +403,10 @@ mod tests {
     fn use_is_remembered_and_gone_images_are_dropped() {
         let (past, later) = (ago("3d").unwrap(), ago("1d").unwrap());
         let mut ledger = Ledger::default();
-        ledger.note(&used("a", past), past);
-        ledger.note(&listed(&[("a", ImageClass::Cached), ("b", ImageClass::Tagged)]), later);
+        ledger.record(&used("a", past), past);
+        ledger.record(&listed(&[("a", ImageClass::Cached), ("b", ImageClass::Tagged)]), later);
         assert_eq!(ledger.images["a"].last_needed(), past);
-        ledger.note(&listed(&[("b", ImageClass::Tagged)]), now());
+        ledger.record(&listed(&[("b", ImageClass::Tagged)]), now());
         assert_eq!(ledger.images.keys().collect::<Vec<_>>(), ["b"]);
         ledger.forget(["b"]);
         assert!(ledger.images.is_empty());
@@ -416,9 +416,9 @@ mod tests {
     fn an_event_counts_at_its_own_time_and_never_turns_the_clock_back() {
         let past = ago("3d").unwrap();
         let mut ledger = Ledger::default();
-        ledger.note(&used("a", ago("2d").unwrap()), ago("2d").unwrap());
-        ledger.note(&used("a", past), now());
-        ledger.note(&used("b", past), now());
+        ledger.record(&used("a", ago("2d").unwrap()), ago("2d").unwrap());
+        ledger.record(&used("a", past), now());
+        ledger.record(&used("b", past), now());
         assert_eq!(ledger.images["a"].last_used, ago("2d"));
         assert_eq!(ledger.images["b"].last_used, Some(past));
     }
@@ -426,12 +426,13 @@ mod tests {
     #[test]
     fn only_an_image_that_was_seen_with_a_name_counts_as_dangling_since() {
         let mut ledger = Ledger::default();
-        ledger.note(&listed(&[("a", ImageClass::Tagged), ("b", ImageClass::Dangling)]), ago("2d").unwrap());
-        ledger.note(&listed(&[("a", ImageClass::Dangling), ("b", ImageClass::Dangling)]), ago("1d").unwrap());
-        ledger.note(&listed(&[("a", ImageClass::Dangling), ("b", ImageClass::Dangling)]), now());
+        ledger.record(&listed(&[("a", ImageClass::Tagged), ("b", ImageClass::Dangling)]), ago("2d").unwrap());
+        ledger
+            .record(&listed(&[("a", ImageClass::Dangling), ("b", ImageClass::Dangling)]), ago("1d").unwrap());
+        ledger.record(&listed(&[("a", ImageClass::Dangling), ("b", ImageClass::Dangling)]), now());
         assert_eq!(ledger.images["a"].dangling_since, ago("1d"));
         assert_eq!(ledger.images["b"].dangling_since, None);
-        ledger.note(&listed(&[("a", ImageClass::Cached)]), now());
+        ledger.record(&listed(&[("a", ImageClass::Cached)]), now());
         assert_eq!(ledger.images["a"].dangling_since, None);
     }
 
@@ -479,9 +480,9 @@ mod tests {
         ];
         for (what, uses, expected) in table {
             let mut ledger = Ledger::default();
-            ledger.note(&used("nameless", ago("9d").unwrap()), now());
+            ledger.record(&used("nameless", ago("9d").unwrap()), now());
             for (id, name_tag, used) in uses {
-                ledger.note(&used_as(id, Some(name_tag), ago(used).unwrap()), now());
+                ledger.record(&used_as(id, Some(name_tag), ago(used).unwrap()), now());
             }
             let mut superseded: Vec<_> = ledger.superseded().into_keys().collect();
             superseded.sort_unstable();
@@ -492,9 +493,9 @@ mod tests {
     #[test]
     fn a_spec_tells_a_name_and_uses_nothing() {
         let mut ledger = Ledger::default();
-        ledger.note(&used("old", ago("9d").unwrap()), now());
+        ledger.record(&used("old", ago("9d").unwrap()), now());
         let spec = Use { image: "old".into(), name_tag: Some("db:1".into()), at: now() };
-        ledger.note(&Observations { specs: vec![spec], ..Observations::default() }, now());
+        ledger.record(&Observations { specs: vec![spec], ..Observations::default() }, now());
         assert_eq!(ledger.images["old"].last_used, ago("9d"));
         assert_eq!(ledger.images["old"].references["db:1"], now());
     }
@@ -510,12 +511,12 @@ mod tests {
             Observations { all: Some(ids.iter().map(listed).collect()), ..Observations::default() }
         };
         let mut ledger = Ledger::default();
-        ledger.note(&list(&["old"]), ago("3d").unwrap());
+        ledger.record(&list(&["old"]), ago("3d").unwrap());
         assert!(ledger.superseded().is_empty());
-        ledger.note(&list(&["old", "new"]), ago("2d").unwrap());
+        ledger.record(&list(&["old", "new"]), ago("2d").unwrap());
         assert_eq!(ledger.superseded().get("old"), Some(&"db:1"));
-        ledger.note(&used_as("old", Some("db:1"), now()), now());
-        ledger.note(&list(&["old", "new"]), now());
+        ledger.record(&used_as("old", Some("db:1"), now()), now());
+        ledger.record(&list(&["old", "new"]), now());
         assert_eq!(ledger.superseded().into_keys().collect::<Vec<_>>(), ["new"]);
     }
 
@@ -523,7 +524,7 @@ mod tests {
     fn times_in_the_future_count_as_now() {
         let future: Time = "2999-01-01T00:00:00Z".parse().unwrap();
         let mut ledger = Ledger::default();
-        ledger.note(&used_as("a", Some("app:1"), future), now());
+        ledger.record(&used_as("a", Some("app:1"), future), now());
         assert_eq!(ledger.images["a"].last_needed(), now());
         assert_eq!(ledger.images["a"].references["app:1"], now());
     }
@@ -558,10 +559,10 @@ mod tests {
         for (what, readings) in table {
             let mut ledger = Ledger::default();
             ledger.advance(reading(0, "a", 10));
-            ledger.note(&used("image", now()), now());
+            ledger.record(&used("image", now()), now());
             for (reading, hours) in readings {
                 ledger.advance(reading.clone());
-                ledger.note(&Observations::default(), reading.wall);
+                ledger.record(&Observations::default(), reading.wall);
                 let age = elapsed(ledger.time(reading.wall), ledger.images["image"].last_needed());
                 assert_eq!(age, Duration::from_secs(u64::try_from(*hours).unwrap() * 3_600), "{what}");
             }
@@ -572,7 +573,7 @@ mod tests {
     fn runs_that_note_nothing_let_no_more_than_one_gap_pass() {
         let mut ledger = Ledger::default();
         ledger.advance(reading(0, "a", 10));
-        ledger.note(&used("image", now()), now());
+        ledger.record(&used("image", now()), now());
         for day in 1..=7 {
             ledger.advance(reading(24 * day, "a", 10 + 24 * day.unsigned_abs()));
         }
@@ -583,10 +584,10 @@ mod tests {
     fn an_event_from_before_a_jump_of_the_clock_is_no_older_than_the_last_note() {
         let mut ledger = Ledger::default();
         ledger.advance(reading(0, "a", 10));
-        ledger.note(&Observations::default(), now());
+        ledger.record(&Observations::default(), now());
         let jumped = reading(8 * 24, "a", 11);
         ledger.advance(jumped.clone());
-        ledger.note(&used("image", now()), jumped.wall);
+        ledger.record(&used("image", now()), jumped.wall);
         assert_eq!(ledger.images["image"].last_used, Some(now()));
     }
 }

@@ -26,7 +26,7 @@ pub fn start(level: LevelFilter, bars: &MultiProgress) {
     }
     let logger = builder.build();
     let most = logger.filter();
-    // Nobody has set another before.
+    // No other logger is set before.
     let _ = LogWrapper::new(bars.clone(), Clean(logger)).try_init();
     // The wrapper asks for the level of no module, and would leave it at that.
     log::set_max_level(most);

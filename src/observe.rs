@@ -360,7 +360,7 @@ pub async fn record_usage<W: World>(
 ) -> Result<Ledger> {
     let seen = sightings(engine, survey, world.ledger().events_until, now).await?;
     let change = |ledger: &mut Ledger| {
-        ledger.note(&seen, now);
+        ledger.record(&seen, now);
         change(ledger);
     };
     world.update_ledger(now, change).await

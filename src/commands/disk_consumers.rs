@@ -69,7 +69,7 @@ pub async fn find<W: World>(
         |usage: &&Usage| info.as_ref().is_ok_and(|info| info.root.starts_with(&usage.filesystem.mount_point));
     let used =
         report.after.iter().filter(holds).max_by_key(|usage| usage.filesystem.mount_point.as_os_str().len());
-    disk_consumers::find(Facts {
+    disk_consumers::rank(Facts {
         images: there.map(image).collect(),
         usage,
         files,

@@ -336,7 +336,7 @@ pub async fn preview<W: World>(
     let mut known = world.ledger();
     let mut seen = observe::sightings(engine, survey, known.events_until, now).await?;
     observe::list(&mut seen, &inventory, now);
-    known.note(&seen, now);
+    known.record(&seen, now);
     let places = survey.disk_places(world, engine, &prune.disk);
     let usage = usage.or_else(|| places.and_then(|places| fullest(world, &places.images)).ok());
     observe::complete(engine, &mut inventory, &known, &prune.policy, now).await;
@@ -542,7 +542,7 @@ async fn note<W: World>(
     let mut seen = observe::sightings(engine, survey, known.events_until, now).await?;
     observe::list(&mut seen, inventory, now);
     let change = |ledger: &mut Ledger| {
-        ledger.note(&seen, now);
+        ledger.record(&seen, now);
         if !is_under_pressure(gates) {
             ledger.clear_pressure();
         }

@@ -29,7 +29,7 @@ pub enum Acquisition<L> {
 ///
 /// # Errors
 /// The directory or file cannot be made or opened.
-pub fn take(runtime_dir: &Path) -> Result<Acquisition<Lock>> {
+pub fn acquire(runtime_dir: &Path) -> Result<Acquisition<Lock>> {
     let path = runtime_dir.join("prune.lock");
     let failed = |error: io::Error| super::cannot_use(error.into(), runtime_dir, "cannot use the lock in");
     fs::create_dir_all(runtime_dir).map_err(failed)?;
@@ -224,20 +224,20 @@ mod tests {
         for name in ["prune.lock", "inhibitors/.removing.lock"] {
             std::os::unix::fs::symlink(&victim, dir.path().join(name)).unwrap();
         }
-        assert!(take(dir.path()).is_err() && begin_removal(dir.path()).await.is_err());
+        assert!(acquire(dir.path()).is_err() && begin_removal(dir.path()).await.is_err());
         for name in ["prune.lock", "inhibitors/.removing.lock"] {
             fs::remove_file(dir.path().join(name)).unwrap();
             fs::hard_link(&victim, dir.path().join(name)).unwrap();
         }
-        assert!(take(dir.path()).is_err() && begin_removal(dir.path()).await.is_err());
+        assert!(acquire(dir.path()).is_err() && begin_removal(dir.path()).await.is_err());
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
         for name in ["prune.lock", "inhibitors/.removing.lock"] {
             fs::remove_file(dir.path().join(name)).unwrap();
         }
-        let mine = take(dir.path()).unwrap();
+        let mine = acquire(dir.path()).unwrap();
         assert!(matches!(mine, Acquisition::Acquired(_)));
         assert!(
-            matches!(take(dir.path()).unwrap(), Acquisition::Held(Some(pid)) if pid == std::process::id())
+            matches!(acquire(dir.path()).unwrap(), Acquisition::Held(Some(pid)) if pid == std::process::id())
         );
         drop(begin_removal(dir.path()).await.unwrap());
     }

@@ -51,27 +51,13 @@ pub(super) fn decide(
                 }
                 plan.keep.push(KeptObject { class: Some(image.class()), id, names, size, reason });
             }
-            Ok(reason @ RemovalReason::Evicted(_)) => {
-                evicted.push(PlannedRemoval {
-                    kind: Kind::Cached,
-                    id,
-                    names,
-                    tags,
-                    size,
-                    finished: None,
-                    reason,
-                });
-            }
             Ok(reason) => {
-                plan.remove.push(PlannedRemoval {
-                    kind: Kind::Dangling,
-                    id,
-                    names,
-                    tags,
-                    size,
-                    finished: None,
-                    reason,
-                });
+                let is_evicted = matches!(reason, RemovalReason::Evicted(_));
+                let (kind, to) = match is_evicted {
+                    true => (Kind::Cached, &mut evicted),
+                    false => (Kind::Dangling, &mut plan.remove),
+                };
+                to.push(PlannedRemoval { kind, id, names, tags, size, finished: None, reason });
             }
         }
     }

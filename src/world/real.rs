@@ -158,7 +158,7 @@ impl World for ThisHost<'_> {
     }
 
     fn lock_prunes(&self) -> Result<Acquisition<Lock>> {
-        lock::take(self.runtime_dir)
+        lock::acquire(self.runtime_dir)
     }
 
     async fn lock_removals(&self) -> Result<Removing> {

@@ -27,7 +27,7 @@ fn beside_our_prune(
         if code != Some(0) {
             odd.lock().unwrap().push(format!("exit {code:?}: {report}"));
         }
-        for image in report["removed"].as_array().unwrap().iter().filter(|it| it["class"] == "cached") {
+        for image in report["removed"].as_array().unwrap().iter().filter(|image| image["class"] == "cached") {
             *removed.lock().unwrap().entry(image["id"].as_str().unwrap().to_owned()).or_default() += 1;
         }
     };

@@ -46,8 +46,12 @@ fn each_rung_is_used_only_while_the_disk_is_as_full_as_it_asks_for() {
     let json = json_of(&program(&engine).args(["--dry-run", "-o", "json"]).assert().success());
     let projected = json["projected_percent"].as_u64().unwrap();
     assert!((70..80).contains(&projected), "{json}");
-    let rungs: Vec<_> =
-        json["plan"]["remove"].as_array().unwrap().iter().map(|it| it["reason"]["rung"].as_str()).collect();
+    let rungs: Vec<_> = json["plan"]["remove"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|removal| removal["reason"]["rung"].as_str())
+        .collect();
     assert_eq!(rungs, [Some("target"), Some("threshold"), Some("threshold")]);
     let report = prune(&engine, "");
     assert_eq!(report["plan"]["remove"], json["plan"]["remove"], "a run carries out what the dry run showed");
