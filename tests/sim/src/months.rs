@@ -5,16 +5,17 @@
 //! describe them; none of them removes what a container uses.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ci_docker_prune::commands::{prune, record};
 use ci_docker_prune::ledger::Ledger;
 use ci_docker_prune::report::progress;
-use ci_docker_prune::settings::{self, Command};
+use ci_docker_prune::settings::{self, Command, Prune, Settings};
 use tokio::time::{Instant, sleep_until};
 
 use crate::engine::{State, Store, Stored};
-use crate::run::settings as prune_settings;
+use crate::run;
 use crate::trace::Trace;
 use crate::world::Simulated;
 
@@ -240,13 +241,11 @@ impl Host<'_> {
     async fn ours(&mut self, at: u64) {
         let bars = progress::hidden();
         if at.is_multiple_of(DAY) {
-            prune::attempt(&self.world, &prune_settings(""), false, &bars).await;
+            prune::attempt(&self.world, &PRUNE, false, &bars).await;
             return;
         }
-        let words = ["ci-docker-prune", "--config=/dev/null", "record", "--prune-at", "90"].map(Into::into);
-        let read = settings::read(words).expect("settings");
-        let (Command::Record(settings), output) = (read.command, read.output) else { return };
-        let recorded = record::record_in(&self.world, &settings, output, false, &bars).await;
+        let Command::Record(settings) = &RECORD.command else { panic!("{:?}", RECORD.command) };
+        let recorded = record::record_in(&self.world, settings, RECORD.output, false, &bars).await;
         recorded.expect("a simulated engine answers");
     }
 
@@ -271,6 +270,13 @@ impl Host<'_> {
         }
     }
 }
+
+// What the timers call.
+static PRUNE: LazyLock<Prune> = LazyLock::new(|| run::settings(""));
+static RECORD: LazyLock<Settings> = LazyLock::new(|| {
+    let words = ["ci-docker-prune", "--config=/dev/null", "record", "--prune-at", "90"].map(Into::into);
+    settings::read(words).expect("settings")
+});
 
 /// A name that the run pattern knows.
 fn container(run: usize, image: &str) -> String {

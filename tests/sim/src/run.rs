@@ -1,6 +1,7 @@
 //! One run of the program in a simulated world, and what must hold at its end.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use ci_docker_prune::commands::prune;
 use ci_docker_prune::ledger::{Entry, Ledger};
@@ -129,6 +130,13 @@ pub fn play(case: &Case) -> Verdict {
     runtime.expect("a runtime").block_on(played(case))
 }
 
+// Read once: that costs more than a simulated run.
+static PRUNE: LazyLock<Prune> = LazyLock::new(|| settings("--disk-target 66 --disk-critical 100"));
+/// Whatever its age: an engine that falsely said that an image is gone made the ledger forget it.
+static NEXT_PRUNE: LazyLock<Prune> = LazyLock::new(|| {
+    settings("--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100")
+});
+
 async fn played(case: &Case) -> Verdict {
     let (mut state, ledger) = scene(case.store);
     state.event_delay = case.latency.min(2);
@@ -137,11 +145,10 @@ async fn played(case: &Case) -> Verdict {
     shared.begins.borrow_mut().clone_from(&case.begins);
     shared.faults.borrow_mut().extend(case.fault);
     shared.kill_at.set(case.kill_at);
-    let prune = settings("--disk-target 66 --disk-critical 100");
     let bars = progress::hidden();
     // A run may take as long as a hanging engine's timeouts add up to.
     let limit = std::time::Duration::from_secs(3_600);
-    let ended = tokio::time::timeout(limit, prune::attempt(&world, &prune, false, &bars)).await;
+    let ended = tokio::time::timeout(limit, prune::attempt(&world, &PRUNE, false, &bars)).await;
     let steps = shared.steps.get();
     let orders = shared.orders.get();
     let ending = match &ended {
@@ -161,10 +168,7 @@ async fn played(case: &Case) -> Verdict {
     if case.breakage.is_none() {
         shared.kill_at.set(None);
         shared.begins.borrow_mut().clear();
-        // Whatever its age: an engine that falsely said that an image is gone made the ledger forget it.
-        let prune =
-            settings("--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100");
-        let attempt = prune::attempt(&world, &prune, false, &bars).await;
+        let attempt = prune::attempt(&world, &NEXT_PRUNE, false, &bars).await;
         let mut state = shared.state.borrow_mut();
         let tags = state.eviction_tags();
         if !matches!(attempt.report.ending, PruneOutcome::Blocked) && !tags.is_empty() {
