@@ -13,7 +13,7 @@ const SHOWN: usize = 10;
 
 /// A kind of thing that takes room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ConsumerKind {
     TaggedImage,
     CachedImage,
     Dangling,
@@ -32,19 +32,19 @@ pub enum Kind {
 /// Something that takes space on the disk of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskConsumer {
-    pub kind: Kind,
+    pub kind: ConsumerKind,
     /// Empty for what is one of a kind.
     pub names: Vec<String>,
     pub id: String,
     /// Bytes; of an image with the layers that it shares.
     pub size: u64,
     /// Of an image, as far as the ledger knows it.
-    pub image: Option<ImageUse>,
+    pub image: Option<ImageUsage>,
 }
 
 /// What is known of an image that takes space.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageUse {
+pub struct ImageUsage {
     /// Is there a container that uses it?
     pub in_use: bool,
     /// How long ago the ledger first saw it.
@@ -69,7 +69,7 @@ pub struct DiskConsumers {
 
 /// What is there. `used` is that of the filesystem that holds the engine's data, bytes.
 #[derive(Debug)]
-pub struct Facts {
+pub struct Measurements {
     /// The images that stay.
     pub images: Vec<(ImageClass, DiskConsumer)>,
     pub usage: Answer<DiskUsage>,
@@ -78,15 +78,15 @@ pub struct Facts {
 }
 
 /// Sort out what takes the most room.
-pub fn rank(facts: Facts) -> DiskConsumers {
-    let Facts { images, usage, files, used } = facts;
+pub fn rank(facts: Measurements) -> DiskConsumers {
+    let Measurements { images, usage, files, used } = facts;
     let mut found = DiskConsumers::default();
     let images_size = images.iter().fold(0_u64, |sum, (_, image)| sum.saturating_add(image.size));
     for (class, image) in images {
         let kind = match class {
-            ImageClass::Tagged => Kind::TaggedImage,
-            ImageClass::Cached => Kind::CachedImage,
-            ImageClass::Dangling => Kind::Dangling,
+            ImageClass::Tagged => ConsumerKind::TaggedImage,
+            ImageClass::Cached => ConsumerKind::CachedImage,
+            ImageClass::Dangling => ConsumerKind::Dangling,
         };
         found.largest.push(DiskConsumer { kind, ..image });
     }
@@ -107,8 +107,10 @@ pub fn rank(facts: Facts) -> DiskConsumers {
             // Layers that images share are in the sum of the images more than once.
             found.other_is_least = usage.layers.is_none();
             known = Some(usage.layers.unwrap_or(images_size).saturating_add(parts));
-            found.largest.push(whole(Kind::BuildCache, usage.build_cache));
-            for (kind, things) in [(Kind::Volume, usage.volumes), (Kind::ContainerLayer, usage.containers)] {
+            found.largest.push(whole(ConsumerKind::BuildCache, usage.build_cache));
+            for (kind, things) in
+                [(ConsumerKind::Volume, usage.volumes), (ConsumerKind::ContainerLayer, usage.containers)]
+            {
                 found.largest.extend(things.into_iter().map(|(name, size)| one(kind, name, size)));
             }
         }
@@ -120,13 +122,15 @@ pub fn rank(facts: Facts) -> DiskConsumers {
                 |sizes: &[(String, u64)]| sizes.iter().fold(0_u64, |sum, value| sum.saturating_add(value.1));
             let unreachable = files.unreachable.iter().fold(0_u64, |sum, value| sum.saturating_add(value.1));
             known = known.map(|known| known.saturating_add(sum(&files.logs)).saturating_add(unreachable));
-            found.largest.extend(files.logs.into_iter().map(|(name, size)| one(Kind::Log, name, size)));
-            found.largest.push(whole(Kind::Unreachable, unreachable));
+            found
+                .largest
+                .extend(files.logs.into_iter().map(|(name, size)| one(ConsumerKind::Log, name, size)));
+            found.largest.push(whole(ConsumerKind::Unreachable, unreachable));
             found.unreachable = files.unreachable.into_iter().map(|(path, _)| path).collect();
         }
     }
     if let (Some(used), Some(known)) = (used, known) {
-        found.largest.push(whole(Kind::Elsewhere, used.saturating_sub(known)));
+        found.largest.push(whole(ConsumerKind::Elsewhere, used.saturating_sub(known)));
     }
     found.largest.retain(|consumer| consumer.size >= NOISE);
     found.largest.sort_by_key(|consumer| std::cmp::Reverse(consumer.size));
@@ -139,13 +143,13 @@ mod tests {
     use super::*;
 
     fn image(id: &str, size: u64) -> DiskConsumer {
-        DiskConsumer { kind: Kind::Dangling, id: id.into(), names: vec![], size, image: None }
+        DiskConsumer { kind: ConsumerKind::Dangling, id: id.into(), names: vec![], size, image: None }
     }
 
     #[test]
     fn the_largest_come_first_and_the_rest_of_the_disk_is_told() {
         const MB: u64 = 1_000_000;
-        let facts = |layers| Facts {
+        let facts = |layers| Measurements {
             images: (1..=20).map(|n| (ImageClass::Tagged, image(&n.to_string(), n * MB))).collect(),
             usage: Ok(DiskUsage {
                 layers,
@@ -162,8 +166,11 @@ mod tests {
         let found = rank(facts(Some(100 * MB)));
         let kinds: Vec<_> = found.largest.iter().map(|consumer| (consumer.kind, consumer.size)).collect();
         assert_eq!(kinds.len(), 10);
-        let first =
-            [(Kind::Elsewhere, 780 * MB - 4_096), (Kind::Volume, 50 * MB), (Kind::ContainerLayer, 30 * MB)];
+        let first = [
+            (ConsumerKind::Elsewhere, 780 * MB - 4_096),
+            (ConsumerKind::Volume, 50 * MB),
+            (ConsumerKind::ContainerLayer, 30 * MB),
+        ];
         assert_eq!(kinds[..3], first);
         assert_eq!(found.unreachable.len(), 2);
         // Where the layers are not counted, the images' sum stands in: at most so much is theirs.
@@ -175,8 +182,12 @@ mod tests {
     #[test]
     fn what_cannot_be_seen_is_said_and_nothing_is_made_up() {
         let why = Unavailable("only root may look".into());
-        let facts =
-            Facts { images: vec![], usage: Err(why.clone()), files: Err(why.clone()), used: Some(1000) };
+        let facts = Measurements {
+            images: vec![],
+            usage: Err(why.clone()),
+            files: Err(why.clone()),
+            used: Some(1000),
+        };
         let found = rank(facts);
         assert_eq!(found.largest, []);
         assert_eq!(found.unseen, [why.clone(), why]);

@@ -17,7 +17,7 @@ use crate::engine::watch::StopEvent;
 use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unavailable};
 use crate::gates::disk::{Limit, Usage};
 use crate::gates::{Gate, GateState};
-use crate::plan::{Eviction, Kind, Plan, PlannedRemoval, RemovalReason};
+use crate::plan::{Eviction, ObjectKind, Plan, PlannedRemoval, RemovalReason};
 use crate::units::Time;
 use crate::world::{EngineApi, EngineEvents, EngineOrders, World};
 
@@ -131,13 +131,13 @@ pub enum Stop {
     Unavailable(Unavailable),
 }
 
-struct Run<'a, W: World, Ask, Measure> {
+struct Execution<'a, W: World, Ask, Measure> {
     site: RunContext<'a, W>,
     orders: Rc<<W::Engine as EngineApi>::Orders>,
     ask: Ask,
     usage: Measure,
     /// For which kind of object, and after how many events, the gates were asked last.
-    asked_for: Option<(Kind, usize)>,
+    asked_for: Option<(ObjectKind, usize)>,
     in_use: HashSet<String>,
     /// What an inhibitor waits for, as long as an order is in flight.
     lock: Weak<W::RemovalLock>,
@@ -157,7 +157,7 @@ where
     Ask: AsyncFnMut() -> Recheck,
     Measure: Fn() -> Answer<Usage>,
 {
-    let mut run = Run {
+    let mut run = Execution {
         orders: Rc::new(site.engine.orders()),
         site,
         ask,
@@ -194,7 +194,7 @@ where
     run.outcome
 }
 
-impl<W, Ask, Measure> Run<'_, W, Ask, Measure>
+impl<W, Ask, Measure> Execution<'_, W, Ask, Measure>
 where
     W: World,
     Ask: AsyncFnMut() -> Recheck,
@@ -204,7 +204,7 @@ where
     /// and give the order in the same breath. [`Run::remove_dangling_images`] does the same, a few at a time.
     async fn order(
         &mut self,
-        kind: Kind,
+        kind: ObjectKind,
         expect: Precondition<'_>,
         order: Order<'_>,
     ) -> Result<Done, NotDone> {
@@ -221,7 +221,7 @@ where
     /// May this be done now?
     async fn check_preconditions(
         &mut self,
-        kind: Kind,
+        kind: ObjectKind,
         expect: Precondition<'_>,
     ) -> Result<Permit<W::RemovalLock>, NotDone> {
         for _ in 0..MAX_RECHECKS {
@@ -236,7 +236,7 @@ where
                 // Asking took its time: look at the events once more.
                 continue;
             }
-            let unanswered = |error: anyhow::Error| Stop::Unavailable(Unavailable(format!("{error:#}")));
+            let unanswered = |error| Stop::Unavailable(Unavailable::from(error));
             let lock = match self.lock.upgrade() {
                 Some(held) => held,
                 None => match self.site.world.lock_removals().await {
@@ -326,7 +326,9 @@ where
             return;
         }
         let order = Order::RemoveImage(tag);
-        if let Err(NotDone::Failed(error)) = self.order(Kind::Cached, Precondition::Anything, order).await {
+        if let Err(NotDone::Failed(error)) =
+            self.order(ObjectKind::Cached, Precondition::Anything, order).await
+        {
             self.asked_for = None;
             if error.timed_out() {
                 self.stop(Stop::Unavailable(error.clone().into()));
@@ -343,7 +345,7 @@ where
         while let Some(removal) = next {
             let mut ended = Vec::new();
             let looked = {
-                let looking = self.check_preconditions(Kind::Dangling, Precondition::Unused(&removal));
+                let looking = self.check_preconditions(ObjectKind::Dangling, Precondition::Unused(&removal));
                 tokio::pin!(looking);
                 loop {
                     tokio::select! {
@@ -377,7 +379,7 @@ where
                 self.record_outcome(removal, done);
             }
             let more = self.outcome.stopped.is_none();
-            next = if more { pop(left, Kind::Dangling) } else { None };
+            next = if more { pop(left, ObjectKind::Dangling) } else { None };
         }
         while let Some((removal, done)) = in_flight.next().await {
             self.record_outcome(removal, done);
@@ -539,7 +541,7 @@ async fn remove_dangling_image<L>(
 fn is_as_planned(image: &Image, removal: &PlannedRemoval) -> bool {
     let class = image.class();
     match removal.kind {
-        Kind::Dangling => class == ImageClass::Dangling,
+        ObjectKind::Dangling => class == ImageClass::Dangling,
         _ => class != ImageClass::Dangling && image.tags.iter().all(|tag| removal.tags.contains(tag)),
     }
 }
@@ -562,7 +564,7 @@ fn pop_of_rung(left: &mut VecDeque<PlannedRemoval>, limit: &Limit) -> Option<Pla
 }
 
 /// The next removal, if it is of this kind.
-fn pop(left: &mut VecDeque<PlannedRemoval>, kind: Kind) -> Option<PlannedRemoval> {
+fn pop(left: &mut VecDeque<PlannedRemoval>, kind: ObjectKind) -> Option<PlannedRemoval> {
     if left.front()?.kind == kind { left.pop_front() } else { None }
 }
 
@@ -591,7 +593,7 @@ enum Order<'a> {
     PruneBuildCache(Duration),
 }
 
-/// That one order may be given now: only [`Run::check_preconditions`] makes one, and the order uses it up. It holds the lock that
+/// That one order may be given now: only [`Execution::check_preconditions`] makes one, and the order uses it up. It holds the lock that
 /// an inhibitor waits for.
 struct Permit<L> {
     _lock: Rc<L>,

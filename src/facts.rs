@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use thiserror::Error;
+
 use crate::units::{Percent, Time};
 
 /// A question that got no answer; the text names what was asked and why there is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
 pub struct Unavailable(pub String);
 
 /// An answer, or why there is none.
@@ -60,7 +63,7 @@ pub struct Service {
     pub previous_image: Option<String>,
     pub mode: Mode,
     /// Absent where the engine does not count tasks.
-    pub status: Option<Status>,
+    pub status: Option<TaskCounts>,
     pub update: Update,
     pub restart: Restart,
     /// Which execution of a job its tasks must belong to.
@@ -78,7 +81,7 @@ pub enum Mode {
 
 /// The engine's count of a service's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Status {
+pub struct TaskCounts {
     pub running: u64,
     pub desired: u64,
     pub completed: u64,

@@ -49,7 +49,7 @@ pub struct Reading {
 
 /// Between two notes at most this much time passes by the ledger's clock: a day and an hour, so that a daily prune
 /// alone keeps it right.
-const LONGEST_GAP: Duration = Duration::from_secs(25 * 3_600);
+const MAX_CLOCK_GAP: Duration = Duration::from_secs(25 * 3_600);
 
 /// How often images of one repository were used again on another day (UTC) than before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub struct Returns {
 }
 
 /// What is known of a repository that no image was used of for this long is forgotten.
-const REPOSITORY_KEPT: Duration = Duration::from_secs(60 * 86_400);
+const REPOSITORY_RETENTION: Duration = Duration::from_secs(60 * 86_400);
 
 /// Pressure that lasts: since a prune first found the disk under pressure, no prune has found it relieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub struct Entry {
 
 /// One use of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Use {
+pub struct ImageUse {
     /// Image ID.
     pub image: String,
     /// The `name:tag` by which it was asked for, where it was by one.
@@ -132,9 +132,9 @@ pub struct Use {
 #[derive(Debug, Clone, Default)]
 pub struct Observations {
     /// By containers.
-    pub uses: Vec<Use>,
+    pub uses: Vec<ImageUse>,
     /// By the specs of services and tasks: they tell by which `name:tag` an image is known, and use nothing.
-    pub specs: Vec<Use>,
+    pub specs: Vec<ImageUse>,
     /// When it was, and up to when events were replayed, by the engine's clock; ours where it shows none.
     pub until: Option<Time>,
     /// Every image that the engine has, where that was asked.
@@ -191,7 +191,7 @@ fn day(at: Time) -> i64 {
 
 impl Ledger {
     /// Let its clock go on to this reading: by the boot clock within a boot, by the wall clock across boots, never back,
-    /// and never by more than [`LONGEST_GAP`]. So a clock that jumps and a host that was off make no image old.
+    /// and never by more than [`MAX_CLOCK_GAP`]. So a clock that jumps and a host that was off make no image old.
     ///
     /// Where it is not known whether it is the same boot, a later time since the boot is taken for that: at least so much
     /// time has passed in any case.
@@ -203,9 +203,9 @@ impl Ledger {
             let within = before.since_boot.zip(reading.since_boot).filter(|_| !other_boot);
             let passed = within.and_then(|(then, now)| now.checked_sub(then));
             let passed = passed.unwrap_or_else(|| elapsed(reading.wall, before.wall));
-            let time = clock.time.saturating_add(passed.min(LONGEST_GAP)).unwrap_or(clock.time);
+            let time = clock.time.saturating_add(passed.min(MAX_CLOCK_GAP)).unwrap_or(clock.time);
             // Runs that could note nothing let no time pass.
-            let latest = self.noted.and_then(|noted| noted.saturating_add(LONGEST_GAP).ok());
+            let latest = self.noted.and_then(|noted| noted.saturating_add(MAX_CLOCK_GAP).ok());
             latest.map_or(time, |latest| time.min(latest).max(clock.time))
         });
         self.clock = Some(Clock { time, reading });
@@ -265,8 +265,8 @@ impl Ledger {
             }
             entry.last_used = entry.last_used.max(Some(at));
         }
-        self.repositories.retain(|_, repository| elapsed(now, repository.last_used) < REPOSITORY_KEPT);
-        for Use { image, name_tag, at } in seen.uses.iter().chain(&seen.specs) {
+        self.repositories.retain(|_, repository| elapsed(now, repository.last_used) < REPOSITORY_RETENTION);
+        for ImageUse { image, name_tag, at } in seen.uses.iter().chain(&seen.specs) {
             let at = by_ledger(*at);
             if let (Some(entry), Some(name_tag)) = (self.images.get_mut(image), name_tag) {
                 let last = entry.references.entry(name_tag.clone()).or_insert(at);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     fn used_as(id: &str, name_tag: Option<&str>, at: Time) -> Observations {
-        let used = Use { image: id.to_owned(), name_tag: name_tag.map(str::to_owned), at };
+        let used = ImageUse { image: id.to_owned(), name_tag: name_tag.map(str::to_owned), at };
         Observations { uses: vec![used], ..Observations::default() }
     }
 
@@ -494,7 +494,7 @@ mod tests {
     fn a_spec_tells_a_name_and_uses_nothing() {
         let mut ledger = Ledger::default();
         ledger.record(&used("old", ago("9d").unwrap()), now());
-        let spec = Use { image: "old".into(), name_tag: Some("db:1".into()), at: now() };
+        let spec = ImageUse { image: "old".into(), name_tag: Some("db:1".into()), at: now() };
         ledger.record(&Observations { specs: vec![spec], ..Observations::default() }, now());
         assert_eq!(ledger.images["old"].last_used, ago("9d"));
         assert_eq!(ledger.images["old"].references["db:1"], now());
@@ -577,7 +577,7 @@ mod tests {
         for day in 1..=7 {
             ledger.advance(reading(24 * day, "a", 10 + 24 * day.unsigned_abs()));
         }
-        assert_eq!(elapsed(ledger.time(now()), now()), LONGEST_GAP);
+        assert_eq!(elapsed(ledger.time(now()), now()), MAX_CLOCK_GAP);
     }
 
     #[test]

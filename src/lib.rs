@@ -18,6 +18,7 @@ pub mod observe;
 pub mod plan;
 
 pub mod execute;
+pub mod prune;
 
 pub mod world;
 

@@ -3,18 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
 use futures_util::future::{OptionFuture, join4};
 use futures_util::{StreamExt, stream};
 
-use crate::engine::read::Containers;
+use crate::engine::containers::ContainerScope;
 use crate::engine::{EngineError, deploy};
 use crate::facts::{
     Answer, Container, Info, Inhibitor, Mode, Service, SwarmState, Task, Unavailable, name_tag,
 };
 use crate::gates::{Gate, converge, disk, runs};
-use crate::ledger::{Ledger, Observations, Use};
-use crate::plan::{self, Inventory, Kind, Unread, containers, images};
+use crate::ledger::{ImageUse, Ledger, Observations};
+use crate::plan::{self, Inventory, ObjectKind, Unread, containers, images};
 use crate::settings;
 use crate::units::Time;
 use crate::world::{EngineApi, World};
@@ -35,20 +34,20 @@ pub fn is_proof(inhibitor: &Inhibitor) -> bool {
 pub struct Questions {
     pub services: bool,
     pub tasks: bool,
-    pub containers: Option<Containers>,
+    pub containers: Option<ContainerScope>,
 }
 
 impl Questions {
     /// What `disk` needs.
     pub const DISK: Self = Self { services: false, tasks: false, containers: None };
     /// What `runs` needs.
-    pub const RUNS: Self = Self { services: true, tasks: false, containers: Some(Containers::Live) };
+    pub const RUNS: Self = Self { services: true, tasks: false, containers: Some(ContainerScope::Live) };
     /// What `converge` needs.
-    pub const CONVERGE: Self = Self { services: true, tasks: true, containers: Some(Containers::Live) };
+    pub const CONVERGE: Self = Self { services: true, tasks: true, containers: Some(ContainerScope::Live) };
     /// What tells which images are in use.
-    pub const IN_USE: Self = Self { services: false, tasks: false, containers: Some(Containers::All) };
+    pub const IN_USE: Self = Self { services: false, tasks: false, containers: Some(ContainerScope::All) };
     /// What a prune needs.
-    pub const EVERYTHING: Self = Self { services: true, tasks: true, containers: Some(Containers::All) };
+    pub const EVERYTHING: Self = Self { services: true, tasks: true, containers: Some(ContainerScope::All) };
 }
 
 /// The answers.
@@ -127,18 +126,21 @@ impl Survey {
     }
 
     /// Evaluate the gate `runs`.
-    pub fn runs(&self, world: &impl World, settings: &settings::Runs, now: Time) -> Gate {
+    pub fn runs(&self, world: &impl World, settings: &settings::RunsSettings, now: Time) -> Gate {
         let inhibitors: Answer<Vec<Inhibitor>> =
             world.inhibitors().map_err(|error| Unavailable(format!("{error:#}")));
-        let facts =
-            runs::Facts { inhibitors, services: self.services.clone(), containers: self.containers.clone() };
+        let facts = runs::RunFacts {
+            inhibitors,
+            services: self.services.clone(),
+            containers: self.containers.clone(),
+        };
         Gate::Runs(runs::evaluate(&facts, &settings.policy, now))
     }
 
     /// Evaluate the gate `converge`.
     pub fn converge(&self, now: Time) -> Gate {
         let info = self.info.as_ref();
-        let facts = converge::Facts {
+        let facts = converge::ConvergeFacts {
             swarm: info.map(|info| info.swarm.state.clone()).map_err(Clone::clone),
             manager_elsewhere: self.manager_elsewhere,
             node: info.ok().and_then(|info| info.swarm.node.clone()),
@@ -151,10 +153,10 @@ impl Survey {
     }
 
     /// Evaluate the gate `disk`.
-    pub fn disk<W: World>(&self, world: &W, engine: &W::Engine, settings: &settings::Disk) -> Gate {
+    pub fn disk<W: World>(&self, world: &W, engine: &W::Engine, settings: &settings::DiskSettings) -> Gate {
         let places = self.disk_places(world, engine, settings);
         let filesystems = places.and_then(|places| world.measure(&places.measured));
-        Gate::Disk(disk::evaluate(&disk::Facts { filesystems }, &settings.limit))
+        Gate::Disk(disk::evaluate(&disk::DiskFacts { filesystems }, &settings.limit))
     }
 
     /// The paths whose filesystems hold the engine's data.
@@ -165,7 +167,7 @@ impl Survey {
         &self,
         world: &W,
         engine: &W::Engine,
-        settings: &settings::Disk,
+        settings: &settings::DiskSettings,
     ) -> Answer<DiskPlaces> {
         let named = &settings.paths;
         if !engine.is_local() {
@@ -208,19 +210,19 @@ pub struct DiskPlaces {
 }
 
 /// What containers show to be in use, and the events since the last note.
-pub async fn sightings(
+pub async fn image_uses(
     engine: &impl EngineApi,
     survey: &Survey,
     events_until: Option<Time>,
     now: Time,
-) -> Result<Observations> {
-    let containers = survey.containers.as_ref().map_err(|why| anyhow!(why.0.clone()))?;
+) -> Answer<Observations> {
+    let containers = survey.containers.as_ref().map_err(Unavailable::clone)?;
     // Events bear the engine's time, which is not ours where it is elsewhere.
     let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
     // Where that clock was set back it is not known how far: everything that the engine remembers is replayed.
     let since = events_until.filter(|since| *since <= until).unwrap_or(Time::UNIX_EPOCH);
     let mut latest: HashMap<String, Time> = HashMap::new();
-    for event in engine.uses(since, until).await.context("the engine's recent events")? {
+    for event in engine.uses(since, until).await? {
         let at = latest.entry(event.image).or_insert(event.at);
         *at = event.at.max(*at);
     }
@@ -228,13 +230,19 @@ pub async fn sightings(
     for container in containers {
         // What a container of now uses by the same name needs no question.
         latest.remove(&container.image);
-        uses.push(Use { image: container.image_id.clone(), name_tag: name_tag(&container.image), at: until });
+        uses.push(ImageUse {
+            image: container.image_id.clone(),
+            name_tag: name_tag(&container.image),
+            at: until,
+        });
     }
     for (reference, at) in latest {
         match engine.image(&reference).await {
-            Ok(image) => {
-                uses.extend(image.map(|image| Use { image: image.id, name_tag: name_tag(&reference), at }))
-            }
+            Ok(image) => uses.extend(image.map(|image| ImageUse {
+                image: image.id,
+                name_tag: name_tag(&reference),
+                at,
+            })),
             // An image may be named in a way that only its own container understood.
             Err(error) if error.status().is_some() => log::debug!("{error}"),
             Err(error) => return Err(error.into()),
@@ -257,19 +265,18 @@ pub fn list(seen: &mut Observations, inventory: &Inventory, now: Time) {
     for reference in specs.chain(tasks) {
         let image = reference.split_once('@').and_then(|(_, digest)| by_digest.get(digest));
         if let (Some(image), Some(name_tag)) = (image, name_tag(reference)) {
-            seen.specs.push(Use { image: (*image).to_owned(), name_tag: Some(name_tag), at: now });
+            seen.specs.push(ImageUse { image: (*image).to_owned(), name_tag: Some(name_tag), at: now });
         }
     }
     seen.list(&inventory.images);
 }
 
 /// Everything that is there.
-pub async fn inventory(engine: &impl EngineApi, survey: &Survey) -> Result<Inventory> {
-    let known = |why: &Unavailable| anyhow!(why.0.clone());
+pub async fn inventory(engine: &impl EngineApi, survey: &Survey) -> Answer<Inventory> {
     Ok(Inventory {
-        containers: survey.containers.clone().map_err(|why| known(&why))?,
-        services: survey.services.clone().map_err(|why| known(&why))?,
-        tasks: survey.tasks.clone().map_err(|why| known(&why))?,
+        containers: survey.containers.clone()?,
+        services: survey.services.clone()?,
+        tasks: survey.tasks.clone()?,
         images: engine.images().await?,
         build_cache: vec![],
         unread: vec![],
@@ -306,7 +313,7 @@ pub async fn complete(
                 container.finished = finished;
                 None
             }
-            Err(error) => Some(unread(Kind::Container, &container.id, error)),
+            Err(error) => Some(unread(ObjectKind::Container, &container.id, error)),
         }
     });
     let finished =
@@ -315,7 +322,7 @@ pub async fn complete(
         tokio::join!(engine.build_cache(), inspected, finished);
     match build_cache {
         Ok(records) => inventory.build_cache = records,
-        Err(error) => unanswered.push(unread(Kind::BuildCache, "", error)),
+        Err(error) => unanswered.push(unread(ObjectKind::BuildCache, "", error)),
     }
     for image in &mut inventory.images {
         match inspected.remove(&image.id) {
@@ -324,26 +331,26 @@ pub async fn complete(
                 image.last_tagged = inspected.last_tagged;
                 image.untagged_parents = inspected.untagged_parents;
             }
-            Some(Err(error)) => unanswered.push(unread(Kind::Dangling, &image.id, error)),
+            Some(Err(error)) => unanswered.push(unread(ObjectKind::Dangling, &image.id, error)),
         }
     }
     inventory.unread = unanswered;
 }
 
 /// A chain of parents that is longer than any Dockerfile is not followed.
-const LONGEST_CHAIN: usize = 128;
+const MAX_PARENTS: usize = 128;
 
 /// How many untagged parents go along with an image: the engine removes each as its last child goes, up to one with a
 /// name. Where one cannot be asked about, so many are known.
 async fn untagged_parents(engine: &impl EngineApi, mut parent: Option<String>) -> usize {
-    for n in 0..LONGEST_CHAIN {
+    for n in 0..MAX_PARENTS {
         let Some(id) = parent else { return n };
         match engine.image(&id).await {
             Ok(Some(image)) if image.is_nameless() => parent = image.parent,
             _ => return n,
         }
     }
-    LONGEST_CHAIN
+    MAX_PARENTS
 }
 
 /// Record what containers, and the events since the last record, show to be in use; and make this change too. What the
@@ -357,11 +364,11 @@ pub async fn record_usage<W: World>(
     survey: &Survey,
     now: Time,
     change: impl FnOnce(&mut Ledger),
-) -> Result<Ledger> {
-    let seen = sightings(engine, survey, world.ledger().events_until, now).await?;
+) -> Answer<Ledger> {
+    let seen = image_uses(engine, survey, world.ledger().events_until, now).await?;
     let change = |ledger: &mut Ledger| {
         ledger.record(&seen, now);
         change(ledger);
     };
-    world.update_ledger(now, change).await
+    Ok(world.update_ledger(now, change).await?)
 }

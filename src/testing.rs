@@ -1,8 +1,8 @@
 //! Plain objects for the core's tables: a test changes the one field that it is about.
 
 use crate::facts::{
-    Container, ContainerState, Filesystem, Image, Labels, Mode, Restart, Service, Status, Task, TaskState,
-    Update,
+    Container, ContainerState, Filesystem, Image, Labels, Mode, Restart, Service, Task, TaskCounts,
+    TaskState, Update,
 };
 use crate::gates::disk::{Limit, Usage};
 use crate::plan::Policy;
@@ -64,7 +64,7 @@ pub fn service() -> Service {
         image: "app:1@sha256:01".into(),
         previous_image: None,
         mode: Mode::Replicated { replicas: 1 },
-        status: Some(Status { running: 1, desired: 1, completed: 0 }),
+        status: Some(TaskCounts { running: 1, desired: 1, completed: 0 }),
         update: Update::Settled,
         restart: Restart::Always,
         job_iteration: 0,

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::Status;
+use super::CheckStatus;
 
 /// The key that docker keeps the credential of Docker Hub under (docker/cli: `registry.IndexServer`).
 const HUB: &str = "https://index.docker.io/v1/";
@@ -21,7 +21,7 @@ pub enum Login {
         /// A token may have none.
         user: Option<String>,
         source: Source,
-        test: Test,
+        test: CredentialTest,
     },
     NoConfig(PathBuf),
     Unreadable(PathBuf, String),
@@ -46,7 +46,7 @@ pub enum Source {
 
 /// What the registry said.
 #[derive(Debug)]
-pub enum Test {
+pub enum CredentialTest {
     NotAsked,
     Passed,
     Refused(String),
@@ -55,10 +55,10 @@ pub enum Test {
 
 impl Login {
     /// Only a credential that is there, and that the registry accepts where it was asked, is ok.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> CheckStatus {
         match self {
-            Self::Found { test: Test::NotAsked | Test::Passed, .. } => Status::Ok,
-            _ => Status::Failed,
+            Self::Found { test: CredentialTest::NotAsked | CredentialTest::Passed, .. } => CheckStatus::Ok,
+            _ => CheckStatus::Failed,
         }
     }
 }
@@ -80,7 +80,7 @@ impl fmt::Debug for Credential {
 
 /// Where the configuration says that a credential is.
 #[derive(Debug)]
-pub enum Place {
+pub enum CredentialLocation {
     Here(Credential),
     /// Ask `docker-credential-NAME`.
     Helper(String),
@@ -129,7 +129,7 @@ pub fn registry_of(image: &str) -> &str {
 ///
 /// # Errors
 /// The text is no configuration of Docker's; says where, and nothing of what is there.
-pub fn find(config: &str, registry: &str) -> Result<Place, String> {
+pub fn find(config: &str, registry: &str) -> Result<CredentialLocation, String> {
     let place = |error: &serde_json::Error| format!("no valid JSON at line {}", error.line());
     let empty = config.trim().is_empty();
     let config: Config =
@@ -139,12 +139,12 @@ pub fn find(config: &str, registry: &str) -> Result<Place, String> {
     let helper =
         config.cred_helpers.and_then(|mut cred_helper| cred_helper.remove(key)).or(config.creds_store);
     if let Some(helper) = helper.filter(|helper| !helper.is_empty()) {
-        return Ok(Place::Helper(helper));
+        return Ok(CredentialLocation::Helper(helper));
     }
     let auths = config.auths.unwrap_or_default();
     let same = || auths.iter().find(|(other, _)| hostname(other) == key).map(|(_, auth)| auth);
-    let Some(auth) = auths.get(key).or_else(same) else { return Ok(Place::Nowhere) };
-    Ok(credential(auth)?.map_or(Place::Nowhere, Place::Here))
+    let Some(auth) = auths.get(key).or_else(same) else { return Ok(CredentialLocation::Nowhere) };
+    Ok(credential(auth)?.map_or(CredentialLocation::Nowhere, CredentialLocation::Here))
 }
 
 fn credential(auth: &Auth) -> Result<Option<Credential>, String> {
@@ -205,9 +205,9 @@ mod tests {
     fn credentials_are_found_where_docker_would() {
         let basic = STANDARD.encode("alice:s3cret:with:colons");
         let user = |config: &str, registry: &str| match find(config, registry).unwrap() {
-            Place::Here(credential) => credential.user.unwrap_or_else(|| "token".into()),
-            Place::Helper(name) => format!("helper {name}"),
-            Place::Nowhere => "nowhere".into(),
+            CredentialLocation::Here(credential) => credential.user.unwrap_or_else(|| "token".into()),
+            CredentialLocation::Helper(name) => format!("helper {name}"),
+            CredentialLocation::Nowhere => "nowhere".into(),
         };
         let auth = |key: &str| format!(r#"{{"auths": {{"{key}": {{"auth": "{basic}"}}}}}}"#);
         let table = [

@@ -1,9 +1,9 @@
 //! What `verify` checks of a host, and how each check ends.
 
 pub mod login;
+pub mod own_units;
 pub mod pruners;
 pub mod pull_limit;
-pub mod units;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,23 +15,23 @@ use crate::gates::{Gate, GateState};
 /// One line of the list.
 #[derive(Debug)]
 pub enum Check {
-    Engine(Engine),
+    Engine(EngineCheck),
     Retention(Retention),
     /// How long ago image usage was last noted in the ledger, if ever.
     Ledger(Option<Duration>),
-    Disk(Disk),
+    Disk(DiskCheck),
     /// Of this registry.
     Login(String, login::Login),
     /// Of Docker Hub.
     Pulls(pull_limit::PullLimit),
     Pruners(pruners::Pruners),
-    Units(units::Units),
+    Units(own_units::OwnUnits),
     Redeploy(Redeploy),
 }
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum CheckStatus {
     Ok,
     Warning,
     Failed,
@@ -40,7 +40,7 @@ pub enum Status {
 
 /// What came of asking the engine.
 #[derive(Debug)]
-pub enum Engine {
+pub enum EngineCheck {
     Answers {
         host: String,
         version: String,
@@ -54,11 +54,11 @@ pub enum Engine {
 }
 
 /// A ledger that was not kept for this long is not kept: `record` runs every five minutes.
-pub const LEDGER_KEPT: Duration = Duration::from_secs(3_600);
+pub const MAX_RECORD_AGE: Duration = Duration::from_secs(3_600);
 
 /// Is the disk under pressure?
 #[derive(Debug)]
-pub struct Disk {
+pub struct DiskCheck {
     /// The gate, which is open under pressure.
     pub gate: Gate,
     /// Is it at or above `--disk-critical`?
@@ -121,35 +121,37 @@ impl Check {
     }
 
     /// How the check ended.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> CheckStatus {
         match self {
-            Self::Engine(Engine::Answers { swarm, manager, .. }) => match swarm {
-                SwarmState::Manager | SwarmState::Inactive => Status::Ok,
-                SwarmState::Worker if *manager => Status::Ok,
-                SwarmState::Worker | SwarmState::Pending => Status::Warning,
-                SwarmState::Locked | SwarmState::Failed(_) => Status::Failed,
+            Self::Engine(EngineCheck::Answers { swarm, manager, .. }) => match swarm {
+                SwarmState::Manager | SwarmState::Inactive => CheckStatus::Ok,
+                SwarmState::Worker if *manager => CheckStatus::Ok,
+                SwarmState::Worker | SwarmState::Pending => CheckStatus::Warning,
+                SwarmState::Locked | SwarmState::Failed(_) => CheckStatus::Failed,
             },
-            Self::Engine(Engine::Unavailable(_)) | Self::Retention(Retention::Volatile(..)) => Status::Failed,
-            Self::Retention(Retention::Persistent(_)) => Status::Ok,
-            Self::Retention(Retention::ZfsByPercent(_)) => Status::Warning,
-            Self::Retention(Retention::Elsewhere | Retention::Unknown(_)) => Status::Skipped,
+            Self::Engine(EngineCheck::Unavailable(_)) | Self::Retention(Retention::Volatile(..)) => {
+                CheckStatus::Failed
+            }
+            Self::Retention(Retention::Persistent(_)) => CheckStatus::Ok,
+            Self::Retention(Retention::ZfsByPercent(_)) => CheckStatus::Warning,
+            Self::Retention(Retention::Elsewhere | Retention::Unknown(_)) => CheckStatus::Skipped,
             Self::Disk(disk) => match disk.gate.state() {
-                GateState::Closed => Status::Ok,
-                GateState::Open if disk.critical => Status::Failed,
-                GateState::Open => Status::Warning,
-                GateState::Unknown => Status::Skipped,
+                GateState::Closed => CheckStatus::Ok,
+                GateState::Open if disk.critical => CheckStatus::Failed,
+                GateState::Open => CheckStatus::Warning,
+                GateState::Unknown => CheckStatus::Skipped,
             },
-            Self::Ledger(Some(since)) if *since < LEDGER_KEPT => Status::Ok,
-            Self::Ledger(_) => Status::Warning,
+            Self::Ledger(Some(since)) if *since < MAX_RECORD_AGE => CheckStatus::Ok,
+            Self::Ledger(_) => CheckStatus::Warning,
             Self::Login(_, login) => login.status(),
             Self::Pulls(limit) => limit.status(),
             Self::Pruners(pruners) => pruners.status(),
             Self::Units(units) => units.status(),
             Self::Redeploy(Redeploy::Proved { cold, warm, planned }) => {
                 let reused = warm.layers == 0 && cold.image == warm.image && !planned;
-                if reused { Status::Ok } else { Status::Failed }
+                if reused { CheckStatus::Ok } else { CheckStatus::Failed }
             }
-            Self::Redeploy(Redeploy::Interrupted | Redeploy::Failed(_)) => Status::Failed,
+            Self::Redeploy(Redeploy::Interrupted | Redeploy::Failed(_)) => CheckStatus::Failed,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::Status;
+use super::CheckStatus;
 
 /// What else prunes on this host, as far as it could be read.
 #[derive(Debug, Default)]
@@ -38,12 +38,12 @@ pub struct Pruner {
 
 impl Pruners {
     /// Failed where another pruner was found; a warning where something could not be read.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> CheckStatus {
         let unseen = !self.unread.is_empty() || matches!(self.systemd, Systemd::Unavailable(_));
         match (self.found.as_slice(), unseen) {
-            ([], false) => Status::Ok,
-            ([], true) => Status::Warning,
-            _ => Status::Failed,
+            ([], false) => CheckStatus::Ok,
+            ([], true) => CheckStatus::Warning,
+            _ => CheckStatus::Failed,
         }
     }
 }

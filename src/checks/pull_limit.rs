@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Status;
+use super::CheckStatus;
 
 /// What Docker Hub says of the pulls of an account, or of an address without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,15 +38,15 @@ impl PullLimit {
     }
 
     /// Failed where no pull is left; a warning below a tenth of the limit.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> CheckStatus {
         match self {
-            Self::Limited { remaining: 0, .. } => Status::Failed,
+            Self::Limited { remaining: 0, .. } => CheckStatus::Failed,
             // A run pulls some ten images.
             Self::Limited { remaining, limit, .. } if remaining.saturating_mul(10) < *limit => {
-                Status::Warning
+                CheckStatus::Warning
             }
-            Self::Limited { .. } | Self::Unlimited => Status::Ok,
-            Self::Unavailable(_) => Status::Warning,
+            Self::Limited { .. } | Self::Unlimited => CheckStatus::Ok,
+            Self::Unavailable(_) => CheckStatus::Warning,
         }
     }
 }
@@ -60,15 +60,15 @@ mod tests {
         let limited =
             |remaining, limit| PullLimit::Limited { remaining, limit, window: Duration::from_secs(21_600) };
         for (limit, remaining, expected, status) in [
-            (Some("200;w=21600"), Some("187;w=21600"), limited(187, 200), Status::Ok),
-            (Some("100"), Some("9"), limited(9, 100), Status::Warning),
-            (Some("100;w=21600"), Some("0;w=21600"), limited(0, 100), Status::Failed),
-            (None, None, PullLimit::Unlimited, Status::Ok),
+            (Some("200;w=21600"), Some("187;w=21600"), limited(187, 200), CheckStatus::Ok),
+            (Some("100"), Some("9"), limited(9, 100), CheckStatus::Warning),
+            (Some("100;w=21600"), Some("0;w=21600"), limited(0, 100), CheckStatus::Failed),
+            (None, None, PullLimit::Unlimited, CheckStatus::Ok),
         ] {
             let found = PullLimit::from_headers(limit, remaining);
             assert_eq!((found.status(), found), (status, expected));
         }
         let odd = PullLimit::from_headers(Some("many"), Some("few"));
-        assert!(matches!(odd, PullLimit::Unavailable(_)) && odd.status() == Status::Warning);
+        assert!(matches!(odd, PullLimit::Unavailable(_)) && odd.status() == CheckStatus::Warning);
     }
 }

@@ -1,15 +1,15 @@
 //! `explain`: why objects would be removed or kept, now and later.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 
 use super::print;
-use super::prune::{Preview, preview};
 use crate::cli::Output;
 use crate::exit::Exit;
 use crate::observe::{self, Questions};
 use crate::plan::explain::{explain, find};
+use crate::prune::{Planned, planned};
 use crate::report::{ExplainReport, json, text};
-use crate::settings::{self, Prune};
+use crate::settings::{self, PruneSettings};
 use crate::world::World;
 use crate::world::real::ThisHost;
 
@@ -17,13 +17,18 @@ use crate::world::real::ThisHost;
 ///
 /// # Errors
 /// The engine does not answer, or stdout cannot be written.
-pub async fn run(engine: settings::Engine, objects: &[String], prune: Prune, output: Output) -> Result<Exit> {
+pub async fn run(
+    engine: settings::EngineSettings,
+    objects: &[String],
+    prune: PruneSettings,
+    output: Output,
+) -> Result<Exit> {
     let world = ThisHost::new(&engine, &prune.state_dir, &prune.runs.runtime_dir);
-    let engine = world.connect().await.map_err(|why| anyhow!(why.0))?;
+    let engine = world.connect().await?;
     let survey = observe::survey(&engine, Questions::EVERYTHING).await;
     let now = world.now();
-    let Preview { plan, inventory, known, usage } =
-        preview(&world, &engine, &survey, &prune, None, now).await?;
+    let Planned { plan, inventory, known, usage } =
+        planned(&world, &engine, &survey, &prune, None, now).await?;
     let explained = objects.iter().map(|query| {
         let found = find(&inventory, &known, query).into_iter();
         let explain = |object| explain(object, &inventory, &known, &prune.policy, &plan, now);

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 
 use super::{now, print};
 use crate::cli::Output;
@@ -20,7 +20,7 @@ use crate::world::real::ThisHost;
 /// # Errors
 /// Prunes cannot be blocked; the command is not started then.
 pub async fn run(
-    engine: settings::Engine,
+    engine: settings::EngineSettings,
     why: Option<&str>,
     command: &[OsString],
     state_dir: &Path,
@@ -36,7 +36,7 @@ pub async fn run(
     lock::wait_for_removal(runtime_dir, engine.removal_timeout + 2 * engine.timeout).await?;
     let code = child::run(command).await?;
     // The command is over, and a hanging engine must not hold its caller up for long.
-    match tokio::time::timeout(engine.timeout, note(&engine, state_dir, runtime_dir)).await {
+    match tokio::time::timeout(engine.timeout, record(&engine, state_dir, runtime_dir)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::info!("the images in use were not noted in the ledger: {error:#}"),
         Err(_) => log::info!("the images in use were not noted in the ledger: the engine hangs"),
@@ -55,9 +55,10 @@ pub fn list(runtime_dir: &Path, output: Output) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-async fn note(engine: &settings::Engine, state_dir: &Path, runtime_dir: &Path) -> Result<()> {
+async fn record(engine: &settings::EngineSettings, state_dir: &Path, runtime_dir: &Path) -> Result<()> {
     let world = ThisHost::new(engine, state_dir, runtime_dir);
-    let engine = world.connect().await.map_err(|why| anyhow!(why.0))?;
+    let engine = world.connect().await?;
     let survey = observe::survey(&engine, Questions::IN_USE).await;
-    observe::record_usage(&world, &engine, &survey, world.now(), |_| ()).await.map(drop)
+    observe::record_usage(&world, &engine, &survey, world.now(), |_| ()).await?;
+    Ok(())
 }

@@ -1,12 +1,13 @@
 //! One module per subcommand: read facts, judge or plan, report, maybe carry out.
 
-mod disk_consumers;
+mod check_gates;
+mod converge;
+mod disk;
 mod explain;
-mod gates;
 mod inhibit;
 pub mod prune;
 pub mod record;
-mod redeploy;
+mod runs;
 mod status;
 mod verify;
 
@@ -34,14 +35,14 @@ pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
         Command::Prune(prune) => prune::run(engine, *prune, output, verbose, bars).await,
         Command::CheckGates { gates, disk, runs, state_dir } => {
             let world = ThisHost::new(&engine, &state_dir, &runs.runtime_dir);
-            gates::check_gates(&world, &gates, disk, &runs, output).await
+            check_gates::run(&world, &gates, disk, &runs, output).await
         }
         // These need no directories of the program's own, or one only.
-        Command::Disk(disk) => gates::disk(&ThisHost::new(&engine, nowhere, nowhere), disk, output).await,
+        Command::Disk(disk) => disk::run(&ThisHost::new(&engine, nowhere, nowhere), disk, output).await,
         Command::Runs(runs) => {
-            gates::runs(&ThisHost::new(&engine, nowhere, &runs.runtime_dir), &runs, output).await
+            runs::run(&ThisHost::new(&engine, nowhere, &runs.runtime_dir), &runs, output).await
         }
-        Command::Converge => gates::converge(&ThisHost::new(&engine, nowhere, nowhere), output).await,
+        Command::Converge => converge::run(&ThisHost::new(&engine, nowhere, nowhere), output).await,
         Command::Record(record) => record::run(engine, *record, output, verbose, bars).await,
         Command::Explain { objects, prune } => explain::run(engine, &objects, *prune, output).await,
         Command::Status { disk, state_dir, runtime_dir } => {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use super::print;
 use super::prune::{self, Attempt};
@@ -15,7 +15,7 @@ use crate::ledger::{Ledger, Reported};
 use crate::observe::{self, Questions, Survey};
 use crate::report::progress::Bars;
 use crate::report::{json, outcome_word, text};
-use crate::settings::{self, Record};
+use crate::settings::{self, RecordSettings};
 use crate::units::{Percent, elapsed};
 use crate::world::World;
 use crate::world::real::ThisHost;
@@ -28,8 +28,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(3_600);
 /// # Errors
 /// As [`record_in`].
 pub async fn run(
-    engine: settings::Engine,
-    record: Record,
+    engine: settings::EngineSettings,
+    record: RecordSettings,
     output: Output,
     verbose: bool,
     bars: &Bars,
@@ -44,17 +44,17 @@ pub async fn run(
 /// The engine does not answer, or the ledger cannot be written while no prune is due.
 pub async fn record_in(
     world: &impl World,
-    record: &Record,
+    record: &RecordSettings,
     output: Output,
     verbose: bool,
     bars: &Bars,
 ) -> Result<Exit> {
-    let Record { prune_at, prune } = record;
+    let RecordSettings { prune_at, prune } = record;
     // After a boot the directory of the inhibitors is gone; this comes long before the next prune.
     if let Err(error) = world.prepare() {
         log::info!("{error:#}");
     }
-    let engine = world.connect().await.map_err(|why| anyhow!(why.0))?;
+    let engine = world.connect().await?;
     let survey = observe::survey(&engine, Questions::IN_USE).await;
     let now = world.now();
     let disk = prune_at.map(|_| survey.disk(world, &engine, &prune.disk));

@@ -4,13 +4,15 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{gates, print};
+use super::print;
 use crate::cli::Output;
 use crate::exit::Exit;
 use crate::facts::Unavailable;
+use crate::gates::Gate;
 use crate::host::systemd;
 use crate::observe::{self, Questions};
-use crate::report::{OngoingPressure, StatusReport, json, text};
+use crate::prune::outcome::OngoingPressure;
+use crate::report::{StatusReport, json, text};
 use crate::settings;
 use crate::world::World;
 use crate::world::real::ThisHost;
@@ -22,8 +24,8 @@ const TIMER: &str = "ci-docker-prune.timer";
 /// # Errors
 /// Stdout cannot be written.
 pub async fn run(
-    engine: settings::Engine,
-    disk: settings::Disk,
+    engine: settings::EngineSettings,
+    disk: settings::DiskSettings,
     state_dir: &Path,
     runtime_dir: &Path,
     output: Output,
@@ -31,7 +33,7 @@ pub async fn run(
     let world = ThisHost::new(&engine, state_dir, runtime_dir);
     let disk = match world.connect().await {
         Ok(engine) => observe::survey(&engine, Questions::DISK).await.disk(&world, &engine, &disk),
-        Err(why) => gates::disk_unanswered(why),
+        Err(why) => Gate::disk_unavailable(why),
     };
     let units = systemd::units(engine.timeout).await.unwrap_or_else(|error| {
         log::info!("{error:#}");
@@ -47,7 +49,7 @@ pub async fn run(
         last_run: ledger.last_run,
         last_success: ledger.last_success,
         next_run: timer.map(|timer| timer.next).filter(|next| !next.is_empty()),
-        inhibitors: world.inhibitors().map_err(|error| Unavailable(format!("{error:#}"))),
+        inhibitors: world.inhibitors().map_err(Unavailable::from),
         images: ledger.images.len(),
         recorded: ledger.noted_at,
     };

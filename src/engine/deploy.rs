@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::read::encode;
+use super::wire::encode;
 use super::{Engine, EngineError};
-use crate::checks::login::{self, Credential, Test};
+use crate::checks::login::{self, Credential, CredentialTest};
 use crate::facts::label;
 
 /// The label of the services that the proof makes.
@@ -53,19 +53,19 @@ fn auth_json(credential: &Credential, registry: &str) -> Zeroizing<String> {
 
 impl Engine {
     /// `POST /auth`: have the engine test a credential at its registry.
-    pub async fn test_login(&self, credential: &Credential, registry: &str) -> Test {
+    pub async fn test_login(&self, credential: &Credential, registry: &str) -> CredentialTest {
         let body = auth_json(credential, registry);
         match self.send(Method::POST, "/auth", None, Some(&body)).await {
-            Ok(_) => Test::Passed,
+            Ok(_) => CredentialTest::Passed,
             Err(error) => match error.status() {
-                Some((401 | 403, message)) => Test::Refused(message.to_owned()),
+                Some((401 | 403, message)) => CredentialTest::Refused(message.to_owned()),
                 // The engine wraps what the registry said (observed on 20.10 and 26.1).
                 Some((500, message))
                     if message.contains("unauthorized") || message.contains("401 Unauthorized") =>
                 {
-                    Test::Refused(message.to_owned())
+                    CredentialTest::Refused(message.to_owned())
                 }
-                _ => Test::Unavailable(error.to_string()),
+                _ => CredentialTest::Unavailable(error.to_string()),
             },
         }
     }
@@ -74,7 +74,7 @@ impl Engine {
     pub async fn resolve(&self, image: &str, credential: Option<&Credential>) -> Result<String, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct Answer {
+        struct Response {
             descriptor: Descriptor,
         }
         #[derive(Deserialize)]
@@ -84,14 +84,14 @@ impl Engine {
         let path = format!("/distribution/{image}/json");
         let auth = credential.map(|credential| auth(credential, login::registry_of(image)));
         let body = self.send(Method::GET, &path, auth.as_ref(), None).await?;
-        let answer: Answer = serde_json::from_slice(&body).map_err(|why| self.nonsense(&path, &why))?;
+        let answer: Response = serde_json::from_slice(&body).map_err(|why| self.malformed(&path, &why))?;
         Ok(answer.descriptor.digest)
     }
 
     /// The digests of an image's layers, lowest first; `None` where there is no such image.
     pub async fn layers(&self, reference: &str) -> Result<Option<Vec<String>>, EngineError> {
         #[derive(Deserialize)]
-        struct Answer {
+        struct Response {
             #[serde(rename = "RootFS")]
             root_fs: RootFs,
         }
@@ -100,8 +100,8 @@ impl Engine {
             #[serde(rename = "Layers", default)]
             layers: Option<Vec<String>>,
         }
-        let answer: Option<Answer> =
-            super::read::gone_is_none(self.get(&format!("/images/{reference}/json")).await)?;
+        let answer: Option<Response> =
+            super::wire::gone_is_none(self.get(&format!("/images/{reference}/json")).await)?;
         Ok(answer.map(|answer| answer.root_fs.layers.unwrap_or_default()))
     }
 
@@ -132,7 +132,7 @@ impl Engine {
     pub async fn progress(&self, service: &str) -> Result<Progress, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct Answer {
+        struct Response {
             status: Status,
         }
         #[derive(Deserialize)]
@@ -148,8 +148,8 @@ impl Engine {
             exit_code: Option<i64>,
         }
         let filters = json!({"service": [service]}).to_string();
-        let tasks: Vec<Answer> = self.get(&format!("/tasks?filters={}", encode(&filters))).await?;
-        let Some(Answer { status }) = tasks.into_iter().next() else { return Ok(Progress::Coming(None)) };
+        let tasks: Vec<Response> = self.get(&format!("/tasks?filters={}", encode(&filters))).await?;
+        let Some(Response { status }) = tasks.into_iter().next() else { return Ok(Progress::Coming(None)) };
         // A program that fails by itself was started: what it wants is not asked here.
         let ended = status.container_status.and_then(|status| status.exit_code).is_some_and(|code| code > 0);
         Ok(match status.state.as_str() {

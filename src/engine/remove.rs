@@ -9,7 +9,8 @@ use bollard::query_parameters::{
     PruneBuildOptions, RemoveContainerOptions, RemoveImageOptions, TagImageOptions,
 };
 
-use super::{Engine, EngineError, Problem};
+use super::error::Failure;
+use super::{Engine, EngineError};
 use crate::facts::EVICTION_REPOSITORY;
 
 /// The part of the engine that can remove. A dry run never makes one.
@@ -118,7 +119,7 @@ impl Remover {
                     if began.elapsed() < self.limit
                         && !self.is_told_to_end()
                         && self.engine.is_alive().await => {}
-                Err(_) => break EngineError::new(host, asked, Problem::SlowRemoval(began.elapsed())),
+                Err(_) => break EngineError::new(host, asked, Failure::SlowRemoval(began.elapsed())),
             }
         };
         if error.status().is_some_and(|(status, _)| status == 404) { Ok(Done::Gone) } else { Err(error) }

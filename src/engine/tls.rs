@@ -7,16 +7,20 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use thiserror::Error;
 
 /// Trust only `ca.pem`, and show `cert.pem` with `key.pem`
 /// (Docker's documentation, "Protect the Docker daemon socket").
 ///
 /// # Errors
 /// Names the file, and what is wrong with it.
-pub fn configuration(folder: &Path) -> Result<ClientConfig, String> {
+pub fn configuration(folder: &Path) -> Result<ClientConfig, CertificateError> {
     let file = |name: &str| -> PathBuf { folder.join(name) };
-    let wrong = |name: &str, why: &dyn std::fmt::Display| format!("{}: {why}", file(name).display());
-    let certificates = |name: &str| -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |name: &str, why: &dyn std::fmt::Display| CertificateError {
+        file: file(name),
+        cause: why.to_string(),
+    };
+    let certificates = |name: &str| -> Result<Vec<CertificateDer<'static>>, CertificateError> {
         let read = CertificateDer::pem_file_iter(file(name)).map_err(|error| wrong(name, &error))?;
         let read: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| wrong(name, &error))?;
         if read.is_empty() { Err(wrong(name, &"no certificate in it")) } else { Ok(read) }
@@ -29,30 +33,43 @@ pub fn configuration(folder: &Path) -> Result<ClientConfig, String> {
     let key = PrivateKeyDer::from_pem_file(file("key.pem")).map_err(|error| wrong("key.pem", &error))?;
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+        .map_err(|error| wrong("", &error))?
         .with_root_certificates(roots)
         .with_client_auth_cert(own, key)
         .map_err(|error| wrong("key.pem", &error))
 }
 
-/// What rustls says of a connection that failed, if it was rustls.
-pub fn complaint(error: &(dyn std::error::Error + 'static)) -> Option<Complaint> {
+/// The cause of a connection that failed, where rustls found it.
+pub fn failure(error: &(dyn std::error::Error + 'static)) -> Option<TlsFailure> {
     let Some(rustls) = error.downcast_ref::<rustls::Error>() else {
         // IO errors wrap it, one in the other, and hide what they wrap from `source`.
-        return complaint(error.downcast_ref::<std::io::Error>()?.get_ref()?);
+        return failure(error.downcast_ref::<std::io::Error>()?.get_ref()?);
     };
     Some(match rustls {
-        rustls::Error::InvalidCertificate(why) => Complaint::Theirs(why.to_string()),
-        rustls::Error::AlertReceived(alert) => Complaint::Ours(format!("{alert:?}")),
-        other => Complaint::Other(other.to_string()),
+        rustls::Error::InvalidCertificate(why) => TlsFailure::ServerCertificate(why.to_string()),
+        rustls::Error::AlertReceived(alert) => TlsFailure::ClientCertificate(format!("{alert:?}")),
+        other => TlsFailure::Protocol(other.to_string()),
     })
 }
 
-/// Whose certificate is not taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Complaint {
-    Theirs(String),
-    Ours(String),
-    /// They speak no TLS, or none of ours.
-    Other(String),
+/// A certificate or key of ours that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}: {cause}", file.display())]
+pub struct CertificateError {
+    file: PathBuf,
+    cause: String,
+}
+
+/// Why there is no TLS connection.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TlsFailure {
+    /// We do not accept the engine's certificate.
+    #[error("{0}")]
+    ServerCertificate(String),
+    /// The engine does not accept ours.
+    #[error("{0}")]
+    ClientCertificate(String),
+    /// The other side speaks no TLS, or no version of it that we do.
+    #[error("{0}")]
+    Protocol(String),
 }

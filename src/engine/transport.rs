@@ -18,7 +18,8 @@ use hyper_util::rt::TokioExecutor;
 use hyperlocal::UnixConnector;
 use zeroize::Zeroizing;
 
-use super::{Version, tls};
+use super::Version;
+use super::tls::{self, CertificateError};
 use crate::settings::HostUrl;
 
 type Body = <BollardRequest as RequestBody>::Body;
@@ -33,7 +34,7 @@ impl<B> RequestBody for Request<B> {
 }
 
 /// How long a connection may have been idle and still be used.
-const KEPT: Duration = Duration::from_secs(1);
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The HTTP client of one engine.
 #[derive(Debug, Clone)]
@@ -66,11 +67,11 @@ impl AnyClient {
 impl Transport {
     /// # Errors
     /// The certificates cannot be read.
-    pub fn new(host: &HostUrl) -> Result<Self, String> {
+    pub fn new(host: &HostUrl) -> Result<Self, CertificateError> {
         // Connections are kept for the next request, but not for one that comes later: what lies between
         // us and the engine may close them when they are idle, and that must not fail a removal.
         let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_idle_timeout(KEPT);
+        builder.pool_idle_timeout(POOL_IDLE_TIMEOUT);
         let (client, base) = match host {
             HostUrl::Unix(path) => (AnyClient::Unix(builder.build(UnixConnector)), unix_base(path)),
             HostUrl::Tcp(address) => {

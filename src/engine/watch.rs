@@ -9,8 +9,9 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::read::encode;
-use super::{Engine, EngineError, Problem};
+use super::error::Failure;
+use super::wire::encode;
+use super::{Engine, EngineError};
 use crate::facts::{EVICTION_REPOSITORY, label};
 use crate::units::Time;
 
@@ -93,15 +94,15 @@ impl Engine {
         let actions = ["create", "start", "rename", "update", "pull", "tag", "load", "import"];
         let filters = encode(&json!({"type": kinds, "event": actions}).to_string());
         let path = format!("/v{}/events?{since}filters={filters}", self.version);
-        let error = |problem| EngineError::new(&self.host, "GET /events", problem);
+        let error = |failure| EngineError::new(&self.host, "GET /events", failure);
         let response = match tokio::time::timeout(self.timeout, self.transport.request(&path)).await {
-            Err(_) => return Err(error(Problem::TimedOut(self.timeout))),
-            Ok(Err(lost)) => return Err(error(Problem::of(lost.as_ref()))),
+            Err(_) => return Err(error(Failure::TimedOut(self.timeout))),
+            Ok(Err(lost)) => return Err(error(Failure::of(lost.as_ref()))),
             Ok(Ok(response)) => response,
         };
         let status = response.status();
         if !status.is_success() {
-            return Err(error(Problem::Status(status.as_u16(), status.to_string())));
+            return Err(error(Failure::Status { status: status.as_u16(), message: status.to_string() }));
         }
         let seen = Arc::new(Mutex::new(Seen::default()));
         let reader = tokio::spawn(read(response.into_body(), Arc::clone(&seen), run_pattern));

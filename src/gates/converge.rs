@@ -10,11 +10,11 @@ use crate::units::{Time, elapsed};
 
 /// Swarm makes the first task of a new global service only after the service itself (observed: a
 /// moment of 0/0). A service older than this that has none will get none: no node suits it.
-const FIRST_TASK: Duration = Duration::from_secs(60);
+const FIRST_TASK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the Swarm wants and has, and what this node's engine shows.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct ConvergeFacts {
     pub swarm: Answer<SwarmState>,
     /// Is another engine asked about the services (`--swarm-host`)?
     pub manager_elsewhere: bool,
@@ -90,14 +90,14 @@ pub enum Unknown {
 pub type Verdict = super::Verdict<Open, Closed, Unknown>;
 
 /// Evaluate the gate.
-pub fn evaluate(facts: &Facts, now: Time) -> Verdict {
+pub fn evaluate(facts: &ConvergeFacts, now: Time) -> Verdict {
     match verdict(facts, now) {
         Ok(verdict) => verdict,
         Err(unknown) => Verdict::Unknown(unknown),
     }
 }
 
-fn verdict(facts: &Facts, now: Time) -> Result<Verdict, Unknown> {
+fn verdict(facts: &ConvergeFacts, now: Time) -> Result<Verdict, Unknown> {
     match facts.swarm.clone().map_err(Unknown::Unavailable)? {
         SwarmState::Locked => return Err(Unknown::Locked),
         SwarmState::Pending => return Err(Unknown::Pending),
@@ -179,7 +179,7 @@ fn evaluate_service(
         Update::Settled => {}
     }
     // Nothing has been made for it so far, and it is too new to say that nothing will be.
-    let too_new = places.is_empty() && since.is_none_or(|since| elapsed(now, since) < FIRST_TASK);
+    let too_new = places.is_empty() && since.is_none_or(|since| elapsed(now, since) < FIRST_TASK_TIMEOUT);
     match service.mode {
         Mode::Replicated { replicas } if status.running + ended_well < replicas => {
             converging(gave_up(), status.running, replicas, cause())
@@ -252,12 +252,12 @@ fn cause(restart: Restart, history: &[&Task]) -> Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{ContainerState, Status};
+    use crate::facts::{ContainerState, TaskCounts};
     use crate::gates::GateState;
     use crate::testing::{container, now, service, task};
 
-    fn facts(services: Vec<Service>, tasks: Vec<Task>) -> Facts {
-        Facts {
+    fn facts(services: Vec<Service>, tasks: Vec<Task>) -> ConvergeFacts {
+        ConvergeFacts {
             swarm: Ok(SwarmState::Manager),
             manager_elsewhere: false,
             node: Some("node".into()),
@@ -283,8 +283,8 @@ mod tests {
         assert_eq!(evaluate(&facts, now()).state(), GateState::Closed);
     }
 
-    fn status(running: u64, desired: u64, completed: u64) -> Option<Status> {
-        Some(Status { running, desired, completed })
+    fn status(running: u64, desired: u64, completed: u64) -> Option<TaskCounts> {
+        Some(TaskCounts { running, desired, completed })
     }
 
     fn ended(state: TaskState) -> Task {
@@ -464,7 +464,7 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_unknown() {
         let unanswered = || Unavailable("503".into());
-        type Change<'a> = &'a dyn Fn(&mut Facts);
+        type Change<'a> = &'a dyn Fn(&mut ConvergeFacts);
         let table: [(&str, Change, GateState); 9] = [
             ("worker", &|facts| facts.swarm = Ok(SwarmState::Worker), GateState::Unknown),
             ("locked", &|facts| facts.swarm = Ok(SwarmState::Locked), GateState::Unknown),

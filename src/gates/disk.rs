@@ -5,7 +5,7 @@ use crate::units::Percent;
 
 /// The filesystems that hold the engine's data, each once.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct DiskFacts {
     pub filesystems: Answer<Vec<Filesystem>>,
 }
 
@@ -69,11 +69,24 @@ pub enum Unknown {
     NoBlocks(Filesystem),
 }
 
+/// The usages of these filesystems, fullest first.
+///
+/// # Errors
+/// They were not measured, or one has no blocks.
+pub fn usages(filesystems: Answer<Vec<Filesystem>>) -> Answer<Vec<Usage>> {
+    measure(&DiskFacts { filesystems }).map_err(|unknown| match unknown {
+        Unknown::Unavailable(why) => why,
+        Unknown::NoBlocks(filesystem) => {
+            Unavailable(format!("{} says that filesystem has no blocks", filesystem.mount_point.display()))
+        }
+    })
+}
+
 /// What the gate says; open means under pressure.
 pub type Verdict = super::Verdict<Measured, Measured, Unknown>;
 
 /// Evaluate the gate.
-pub fn evaluate(facts: &Facts, limit: &Limit) -> Verdict {
+pub fn evaluate(facts: &DiskFacts, limit: &Limit) -> Verdict {
     match measure(facts) {
         Err(unknown) => Verdict::Unknown(unknown),
         Ok(usages) => {
@@ -88,7 +101,7 @@ pub fn evaluate(facts: &Facts, limit: &Limit) -> Verdict {
 ///
 /// # Errors
 /// When one of them could not be measured.
-pub fn measure(facts: &Facts) -> Result<Vec<Usage>, Unknown> {
+pub fn measure(facts: &DiskFacts) -> Result<Vec<Usage>, Unknown> {
     let filesystems = facts.filesystems.clone().map_err(Unknown::Unavailable)?;
     let mut usages = Vec::new();
     for filesystem in filesystems {
@@ -133,7 +146,7 @@ mod tests {
         let limit = Limit { percent: "80".parse().unwrap(), min_free: None };
         for (filesystems, expected) in table {
             let shown = format!("{filesystems:?}");
-            assert_eq!(evaluate(&Facts { filesystems }, &limit).state(), expected, "{shown}");
+            assert_eq!(evaluate(&DiskFacts { filesystems }, &limit).state(), expected, "{shown}");
         }
     }
 
@@ -141,14 +154,14 @@ mod tests {
     fn too_little_space_opens_the_gate_whatever_the_percentage() {
         for (used, expected) in [(310, GateState::Closed), (500, GateState::Closed), (501, GateState::Open)] {
             let limit = Limit { percent: "80".parse().unwrap(), min_free: Some(500) };
-            let facts = Facts { filesystems: Ok(vec![disk(used)]) };
+            let facts = DiskFacts { filesystems: Ok(vec![disk(used)]) };
             assert_eq!(evaluate(&facts, &limit).state(), expected, "{used}");
         }
     }
 
     #[test]
     fn the_fullest_comes_first() {
-        let facts = Facts { filesystems: Ok(vec![disk(310), disk(810)]) };
+        let facts = DiskFacts { filesystems: Ok(vec![disk(310), disk(810)]) };
         assert_eq!(measure(&facts).unwrap()[0].percent.get(), 81);
     }
 }

@@ -4,6 +4,8 @@ pub mod converge;
 pub mod disk;
 pub mod runs;
 
+use crate::facts::Unavailable;
+
 /// What a gate says. Each carries its own reason; `Unknown` never counts as open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict<Open, Closed, Unknown> {
@@ -39,7 +41,29 @@ pub enum Gate {
     Converge(converge::Verdict),
 }
 
+/// Every gate, where not even the engine could be reached.
+pub fn all_unavailable(why: &Unavailable) -> Vec<Gate> {
+    [Gate::disk_unavailable, Gate::runs_unavailable, Gate::converge_unavailable]
+        .map(|gate| gate(why.clone()))
+        .into()
+}
+
 impl Gate {
+    /// `disk`, which is unknown for this reason.
+    pub fn disk_unavailable(why: Unavailable) -> Self {
+        Self::Disk(Verdict::Unknown(disk::Unknown::Unavailable(why)))
+    }
+
+    /// `runs`, which is unknown for this reason.
+    pub fn runs_unavailable(why: Unavailable) -> Self {
+        Self::Runs(Verdict::Unknown(why))
+    }
+
+    /// `converge`, which is unknown for this reason.
+    pub fn converge_unavailable(why: Unavailable) -> Self {
+        Self::Converge(Verdict::Unknown(converge::Unknown::Unavailable(why)))
+    }
+
     /// `disk`, `runs` or `converge`.
     pub fn name(&self) -> &'static str {
         match self {

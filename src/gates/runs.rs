@@ -9,11 +9,11 @@ use crate::facts::{Answer, Container, Inhibitor, Labels, Service, Unavailable, l
 use crate::units::{Time, elapsed};
 
 /// A run older than this was probably left behind: runs take minutes, not days.
-pub const POSSIBLY_STALE: Duration = Duration::from_secs(24 * 3600);
+pub const POSSIBLY_STALE_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The services of the Swarm, the containers of this node (only live ones count), and who inhibits.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct RunFacts {
     pub inhibitors: Answer<Vec<Inhibitor>>,
     pub services: Answer<Vec<Service>>,
     pub containers: Answer<Vec<Container>>,
@@ -21,14 +21,14 @@ pub struct Facts {
 
 /// How a CI run is recognized.
 #[derive(Debug, Clone)]
-pub struct Policy {
+pub struct RunPolicy {
     /// Names of stacks, services, Compose projects and containers of a run match this.
     pub pattern: Regex,
 }
 
 /// What a live run shows itself as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum RunKind {
     Stack,
     Service,
     ComposeProject,
@@ -40,7 +40,7 @@ pub enum Kind {
 /// Something that keeps a prune away, since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    pub kind: Kind,
+    pub kind: RunKind,
     pub name: String,
     /// Age of its oldest part, where known.
     pub age: Option<Duration>,
@@ -51,7 +51,7 @@ pub struct Run {
 impl Run {
     /// Is it older than a run ever takes?
     pub fn is_possibly_stale(&self) -> bool {
-        self.age.is_some_and(|age| age >= POSSIBLY_STALE)
+        self.age.is_some_and(|age| age >= POSSIBLY_STALE_AGE)
     }
 }
 
@@ -59,10 +59,10 @@ impl Run {
 pub type Verdict = super::Verdict<(), Vec<Run>, Unavailable>;
 
 /// Evaluate the gate. A run that is seen closes it, whatever else could not be asked.
-pub fn evaluate(facts: &Facts, policy: &Policy, now: Time) -> Verdict {
+pub fn evaluate(facts: &RunFacts, policy: &RunPolicy, now: Time) -> Verdict {
     let services = facts.services.as_deref().unwrap_or_default();
     let containers = facts.containers.as_deref().unwrap_or_default();
-    let mut oldest: BTreeMap<(Kind, &str), Option<Time>> = BTreeMap::new();
+    let mut oldest: BTreeMap<(RunKind, &str), Option<Time>> = BTreeMap::new();
     let live = containers.iter().filter(|container| container.state.is_live());
     let seen = services
         .iter()
@@ -78,7 +78,7 @@ pub fn evaluate(facts: &Facts, policy: &Policy, now: Time) -> Verdict {
         .map(|((kind, name), since)| Run { kind, name: name.to_owned(), age: age(since), pid: None })
         .collect();
     live.extend(facts.inhibitors.iter().flatten().map(|inhibitor| Run {
-        kind: Kind::Inhibitor,
+        kind: RunKind::Inhibitor,
         name: inhibitor.why.clone().unwrap_or_default(),
         age: age(inhibitor.since),
         pid: inhibitor.pid,
@@ -94,8 +94,8 @@ pub fn evaluate(facts: &Facts, policy: &Policy, now: Time) -> Verdict {
     }
 }
 
-fn by_label<'a>(labels: &'a Labels, policy: &Policy) -> Option<(Kind, &'a str)> {
-    [(label::STACK, Kind::Stack), (label::COMPOSE_PROJECT, Kind::ComposeProject)].into_iter().find_map(
+fn by_label<'a>(labels: &'a Labels, policy: &RunPolicy) -> Option<(RunKind, &'a str)> {
+    [(label::STACK, RunKind::Stack), (label::COMPOSE_PROJECT, RunKind::ComposeProject)].into_iter().find_map(
         |(key, kind)| {
             let name = labels.get(key).filter(|name| policy.pattern.is_match(name))?;
             Some((kind, name.as_str()))
@@ -103,20 +103,20 @@ fn by_label<'a>(labels: &'a Labels, policy: &Policy) -> Option<(Kind, &'a str)> 
     )
 }
 
-fn of_service<'a>(service: &'a Service, policy: &Policy) -> Option<(Kind, &'a str)> {
+fn of_service<'a>(service: &'a Service, policy: &RunPolicy) -> Option<(RunKind, &'a str)> {
     by_label(&service.labels, policy)
-        .or_else(|| policy.pattern.is_match(&service.name).then_some((Kind::Service, &service.name)))
+        .or_else(|| policy.pattern.is_match(&service.name).then_some((RunKind::Service, &service.name)))
 }
 
-fn of_container<'a>(container: &'a Container, policy: &Policy) -> Option<(Kind, &'a str)> {
+fn of_container<'a>(container: &'a Container, policy: &RunPolicy) -> Option<(RunKind, &'a str)> {
     by_label(&container.labels, policy).or_else(|| {
         let name = container.names.iter().find(|name| policy.pattern.is_match(name))?;
         // A task's container is named after its service, which is shown under that name already.
         match container.labels.get(label::SERVICE_NAME) {
             Some(service) if container.labels.contains_key(label::SERVICE_ID) => {
-                Some((Kind::Service, service))
+                Some((RunKind::Service, service))
             }
-            _ => Some((Kind::Container, name)),
+            _ => Some((RunKind::Container, name)),
         }
     })
 }
@@ -128,8 +128,8 @@ mod tests {
     use crate::gates::GateState;
     use crate::testing::{ago, container, labels, now, service};
 
-    fn policy() -> Policy {
-        Policy { pattern: Regex::new(crate::cli::RUN_PATTERN).unwrap() }
+    fn policy() -> RunPolicy {
+        RunPolicy { pattern: Regex::new(crate::cli::RUN_PATTERN).unwrap() }
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
         for (name, expected) in table {
             let closed = |services, containers| {
                 let facts =
-                    Facts { inhibitors: Ok(vec![]), services: Ok(services), containers: Ok(containers) };
+                    RunFacts { inhibitors: Ok(vec![]), services: Ok(services), containers: Ok(containers) };
                 evaluate(&facts, &policy(), now()).state() == GateState::Closed
             };
             let named = Service { name: name.into(), ..service() };
@@ -178,7 +178,7 @@ mod tests {
             created: Some(created.parse().unwrap()),
             ..service()
         };
-        let facts = Facts {
+        let facts = RunFacts {
             inhibitors: Ok(vec![]),
             services: Ok(vec![part("2026-11-19T12:00:00Z"), part("2026-11-20T11:00:00Z")]),
             containers: Ok(vec![Container {
@@ -187,8 +187,12 @@ mod tests {
                 ..container()
             }]),
         };
-        let expected =
-            Run { kind: Kind::Stack, name: name.into(), age: Some(Duration::from_secs(86_400)), pid: None };
+        let expected = Run {
+            kind: RunKind::Stack,
+            name: name.into(),
+            age: Some(Duration::from_secs(86_400)),
+            pid: None,
+        };
         assert_eq!(evaluate(&facts, &policy(), now()), Verdict::Closed(vec![expected]));
     }
 
@@ -196,16 +200,16 @@ mod tests {
     fn a_run_that_is_seen_closes_even_where_something_else_is_unanswered() {
         let run = Container { names: vec!["abcd-0123ef_ci_commoninternet_net".into()], ..container() };
         let services = || Err(Unavailable("worker".into()));
-        let facts = Facts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![run]) };
+        let facts = RunFacts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![run]) };
         assert_eq!(evaluate(&facts, &policy(), now()).state(), GateState::Closed);
-        let facts = Facts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![]) };
+        let facts = RunFacts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![]) };
         assert_eq!(evaluate(&facts, &policy(), now()).state(), GateState::Unknown);
     }
 
     #[test]
     fn an_inhibitor_closes_the_gate_and_not_knowing_of_any_is_unknown() {
         let judged = |inhibitors| {
-            let facts = Facts { inhibitors, services: Ok(vec![]), containers: Ok(vec![]) };
+            let facts = RunFacts { inhibitors, services: Ok(vec![]), containers: Ok(vec![]) };
             evaluate(&facts, &policy(), now())
         };
         let deploy = Inhibitor { pid: Some(7), since: ago("61h"), why: Some("deploy".into()) };

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use anyhow::{Context, Result};
 pub use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpgrp, tcgetpgrp};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::error::{Cause, Context, HostError, Result};
 
 /// What a shell says of commands that cannot be started (POSIX, 2.8.2).
 const NOT_FOUND: u8 = 127;
@@ -25,11 +26,14 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     // What this process was told to ignore (nohup), its command ignores too.
     for kind in passed_on.into_iter().filter(|&signal| !is_ignored(signal)) {
-        let mut signals = signal(SignalKind::from_raw(kind as i32)).context("cannot watch for signals")?;
+        let mut signals =
+            signal(SignalKind::from_raw(kind as i32)).with_context(|| "cannot watch for signals")?;
         let tell = tell.clone();
         tokio::spawn(async move { while signals.recv().await.is_some() && tell.send(kind).is_ok() {} });
     }
-    let [program, arguments @ ..] = command else { anyhow::bail!("no command") };
+    let [program, arguments @ ..] = command else {
+        return Err(HostError::new("cannot run it", Cause::Said("no command".into())));
+    };
     let mut child = match Command::new(program).args(arguments).spawn() {
         Ok(child) => child,
         Err(error) => {
@@ -41,7 +45,7 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
     loop {
         tokio::select! {
-            status = child.wait() => return Ok(code(status.context("cannot wait for the command")?)),
+            status = child.wait() => return Ok(code(status.with_context(|| "cannot wait for the command")?)),
             Some(signal) = told.recv() => {
                 // The terminal has sent it to the whole foreground, the child included.
                 let from_terminal = matches!(signal, Signal::SIGINT | Signal::SIGQUIT) && in_foreground();

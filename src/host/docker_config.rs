@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use zeroize::Zeroizing;
 
-use crate::checks::login::{self, Credential, Login, Place, Source, Test};
+use crate::checks::login::{self, Credential, CredentialLocation, CredentialTest, Login, Source};
 
 /// `config.json` in `DOCKER_CONFIG`, else in `~/.docker`.
 pub fn path() -> PathBuf {
@@ -23,11 +23,11 @@ pub fn path() -> PathBuf {
 pub async fn credential(registry: &str, limit: Duration) -> (Option<Credential>, Login) {
     let found = |credential: Credential, source| {
         let user = credential.user.clone();
-        (Some(credential), Login::Found { user, source, test: Test::NotAsked })
+        (Some(credential), Login::Found { user, source, test: CredentialTest::NotAsked })
     };
     // docker looks there first (since 28.3).
     let variable = Zeroizing::new(env::var("DOCKER_AUTH_CONFIG").unwrap_or_default());
-    if let Ok(Place::Here(credential)) = login::find(&variable, registry) {
+    if let Ok(CredentialLocation::Here(credential)) = login::find(&variable, registry) {
         return found(credential, Source::Environment);
     }
     let path = path();
@@ -38,9 +38,9 @@ pub async fn credential(registry: &str, limit: Duration) -> (Option<Credential>,
     };
     match login::find(&text, registry) {
         Err(why) => (None, Login::Unreadable(path, why)),
-        Ok(Place::Nowhere) => (None, Login::Missing(path)),
-        Ok(Place::Here(credential)) => found(credential, Source::File(path)),
-        Ok(Place::Helper(name)) => match ask(&name, login::key(registry), limit).await {
+        Ok(CredentialLocation::Nowhere) => (None, Login::Missing(path)),
+        Ok(CredentialLocation::Here(credential)) => found(credential, Source::File(path)),
+        Ok(CredentialLocation::Helper(name)) => match ask(&name, login::key(registry), limit).await {
             Ok(credential) => found(credential, Source::Helper(name)),
             Err(login) => (None, login),
         },

@@ -3,21 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderValue};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use zeroize::Zeroizing;
 
+use super::error::{Cause, Context, HostError, Result, chain};
 use crate::checks::login::Credential;
 use crate::checks::pull_limit::PullLimit;
+use crate::facts::Unavailable;
 
 /// Where Docker Hub gives tokens, and where its registry is.
 const AUTH: &str = "https://auth.docker.io";
@@ -27,7 +28,7 @@ const REGISTRY: &str = "https://registry-1.docker.io";
 const PREVIEW: &str = "ratelimitpreview/test";
 
 /// Longest answer with a token, bytes.
-const LONGEST_TOKEN: usize = 1 << 20;
+const MAX_TOKEN_BYTES: usize = 1 << 20;
 
 /// Ask for the limit of this account, or of this host's address without one. `instead` stands in for Docker Hub.
 pub async fn pull_limit(
@@ -37,7 +38,7 @@ pub async fn pull_limit(
 ) -> PullLimit {
     match tokio::time::timeout(timeout, ask(credential, instead)).await {
         Ok(Ok(limit)) => limit,
-        Ok(Err(error)) => PullLimit::Unavailable(format!("{error:#}")),
+        Ok(Err(error)) => PullLimit::Unavailable(Unavailable::from(error).0),
         Err(_) => PullLimit::Unavailable("Docker Hub does not answer (--timeout)".into()),
     }
 }
@@ -46,7 +47,7 @@ async fn ask(credential: Option<&Credential>, instead: Option<&str>) -> Result<P
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let connector = HttpsConnectorBuilder::new()
         .with_provider_and_native_roots(provider)
-        .context("this host's certificates of authorities")?
+        .with_context(|| "this host's certificates of authorities")?
         .https_or_http()
         .enable_http1()
         .build();
@@ -59,15 +60,17 @@ async fn ask(credential: Option<&Credential>, instead: Option<&str>) -> Result<P
         Some(Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes()))))
     });
     let answer = send(&client, Method::GET, &url, basic.as_ref()).await?;
-    let body = Limited::new(answer.into_body(), LONGEST_TOKEN).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!("{error}")).with_context(|| url.clone())?.to_bytes();
+    let body = Limited::new(answer.into_body(), MAX_TOKEN_BYTES).collect().await;
+    let body = body.map_err(|error| Cause::Said(error.to_string())).with_context(|| url.clone())?.to_bytes();
     let answer: serde_json::Value = serde_json::from_slice(&body).with_context(|| url.clone())?;
-    let Some(token) = answer["token"].as_str() else { bail!("{url}: no token in the answer") };
+    let Some(token) = answer["token"].as_str() else {
+        return Err(HostError::new(url, Cause::Said("no token in the answer".into())));
+    };
     let bearer = Zeroizing::new(format!("Bearer {token}"));
     let url = format!("{}/v2/{PREVIEW}/manifests/latest", instead.unwrap_or(REGISTRY));
     let answer = send(&client, Method::HEAD, &url, Some(&bearer)).await?;
     if answer.status().as_u16() == 429 && !answer.headers().contains_key("ratelimit-remaining") {
-        bail!("{url} answers {}", answer.status());
+        return Err(refused(url, answer.status()));
     }
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
     Ok(PullLimit::from_headers(header("ratelimit-limit"), header("ratelimit-remaining")))
@@ -83,16 +86,24 @@ async fn send(
     url: &str,
     authorization: Option<&Zeroizing<String>>,
 ) -> Result<Response<Incoming>> {
+    let http = |error: &dyn std::error::Error| HostError::new(url, Cause::Said(chain(error)));
     let mut request = Request::builder().method(method).uri(url);
     if let Some(text) = authorization {
-        let mut value = HeaderValue::from_str(text)?;
+        let mut value = HeaderValue::from_str(text).map_err(|error| http(&error))?;
         value.set_sensitive(true);
         request = request.header(AUTHORIZATION, value);
     }
-    let answer = client.request(request.body(Empty::new())?).await.with_context(|| url.to_owned())?;
+    let answer = client
+        .request(request.body(Empty::new()).map_err(|error| http(&error))?)
+        .await
+        .map_err(|error| http(&error))?;
     // The limit itself is told with 429 (Too Many Requests) too.
     if !answer.status().is_success() && answer.status().as_u16() != 429 {
-        bail!("{url} answers {}", answer.status());
+        return Err(refused(url, answer.status()));
     }
     Ok(answer)
+}
+
+fn refused(url: impl Into<String>, status: StatusCode) -> HostError {
+    HostError::new(url, Cause::Said(format!("it answers {status}")))
 }

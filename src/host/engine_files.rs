@@ -7,12 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
-
+use super::error::{Context, Result};
 use crate::facts::Files;
 
 /// A folder that a pull is just filling belongs to no layer so far.
-const SETTLED: Duration = Duration::from_secs(86_400);
+const UNREACHABLE_MIN_AGE: Duration = Duration::from_secs(86_400);
 
 /// What containers have logged, and the folders of overlay2 that nothing refers to (moby #43586).
 ///
@@ -89,7 +88,7 @@ fn unreachable(root: &Path) -> io::Result<Vec<(std::path::PathBuf, u64)>> {
         let Ok(metadata) = folder.metadata() else { continue };
         let old = metadata
             .modified()
-            .is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age >= SETTLED));
+            .is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age >= UNREACHABLE_MIN_AGE));
         if layer && old && !known.contains(name.as_str()) {
             unreachable.push((folder.path(), size(&folder.path())));
         }
@@ -119,7 +118,7 @@ mod tests {
         let root = root.path();
         assert_eq!(measure(root).unwrap(), Files::default());
         let id = |c: char| c.to_string().repeat(64);
-        let long_ago = SystemTime::now() - 2 * SETTLED;
+        let long_ago = SystemTime::now() - 2 * UNREACHABLE_MIN_AGE;
         let folder = |name: &str, modified: SystemTime| {
             let path = root.join("overlay2").join(name);
             fs::create_dir_all(path.join("diff")).unwrap();

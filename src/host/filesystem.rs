@@ -6,10 +6,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, fstatfs, statfs};
 use nix::sys::statvfs::statvfs;
 
+use super::error::{Context, Result};
 use crate::facts::Filesystem;
 
 /// Measure each filesystem once, whichever of the paths lie on it.
@@ -21,7 +21,7 @@ pub fn measure<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Vec<File
     let mut filesystems = Vec::new();
     for path in paths {
         if seen.insert(device(path)?) {
-            filesystems.push(one(path)?);
+            filesystems.push(measure_one(path)?);
         }
     }
     Ok(filesystems)
@@ -33,7 +33,7 @@ fn device(path: &Path) -> Result<u64> {
     Ok(metadata.dev())
 }
 
-fn one(path: &Path) -> Result<Filesystem> {
+fn measure_one(path: &Path) -> Result<Filesystem> {
     commit(path);
     let stat =
         statvfs(path).with_context(|| format!("cannot measure the disk of {}: statvfs", path.display()))?;

@@ -5,11 +5,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 
+use super::error::{Cause, Context, HostError, Result};
 use super::lock::user_name;
 use crate::facts::Inhibitor;
 use crate::units::Time;
@@ -38,7 +38,7 @@ impl Drop for Registered {
 }
 
 /// What an inhibitor says of itself is shorter than this, bytes.
-const LONGEST: u64 = 64 << 10;
+const MAX_FILE_BYTES: u64 = 64 << 10;
 
 fn folder(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("inhibitors")
@@ -85,7 +85,7 @@ pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
 /// The directory cannot be written.
 pub fn register(runtime_dir: &Path, why: Option<&str>, now: Time) -> Result<Registered> {
     let folder = folder(runtime_dir);
-    let write = || -> Result<Registered> {
+    let write = || -> Result<Registered, Cause> {
         // Locked before it has its name: no other process sees it without its lock.
         let pid = std::process::id();
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&folder)?;
@@ -131,42 +131,43 @@ pub fn active(runtime_dir: &Path) -> Result<Vec<Inhibitor>> {
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
             continue;
         }
-        active.extend(one(&path).map_err(|error| unreadable(&path, error)).with_context(context)?);
+        active.extend(read(&path).map_err(|cause| unreadable(&path, cause)).with_context(context)?);
     }
     active.sort_by_key(|inhibitor: &Inhibitor| inhibitor.since);
     Ok(active)
 }
 
 /// What to do about a file that this user may not read: it may be an inhibitor.
-fn unreadable(path: &Path, error: anyhow::Error) -> anyhow::Error {
-    let denied = error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
+fn unreadable(path: &Path, error: std::io::Error) -> HostError {
+    let denied = error.kind() == ErrorKind::PermissionDenied;
     let owner = fs::symlink_metadata(path).map(|path| user_name(path.uid()));
     match owner {
-        Ok(owner) if denied => error.context(format!(
-            "{} of user {owner} may be one, and this user may not read it; wait until its command ends, or remove it \
-             if there is none",
-            path.display()
-        )),
-        _ => error.context(path.display().to_string()),
+        Ok(owner) if denied => HostError::new(
+            format!(
+                "{} of user {owner} may be one, and this user may not read it; wait until its command ends, or \
+                 remove it if there is none",
+                path.display()
+            ),
+            error,
+        ),
+        _ => HostError::new(path.display().to_string(), error),
     }
 }
 
-fn one(path: &Path) -> Result<Option<Inhibitor>> {
+fn read(path: &Path) -> std::io::Result<Option<Inhibitor>> {
     // The group may put anything here: only a plain file can be an inhibitor, and a short one.
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let file = match File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     if !file.metadata()?.is_file() {
         return Ok(None);
     }
     let mut text = Vec::new();
-    (&file).take(LONGEST).read_to_end(&mut text)?;
+    (&file).take(MAX_FILE_BYTES).read_to_end(&mut text)?;
     match Flock::lock(file, FlockArg::LockSharedNonblock) {
         Ok(_stale) => {
             let _ = fs::remove_file(path);

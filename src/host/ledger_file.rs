@@ -6,9 +6,9 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::error::{Cause, HostError, Result, SetAside};
 use super::lock::{lock_soon, open};
 use super::replace;
 use crate::ledger::{Clock, Entry, Ledger, Pressure, Reading, Reported, Returns};
@@ -198,7 +198,7 @@ pub enum Content {
     Ledger(Box<Ledger>),
     Missing,
     /// It is there and cannot be understood.
-    Unreadable(anyhow::Error),
+    Unreadable(HostError),
 }
 
 fn path(state_dir: &Path) -> PathBuf {
@@ -212,18 +212,18 @@ pub fn read(state_dir: &Path) -> Content {
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Content::Missing,
-        Err(error) => return Content::Unreadable(anyhow::Error::new(error).context(context())),
+        Err(error) => return Content::Unreadable(HostError::new(context(), error)),
     };
-    let parse = || -> Result<Ledger> {
+    let parse = || -> Result<Ledger, Cause> {
         let json: LedgerJson = serde_json::from_slice(&text)?;
         if json.schema != SCHEMA {
-            bail!("it has schema {}, and this program knows {SCHEMA}", json.schema);
+            return Err(Cause::Schema { found: json.schema, known: SCHEMA });
         }
         Ok(json.into())
     };
     match parse() {
         Ok(ledger) => Content::Ledger(Box::new(ledger)),
-        Err(error) => Content::Unreadable(error.context(context())),
+        Err(error) => Content::Unreadable(HostError::new(context(), error)),
     }
 }
 
@@ -236,8 +236,8 @@ pub async fn update(
     state_dir: &Path,
     now: Time,
     change: impl FnOnce(&mut Ledger),
-) -> Result<(Ledger, Option<(PathBuf, anyhow::Error)>)> {
-    let failed = |error| super::cannot_use(error, state_dir, "cannot write the ledger in");
+) -> Result<(Ledger, Option<SetAside>)> {
+    let failed = |cause| HostError::of_own_directory("cannot write the ledger in", state_dir, cause);
     update_locked(state_dir, now, change).await.map_err(failed)
 }
 
@@ -245,7 +245,7 @@ async fn update_locked(
     state_dir: &Path,
     now: Time,
     change: impl FnOnce(&mut Ledger),
-) -> Result<(Ledger, Option<(PathBuf, anyhow::Error)>)> {
+) -> Result<(Ledger, Option<SetAside>), Cause> {
     fs::create_dir_all(state_dir)?;
     let lock = open(&state_dir.join("ledger.lock"), 0o600)?;
     let _lock = lock_soon(lock).await?;
@@ -256,7 +256,7 @@ async fn update_locked(
         Content::Unreadable(why) => {
             let aside = state_dir.join(format!("ledger.json.unreadable-{}", now.as_second()));
             fs::rename(path(state_dir), &aside)?;
-            set_aside = Some((aside, why));
+            set_aside = Some(SetAside { path: aside, why });
             Ledger::default()
         }
     };
@@ -343,7 +343,7 @@ mod tests {
             fs::write(path(dir.path()), broken).unwrap();
             assert!(matches!(read(dir.path()), Content::Unreadable(_)), "{broken}");
             let (_, aside) = update(dir.path(), now(), |ledger| ledger.noted = Some(now())).await.unwrap();
-            assert_eq!(fs::read_to_string(aside.unwrap().0).unwrap(), broken);
+            assert_eq!(fs::read_to_string(aside.unwrap().path).unwrap(), broken);
             assert!(matches!(read(dir.path()), Content::Ledger(_)));
         }
     }

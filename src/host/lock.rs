@@ -7,11 +7,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-use super::hand_over;
+use super::chown_to_directory_owner;
+use super::error::{Cause, Context, HostError, Result};
 
 /// Held until it is dropped.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub enum Acquisition<L> {
 /// The directory or file cannot be made or opened.
 pub fn acquire(runtime_dir: &Path) -> Result<Acquisition<Lock>> {
     let path = runtime_dir.join("prune.lock");
-    let failed = |error: io::Error| super::cannot_use(error.into(), runtime_dir, "cannot use the lock in");
+    let failed = |error: io::Error| HostError::of_own_directory("cannot use the lock in", runtime_dir, error);
     fs::create_dir_all(runtime_dir).map_err(failed)?;
     let mut file = open(&path, 0o600).map_err(failed)?;
     let mut holder = String::new();
@@ -64,7 +64,7 @@ pub(super) fn open(path: &Path, mode: u32) -> io::Result<File> {
         let file = options.clone().create_new(true).open(path)?;
         // Whatever the umask.
         file.set_permissions(Permissions::from_mode(mode))?;
-        hand_over(&file, path.parent().unwrap_or(path))?;
+        chown_to_directory_owner(&file, path.parent().unwrap_or(path))?;
         Ok(file)
     };
     match create() {
@@ -106,7 +106,7 @@ fn removing_path(runtime_dir: &Path) -> PathBuf {
 /// How often a lock that another process holds is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest wait for a lock that others hold for a moment only.
-const MOMENTARY: Duration = Duration::from_secs(10);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Lock, but wait no longer than this.
 ///
@@ -126,11 +126,12 @@ async fn lock_within(mut file: File, how: FlockArg, limit: Duration) -> Result<F
 }
 
 /// Lock a file that others hold for a moment only.
-pub(super) async fn lock_soon(file: File) -> Result<Flock<File>> {
+pub(super) async fn lock_soon(file: File) -> Result<Flock<File>, Cause> {
     let same = file.try_clone()?;
-    lock_within(file, FlockArg::LockExclusiveNonblock, MOMENTARY)
-        .await
-        .with_context(|| format!("{} has held it for over {} s", holder(&same), MOMENTARY.as_secs()))
+    match lock_within(file, FlockArg::LockExclusiveNonblock, LOCK_TIMEOUT).await {
+        Err(Errno::EWOULDBLOCK) => Err(Cause::Held { holder: holder(&same), waited: LOCK_TIMEOUT }),
+        locked => Ok(locked?),
+    }
 }
 
 /// Who holds a lock on this file, in words, by `/proc/locks`.

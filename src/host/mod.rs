@@ -5,6 +5,7 @@ pub mod child;
 pub mod docker_config;
 pub mod docker_hub;
 pub mod engine_files;
+pub mod error;
 pub mod filesystem;
 pub mod inhibitors;
 pub mod ledger_file;
@@ -16,10 +17,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use anyhow::{Context, Result};
-
-const NEEDS_ROOT: &str = "only root and the user of the service may prune and record: run it with sudo. \
-                              For --dry-run, check-gates, explain and inhibit the docker group is enough";
+use error::{Cause, Context, Result};
 
 /// Replace a file atomically: a temporary file beside it, to the disk, then into place. A reader sees
 /// the old or the new one, and every user may read it.
@@ -28,11 +26,11 @@ const NEEDS_ROOT: &str = "only root and the user of the service may prune and re
 /// Names the file. What was there stays as it was.
 pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let replace = || -> Result<()> {
+    let replace = || -> Result<(), Cause> {
         let mut file = tempfile::Builder::new().prefix(".ci-docker-prune-").tempfile_in(directory)?;
         write(file.as_file_mut())?;
         file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        hand_over(file.as_file(), directory)?;
+        chown_to_directory_owner(file.as_file(), directory)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         Ok(File::open(directory)?.sync_all()?)
@@ -40,21 +38,9 @@ pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> 
     replace().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// What to say of a directory of the program's own that cannot be used: who may, where that is the reason.
-fn cannot_use(error: anyhow::Error, directory: &Path, what: &str) -> anyhow::Error {
-    let denied = error.chain().any(|cause| {
-        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        io == Some(io::ErrorKind::PermissionDenied)
-    });
-    match denied {
-        true => error.context(format!("cannot write in {}; {NEEDS_ROOT}", directory.display())),
-        false => error.context(format!("{what} {}", directory.display())),
-    }
-}
-
 /// What root makes in a directory of another user's belongs to that user: else a command that root runs
 /// by hand would lock the service's own user out.
-fn hand_over(file: &File, directory: &Path) -> io::Result<()> {
+fn chown_to_directory_owner(file: &File, directory: &Path) -> io::Result<()> {
     let owner = fs::metadata(directory)?;
     if nix::unistd::geteuid().is_root() && file.metadata()?.uid() != owner.uid() {
         fchown(file, Some(owner.uid()), Some(owner.gid()))?;

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use super::error::{Cause, Context, HostError, Result};
 
 /// A unit that systemd has loaded.
 #[derive(Debug, Clone, Default)]
@@ -38,9 +38,11 @@ pub async fn units(limit: Duration) -> Result<Option<Vec<Unit>>> {
                       ExecStartPre,ExecStart,ExecStartPost,ExecReload,ExecStop,ExecStopPost";
     let mut command = tokio::process::Command::new("systemctl");
     command.args(["show", "--all", "--no-pager", properties, "*.service", "*.timer", "*.path", "*.socket"]);
-    let output = tokio::time::timeout(limit, command.kill_on_drop(true).output()).await??;
+    let output = tokio::time::timeout(limit, command.kill_on_drop(true).output()).await;
+    let output = output.unwrap_or_else(|late| Err(late.into())).with_context(|| "systemctl show")?;
     if !output.status.success() {
-        bail!("systemctl show: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(HostError::new("systemctl show", Cause::Said(stderr)));
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // A unit that another one names, and that is not there.
@@ -168,7 +170,7 @@ fn exec_lines(unit: &str) -> String {
 /// The texts of the scripts that a command line names by absolute paths, and the files that may not be read.
 /// NixOS keeps the `script` of a service in such a file.
 pub fn scripts(command: &str) -> (Vec<String>, Vec<PathBuf>) {
-    const LONGEST: u64 = 64 << 10;
+    const MAX_FILE_BYTES: u64 = 64 << 10;
     let (mut texts, mut unread) = (Vec::new(), Vec::new());
     let words = command.split(|c: char| c.is_whitespace() || "\"';&|()<>".contains(c));
     for path in words.filter(|word| word.starts_with('/')).map(Path::new) {
@@ -176,7 +178,7 @@ pub fn scripts(command: &str) -> (Vec<String>, Vec<PathBuf>) {
             continue;
         }
         let mut text = Vec::new();
-        match fs::File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut text)) {
+        match fs::File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut text)) {
             Ok(_) if text.starts_with(b"#!") => texts.push(String::from_utf8_lossy(&text).into_owned()),
             Ok(_) => {}
             Err(_) => unread.push(path.to_owned()),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{Inventory, KeepReason, KeptObject, Kind, Plan, PlannedRemoval, Policy, RemovalReason};
+use super::{Inventory, KeepReason, KeptObject, ObjectKind, Plan, PlannedRemoval, Policy, RemovalReason};
 use crate::facts::label::{COMPOSE_PROJECT, SERVICE_ID, SERVICE_NAME};
 use crate::facts::{Container, ContainerState};
 use crate::units::{Time, elapsed};
@@ -48,7 +48,7 @@ pub(super) fn decide(inventory: &Inventory, policy: &Policy, now: Time, plan: &m
         match decide_container(container, &owners, inventory.is_unread(&container.id), policy, now) {
             Ok(reason) => {
                 let (tags, finished) = (vec![], container.finished);
-                let kind = Kind::Container;
+                let kind = ObjectKind::Container;
                 plan.remove.push(PlannedRemoval { kind, id, names, tags, size: 0, finished, reason });
             }
             Err(reason) => plan.keep.push(KeptObject { class: None, id, names, size: 0, reason }),

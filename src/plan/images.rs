@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{
-    Condition, Eviction, Inventory, KeepReason, KeptObject, Kind, LastUse, Plan, PlannedRemoval, Policy,
-    RemovalReason, Rung, users,
+    Condition, Eviction, Inventory, KeepReason, KeptObject, LastUse, ObjectKind, Plan, PlannedRemoval,
+    Policy, RemovalReason, Rung, users,
 };
 use crate::facts::{Container, Image, ImageClass, Labels, name_tag};
 use crate::gates::disk::Usage;
@@ -54,8 +54,8 @@ pub(super) fn decide(
             Ok(reason) => {
                 let is_evicted = matches!(reason, RemovalReason::Evicted(_));
                 let (kind, to) = match is_evicted {
-                    true => (Kind::Cached, &mut evicted),
-                    false => (Kind::Dangling, &mut plan.remove),
+                    true => (ObjectKind::Cached, &mut evicted),
+                    false => (ObjectKind::Dangling, &mut plan.remove),
                 };
                 to.push(PlannedRemoval { kind, id, names, tags, size, finished: None, reason });
             }

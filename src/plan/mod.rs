@@ -38,7 +38,7 @@ impl Inventory {
 /// A question about one object that the engine did not answer, so that the object stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
-    pub kind: Kind,
+    pub kind: ObjectKind,
     /// Empty for the build cache.
     pub id: String,
     pub why: Unavailable,
@@ -110,7 +110,7 @@ impl Policy {
 
 /// What a plan is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ObjectKind {
     Container,
     Dangling,
     /// Before the cached images: what it frees need not be evicted.
@@ -118,7 +118,7 @@ pub enum Kind {
     Cached,
 }
 
-impl Kind {
+impl ObjectKind {
     /// As in the JSON and the tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -182,7 +182,7 @@ pub struct Condition {
 /// A decision to remove, with all that carrying it out takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedRemoval {
-    pub kind: Kind,
+    pub kind: ObjectKind,
     /// Empty for the build cache.
     pub id: String,
     pub names: Vec<String>,
@@ -337,7 +337,7 @@ fn build_cache(records: &[CacheRecord], policy: &Policy, now: Time, plan: &mut P
         stale.fold((0, 0_u64), |(n, size), record| (n + 1, size.saturating_add(record.size)));
     if records > 0 {
         plan.remove.push(PlannedRemoval {
-            kind: Kind::BuildCache,
+            kind: ObjectKind::BuildCache,
             id: String::new(),
             names: vec![],
             tags: vec![],
@@ -394,7 +394,7 @@ mod tests {
                 last_use: LastUse::Used(age),
             };
             PlannedRemoval {
-                kind: Kind::Dangling,
+                kind: ObjectKind::Dangling,
                 id: String::new(),
                 names: vec![],
                 tags: vec![],

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use regex::Regex;
 
-use super::{Condition, Inventory, KeepReason, Kind, Policy, RemovalReason, Rung, build};
+use super::{Condition, Inventory, KeepReason, ObjectKind, Policy, RemovalReason, Rung, build};
 use crate::facts::{Container, ContainerState, Image, Service};
 use crate::gates::disk::Limit;
 use crate::ledger::{Entry, Ledger};
@@ -150,7 +150,7 @@ proptest! {
         let mut order = Vec::new();
         for removal in &plan.remove {
             order.push(removal.kind);
-            if removal.kind == Kind::Container {
+            if removal.kind == ObjectKind::Container {
                 let container = inventory.containers.iter().find(|container| container.id == removal.id).unwrap();
                 prop_assert!(matches!(
                     container.state,

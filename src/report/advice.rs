@@ -63,13 +63,13 @@ pub fn blocked_on_a_full_disk(gates: &[Gate]) -> Option<String> {
 
 fn take_down(run: &runs::Run) -> Option<String> {
     let command = match run.kind {
-        runs::Kind::Stack => "docker stack rm",
-        runs::Kind::Service => "docker service rm",
-        runs::Kind::ComposeProject => {
+        runs::RunKind::Stack => "docker stack rm",
+        runs::RunKind::Service => "docker service rm",
+        runs::RunKind::ComposeProject => {
             return Some(format!("docker compose --project-name {} down", run.name));
         }
-        runs::Kind::Container => "docker rm --force",
-        runs::Kind::Inhibitor => return None,
+        runs::RunKind::Container => "docker rm --force",
+        runs::RunKind::Inhibitor => return None,
     };
     Some(format!("{command} {}", run.name))
 }
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_full_disk_explains_a_closed_gate_and_names_the_command() {
         let name = "abcd-0123ef_ci_commoninternet_net";
-        let run = runs::Run { kind: runs::Kind::Stack, name: name.into(), age: None, pid: None };
+        let run = runs::Run { kind: runs::RunKind::Stack, name: name.into(), age: None, pid: None };
         let run = Gate::Runs(Verdict::Closed(vec![run]));
         let missing = || waiting(converge::Cause::ImageNotFound(None));
         let text = blocked_on_a_full_disk(&[disk(99), run.clone(), missing()]).unwrap();

@@ -5,30 +5,32 @@ use std::time::Duration;
 
 use super::text;
 
-use crate::checks::login::{Login, Source, Test};
+use crate::checks::login::{CredentialTest, Login, Source};
+use crate::checks::own_units::{OwnUnits, Timer};
 use crate::checks::pruners::{Pruners, Systemd};
 use crate::checks::pull_limit::PullLimit;
-use crate::checks::units::{Timer, Units};
-use crate::checks::{Check, Deployed, Disk, Engine, LEDGER_KEPT, Redeploy, Retention, Status};
+use crate::checks::{
+    Check, CheckStatus, Deployed, DiskCheck, EngineCheck, MAX_RECORD_AGE, Redeploy, Retention,
+};
 use crate::facts::SwarmState;
 use crate::gates::GateState;
 use crate::units::{age, duration};
 
 /// As the JSON and the text name it.
-pub fn status(status: Status) -> &'static str {
+pub fn status(status: CheckStatus) -> &'static str {
     match status {
-        Status::Ok => "ok",
-        Status::Warning => "warning",
-        Status::Failed => "failed",
-        Status::Skipped => "skipped",
+        CheckStatus::Ok => "ok",
+        CheckStatus::Warning => "warning",
+        CheckStatus::Failed => "failed",
+        CheckStatus::Skipped => "skipped",
     }
 }
 
 /// What a check found, as the JSON names it.
 pub fn code(check: &Check) -> &'static str {
     match check {
-        Check::Engine(Engine::Unavailable(_)) => "not_available",
-        Check::Engine(Engine::Answers { swarm, manager, .. }) => match swarm {
+        Check::Engine(EngineCheck::Unavailable(_)) => "not_available",
+        Check::Engine(EngineCheck::Answers { swarm, manager, .. }) => match swarm {
             SwarmState::Inactive => "not_in_swarm",
             SwarmState::Manager => "swarm_manager",
             SwarmState::Worker if *manager => "swarm_worker_with_manager",
@@ -51,7 +53,7 @@ pub fn code(check: &Check) -> &'static str {
             GateState::Unknown => "not_available",
         },
         Check::Ledger(None) => "never_recorded",
-        Check::Ledger(Some(since)) if *since < LEDGER_KEPT => "recorded",
+        Check::Ledger(Some(since)) if *since < MAX_RECORD_AGE => "recorded",
         Check::Ledger(Some(_)) => "not_recorded_lately",
         Check::Login(_, found) => login_code(found),
         Check::Pulls(PullLimit::Limited { remaining: 0, .. }) => "none_left",
@@ -65,7 +67,7 @@ pub fn code(check: &Check) -> &'static str {
             ([], [], Systemd::Yes | Systemd::NotBooted) => "none",
         },
         Check::Units(units) => units_code(units),
-        Check::Redeploy(Redeploy::Proved { .. }) if check.status() == Status::Ok => "reused",
+        Check::Redeploy(Redeploy::Proved { .. }) if check.status() == CheckStatus::Ok => "reused",
         Check::Redeploy(Redeploy::Proved { .. }) => "not_reused",
         Check::Redeploy(Redeploy::Interrupted) => "interrupted",
         Check::Redeploy(Redeploy::Failed(_)) => "not_proved",
@@ -74,10 +76,10 @@ pub fn code(check: &Check) -> &'static str {
 
 fn login_code(login: &Login) -> &'static str {
     match login {
-        Login::Found { test: Test::NotAsked, .. } => "found",
-        Login::Found { test: Test::Passed, .. } => "accepted",
-        Login::Found { test: Test::Refused(_), .. } => "refused",
-        Login::Found { test: Test::Unavailable(_), .. } => "not_tested",
+        Login::Found { test: CredentialTest::NotAsked, .. } => "found",
+        Login::Found { test: CredentialTest::Passed, .. } => "accepted",
+        Login::Found { test: CredentialTest::Refused(_), .. } => "refused",
+        Login::Found { test: CredentialTest::Unavailable(_), .. } => "not_tested",
         Login::NoConfig(_) => "no_docker_config",
         Login::Unreadable(..) => "not_readable",
         Login::Missing(_) | Login::NotKept(_) => "no_credential",
@@ -86,18 +88,18 @@ fn login_code(login: &Login) -> &'static str {
     }
 }
 
-fn units_code(units: &Units) -> &'static str {
+fn units_code(units: &OwnUnits) -> &'static str {
     match units {
-        Units::NoSystemd => "no_systemd",
-        Units::Unavailable(_) => "systemd_not_available",
-        Units::Seen { timer: Timer::Missing, .. } => "no_timer",
-        Units::Seen { timer: Timer::Disabled, .. } => "timer_disabled",
-        Units::Seen { timer: Timer::Inactive, .. } => "timer_not_active",
-        Units::Seen { timer: Timer::NotEnabled, .. } => "timer_not_enabled",
-        Units::Seen { timer: Timer::Active(_), runs: None, .. } => "no_service",
-        Units::Seen { runs: Some(runs), own, .. } if runs != own => "other_program",
-        Units::Seen { failed: true, .. } => "last_run_failed",
-        Units::Seen { .. } => "active",
+        OwnUnits::NoSystemd => "no_systemd",
+        OwnUnits::Unavailable(_) => "systemd_not_available",
+        OwnUnits::Seen { timer: Timer::Missing, .. } => "no_timer",
+        OwnUnits::Seen { timer: Timer::Disabled, .. } => "timer_disabled",
+        OwnUnits::Seen { timer: Timer::Inactive, .. } => "timer_not_active",
+        OwnUnits::Seen { timer: Timer::NotEnabled, .. } => "timer_not_enabled",
+        OwnUnits::Seen { timer: Timer::Active(_), runs: None, .. } => "no_service",
+        OwnUnits::Seen { runs: Some(runs), own, .. } if runs != own => "other_program",
+        OwnUnits::Seen { failed: true, .. } => "last_run_failed",
+        OwnUnits::Seen { .. } => "active",
     }
 }
 
@@ -131,10 +133,10 @@ pub fn detail(check: &Check) -> String {
     }
 }
 
-fn engine(engine: &Engine) -> String {
+fn engine(engine: &EngineCheck) -> String {
     match engine {
-        Engine::Unavailable(why) => why.0.clone(),
-        Engine::Answers { host, version, api, containerd_store, swarm, manager } => {
+        EngineCheck::Unavailable(why) => why.0.clone(),
+        EngineCheck::Answers { host, version, api, containerd_store, swarm, manager } => {
             let store = if *containerd_store { "containerd image store" } else { "graph driver" };
             let swarm = match swarm {
                 SwarmState::Inactive => "not in a Swarm".into(),
@@ -173,7 +175,7 @@ fn retention(retention: &Retention) -> String {
     }
 }
 
-fn disk(disk: &Disk) -> String {
+fn disk(disk: &DiskCheck) -> String {
     let usage = text::reason(&disk.gate);
     match (disk.gate.state(), &disk.pressure) {
         (GateState::Open, Some((duration, blocked))) => {
@@ -198,10 +200,10 @@ fn login(registry: &str, login: &Login) -> String {
                 Source::Helper(name) => format!("docker-credential-{name}"),
             };
             let test = match test {
-                Test::NotAsked => String::new(),
-                Test::Passed => ", and the registry takes it".into(),
-                Test::Refused(why) => format!(", and the registry refuses it: {why}; {log_in}"),
-                Test::Unavailable(why) => {
+                CredentialTest::NotAsked => String::new(),
+                CredentialTest::Passed => ", and the registry takes it".into(),
+                CredentialTest::Refused(why) => format!(", and the registry refuses it: {why}; {log_in}"),
+                CredentialTest::Unavailable(why) => {
                     format!(", and it could not be tested: {why}; can the engine reach the registry?")
                 }
             };
@@ -272,16 +274,16 @@ fn ledger(noted: Option<Duration>) -> String {
         "images age by no more than 25 hours meanwhile; see systemctl status ci-docker-prune-record.timer";
     match noted {
         None => format!("image usage was never recorded; {hint}"),
-        Some(since) if since < LEDGER_KEPT => format!("image usage was recorded {} ago", age(since)),
+        Some(since) if since < MAX_RECORD_AGE => format!("image usage was recorded {} ago", age(since)),
         Some(since) => format!("image usage was not recorded for {}; {hint}", age(since)),
     }
 }
 
-fn units(units: &Units) -> String {
+fn units(units: &OwnUnits) -> String {
     let (timer, runs, own, failed, version) = match units {
-        Units::NoSystemd => return "this host was not booted with systemd".into(),
-        Units::Unavailable(why) => return format!("systemd does not answer: {why}; try systemctl status"),
-        Units::Seen { timer, runs, own, failed, version } => (timer, runs, own, failed, version),
+        OwnUnits::NoSystemd => return "this host was not booted with systemd".into(),
+        OwnUnits::Unavailable(why) => return format!("systemd does not answer: {why}; try systemctl status"),
+        OwnUnits::Seen { timer, runs, own, failed, version } => (timer, runs, own, failed, version),
     };
     let version = format!("version {version}");
     match (timer, runs) {

@@ -8,18 +8,16 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::reason::{self, Reason};
-use super::{
-    ExplainReport, OngoingPressure, PruneOutcome, PruneReport, StatusReport, advice, checks, outcome_word,
-    text,
-};
+use super::{ExplainReport, StatusReport, advice, checks, outcome_word, text};
 use crate::checks::pull_limit::PullLimit;
-use crate::checks::{Check, Deployed, Redeploy, Status};
+use crate::checks::{Check, CheckStatus, Deployed, Redeploy};
 use crate::disk_consumers::{self, DiskConsumer, DiskConsumers};
 use crate::facts::{ImageClass, Inhibitor};
 use crate::gates::disk::Usage;
 use crate::gates::{Gate, GateState, combined_state};
 use crate::plan::explain::{Decision, Explanation};
-use crate::plan::{self, KeptObject, Kind, PlannedRemoval};
+use crate::plan::{self, KeptObject, ObjectKind, PlannedRemoval};
+use crate::prune::outcome::{OngoingPressure, PruneOutcome, PruneResult};
 use crate::units::{Time, elapsed};
 
 const SCHEMA: u32 = 1;
@@ -179,11 +177,11 @@ fn gate(gate: &Gate) -> GateJson {
 }
 
 /// The report of a prune or a dry run.
-pub fn prune(out: &mut impl Write, report: &PruneReport) -> io::Result<()> {
+pub fn prune(out: &mut impl Write, report: &PruneResult) -> io::Result<()> {
     print(out, &prune_json(report))
 }
 
-fn prune_json(report: &PruneReport) -> PruneJson {
+fn prune_json(report: &PruneResult) -> PruneJson {
     let empty = crate::execute::Outcome::default();
     let outcome = if let PruneOutcome::CarriedOut(outcome) = &report.ending { outcome } else { &empty };
     let plan = report.plan.as_ref().map(|plan| PlanJson {
@@ -202,7 +200,7 @@ fn prune_json(report: &PruneReport) -> PruneJson {
     let failed = outcome.failed.iter().map(|(removal, error)| planned(removal, reason::failure(error)));
     PruneJson {
         schema: SCHEMA,
-        dry_run: report.dry_run,
+        dry_run: report.preview,
         outcome: outcome_word(report),
         gates: report.gates.iter().map(gate).collect(),
         advice: advice::blocked_on_a_full_disk(&report.gates),
@@ -257,8 +255,8 @@ fn consumers(consumers: &DiskConsumers) -> ConsumersJson {
     }
 }
 
-fn consumer_kind(kind: disk_consumers::Kind) -> KindJson {
-    use disk_consumers::Kind as Consumer;
+fn consumer_kind(kind: disk_consumers::ConsumerKind) -> KindJson {
+    use disk_consumers::ConsumerKind as Consumer;
     let kind = match kind {
         Consumer::TaggedImage => return image(ImageClass::Tagged),
         Consumer::CachedImage => return image(ImageClass::Cached),
@@ -277,12 +275,12 @@ fn image(class: ImageClass) -> KindJson {
     KindJson { kind: "image", class: Some(text::class_name(class)) }
 }
 
-fn kind(kind: Kind) -> KindJson {
+fn kind(kind: ObjectKind) -> KindJson {
     match kind {
-        Kind::Container => KindJson { kind: "container", class: None },
-        Kind::Dangling => image(ImageClass::Dangling),
-        Kind::Cached => image(ImageClass::Cached),
-        Kind::BuildCache => KindJson { kind: "build-cache", class: None },
+        ObjectKind::Container => KindJson { kind: "container", class: None },
+        ObjectKind::Dangling => image(ImageClass::Dangling),
+        ObjectKind::Cached => image(ImageClass::Cached),
+        ObjectKind::BuildCache => KindJson { kind: "build-cache", class: None },
     }
 }
 
@@ -334,7 +332,7 @@ pub fn checks(out: &mut impl Write, list: &[Check]) -> io::Result<()> {
         }
         json
     };
-    let ok = list.iter().all(|check| check.status() != Status::Failed);
+    let ok = list.iter().all(|check| check.status() != CheckStatus::Failed);
     print(out, &json!({"schema": SCHEMA, "ok": ok, "checks": list.iter().map(check).collect::<Vec<_>>()}))
 }
 
@@ -455,7 +453,7 @@ pub fn recorded(
     out: &mut impl Write,
     used: usize,
     known: usize,
-    prune: Option<&PruneReport>,
+    prune: Option<&PruneResult>,
 ) -> io::Result<()> {
     #[derive(Serialize)]
     struct RecordJson {

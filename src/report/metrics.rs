@@ -6,18 +6,19 @@
 use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
 
 use super::text::{class_name, gate_state};
-use super::{OUTCOMES, OngoingPressure, PruneOutcome, PruneReport, outcome_word};
+use super::{OUTCOMES, outcome_word};
 use crate::execute::Stop;
 use crate::facts::ImageClass;
 use crate::gates::{Gate, GateState, Verdict, runs};
 use crate::ledger::Ledger;
-use crate::plan::{Kind, PlannedRemoval};
+use crate::plan::{ObjectKind, PlannedRemoval};
+use crate::prune::outcome::{OngoingPressure, PruneOutcome, PruneResult};
 use crate::units::{Percent, Time, clean};
 
 type Result<T> = std::result::Result<T, prometheus::Error>;
 
 /// What the report of a run does not know.
-pub struct Run<'a> {
+pub struct RunInfo<'a> {
     pub version: &'a str,
     pub target: Percent,
     pub threshold: Percent,
@@ -92,7 +93,7 @@ pub fn ledger(ledger: &Ledger, now: Time) -> Result<String> {
 ///
 /// # Errors
 /// As [`ledger`].
-pub fn prune(report: &PruneReport, run: &Run) -> Result<String> {
+pub fn prune(report: &PruneResult, run: &RunInfo) -> Result<String> {
     let file = File::default();
     file.metric("build_info", "The program that ran last.", &["version"])?
         .with_label_values(&[run.version])
@@ -112,7 +113,7 @@ pub fn prune(report: &PruneReport, run: &Run) -> Result<String> {
     file.text()
 }
 
-fn gates(file: &File, report: &PruneReport) -> Result<()> {
+fn gates(file: &File, report: &PruneResult) -> Result<()> {
     let metric = file.metric("gate", "State of each gate: 1 for the one it has.", &["gate", "state"])?;
     for gate in &report.gates {
         for state in [GateState::Open, GateState::Closed, GateState::Unknown] {
@@ -126,7 +127,7 @@ fn gates(file: &File, report: &PruneReport) -> Result<()> {
     }
 }
 
-fn disk(file: &File, report: &PruneReport, run: &Run) -> Result<()> {
+fn disk(file: &File, report: &PruneResult, run: &RunInfo) -> Result<()> {
     let ratio = |percent: Percent| f64::from(percent.get()) / 100.0;
     let used = file.metric(
         "disk_used_ratio",
@@ -156,7 +157,7 @@ fn disk(file: &File, report: &PruneReport, run: &Run) -> Result<()> {
 }
 
 /// By kind and class, as in the JSON.
-fn objects(file: &File, report: &PruneReport) -> Result<()> {
+fn objects(file: &File, report: &PruneResult) -> Result<()> {
     let objects = file.metric(
         "last_run_objects",
         "What became of the objects that the last run looked at.",
@@ -186,16 +187,16 @@ const KINDS: [(&str, &str); 5] =
 
 fn kind_and_class(removal: &PlannedRemoval) -> (&'static str, &'static str) {
     match removal.kind {
-        Kind::Container => ("container", ""),
-        Kind::BuildCache => ("build-cache", ""),
-        Kind::Dangling => ("image", class_name(ImageClass::Dangling)),
-        Kind::Cached if removal.tags.is_empty() => ("image", class_name(ImageClass::Cached)),
-        Kind::Cached => ("image", class_name(ImageClass::Tagged)),
+        ObjectKind::Container => ("container", ""),
+        ObjectKind::BuildCache => ("build-cache", ""),
+        ObjectKind::Dangling => ("image", class_name(ImageClass::Dangling)),
+        ObjectKind::Cached if removal.tags.is_empty() => ("image", class_name(ImageClass::Cached)),
+        ObjectKind::Cached => ("image", class_name(ImageClass::Tagged)),
     }
 }
 
 /// How many there were; none where the gate could not be evaluated.
-fn inhibitors(report: &PruneReport) -> Option<usize> {
+fn inhibitors(report: &PruneResult) -> Option<usize> {
     let stopped = match &report.ending {
         PruneOutcome::CarriedOut(outcome) => match &outcome.stopped {
             Some(Stop::Inhibited(by)) => by.len(),
@@ -205,7 +206,7 @@ fn inhibitors(report: &PruneReport) -> Option<usize> {
     };
     report.gates.iter().find_map(|gate| match gate {
         Gate::Runs(Verdict::Closed(runs)) => {
-            Some(runs.iter().filter(|run| run.kind == runs::Kind::Inhibitor).count())
+            Some(runs.iter().filter(|run| run.kind == runs::RunKind::Inhibitor).count())
         }
         Gate::Runs(Verdict::Open(())) => Some(stopped),
         _ => None,

@@ -79,11 +79,11 @@ pub fn filesystem(usage: &Usage) -> Value {
 
 fn run(run: &runs::Run) -> Value {
     let kind = match run.kind {
-        runs::Kind::Stack => "stack",
-        runs::Kind::Service => "service",
-        runs::Kind::ComposeProject => "compose-project",
-        runs::Kind::Container => "container",
-        runs::Kind::Inhibitor => "inhibitor",
+        runs::RunKind::Stack => "stack",
+        runs::RunKind::Service => "service",
+        runs::RunKind::ComposeProject => "compose-project",
+        runs::RunKind::Container => "container",
+        runs::RunKind::Inhibitor => "inhibitor",
     };
     let age = run.age.map(|age| age.as_secs());
     json!({"kind": kind, "name": run.name, "pid": run.pid, "age_seconds": age})

@@ -8,10 +8,8 @@ use std::time::Duration;
 use anstyle::AnsiColor;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
-use super::{
-    ExplainReport, Intervention, OngoingPressure, PruneOutcome, PruneReport, StatusReport, advice, checks,
-};
-use crate::checks::{Check, LEDGER_KEPT};
+use super::{ExplainReport, StatusReport, advice, checks};
+use crate::checks::{Check, MAX_RECORD_AGE};
 use crate::disk_consumers::{self, DiskConsumer, DiskConsumers};
 use crate::engine::watch::StopEvent;
 use crate::execute::{Outcome, Skip, Stop};
@@ -20,9 +18,10 @@ use crate::gates::disk::{self, Limit, Usage};
 use crate::gates::{Gate, GateState, Verdict, converge, runs};
 use crate::plan::explain::{Decision, Explanation};
 use crate::plan::{
-    self, Condition, Eviction, KeepLabel, KeepReason, KeptObject, Kind, LastUse, Plan, PlannedRemoval,
+    self, Condition, Eviction, KeepLabel, KeepReason, KeptObject, LastUse, ObjectKind, Plan, PlannedRemoval,
     RemovalReason,
 };
+use crate::prune::outcome::{Intervention, OngoingPressure, PruneOutcome, PruneResult};
 use crate::units::{Time, age, clean, duration, elapsed, size};
 
 /// One line a gate: name, state, reason; further reasons below it. Gates that are unknown for the same reason share a
@@ -176,11 +175,11 @@ fn disk_of(condition: &Condition) -> String {
 
 fn run(run: &runs::Run) -> String {
     let kind = match run.kind {
-        runs::Kind::Stack => "stack",
-        runs::Kind::Service => "service",
-        runs::Kind::ComposeProject => "compose project",
-        runs::Kind::Container => "container",
-        runs::Kind::Inhibitor => return inhibitor(run.pid, Some(&run.name), run.age),
+        runs::RunKind::Stack => "stack",
+        runs::RunKind::Service => "service",
+        runs::RunKind::ComposeProject => "compose project",
+        runs::RunKind::Container => "container",
+        runs::RunKind::Inhibitor => return inhibitor(run.pid, Some(&run.name), run.age),
     };
     let stale = if run.is_possibly_stale() { ", possibly stale" } else { "" };
     match run.age {
@@ -244,7 +243,7 @@ fn converge_unknown(why: &converge::Unknown) -> String {
 }
 
 /// The report of a prune or a dry run.
-pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::Result<()> {
+pub fn prune(out: &mut impl Write, report: &PruneResult, verbose: bool) -> io::Result<()> {
     gates(out, &report.gates)?;
     match &report.ending {
         PruneOutcome::Busy(pid, dir) => return writeln!(out, "{}", busy(*pid, dir)),
@@ -263,7 +262,7 @@ pub fn prune(out: &mut impl Write, report: &PruneReport, verbose: bool) -> io::R
     }
     if let Some(plan) = &report.plan {
         writeln!(out)?;
-        if report.dry_run {
+        if report.preview {
             plan_text(out, plan, report.images_on.as_ref(), verbose)?;
             if let Some(disk_consumers) = &report.disk_consumers {
                 fills(out, disk_consumers)?;
@@ -342,7 +341,7 @@ pub fn unanswered(gates: &[Gate]) -> String {
 }
 
 /// For how long the disk has been under pressure, unless that has just begun.
-fn pressure_line(out: &mut impl Write, report: &PruneReport) -> io::Result<()> {
+fn pressure_line(out: &mut impl Write, report: &PruneResult) -> io::Result<()> {
     let pressure = report.pressure.as_ref().and_then(|pressure| ongoing(pressure, &report.gates));
     pressure.map_or(Ok(()), |line| writeln!(out, "the disk has been {}", clean(&line)))
 }
@@ -405,13 +404,17 @@ fn fills(out: &mut impl Write, disk_consumers: &DiskConsumers) -> io::Result<()>
         writeln!(out, "\nLargest consumers (images share layers):")?;
         let row = |consumer: &DiskConsumer| {
             let name = match consumer.kind {
-                disk_consumers::Kind::Elsewhere if disk_consumers.other_is_least => {
+                disk_consumers::ConsumerKind::Elsewhere if disk_consumers.other_is_least => {
                     "neither image nor volume, at least".into()
                 }
-                disk_consumers::Kind::Elsewhere if disk_consumers.unseen.is_empty() => "other files".into(),
-                disk_consumers::Kind::Elsewhere => "other files, and what is not seen".into(),
-                disk_consumers::Kind::BuildCache => "not shared with images".into(),
-                disk_consumers::Kind::Unreachable => amount(disk_consumers.unreachable.len(), "folder"),
+                disk_consumers::ConsumerKind::Elsewhere if disk_consumers.unseen.is_empty() => {
+                    "other files".into()
+                }
+                disk_consumers::ConsumerKind::Elsewhere => "other files, and what is not seen".into(),
+                disk_consumers::ConsumerKind::BuildCache => "not shared with images".into(),
+                disk_consumers::ConsumerKind::Unreachable => {
+                    amount(disk_consumers.unreachable.len(), "folder")
+                }
                 _ => consumer_name(consumer),
             };
             let known = |since: Option<Duration>| since.map_or_else(|| "-".into(), age);
@@ -443,7 +446,7 @@ fn fills(out: &mut impl Write, disk_consumers: &DiskConsumers) -> io::Result<()>
 /// An image that has no tag is shown by the one that it was last used by, and its ID.
 fn consumer_name(consumer: &DiskConsumer) -> String {
     match consumer.image.as_ref().and_then(|image| image.last_name.as_ref()) {
-        Some(last) if !matches!(consumer.kind, disk_consumers::Kind::TaggedImage) => {
+        Some(last) if !matches!(consumer.kind, disk_consumers::ConsumerKind::TaggedImage) => {
             format!("{} ({})", short(last), label(&[], &consumer.id))
         }
         _ => label(&consumer.names, &consumer.id),
@@ -451,37 +454,37 @@ fn consumer_name(consumer: &DiskConsumer) -> String {
 }
 
 /// As the table names it.
-pub fn disk_consumer_kind(kind: disk_consumers::Kind) -> &'static str {
+pub fn disk_consumer_kind(kind: disk_consumers::ConsumerKind) -> &'static str {
     match kind {
-        disk_consumers::Kind::TaggedImage => "tagged image",
-        disk_consumers::Kind::CachedImage => "cached image",
-        disk_consumers::Kind::Dangling => "dangling",
-        disk_consumers::Kind::Volume => "volume",
-        disk_consumers::Kind::ContainerLayer => "container layer",
-        disk_consumers::Kind::BuildCache => "build cache",
-        disk_consumers::Kind::Log => "log",
-        disk_consumers::Kind::Unreachable => "unreferenced",
-        disk_consumers::Kind::Elsewhere => "other",
+        disk_consumers::ConsumerKind::TaggedImage => "tagged image",
+        disk_consumers::ConsumerKind::CachedImage => "cached image",
+        disk_consumers::ConsumerKind::Dangling => "dangling",
+        disk_consumers::ConsumerKind::Volume => "volume",
+        disk_consumers::ConsumerKind::ContainerLayer => "container layer",
+        disk_consumers::ConsumerKind::BuildCache => "build cache",
+        disk_consumers::ConsumerKind::Log => "log",
+        disk_consumers::ConsumerKind::Unreachable => "unreferenced",
+        disk_consumers::ConsumerKind::Elsewhere => "other",
     }
 }
 
 fn size_or_dash(removal: &PlannedRemoval) -> String {
-    if removal.kind == Kind::Container { "-".into() } else { size(removal.size) }
+    if removal.kind == ObjectKind::Container { "-".into() } else { size(removal.size) }
 }
 
 /// `3 containers, 1 dangling image, 12 cached images, build cache: at most 1.2 GB`.
 fn total(removals: &[PlannedRemoval]) -> String {
-    let mut counts: BTreeMap<Kind, usize> = BTreeMap::new();
+    let mut counts: BTreeMap<ObjectKind, usize> = BTreeMap::new();
     for removal in removals {
         *counts.entry(removal.kind).or_default() += 1;
     }
     let parts: Vec<String> = counts
         .iter()
         .map(|(kind, n)| match kind {
-            Kind::Container => amount(*n, "container"),
-            Kind::Dangling => amount(*n, "dangling image"),
-            Kind::Cached => amount(*n, "cached image"),
-            Kind::BuildCache => "build cache".into(),
+            ObjectKind::Container => amount(*n, "container"),
+            ObjectKind::Dangling => amount(*n, "dangling image"),
+            ObjectKind::Cached => amount(*n, "cached image"),
+            ObjectKind::BuildCache => "build cache".into(),
         })
         .collect();
     let bytes = removals.iter().fold(0_u64, |sum, value| sum.saturating_add(value.size));
@@ -611,7 +614,7 @@ pub fn remove_reason_line(reason: &RemovalReason) -> String {
 fn carried_out(
     out: &mut impl Write,
     outcome: &Outcome,
-    report: &PruneReport,
+    report: &PruneResult,
     verbose: bool,
 ) -> io::Result<()> {
     if outcome.removed.is_empty() {
@@ -669,7 +672,7 @@ fn carried_out(
 fn still_full(
     out: &mut impl Write,
     outcome: &Outcome,
-    report: &PruneReport,
+    report: &PruneResult,
     plan: &Plan,
     usage: &Usage,
     verbose: bool,
@@ -796,7 +799,7 @@ pub fn status(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
     let recorded = match report.recorded {
         None => "no usage recorded so far".to_owned(),
         Some(time) => {
-            let late = elapsed(report.now, time) >= LEDGER_KEPT;
+            let late = elapsed(report.now, time) >= MAX_RECORD_AGE;
             let hint = if late { "; it is not kept: see ci-docker-prune-record.timer" } else { "" };
             format!("{}, recorded {}{hint}", amount(report.images, "image"), at(Some(time)))
         }

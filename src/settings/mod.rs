@@ -26,7 +26,7 @@ use file::ConfigFile;
 /// Everything that was asked for, validated.
 #[derive(Debug)]
 pub struct Settings {
-    pub engine: Engine,
+    pub engine: EngineSettings,
     pub output: Output,
     /// List everything that stays.
     pub verbose: bool,
@@ -36,7 +36,7 @@ pub struct Settings {
 
 /// How to reach the engine, and how long to wait for it.
 #[derive(Debug)]
-pub struct Engine {
+pub struct EngineSettings {
     pub host: HostUrl,
     /// The manager to ask about services, where it is another engine.
     pub swarm_host: Option<HostUrl>,
@@ -49,24 +49,24 @@ pub struct Engine {
 /// What to do, with the settings that matter to it.
 #[derive(Debug)]
 pub enum Command {
-    Prune(Box<Prune>),
+    Prune(Box<PruneSettings>),
     /// These gates, or all.
     CheckGates {
         gates: Vec<GateName>,
-        disk: Disk,
-        runs: Runs,
+        disk: DiskSettings,
+        runs: RunsSettings,
         state_dir: PathBuf,
     },
-    Disk(Disk),
-    Runs(Runs),
+    Disk(DiskSettings),
+    Runs(RunsSettings),
     Converge,
-    Record(Box<Record>),
+    Record(Box<RecordSettings>),
     Explain {
         objects: Vec<String>,
-        prune: Box<Prune>,
+        prune: Box<PruneSettings>,
     },
     Status {
-        disk: Disk,
+        disk: DiskSettings,
         state_dir: PathBuf,
         runtime_dir: PathBuf,
     },
@@ -79,7 +79,7 @@ pub enum Command {
     ListInhibitors {
         runtime_dir: PathBuf,
     },
-    Verify(Box<Verify>),
+    Verify(Box<VerifySettings>),
     /// The file that was read, if there is one, and how many keys it sets: it is valid.
     CheckConfig {
         path: Option<PathBuf>,
@@ -92,15 +92,15 @@ pub enum Command {
 
 /// What the gate `runs` goes by.
 #[derive(Debug)]
-pub struct Runs {
-    pub policy: runs::Policy,
+pub struct RunsSettings {
+    pub policy: runs::RunPolicy,
     /// Where inhibitors register.
     pub runtime_dir: PathBuf,
 }
 
 /// What the gate `disk` goes by.
 #[derive(Debug)]
-pub struct Disk {
+pub struct DiskSettings {
     /// Empty: where the engine keeps its data.
     pub paths: Vec<PathBuf>,
     /// Pressure.
@@ -109,10 +109,10 @@ pub struct Disk {
 
 /// What a prune goes by.
 #[derive(Debug)]
-pub struct Prune {
+pub struct PruneSettings {
     pub dry_run: bool,
-    pub disk: Disk,
-    pub runs: Runs,
+    pub disk: DiskSettings,
+    pub runs: RunsSettings,
     pub policy: plan::Policy,
     pub state_dir: PathBuf,
     pub metrics_file: Option<PathBuf>,
@@ -120,23 +120,23 @@ pub struct Prune {
 
 /// What `record` goes by.
 #[derive(Debug)]
-pub struct Record {
+pub struct RecordSettings {
     /// Prune at this usage, or when a prune is owed.
     pub prune_at: Option<Percent>,
     /// The prune that may be due.
-    pub prune: Prune,
+    pub prune: PruneSettings,
 }
 
 /// What `verify` goes by.
 #[derive(Debug)]
-pub struct Verify {
+pub struct VerifySettings {
     pub registries: Vec<String>,
     pub online: bool,
     pub redeploy: Option<String>,
     /// What stands in for Docker Hub.
     pub docker_hub: Option<String>,
     /// The prune that the plan in between is of.
-    pub prune: Prune,
+    pub prune: PruneSettings,
 }
 
 /// Where an engine listens.
@@ -310,7 +310,7 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
     let prune_at = options.prune_at;
     let prune = prune(options, sources)?;
     let command = match command {
-        None if dry_run => Command::Prune(Box::new(Prune { dry_run, ..prune })),
+        None if dry_run => Command::Prune(Box::new(PruneSettings { dry_run, ..prune })),
         None => {
             let help = cli::command(|option| option).max_term_width(100).render_help();
             return Err(clap::Error::raw(
@@ -318,7 +318,7 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
                 format!("no command given: name one, or --dry-run to look without removing\n\n{help}"),
             ));
         }
-        Some(cli::Command::Prune { dry_run }) => Command::Prune(Box::new(Prune { dry_run, ..prune })),
+        Some(cli::Command::Prune { dry_run }) => Command::Prune(Box::new(PruneSettings { dry_run, ..prune })),
         Some(cli::Command::CheckGates { gates }) => {
             Command::CheckGates { gates, disk: prune.disk, runs: prune.runs, state_dir: prune.state_dir }
         }
@@ -326,7 +326,7 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
         Some(cli::Command::Runs) => Command::Runs(prune.runs),
         Some(cli::Command::Converge) => Command::Converge,
         Some(cli::Command::Record { dry_run }) => {
-            Command::Record(Box::new(Record { prune_at: prune_at.filter(|_| !dry_run), prune }))
+            Command::Record(Box::new(RecordSettings { prune_at: prune_at.filter(|_| !dry_run), prune }))
         }
         Some(cli::Command::Explain { objects }) => Command::Explain { objects, prune: Box::new(prune) },
         Some(cli::Command::Status) => Command::Status {
@@ -343,12 +343,12 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
             state_dir: prune.state_dir,
             runtime_dir: prune.runs.runtime_dir,
         },
-        Some(cli::Command::Verify(verify)) => Command::Verify(Box::new(Verify {
+        Some(cli::Command::Verify(verify)) => Command::Verify(Box::new(VerifySettings {
             registries: verify.registry,
             online: verify.online,
             redeploy: verify.redeploy,
             docker_hub: verify.docker_hub,
-            prune: Prune { dry_run: true, ..prune },
+            prune: PruneSettings { dry_run: true, ..prune },
         })),
         Some(cli::Command::CheckConfig { example: true, .. }) => Command::ExampleConfig,
         Some(cli::Command::CheckConfig { .. }) => {
@@ -370,7 +370,7 @@ fn level(verbose: u8) -> LevelFilter {
     }
 }
 
-fn engine(options: &cli::Options, sources: &Sources) -> Result<Engine, clap::Error> {
+fn engine(options: &cli::Options, sources: &Sources) -> Result<EngineSettings, clap::Error> {
     // As the docker CLI has it: any text but an empty one.
     let tls = env::var("DOCKER_TLS_VERIFY").is_ok_and(|value| !value.is_empty());
     let certificates = || {
@@ -407,10 +407,10 @@ fn engine(options: &cli::Options, sources: &Sources) -> Result<Engine, clap::Err
         let removal = sources.show("removal-timeout", &duration(removal_timeout));
         return Err(invalid(&format!("{removal} must not be less than {shown}")));
     }
-    Ok(Engine { host, swarm_host, timeout, removal_timeout })
+    Ok(EngineSettings { host, swarm_host, timeout, removal_timeout })
 }
 
-fn prune(options: cli::Options, sources: &Sources) -> Result<Prune, clap::Error> {
+fn prune(options: cli::Options, sources: &Sources) -> Result<PruneSettings, clap::Error> {
     let (threshold, critical) = (options.disk_threshold, options.disk_critical);
     let target = match options.disk_target {
         // The default follows a threshold that is set below it.
@@ -428,10 +428,10 @@ fn prune(options: cli::Options, sources: &Sources) -> Result<Prune, clap::Error>
     }
     let limit = disk::Limit { percent: threshold, min_free: options.disk_min_free };
     let runtime_dir = directory(options.runtime_dir, "RUNTIME_DIRECTORY", "/run/ci-docker-prune");
-    Ok(Prune {
+    Ok(PruneSettings {
         dry_run: false,
-        disk: Disk { paths: options.disk_path, limit },
-        runs: Runs { policy: runs::Policy { pattern: options.run_pattern }, runtime_dir },
+        disk: DiskSettings { paths: options.disk_path, limit },
+        runs: RunsSettings { policy: runs::RunPolicy { pattern: options.run_pattern }, runtime_dir },
         policy: plan::Policy {
             older_than: options.older_than,
             cache_age: options.cache_age,

@@ -7,16 +7,17 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
 use regex::Regex;
 
 use crate::engine::EngineError;
-use crate::engine::read::{Containers, Use};
+use crate::engine::containers::ContainerScope;
+use crate::engine::events::ImageEvent;
 use crate::engine::remove::Done;
 use crate::engine::watch::StopEvent;
 use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Service, Task,
 };
+use crate::host::error::Result;
 use crate::host::lock::Acquisition;
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
@@ -121,7 +122,7 @@ pub trait EngineApi {
     async fn tasks(&self) -> Result<Vec<Task>, EngineError>;
     /// IDs of the Swarm's nodes that run no tasks: down or drained.
     async fn nodes_away(&self) -> Result<HashSet<String>, EngineError>;
-    async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError>;
+    async fn containers(&self, which: ContainerScope) -> Result<Vec<Container>, EngineError>;
     async fn images(&self) -> Result<Vec<Image>, EngineError>;
     /// One image by any reference; `None` where there is none.
     async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError>;
@@ -129,7 +130,7 @@ pub trait EngineApi {
     async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError>;
     async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError>;
     /// The images of recent container events, as far as the engine remembers them.
-    async fn uses(&self, since: Time, until: Time) -> Result<Vec<Use>, EngineError>;
+    async fn uses(&self, since: Time, until: Time) -> Result<Vec<ImageEvent>, EngineError>;
     async fn disk_usage(&self, containerd_store: bool) -> Result<DiskUsage, EngineError>;
 }
 

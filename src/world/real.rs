@@ -1,20 +1,19 @@
 //! The real world: Docker by its API, and the host by the kernel.
 
 use std::collections::HashSet;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use futures_util::future::{OptionFuture, join};
 use regex::Regex;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EngineApi, EngineEvents, EngineOrders, World};
-use crate::engine::read::{Containers, Use};
+use crate::engine::containers::ContainerScope;
+use crate::engine::events::ImageEvent;
 use crate::engine::remove::{Done, Remover};
 use crate::engine::watch::{Scope, StopEvent, Watch};
 use crate::engine::{Engine, EngineError};
@@ -23,6 +22,7 @@ use crate::facts::{
     Unavailable,
 };
 use crate::host::child::{self, Signal};
+use crate::host::error::{Context, Result};
 use crate::host::ledger_file::{self, Content};
 use crate::host::lock::{self, Acquisition, Lock, Removing};
 use crate::host::{boot_clock, engine_files, filesystem, inhibitors};
@@ -33,7 +33,7 @@ use crate::units::Time;
 /// This host.
 #[derive(Debug)]
 pub struct ThisHost<'a> {
-    engine: &'a settings::Engine,
+    engine: &'a settings::EngineSettings,
     state_dir: &'a Path,
     runtime_dir: &'a Path,
     shutdown: OnceLock<Arc<AtomicBool>>,
@@ -41,18 +41,9 @@ pub struct ThisHost<'a> {
 
 impl<'a> ThisHost<'a> {
     /// This host, with this engine and these directories.
-    pub fn new(engine: &'a settings::Engine, state_dir: &'a Path, runtime_dir: &'a Path) -> Self {
+    pub fn new(engine: &'a settings::EngineSettings, state_dir: &'a Path, runtime_dir: &'a Path) -> Self {
         Self { engine, state_dir, runtime_dir, shutdown: OnceLock::new() }
     }
-}
-
-/// Was there no space left, for the file or for this user?
-fn is_full(error: &anyhow::Error) -> bool {
-    let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-    error
-        .chain()
-        .filter_map(|error| error.downcast_ref::<io::Error>())
-        .any(|error| kinds.contains(&error.kind()))
 }
 
 impl ThisHost<'_> {
@@ -85,7 +76,7 @@ impl World for ThisHost<'_> {
 
     fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>> {
         let measured = filesystem::measure(paths.iter().map(PathBuf::as_path));
-        measured.map_err(|error| Unavailable(format!("{error:#}")))
+        measured.map_err(Unavailable::from)
     }
 
     /// The walk is given up after the time for one answer of the engine, and goes with the program.
@@ -94,7 +85,7 @@ impl World for ThisHost<'_> {
         let root = root.to_owned();
         std::thread::spawn(move || tell.send(engine_files::measure(&root)));
         match tokio::time::timeout(self.engine.timeout, told).await {
-            Ok(Ok(files)) => files.map_err(|error| Unavailable(format!("{error:#}"))),
+            Ok(Ok(files)) => files.map_err(Unavailable::from),
             Ok(Err(_)) | Err(_) => Err(Unavailable("measuring the engine's folder takes too long".into())),
         }
     }
@@ -108,7 +99,7 @@ impl World for ThisHost<'_> {
             Content::Ledger(ledger) => *ledger,
             Content::Missing => Ledger::default(),
             Content::Unreadable(error) => {
-                log::warn!("{error:#}; treating all cached images as just used");
+                log::warn!("{}; treating all cached images as just used", Unavailable::from(error).0);
                 Ledger::default()
             }
         };
@@ -136,7 +127,7 @@ impl World for ThisHost<'_> {
         });
         let (ledger, set_aside) = match (stored.await, changed) {
             (Ok(stored), _) => stored,
-            (Err(error), Some(changed)) if is_full(&error) => {
+            (Err(error), Some(changed)) if error.is_full() => {
                 let kept = ledger_file::update(self.runtime_dir, now, |ledger| ledger.clone_from(&changed));
                 let kept = kept.await.map_err(|_| error)?;
                 log::info!("the ledger is kept in {} while its disk is full", self.runtime_dir.display());
@@ -147,8 +138,8 @@ impl World for ThisHost<'_> {
         if newer.is_some() {
             ledger_file::remove(self.runtime_dir);
         }
-        if let Some((path, error)) = set_aside {
-            log::warn!("{error:#}; moved to {}; starting a new ledger", path.display());
+        if let Some(set_aside) = set_aside {
+            log::warn!("{set_aside}; starting a new ledger");
         }
         Ok(ledger)
     }
@@ -189,7 +180,8 @@ impl World for ThisHost<'_> {
 pub fn watch_signals(signals: &[Signal]) -> Result<Arc<AtomicBool>> {
     let requested = Arc::new(AtomicBool::new(false));
     for &kind in signals.iter().filter(|kind| !child::is_ignored(**kind)) {
-        let mut signal = signal(SignalKind::from_raw(kind as i32)).context("cannot watch for signals")?;
+        let mut signal =
+            signal(SignalKind::from_raw(kind as i32)).with_context(|| "cannot watch for signals")?;
         let requested = Arc::clone(&requested);
         tokio::spawn(async move {
             signal.recv().await;
@@ -214,7 +206,7 @@ impl Engines {
     ///
     /// # Errors
     /// One of them cannot be reached, or speaks none of our API versions.
-    pub async fn connect(settings: &settings::Engine) -> Answer<Self> {
+    pub async fn connect(settings: &settings::EngineSettings) -> Answer<Self> {
         let timeout = settings.timeout;
         let manager = settings.swarm_host.as_ref().map(|host| Engine::connect(host, timeout));
         let (local, manager) =
@@ -272,7 +264,7 @@ impl EngineApi for Engines {
         self.about_services().nodes_away().await
     }
 
-    async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError> {
+    async fn containers(&self, which: ContainerScope) -> Result<Vec<Container>, EngineError> {
         self.local.containers(which).await
     }
 
@@ -292,7 +284,7 @@ impl EngineApi for Engines {
         self.local.build_cache().await
     }
 
-    async fn uses(&self, since: Time, until: Time) -> Result<Vec<Use>, EngineError> {
+    async fn uses(&self, since: Time, until: Time) -> Result<Vec<ImageEvent>, EngineError> {
         self.local.uses(since, until).await
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use lab::{Engine, Fault, Image, Proxy};
 use serde_json::Value;
 
-use crate::support::{build, has_image, image_id, json_of, program, remember, standard};
+use crate::support::{build, json_of, program, remember, standard};
 
 const APP: &str = "127.0.0.1:5000/app:1";
 
@@ -29,12 +29,12 @@ impl Scene {
         }
         engine.docker(["run", "--detach", "--name", "busy", "--volume", "data:/data", APP]);
         engine.docker(["pull", "--quiet", "127.0.0.1:5000/tagged:1"]);
-        let stays = [APP, "127.0.0.1:5000/tagged:1"].map(|name| image_id(&engine, name)).into();
+        let stays = [APP, "127.0.0.1:5000/tagged:1"].map(|name| engine.image_id(name)).into();
         let cached = ["one", "two"].map(|name| {
             let digest = engine.publish(&Image::new(name, "1"));
             let name = format!("127.0.0.1:5000/{name}@{digest}");
             engine.docker(["pull", "--quiet", &name]);
-            let id = image_id(&engine, &name);
+            let id = engine.image_id(&name);
             (name, id)
         });
         let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
@@ -55,22 +55,29 @@ impl Scene {
     /// Put everything back that is to go.
     fn restore(&self) {
         let engine = &self.engine;
-        let names = engine.docker(["ps", "--all", "--format", "{{.Names}}"]);
-        if !names.lines().any(|it| it == "old") {
+        if !engine.container_names().contains(&"old".to_owned()) {
             engine.docker(["create", "--name", "old", APP]);
         }
         for (name, id) in &self.cached {
-            engine.docker(["pull", "--quiet", name]);
             let own = format!("ci-docker-prune.invalid/evicting:{}", id.trim_start_matches("sha256:"));
-            engine.docker_output(&["image", "rm", &own], None);
+            let (_, image) = engine.get(&format!("/images/{id}/json"));
+            let has = |list: &str, name: &str| {
+                image[list].as_array().is_some_and(|list| list.contains(&name.into()))
+            };
+            if !has("RepoDigests", name) {
+                engine.docker(["pull", "--quiet", name]);
+            }
+            if has("RepoTags", &own) {
+                engine.docker(["image", "rm", &own]);
+            }
         }
         let dangling = self.dangling.lock().unwrap().clone();
         let cache_pruned = self.proxy.writes().iter().any(|it| it.starts_with("POST /build/prune"));
-        if cache_pruned || !has_image(engine, &dangling) {
+        if cache_pruned || !engine.has_image(&dangling) {
             self.build();
         }
         let dangling = self.dangling.lock().unwrap().clone();
-        let there = self.cached.iter().all(|(_, id)| has_image(engine, id)) && has_image(engine, &dangling);
+        let there = self.cached.iter().all(|(_, id)| engine.has_image(id)) && engine.has_image(&dangling);
         assert!(there, "the scene is not whole");
         let ids: Vec<(&str, i64)> = self.cached.iter().map(|(_, id)| (id.as_str(), 30)).collect();
         remember(engine, &ids);
@@ -109,11 +116,11 @@ impl Scene {
     #[track_caller]
     fn nothing_else_is_gone(&self, case: &str) {
         for id in &self.stays {
-            assert!(has_image(&self.engine, id), "{case}: {id}");
+            assert!(self.engine.has_image(id), "{case}: {id}");
         }
-        let ls = self.engine.docker(["ps", "--format", "{{.Names}}"]);
-        assert!(ls.lines().any(|it| it == "busy"), "{case}: {ls}");
-        assert!(self.engine.docker(["volume", "ls", "--quiet"]).contains("data"), "{case}");
+        let running = self.engine.list("/containers/json");
+        assert!(running.iter().any(|container| container["Names"][0] == "/busy"), "{case}: {running:?}");
+        assert_eq!(self.engine.get("/volumes/data").0, 200, "{case}");
     }
 }
 
@@ -266,9 +273,7 @@ fn a_deploy_that_begins_at_any_kind_of_request_ends_all_removals() {
             let tasks = scene.engine.docker(["service", "ps", "--format", "{{.CurrentState}}", "deploy"]);
             assert!(!tasks.contains("Rejected"), "{case}: {tasks}");
             scene.engine.docker(["service", "rm", "deploy"]);
-            scene.engine.eventually("the deploy is gone", || {
-                scene.engine.docker(["ps", "--all", "--quiet", "--filter", "name=deploy"]).is_empty()
-            });
+            scene.engine.no_container_named("deploy");
         }
         scene.nothing_else_is_gone(&case);
     }
@@ -307,11 +312,11 @@ fn after_a_kill_at_any_kind_of_request_a_normal_run_works() {
         let report = json_of(&scene.command("10s").assert().success());
         assert!(report["outcome"] == "pruned" || k >= last_order, "killed at {k}: {report}");
         for (name, id) in &scene.cached {
-            assert!(!has_image(&scene.engine, id), "killed at {k}: {name} is still there: {report}");
+            assert!(!scene.engine.has_image(id), "killed at {k}: {name} is still there: {report}");
         }
-        assert!(!has_image(&scene.engine, &scene.dangling.lock().unwrap()), "killed at {k}: {report}");
-        let names = scene.engine.docker(["ps", "--all", "--format", "{{.Names}}"]);
-        assert!(!names.contains("old"), "killed at {k}: {names}");
+        assert!(!scene.engine.has_image(&scene.dangling.lock().unwrap()), "killed at {k}: {report}");
+        let names = scene.engine.container_names();
+        assert!(!names.contains(&"old".to_owned()), "killed at {k}: {names:?}");
         scene.nothing_else_is_gone(&format!("after a kill at {k}"));
     }
     eprintln!("{} cases: killed at each kind of request", requests.len());

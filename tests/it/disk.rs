@@ -9,7 +9,7 @@ use lab::{Engine, Image, Kind, Options};
 use predicates::str::contains;
 use serde_json::Value;
 
-use crate::support::{image_id, json_of, program, prune, remember};
+use crate::support::{json_of, program, prune, remember};
 
 fn facts(engine: &Engine, path: &Path) -> Value {
     let assert = program(engine).args(["disk", "-o", "json", "--disk-path"]).arg(path).assert();
@@ -149,7 +149,7 @@ fn on_btrfs_no_more_is_evicted_than_on_ext4() {
             let image = Image::new(&format!("app{n}"), "1").size_mib(size);
             let name = format!("127.0.0.1:5000/app{n}@{}", engine.publish(&image));
             engine.docker(["pull", "--quiet", &name]);
-            ids.push(image_id(&engine, &name));
+            ids.push(engine.image_id(&name));
         }
         remember(&engine, &ids.iter().map(|id| (id.as_str(), 30)).collect::<Vec<_>>());
         engine.fill_to(86);

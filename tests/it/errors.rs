@@ -8,7 +8,7 @@ use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-use crate::support::{RUN, bare, dangling, has_image, json_of, program, reachable};
+use crate::support::{RUN, bare, dangling, json_of, program, reachable};
 
 fn proxy(engine: &Engine) -> (Proxy, PathBuf) {
     let path = engine.folder().join("proxy.sock");
@@ -200,7 +200,7 @@ fn what_the_engine_does_not_tell_is_listed_stays_and_makes_exit_1() {
         let text =
             program(&engine).args(["--dry-run", "--older-than", "0s", "--host", &proxy.url()]).assert();
         text.code(1).stdout(contains("could not be read, and stays: "));
-        assert_eq!(has_image(&engine, &dangling), stays);
+        assert_eq!(engine.has_image(&dangling), stays);
     }
 }
 
@@ -233,7 +233,7 @@ fn a_removal_that_takes_too_long_ends_the_run_and_the_next_one_begins_with_the_r
     assert!(error.contains("in 3s") && error.contains("--removal-timeout"), "{report}");
     let alive = proxy.requests().iter().filter(|it| it.ends_with("/version")).count();
     assert!(alive >= 3, "the engine was asked whether it lives: {alive}");
-    assert!(report["stopped"].is_object() && has_image(&engine, &dangling), "{report}");
+    assert!(report["stopped"].is_object() && engine.has_image(&dangling), "{report}");
     // What stopped the last run comes last.
     let report = run();
     assert_eq!(report["removed"][0]["id"], dangling.as_str(), "{report}");

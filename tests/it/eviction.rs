@@ -8,8 +8,7 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, build, cached, create, has_image, image_id, json_of, ledger, names, program, prune, remember,
-    remember_hours, stdout,
+    RUN, build, cached, create, json_of, ledger, names, program, prune, remember, remember_hours, stdout,
 };
 
 /// Images of 6 % of the disk each, as Swarm's pulls leave them: their names by digest and their IDs.
@@ -18,7 +17,7 @@ fn large<const N: usize>(engine: &Engine, repositories: [&str; N]) -> [(String, 
     let size = if engine.kind.containerd_store() { 60 } else { 120 };
     repositories.map(|repository| {
         let name = cached(engine, &Image::new(repository, "1").size_mib(size));
-        let id = image_id(engine, &name);
+        let id = engine.image_id(&name);
         (name, id)
     })
 }
@@ -68,7 +67,7 @@ fn each_rung_is_used_only_while_the_disk_is_as_full_as_it_asks_for() {
     engine.fill_to(97);
     let report = json_of(&program(&engine).args(["prune", "-o", "json"]).assert());
     assert!(names(&report["removed"]).contains(&"hours".to_owned()), "{report}");
-    assert!(has_image(&engine, &images[4].0), "{report}");
+    assert!(engine.has_image(&images[4].0), "{report}");
     let kept = report["plan"]["keep"].as_array().unwrap();
     let now = kept.iter().find(|it| it["id"] == images[4].1.as_str()).unwrap();
     let reason = now["reason"]["message"].as_str().unwrap();
@@ -87,9 +86,7 @@ fn a_superseded_image_goes_first_and_what_another_tag_names_is_not_superseded() 
         let id = engine.docker(["ps", "--quiet", "--filter", "name=db"]);
         let id = engine.docker(["container", "inspect", "--format", "{{.Image}}", &id]);
         engine.docker(["service", "rm", "db"]);
-        engine.eventually("the service's container is gone", || {
-            engine.docker(["ps", "--all", "--quiet", "--filter", "name=db"]).is_empty()
-        });
+        engine.no_container_named("db");
         id
     };
     let [old, other, new] = [("15", "a"), ("16", "b"), ("15", "c")].map(|(tag, seed)| deploy(tag, seed));
@@ -136,7 +133,7 @@ fn what_a_service_may_roll_back_to_stays_although_it_is_superseded() {
         program(&engine).args(["prune", "-o", "json", "--older-than", "0s", "--critical-age", "0s"]).assert();
     let report = json_of(&assert);
     assert_eq!(names(&report["removed"]), Vec::<String>::new(), "{report}");
-    assert!(has_image(&engine, &old), "{report}");
+    assert!(engine.has_image(&old), "{report}");
     assert!(report["plan"]["keep"].to_string().contains("may roll back to it"), "{report}");
 }
 
@@ -163,7 +160,7 @@ fn tagged_images_go_by_consent_and_only_by_name() {
         engine.docker(["ps", "--quiet", "--filter", "name=named"]).is_empty()
     });
     let all = [pulled, &built, "127.0.0.1:5000/ci/used:c1", "127.0.0.1:5000/ci/named:c1", "base:1"];
-    let ids = all.map(|name| image_id(&engine, name));
+    let ids = all.map(|name| engine.image_id(name));
     remember(&engine, &ids.each_ref().map(|id| (id.as_str(), 30)));
     engine.fill_to(85);
 
@@ -179,11 +176,11 @@ fn tagged_images_go_by_consent_and_only_by_name() {
         (&"tagged".into(), &pulled.into()),
         "{report}"
     );
-    assert!(!has_image(&engine, pulled) && !has_image(&engine, &ids[0]), "{report}");
+    assert!(!engine.has_image(pulled) && !engine.has_image(&ids[0]), "{report}");
     let report = prune(&engine, "--evict-tagged /ci/ --evict-tagged ^ci/");
-    assert!(!has_image(&engine, &built), "{report}");
+    assert!(!engine.has_image(&built), "{report}");
     for name in &all[2..] {
-        assert!(has_image(&engine, name), "{name}: {report}");
+        assert!(engine.has_image(name), "{name}: {report}");
     }
 }
 
@@ -191,7 +188,7 @@ fn tagged_images_go_by_consent_and_only_by_name() {
 fn a_tag_that_appears_meanwhile_keeps_a_tagged_image() {
     let engine = Engine::start();
     engine.load(&Image::new("ci", "c1").size_mib(8), Some("ci:c1"));
-    let id = image_id(&engine, "ci:c1");
+    let id = engine.image_id("ci:c1");
     remember(&engine, &[(&id, 30)]);
     engine.fill_to(85);
     let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
@@ -207,7 +204,7 @@ fn a_tag_that_appears_meanwhile_keeps_a_tagged_image() {
     });
     let report = prune(&engine, &format!("--evict-tagged ^ci: --host {}", proxy.url()));
     assert_eq!(names(&report["removed"]), Vec::<String>::new(), "{report}");
-    assert!(has_image(&engine, "wanted:1"), "{report}");
+    assert!(engine.has_image("wanted:1"), "{report}");
     // Nothing was removed by ID, and nothing of ours stays.
     assert!(
         !proxy.writes().iter().any(|it| it.contains(&format!("DELETE /images/{id}"))),
@@ -222,7 +219,7 @@ fn a_tag_that_appears_meanwhile_keeps_a_tagged_image() {
 fn pressure_elsewhere_evicts_no_cache() {
     let engine = Engine::start();
     let name = cached(&engine, &Image::new("app", "1").size_mib(8));
-    let id = image_id(&engine, &name);
+    let id = engine.image_id(&name);
     remember(&engine, &[(&id, 30)]);
     engine.docker(["run", "--name", "ended", &name, "true"]);
     engine.docker(["pull", "--quiet", &name]);
@@ -247,7 +244,7 @@ fn pressure_elsewhere_evicts_no_cache() {
     engine.fill_to(75);
     let report = prune_any(&engine, &format!("--disk-path {}", elsewhere.display()));
     assert!(report["plan"]["keep"].to_string().contains("may go from"), "{report}");
-    assert!(has_image(&engine, &name), "{report}");
+    assert!(engine.has_image(&name), "{report}");
 }
 
 /// A prune whatever its exit status, which is 10 where the disk stays critical.
@@ -285,7 +282,7 @@ fn an_eviction_that_frees_nothing_ends_after_one_batch_and_says_why() {
     engine.publish(&same(0));
     engine.docker(["pull", "--quiet", "127.0.0.1:5000/same:0"]);
     let names_by_digest: Vec<String> = (1..=6).map(|n| cached(&engine, &same(n))).collect();
-    let ids: Vec<String> = names_by_digest.iter().map(|name| image_id(&engine, name)).collect();
+    let ids: Vec<String> = names_by_digest.iter().map(|name| engine.image_id(name)).collect();
     remember(&engine, &ids.iter().map(|id| (id.as_str(), 30)).collect::<Vec<_>>());
     engine.fill_to(85);
     let report = prune(&engine, "");
@@ -369,5 +366,5 @@ fn a_full_disk_says_why_a_run_hangs_what_holds_the_space_and_how_to_free_more() 
     let text = stdout(&program(&engine).args(["prune", "--critical-age", "6h"]).assert().code(10));
     assert!(text.contains("ci-docker-prune prune --older-than 1h: 1 cached image more, at most "), "{text}");
     prune_any(&engine, "--older-than 1h");
-    assert!(!has_image(&engine, &name));
+    assert!(!engine.has_image(&name));
 }

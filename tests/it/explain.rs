@@ -4,7 +4,7 @@ use lab::{Engine, Image};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-use crate::support::{cached, image_id, json_of, program, remember, stdout};
+use crate::support::{cached, json_of, program, remember, stdout};
 
 #[test]
 fn it_says_what_protects_an_object_and_when_it_may_go() {
@@ -13,7 +13,7 @@ fn it_says_what_protects_an_object_and_when_it_may_go() {
     engine.publish(&Image::new("web", "1").size_mib(1));
     let web = "127.0.0.1:5000/web:1";
     engine.docker(["run", "--detach", "--name", "front", web]);
-    let id = image_id(&engine, &pulled);
+    let id = engine.image_id(&pulled);
     remember(&engine, &[(&id, 2)]);
     let explain = |words: &[&str]| program(&engine).arg("explain").args(words).assert();
 

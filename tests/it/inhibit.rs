@@ -11,7 +11,7 @@ use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-use crate::support::{dangling, has_image, json_of, ledger, program, reachable, remember, standard};
+use crate::support::{dangling, json_of, ledger, program, reachable, remember, standard};
 
 /// `inhibit` with these words, as a command of the standard library.
 fn inhibit(engine: &Engine, words: &[&str]) -> Command {
@@ -133,7 +133,7 @@ fn images_in_use_at_its_end_are_noted() {
     engine.publish(&Image::new("app", "1"));
     engine.docker(["run", "--detach", "127.0.0.1:5000/app:1"]);
     assert!(inhibit(&engine, &["--", "true"]).status().unwrap().success());
-    let id = crate::support::image_id(&engine, "127.0.0.1:5000/app:1");
+    let id = engine.image_id("127.0.0.1:5000/app:1");
     assert!(ledger(&engine)["images"][id]["last_used"].is_string());
 }
 
@@ -145,7 +145,7 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
             let digest = engine.publish(&Image::new(name, "1"));
             let name = format!("127.0.0.1:5000/{name}@{digest}");
             engine.docker(["pull", "--quiet", &name]);
-            crate::support::image_id(&engine, &name)
+            engine.image_id(&name)
         })
         .into();
     remember(&engine, &[(&cached[0], 40), (&cached[1], 30)]);
@@ -257,7 +257,7 @@ fn a_stranger_can_hold_neither_locks_nor_stale_inhibitors() {
     let dangling = dangling::<1>(&engine);
     engine.fill_to(85);
     program(&engine).args(["prune", "--older-than", "0s"]).assert().success();
-    assert!(!has_image(&engine, &dangling[0]), "it took the lock of removals");
+    assert!(!engine.has_image(&dangling[0]), "it took the lock of removals");
     let child = start(&engine, &["--", "sleep", "60"]);
     let folder = engine.folder().join("runtime/inhibitors");
     let mut files = fs::read_dir(&folder).unwrap().map(|it| it.unwrap().path());

@@ -9,8 +9,7 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, build, dangling, has_image, image_id, json_of, ledger, names, program, prune, remember, standard,
-    stdout,
+    RUN, build, dangling, json_of, ledger, names, program, prune, remember, standard, stdout,
 };
 
 const APP: &str = "127.0.0.1:5000/app:1";
@@ -25,7 +24,7 @@ fn scene() -> (Engine, Proxy, Vec<(String, String)>) {
             let digest = engine.publish(&Image::new(name, "1"));
             let name = format!("127.0.0.1:5000/{name}@{digest}");
             engine.docker(["pull", "--quiet", &name]);
-            let id = crate::support::image_id(&engine, &name);
+            let id = engine.image_id(&name);
             (name, id)
         })
         .into();
@@ -65,7 +64,7 @@ fn a_foreign_container_makes_it_ask_again_and_go_on() {
     let assert = meanwhile(&engine, &proxy, docker(&engine, &["run", "--detach", "--name", "cron", APP]));
     let report = json_of(&assert.success());
     assert_eq!(report["outcome"], "pruned", "{report}");
-    assert!(cached.iter().all(|(_, id)| !has_image(&engine, id)), "{report}");
+    assert!(cached.iter().all(|(_, id)| !engine.has_image(id)), "{report}");
     // Asked for the plan, for the kind, and because of the container; and after the moment.
     let asked = proxy.requests().iter().filter(|it| it.starts_with("GET /services")).count();
     assert!(asked >= 4, "{asked}");
@@ -78,7 +77,7 @@ fn a_container_of_an_image_that_is_to_go_keeps_it() {
     let (second, id) = cached[1].clone();
     let act = docker(&engine, &["run", "--detach", "--name", "late", &second]);
     let report = json_of(&meanwhile(&engine, &proxy, act).success());
-    assert!(has_image(&engine, &id), "{report}");
+    assert!(engine.has_image(&id), "{report}");
     assert_eq!(names(&report["removed"]), ["one", "three"], "{report}");
     assert!(
         report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("a container uses it"),
@@ -104,7 +103,7 @@ fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
         let report = json_of(&meanwhile(&engine, &proxy, docker(&engine, act)).success());
         assert_eq!(report["outcome"], "stopped", "{why}: {report}");
         assert!(report["stopped"]["message"].as_str().unwrap().contains(why), "{report}");
-        assert!(cached.iter().all(|(_, id)| has_image(&engine, id)), "{why}: {report}");
+        assert!(cached.iter().all(|(_, id)| engine.has_image(id)), "{why}: {report}");
         // A deploy of the image that had just lost its name downloads nothing.
         let before = engine.blobs_sent();
         engine.docker(["pull", "--quiet", &cached[0].0]);
@@ -121,7 +120,7 @@ fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
             !engine.docker(["image", "ls", "--format", "{{.Repository}}"]).contains("ci-docker-prune"),
             "{why}"
         );
-        assert!(cached.iter().all(|(_, id)| has_image(&engine, id)), "{why}");
+        assert!(cached.iter().all(|(_, id)| engine.has_image(id)), "{why}");
     }
 }
 
@@ -147,7 +146,7 @@ fn a_dangling_image_that_gets_a_name_at_the_last_moment_stays() {
     engine.fill_to(85);
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     let report = after_the_plan(&engine, &proxy, docker(&engine, &["tag", &dangling, "wanted:1"]));
-    assert!(has_image(&engine, "wanted:1"), "{report}");
+    assert!(engine.has_image("wanted:1"), "{report}");
     assert!(report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("another name"), "{report}");
 }
 
@@ -176,7 +175,7 @@ fn prune_dangling_images(engine: &Engine, proxy: &Proxy) -> Value {
 }
 
 fn left(engine: &Engine, dangling: &[String]) -> usize {
-    dangling.iter().filter(|id| has_image(engine, id)).count()
+    dangling.iter().filter(|id| engine.has_image(id)).count()
 }
 
 #[test]
@@ -262,7 +261,7 @@ fn dangling_images_with_a_parent_in_common_all_go_and_none_fails() {
 fn a_tag_of_our_own_that_does_not_come_off_ends_the_run() {
     let (engine, proxy, dangling) = eight_dangling_images();
     engine.docker(["pull", "--quiet", "127.0.0.1:5000/app:1"]);
-    let id = image_id(&engine, "127.0.0.1:5000/app:1");
+    let id = engine.image_id("127.0.0.1:5000/app:1");
     let own = format!("ci-docker-prune.invalid/evicting:{}", id.trim_start_matches("sha256:"));
     engine.docker(["tag", &id, &own]);
     proxy
@@ -308,11 +307,11 @@ fn signals_end_it_after_the_removal_in_flight_with_a_report() {
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0), "{report}");
         assert_eq!(report["stopped"]["code"], "signal");
-        assert!(cached.iter().all(|(_, id)| has_image(&engine, id)));
+        assert!(cached.iter().all(|(_, id)| engine.has_image(id)));
         assert_eq!(ledger(&engine)["schema"], 1);
         // The lock is free, and the next run finishes what was begun.
         assert_eq!(prune(&engine, "")["outcome"], "pruned");
-        assert!(cached.iter().all(|(_, id)| !has_image(&engine, id)));
+        assert!(cached.iter().all(|(_, id)| !engine.has_image(id)));
     }
 }
 

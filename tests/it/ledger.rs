@@ -8,7 +8,7 @@ use lab::{Engine, Image};
 use predicates::str::contains;
 use serde_json::Value;
 
-use crate::support::{cached, image_id, ledger, ledger_path, program, prune, reachable};
+use crate::support::{cached, ledger, ledger_path, program, prune, reachable};
 
 fn app(engine: &Engine) -> &'static str {
     engine.publish(&Image::new("app", "1"));
@@ -26,7 +26,7 @@ fn images_in_use_are_noted_and_by_events_those_that_just_were() {
         .assert()
         .success()
         .stdout(contains("0 images in use now; the ledger knows 1"));
-    let id = image_id(&engine, image);
+    let id = engine.image_id(image);
     let last_used = || -> jiff::Timestamp {
         ledger(&engine)["images"][&id]["last_used"].as_str().unwrap().parse().unwrap()
     };
@@ -47,7 +47,7 @@ fn a_blocked_prune_notes_every_image_and_drops_those_that_are_gone() {
     let engine = Engine::start();
     let image = app(&engine);
     engine.docker(["pull", "--quiet", image]);
-    let id = image_id(&engine, image);
+    let id = engine.image_id(image);
     assert_eq!(prune(&engine, "")["outcome"], "blocked");
     assert!(ledger(&engine)["images"][&id]["first_seen"].is_string());
     engine.docker(["image", "rm", image]);
@@ -76,7 +76,7 @@ fn an_unreadable_ledger_is_set_aside_and_protects_every_cached_image() {
         .stderr(contains("cannot read the ledger").and(contains("ledger.json")));
     assert_eq!(fs::read_to_string(ledger_path(&engine)).unwrap(), "{half a ledg", "a dry run leaves it");
     program(&engine).arg("prune").assert().success().stderr(contains("moved to"));
-    image_id(&engine, &name);
+    engine.image_id(&name);
     let aside = fs::read_dir(engine.folder().join("state")).unwrap().flatten();
     let aside: Vec<_> = aside.filter(|it| it.file_name().to_string_lossy().contains("unreadable")).collect();
     assert_eq!(fs::read_to_string(aside[0].path()).unwrap(), "{half a ledg");
@@ -117,7 +117,7 @@ fn a_user_who_may_not_write_it_still_gets_an_answer() {
 fn times_of_the_future_count_as_now() {
     let engine = Engine::start();
     let name = cached(&engine, &Image::new("app", "1"));
-    let id = image_id(&engine, &name);
+    let id = engine.image_id(&name);
     fs::create_dir_all(engine.folder().join("state")).unwrap();
     let future = "2999-01-01T00:00:00Z";
     let text = format!(

@@ -8,7 +8,7 @@ use lab::{Engine, Image};
 use predicates::prelude::*;
 use predicates::str::contains;
 
-use crate::support::{RUN, cached, image_id, program, remember};
+use crate::support::{RUN, cached, program, remember};
 
 /// What promtool says; `tests/run` unpacks it there.
 fn promtool(arguments: &[&str], input: &Path) -> (bool, String) {
@@ -34,7 +34,7 @@ fn value(text: &str, sample: &str) -> f64 {
 fn metrics_tell_how_a_run_ended_and_promtool_likes_them() {
     let engine = Engine::start();
     let name = cached(&engine, &Image::new("app", "1").size_mib(64));
-    remember(&engine, &[(&image_id(&engine, &name), 30)]);
+    remember(&engine, &[(&engine.image_id(&name), 30)]);
     let path: PathBuf = engine.folder().join("prune.prom");
     let run = |arguments: &[&str], code: i32| -> String {
         let assert = program(&engine).arg("prune").arg("--metrics-file").arg(&path).args(arguments).assert();

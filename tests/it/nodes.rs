@@ -10,7 +10,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 
-use crate::support::{has_image, image_id, json_of, names, program, remember};
+use crate::support::{json_of, names, program, remember};
 
 fn swarm(workers: usize) -> Engine {
     Engine::start_with(Options { workers, tls: true, ..Options::default() })
@@ -90,7 +90,7 @@ fn a_worker_prunes_its_own_disk_and_keeps_what_the_manager_may_start_here() {
     remember(&engine, &list.lines().map(|id| (id, 30)).collect::<Vec<_>>());
     fill_to(&engine.folder().join("worker1"), 90);
     let manager_before = engine.docker(["images", "--quiet", "--no-trunc"]);
-    let there = image_id(&engine, &format!("{}@{idle}", name("idle")));
+    let there = engine.image_id(&format!("{}@{idle}", name("idle")));
 
     let assert = on_worker(&engine, 1)
         .args(["prune", "-o", "json", "--swarm-host", &engine.url(), "--disk-critical", "100"])
@@ -111,7 +111,7 @@ fn a_worker_prunes_its_own_disk_and_keeps_what_the_manager_may_start_here() {
     assert_eq!(report["disk"]["before"]["path"], engine.folder().join("worker1").to_str().unwrap());
     let left = worker_docker(&engine, 1, &["images", "--digests", "--format", "{{.Repository}}"]);
     assert!(left.contains("/needed") && left.contains("/busy") && !left.contains("/idle"), "{left}");
-    assert!(has_image(&engine, &there), "the manager's own image is not touched");
+    assert!(engine.has_image(&there), "the manager's own image is not touched");
     assert_eq!(engine.docker(["images", "--quiet", "--no-trunc"]), manager_before);
 }
 

@@ -10,8 +10,7 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, cached, compose, create, dangling, has_image, image_id, json_of, names, program, prune, remember,
-    standard, stdout,
+    RUN, cached, compose, create, dangling, json_of, names, program, prune, remember, standard, stdout,
 };
 
 const STACK: &str = "shop";
@@ -60,7 +59,7 @@ fn cached_images_go_least_recently_used_first_until_the_target() {
     let big = |n: &str| Image::new(n, "1").size_mib(size);
     let names_by_digest: Vec<String> =
         ["old", "older", "oldest", "recent"].map(|n| cached(&engine, &big(n))).into();
-    let ids: Vec<String> = names_by_digest.iter().map(|name| image_id(&engine, name)).collect();
+    let ids: Vec<String> = names_by_digest.iter().map(|name| engine.image_id(name)).collect();
     remember(&engine, &[(&ids[0], 10), (&ids[1], 20), (&ids[2], 30), (&ids[3], 2)]);
     engine.fill_to(85);
 
@@ -77,8 +76,8 @@ fn cached_images_go_least_recently_used_first_until_the_target() {
     assert!(report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("(< 75%)"));
     let reclaimed = report["reclaimed_bytes"].as_u64().unwrap();
     assert!((230 << 20..270 << 20).contains(&reclaimed), "{reclaimed} is not two images");
-    assert!(!has_image(&engine, &names_by_digest[2]) && !has_image(&engine, &names_by_digest[1]));
-    assert!(has_image(&engine, &names_by_digest[0]) && has_image(&engine, &names_by_digest[3]));
+    assert!(!engine.has_image(&names_by_digest[2]) && !engine.has_image(&names_by_digest[1]));
+    assert!(engine.has_image(&names_by_digest[0]) && engine.has_image(&names_by_digest[3]));
 }
 
 #[test]
@@ -110,16 +109,16 @@ fn what_someone_needs_stays_under_full_pressure() {
     let (spec, previous) = (by_digest("2"), by_digest("1"));
     engine.docker(["pull", "--quiet", &spec]);
     let ids: Vec<String> =
-        [&spec, &previous, &kept, &idle, &name("3")].map(|name| image_id(&engine, name)).into();
+        [&spec, &previous, &kept, &idle, &name("3")].map(|name| engine.image_id(name)).into();
     remember(&engine, &ids.iter().map(|id| (id.as_str(), 90)).collect::<Vec<_>>());
     engine.fill_to(95);
 
     let report = prune(&engine, "--disk-critical 100 --cache-age 1d");
     assert_eq!(names(&report["removed"]), ["idle"]);
     for name in [&spec, &previous, &kept, &young, &name("3")] {
-        assert!(has_image(&engine, name), "{name}");
+        assert!(engine.has_image(name), "{name}");
     }
-    assert!(!has_image(&engine, &idle));
+    assert!(!engine.has_image(&idle));
     let reasons = report["plan"]["keep"].to_string();
     for reason in
         ["service app names it", "service app may roll back to it", "keep label", "tagged", "in use"]
@@ -185,12 +184,12 @@ fn dangling_images_go_when_their_age_is_known_and_long_enough() {
     // A tag that moves leaves its old image without any name.
     engine.load(&Image::new("built", "1").seed("a"), Some("built:1"));
     engine.load(&Image::new("odd", "1").seed("b").created(Some("1970-01-01T00:00:01Z")), Some("odd:1"));
-    let mut built = image_id(&engine, "built:1");
-    let mut odd = image_id(&engine, "odd:1");
+    let mut built = engine.image_id("built:1");
+    let mut odd = engine.image_id("odd:1");
     prune(&engine, "");
     engine.load(&Image::new("built", "1").seed("c"), Some("built:1"));
     engine.load(&Image::new("odd", "1").seed("d"), Some("odd:1"));
-    if !has_image(&engine, &built) {
+    if !engine.has_image(&built) {
         // 26.1 with the containerd store drops such an image by itself: there only builds leave dangling images.
         assert!(engine.kind.containerd_store());
         [built] = dangling(&engine);
@@ -202,9 +201,9 @@ fn dangling_images_go_when_their_age_is_known_and_long_enough() {
     assert_eq!(report["outcome"], "nothing", "both lost their names just now: {report}");
     engine.eventually("both are a second old", || {
         prune(&engine, "--older-than 1s");
-        !has_image(&engine, &built) && !has_image(&engine, &odd)
+        !engine.has_image(&built) && !engine.has_image(&odd)
     });
-    assert!(has_image(&engine, "built:1") && has_image(&engine, "odd:1"));
+    assert!(engine.has_image("built:1") && engine.has_image("odd:1"));
 }
 
 #[test]
@@ -248,7 +247,7 @@ fn stale_build_cache_goes_and_what_images_share_stays() {
 fn a_dry_run_sends_nothing_but_reads_and_shows_the_plan_also_when_a_gate_is_closed() {
     let engine = Engine::start();
     let name = cached(&engine, &Image::new("app", "1").size_mib(8));
-    remember(&engine, &[(&image_id(&engine, &name), 30)]);
+    remember(&engine, &[(&engine.image_id(&name), 30)]);
     engine.publish(&Image::new("app", "1"));
     engine.docker(["run", "--detach", "--name", RUN, "127.0.0.1:5000/app:1"]);
     engine.fill_to(85);
@@ -271,7 +270,7 @@ fn a_dry_run_sends_nothing_but_reads_and_shows_the_plan_also_when_a_gate_is_clos
 fn only_the_documented_removals_are_on_the_wire() {
     let engine = Engine::start();
     let name = cached(&engine, &Image::new("app", "1").size_mib(8));
-    remember(&engine, &[(&image_id(&engine, &name), 30)]);
+    remember(&engine, &[(&engine.image_id(&name), 30)]);
     engine.publish(&Image::new("other", "1"));
     engine.docker(["run", "--name", "ended", "127.0.0.1:5000/other:1", "true"]);
     engine.load(&Image::new("built", "1").seed("a"), Some("built:1"));
@@ -281,7 +280,7 @@ fn only_the_documented_removals_are_on_the_wire() {
     engine.eventually("everything is a second old", || {
         prune(&engine, &format!("--older-than 1s --host {}", proxy.url()));
         let ended = engine.docker(["ps", "--all", "--quiet", "--filter", "name=ended"]);
-        !has_image(&engine, &name) && ended.is_empty()
+        !engine.has_image(&name) && ended.is_empty()
     });
     for expected in ["DELETE /containers/", "POST /images/sha256", "DELETE /images/ci-docker-prune.invalid"] {
         assert!(proxy.writes().iter().any(|it| it.starts_with(expected)), "{expected}: {:?}", proxy.writes());
@@ -367,7 +366,7 @@ fn a_disk_that_stays_critical_exits_10() {
 fn a_prune_works_on_a_disk_that_is_100_percent_full() {
     let engine = Engine::start();
     let name = cached(&engine, &Image::new("app", "1").size_mib(64));
-    remember(&engine, &[(&image_id(&engine, &name), 30)]);
+    remember(&engine, &[(&engine.image_id(&name), 30)]);
     engine.fill_to(100);
     let report =
         json_of(&program(&engine).args(["prune", "-o", "json", "--disk-critical", "80"]).assert().code(10));

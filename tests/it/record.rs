@@ -8,8 +8,7 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, cached, change_ledger, has_image, image_id, json_of, ledger, ledger_path, names, program, prune,
-    remember, stdout,
+    RUN, cached, change_ledger, json_of, ledger, ledger_path, names, program, prune, remember, stdout,
 };
 
 const SILENT: &str = "";
@@ -26,7 +25,7 @@ fn is_silent(engine: &Engine, words: &str) {
 /// A cached image that was last used a month ago.
 fn idle(engine: &Engine) -> String {
     let name = cached(engine, &Image::new("idle", "1").size_mib(64));
-    remember(engine, &[(&image_id(engine, &name), 30)]);
+    remember(engine, &[(&engine.image_id(&name), 30)]);
     name
 }
 
@@ -37,7 +36,7 @@ fn a_disk_that_passes_the_percentage_is_pruned_at_once() {
     engine.fill_to(85);
     // Under pressure, but that can wait until the daily prune.
     is_silent(&engine, "");
-    assert!(has_image(&engine, &name));
+    assert!(engine.has_image(&name));
     engine.fill_to(91);
     let metrics = engine.folder().join("x.prom");
     let words = format!("-o json --metrics-file {}", metrics.display());
@@ -71,10 +70,10 @@ fn a_prune_that_a_gate_blocked_is_made_up_for_when_the_gate_opens() {
     });
     record(&engine, "").success().stdout(contains("blocked by runs"));
     is_silent(&engine, "");
-    assert!(has_image(&engine, &name));
+    assert!(engine.has_image(&name));
     engine.docker(["rm", "--force", RUN]);
     record(&engine, "").success().stdout(contains("Removed:").and(contains("127.0.0.1:5000/idle")));
-    assert!(!has_image(&engine, &name));
+    assert!(!engine.has_image(&name));
     // It is owed no longer, although the disk is still under pressure.
     assert!(engine.df_percent() >= 80);
     assert_eq!(ledger(&engine)["pressure"]["owed_since"], Value::Null);
@@ -191,5 +190,5 @@ fn a_ledger_that_cannot_be_written_does_not_keep_a_full_disk_from_being_pruned()
     bind(&["--options", "remount,bind,ro"]);
     let assert = record(&engine, "").success().stderr(contains("cannot write the ledger"));
     assert!(stdout(&assert).contains("Removed:"), "{}", stdout(&assert));
-    assert!(!has_image(&engine, &name));
+    assert!(!engine.has_image(&name));
 }

@@ -169,17 +169,6 @@ pub fn change_ledger(engine: &Engine, change: impl FnOnce(&mut Value)) {
     fs::write(ledger_path(engine), value.to_string()).expect("write the ledger");
 }
 
-/// The ID of an image by any of its names.
-#[track_caller]
-pub fn image_id(engine: &Engine, name: &str) -> String {
-    engine.docker(["image", "inspect", "--format", "{{.Id}}", name])
-}
-
-/// Is there an image by this name?
-pub fn has_image(engine: &Engine, name: &str) -> bool {
-    engine.docker_output(&["image", "inspect", name], None).status.success()
-}
-
 /// A Compose file with one service for each image.
 pub fn compose(images: &[&str]) -> String {
     let services: String =
@@ -202,8 +191,6 @@ pub fn cached(engine: &Engine, image: &Image) -> String {
     let name = format!("127.0.0.1:5000/{}", image.repository);
     create(engine, "warm", &format!("{name}:{}", image.tag));
     engine.docker(["service", "rm", "warm"]);
-    engine.eventually("the service's container is gone", || {
-        engine.docker(["ps", "--all", "--quiet", "--filter", "name=warm"]).is_empty()
-    });
+    engine.no_container_named("warm");
     format!("{name}@{digest}")
 }

@@ -14,7 +14,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::{Value, json};
 
-use crate::support::{bare, image_id, json_of, program, remember, standard};
+use crate::support::{bare, json_of, program, remember, standard};
 
 /// `alice:s3cret`, and her bcrypt hash for a registry's htpasswd file.
 const BASIC: &str = "YWxpY2U6czNjcmV0";
@@ -340,10 +340,10 @@ fn a_policy_that_would_evict_it_fails_the_proof() {
     engine.docker(["pull", "--quiet", "127.0.0.1:5000/app:1"]);
     let digest =
         engine.docker(["image", "inspect", "--format", "{{index .RepoDigests 0}}", "127.0.0.1:5000/app:1"]);
-    let id = image_id(&engine, &digest);
+    let id = engine.image_id(&digest);
     engine.docker(["pull", "--quiet", &digest]);
     engine.docker(["image", "rm", "127.0.0.1:5000/app:1"]);
-    if !crate::support::has_image(&engine, &digest) {
+    if !engine.has_image(&digest) {
         engine.docker(["pull", "--quiet", &digest]);
     }
     remember(&engine, &[(&id, 30)]);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ci_docker_prune::commands::{prune, record};
 use ci_docker_prune::ledger::Ledger;
 use ci_docker_prune::report::progress;
-use ci_docker_prune::settings::{self, Command, Prune, Settings};
+use ci_docker_prune::settings::{self, Command, PruneSettings, Settings};
 use tokio::time::{Instant, sleep_until};
 
 use crate::engine::{State, Store, Stored};
@@ -272,7 +272,7 @@ impl Host<'_> {
 }
 
 // What the timers call.
-static PRUNE: LazyLock<Prune> = LazyLock::new(|| run::settings(""));
+static PRUNE: LazyLock<PruneSettings> = LazyLock::new(|| run::settings(""));
 static RECORD: LazyLock<Settings> = LazyLock::new(|| {
     let words = ["ci-docker-prune", "--config=/dev/null", "record", "--prune-at", "90"].map(Into::into);
     settings::read(words).expect("settings")

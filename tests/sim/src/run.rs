@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 
 use ci_docker_prune::commands::prune;
 use ci_docker_prune::ledger::{Entry, Ledger};
+use ci_docker_prune::prune::outcome::{PruneOutcome, PruneResult};
 use ci_docker_prune::report::progress;
-use ci_docker_prune::report::{PruneOutcome, PruneReport};
-use ci_docker_prune::settings::{self, Command, Prune};
+use ci_docker_prune::settings::{self, Command, PruneSettings};
 
 use crate::engine::{Container, ContainerState, Image, State, Store, Violation};
 use crate::world::{Breakage, Fault, Simulated, epoch};
@@ -68,7 +68,7 @@ const DAY: i64 = 86_400_000;
 ///
 /// # Panics
 /// When they are wrong.
-pub fn settings(words: &str) -> Prune {
+pub fn settings(words: &str) -> PruneSettings {
     let words = ["ci-docker-prune", "--config=/dev/null", "prune"]
         .into_iter()
         .chain(words.split_whitespace())
@@ -131,9 +131,9 @@ pub fn play(case: &Case) -> Verdict {
 }
 
 // Read once: that costs more than a simulated run.
-static PRUNE: LazyLock<Prune> = LazyLock::new(|| settings("--disk-target 66 --disk-critical 100"));
+static PRUNE: LazyLock<PruneSettings> = LazyLock::new(|| settings("--disk-target 66 --disk-critical 100"));
 /// Whatever its age: an engine that falsely said that an image is gone made the ledger forget it.
-static NEXT_PRUNE: LazyLock<Prune> = LazyLock::new(|| {
+static NEXT_PRUNE: LazyLock<PruneSettings> = LazyLock::new(|| {
     settings("--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100")
 });
 
@@ -199,7 +199,7 @@ async fn peace(world: &Simulated) {
 }
 
 /// Is each planned object in the report once?
-fn told_once(report: &PruneReport, violations: &mut BTreeSet<Violation>) {
+fn told_once(report: &PruneResult, violations: &mut BTreeSet<Violation>) {
     let (Some(plan), PruneOutcome::CarriedOut(outcome)) = (&report.plan, &report.ending) else { return };
     let removed = outcome.removed.iter();
     let others = outcome.skipped.iter().map(|(it, _)| it).chain(outcome.failed.iter().map(|(it, _)| it));
@@ -212,7 +212,7 @@ fn told_once(report: &PruneReport, violations: &mut BTreeSet<Violation>) {
     }
 }
 
-fn ending(report: &PruneReport) -> String {
+fn ending(report: &PruneResult) -> String {
     match &report.ending {
         PruneOutcome::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped".into(),
         PruneOutcome::CarriedOut(outcome) if outcome.has_failed() => "failed".into(),

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ci_docker_prune::commands::prune;
-use ci_docker_prune::engine::read::Containers;
+use ci_docker_prune::engine::containers::ContainerScope;
 use ci_docker_prune::engine::remove::eviction_tag;
 use ci_docker_prune::engine::watch::StopEvent;
 use ci_docker_prune::facts::{Container, Image};
-use ci_docker_prune::report::{PruneOutcome, PruneReport, progress};
+use ci_docker_prune::prune::outcome::{PruneOutcome, PruneResult};
+use ci_docker_prune::report::progress;
 use ci_docker_prune::world::{EngineApi, EngineEvents, EngineOrders, World};
 use regex::Regex;
 
@@ -224,7 +225,7 @@ async fn order<S: Stage>(stage: &S, engine: &<S::World as World>::Engine, act: A
         Act::TagOurs(image) => orders.tag_image(&stage.id(image)).await,
         Act::RestoreTag(image, name_tag) => orders.restore_tag(&stage.id(image), &in_full(name_tag)).await,
         Act::RemoveContainer(name) => {
-            let all = engine.containers(Containers::All).await.expect("containers");
+            let all = engine.containers(ContainerScope::All).await.expect("containers");
             let id = all.into_iter().find(|it| it.names.iter().any(|it| it == name));
             orders.remove_container(&id.map_or_else(|| "none".to_owned(), |it| it.id)).await
         }
@@ -247,7 +248,7 @@ async fn order<S: Stage>(stage: &S, engine: &<S::World as World>::Engine, act: A
 }
 
 /// What a prune says that it did.
-fn pruned<S: Stage>(stage: &S, report: &PruneReport) -> String {
+fn pruned<S: Stage>(stage: &S, report: &PruneResult) -> String {
     match &report.ending {
         PruneOutcome::CarriedOut(outcome) => {
             let names = |id: &str, names: &[String]| {
@@ -311,7 +312,7 @@ async fn look<S: Stage>(scenario: &Scenario, stage: &S, engine: &<S::World as Wo
         ));
     }
     for Container { names, image_id, state, .. } in
-        engine.containers(Containers::All).await.expect("containers")
+        engine.containers(ContainerScope::All).await.expect("containers")
     {
         let name = names.first().and_then(|it| it.split('.').next()).unwrap_or_default();
         lines.push(format!("container {name}: {} {}", known(&image_id), state.name()));

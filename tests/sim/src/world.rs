@@ -9,16 +9,17 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Result;
 use ci_docker_prune::engine::EngineError;
-use ci_docker_prune::engine::read::{Containers, Use};
+use ci_docker_prune::engine::containers::ContainerScope;
+use ci_docker_prune::engine::events::ImageEvent;
 use ci_docker_prune::engine::remove::{Done, eviction_tag};
 use ci_docker_prune::engine::watch::{Meaning, StopEvent, classify};
 use ci_docker_prune::facts::{
     Answer, CacheRecord, Container, ContainerState, DiskUsage, Files, Filesystem, Image, Info, Inhibitor,
-    Labels, Mode, References, Restart, Service, Status, Swarm, SwarmState, Task, TaskState, Unavailable,
+    Labels, Mode, References, Restart, Service, Swarm, SwarmState, Task, TaskCounts, TaskState, Unavailable,
     Update,
 };
+use ci_docker_prune::host::error::Result;
 use ci_docker_prune::host::lock::Acquisition;
 use ci_docker_prune::ledger::{Ledger, Reading};
 use ci_docker_prune::units::Time;
@@ -55,7 +56,7 @@ pub enum Fault {
     Status(u16),
     Hang,
     /// An answer that makes no sense; an order was carried out all the same.
-    Nonsense,
+    MalformedResponse,
     LostBefore,
     /// What was asked is done, and the answer is lost.
     LostAfter,
@@ -171,7 +172,7 @@ impl Shared {
         self.pass().await;
         self.fault(name, fault).await?;
         if self.millis() < self.state.borrow().down_until {
-            return Err(EngineError::of_lost(name));
+            return Err(EngineError::simulated_loss(name));
         }
         Ok(())
     }
@@ -179,13 +180,13 @@ impl Shared {
     async fn fault(&self, name: &str, fault: Option<Fault>) -> Result<(), EngineError> {
         match fault {
             None => Ok(()),
-            Some(Fault::Status(status)) => Err(EngineError::of_status(name, status, "simulated")),
-            Some(Fault::Nonsense) => Err(EngineError::of_nonsense(name)),
-            Some(Fault::LostBefore | Fault::LostAfter) => Err(EngineError::of_lost(name)),
+            Some(Fault::Status(status)) => Err(EngineError::simulated_status(name, status, "simulated")),
+            Some(Fault::MalformedResponse) => Err(EngineError::simulated_malformed_response(name)),
+            Some(Fault::LostBefore | Fault::LostAfter) => Err(EngineError::simulated_loss(name)),
             Some(Fault::Hang) => {
                 tokio::time::sleep(self.timeout).await;
                 self.state.borrow_mut().advance(self.millis());
-                Err(EngineError::of_timeout(name, self.timeout))
+                Err(EngineError::simulated_timeout(name, self.timeout))
             }
         }
     }
@@ -226,13 +227,13 @@ impl Shared {
         self.step(name).await;
         self.order_begins();
         let fault = self.faults.borrow_mut().remove(&(self.steps.get() - 1));
-        if let Some(fault) = fault.filter(|it| !matches!(it, Fault::LostAfter | Fault::Nonsense)) {
+        if let Some(fault) = fault.filter(|it| !matches!(it, Fault::LostAfter | Fault::MalformedResponse)) {
             self.pass().await;
             return self.failed(name, Some(fault)).await;
         }
         self.pass().await;
         if self.millis() < self.state.borrow().down_until {
-            return Err(EngineError::of_lost(name));
+            return Err(EngineError::simulated_loss(name));
         }
         let order = change(self);
         let done = match order {
@@ -244,7 +245,7 @@ impl Shared {
                 state.delete(&decided);
                 match decided {
                     Delete::NotFound => Ok(Done::Gone),
-                    Delete::Conflict(why) => Err(EngineError::of_status(name, 409, &why)),
+                    Delete::Conflict(why) => Err(EngineError::simulated_status(name, 409, &why)),
                     Delete::Untag(..) => Ok(Done::Untagged),
                     Delete::Whole(_) => Ok(Done::Whole),
                 }
@@ -530,7 +531,7 @@ impl EngineApi for Simulated {
                 image: it.image.clone(),
                 previous_image: None,
                 mode: Mode::Replicated { replicas: 1 },
-                status: Some(Status {
+                status: Some(TaskCounts {
                     running: state.tasks.iter().filter(running).count() as u64,
                     desired: 1,
                     completed: 0,
@@ -571,7 +572,7 @@ impl EngineApi for Simulated {
         Ok(HashSet::new())
     }
 
-    async fn containers(&self, which: Containers) -> Result<Vec<Container>, EngineError> {
+    async fn containers(&self, which: ContainerScope) -> Result<Vec<Container>, EngineError> {
         self.0.ask("GET /containers/json").await?;
         let state = self.0.state.borrow();
         if self.0.millis() < state.settling_until {
@@ -595,7 +596,7 @@ impl EngineApi for Simulated {
             }
         };
         let listed = state.containers.iter().map(container);
-        Ok(listed.filter(|it| which == Containers::All || it.state.is_live()).collect())
+        Ok(listed.filter(|it| which == ContainerScope::All || it.state.is_live()).collect())
     }
 
     async fn images(&self) -> Result<Vec<Image>, EngineError> {
@@ -630,13 +631,13 @@ impl EngineApi for Simulated {
         Ok(vec![CacheRecord { size: 1, in_use: false, shared: false, internal: false, last_used }])
     }
 
-    async fn uses(&self, since: Time, until: Time) -> Result<Vec<Use>, EngineError> {
+    async fn uses(&self, since: Time, until: Time) -> Result<Vec<ImageEvent>, EngineError> {
         self.0.ask("GET /events (past)").await?;
         let state = self.0.state.borrow();
         let past = state.events.iter().rev().take(256).filter(|seen| seen.event.kind == "container");
         let used = past.filter_map(|seen| {
             let image = seen.event.actor.attributes.as_ref()?.get("image")?.clone();
-            Some(Use { image, at: at(i64::try_from(seen.at).ok()?)? })
+            Some(ImageEvent { image, at: at(i64::try_from(seen.at).ok()?)? })
         });
         let used = used.filter(|it| (since..=until).contains(&it.at));
         Ok(used.collect())
@@ -681,7 +682,7 @@ impl EngineOrders for Simulated {
                 Order::Done(match state.containers.get(id).map(|it| it.state.clone()) {
                     None => Ok(Done::Gone),
                     Some(engine::ContainerState::Running) => {
-                        Err(EngineError::of_status("DELETE /containers/ID", 409, "it is running"))
+                        Err(EngineError::simulated_status("DELETE /containers/ID", 409, "it is running"))
                     }
                     Some(_) => {
                         state.containers.remove(id);

@@ -89,32 +89,33 @@ fn one(
             "docker service create --quiet --detach --restart-delay 200ms --name {name} 127.0.0.1:5000/{image}:1\n"
         );
     }
-    script += "for i in $(seq 600); do\n";
-    script += "  [ $(docker service ls --format '{{.Replicas}}' | grep -c 1/1) = 2 ] && exit\n  sleep 0.1\ndone\nexit 1\n";
+    script += "for i in $(seq 300); do\n";
+    script += "  [ $(docker service ls --format '{{.Replicas}}' | grep -c 1/1) = 2 ] && exit\n  sleep 0.2\ndone\nexit 1\n";
     let output = deploy(&script).output().expect("deploy");
     assert!(
         output.status.success(),
         "deploy {n} did not come up: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    for name in &names {
-        let format = "{{.CurrentState}} {{.Error}}";
-        for task in engine.docker(["service", "ps", "--no-trunc", "--format", format, name]).lines() {
-            tally.tasks += 1;
-            if task.starts_with("Rejected") || task.starts_with("Failed") {
-                tally.rejected.push(task.to_owned());
-            }
+    let services = |path: &str, key: &str| {
+        let filter = names.iter().map(|name| format!("%22{name}%22")).collect::<Vec<_>>().join(",");
+        engine.list(&format!("{path}filters=%7B%22{key}%22:[{filter}]%7D"))
+    };
+    for task in services("/tasks?", "service") {
+        tally.tasks += 1;
+        let status = &task["Status"];
+        if status["State"] == "rejected" || status["State"] == "failed" {
+            tally.rejected.push(format!("{} {}", status["State"], status["Err"]));
         }
     }
-    for container in engine.docker(["ps", "--quiet", "--filter", "name=deploy"]).lines() {
-        let image = engine.docker(["container", "inspect", "--format", "{{.Image}}", container]);
-        if !engine.docker_output(&["image", "inspect", &image], None).status.success() {
+    for container in services("/containers/json?", "name") {
+        let id = container["Id"].as_str().expect("an ID");
+        let (_, container) = engine.get(&format!("/containers/{id}/json"));
+        if !engine.has_image(container["Image"].as_str().expect("an image's ID")) {
             tally.ghosts += 1;
         }
     }
     engine.docker(["service", "rm"].into_iter().chain(names.iter().map(String::as_str)));
-    engine.eventually("the services' containers are gone", || {
-        engine.docker(["ps", "--all", "--quiet", "--filter", "name=deploy"]).is_empty()
-    });
+    engine.no_container_named("deploy");
     std::thread::park_timeout(Duration::from_millis([0, 250, 500, 1000][n % 4]));
 }

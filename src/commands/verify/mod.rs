@@ -1,15 +1,17 @@
 //! `verify`: one check after the other, and what they say together.
 
+mod redeploy;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{gates, print, prune, redeploy};
-use crate::checks::login::{Credential, Login, Test};
+use super::print;
+use crate::checks::login::{Credential, CredentialTest, Login};
+use crate::checks::own_units::{OwnUnits, Timer};
 use crate::checks::pruners::{Pruner, Pruners, Systemd, prunes, uncommented};
-use crate::checks::units::{Timer, Units as OwnUnits};
-use crate::checks::{Check, Disk, Engine, Retention, Status};
+use crate::checks::{Check, CheckStatus, DiskCheck, EngineCheck, Retention};
 use crate::cli::{self, Output};
 use crate::exit::Exit;
 use crate::facts::{Answer, Unavailable};
@@ -17,8 +19,10 @@ use crate::gates::{Gate, Verdict};
 use crate::host::systemd::{self, Unit};
 use crate::host::{docker_config, docker_hub, filesystem};
 use crate::observe::{self, Questions, Survey};
-use crate::report::{OngoingPressure, json, text};
-use crate::settings::{self, Verify};
+use crate::prune;
+use crate::prune::outcome::OngoingPressure;
+use crate::report::{json, text};
+use crate::settings::{self, VerifySettings};
 use crate::units::elapsed;
 use crate::world::World;
 use crate::world::real::{Engines, ThisHost};
@@ -30,7 +34,7 @@ const SERVICE: &str = "ci-docker-prune.service";
 ///
 /// # Errors
 /// Stdout cannot be written.
-pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Result<Exit> {
+pub async fn run(engine: settings::EngineSettings, verify: VerifySettings, output: Output) -> Result<Exit> {
     let world = ThisHost::new(&engine, &verify.prune.state_dir, &verify.prune.runs.runtime_dir);
     let engines = world.connect().await;
     let survey = match &engines {
@@ -67,7 +71,7 @@ pub async fn run(engine: settings::Engine, verify: Verify, output: Output) -> Re
         Output::Text => text::checks(&mut out, &checks),
         Output::Json => json::checks(&mut out, &checks),
     })?;
-    let failed = checks.iter().any(|check| check.status() == Status::Failed);
+    let failed = checks.iter().any(|check| check.status() == CheckStatus::Failed);
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }
 
@@ -76,10 +80,14 @@ fn noted(world: &ThisHost<'_>) -> Option<Duration> {
     world.ledger().noted_at.map(|at| elapsed(world.now(), at))
 }
 
-fn answers(settings: &settings::Engine, engines: &Answer<Engines>, survey: &Answer<Survey>) -> Engine {
+fn answers(
+    settings: &settings::EngineSettings,
+    engines: &Answer<Engines>,
+    survey: &Answer<Survey>,
+) -> EngineCheck {
     let info = survey.as_ref().map_err(Clone::clone).and_then(|survey| survey.info.clone());
     match (engines, info) {
-        (Ok(engines), Ok(info)) => Engine::Answers {
+        (Ok(engines), Ok(info)) => EngineCheck::Answers {
             host: settings.host.to_string(),
             version: info.version,
             api: engines.local.api_version(),
@@ -87,8 +95,8 @@ fn answers(settings: &settings::Engine, engines: &Answer<Engines>, survey: &Answ
             swarm: info.swarm.state,
             manager: engines.manager.is_some(),
         },
-        (Err(why), _) => Engine::Unavailable(why.clone()),
-        (_, Err(why)) => Engine::Unavailable(why),
+        (Err(why), _) => EngineCheck::Unavailable(why.clone()),
+        (_, Err(why)) => EngineCheck::Unavailable(why),
     }
 }
 
@@ -96,12 +104,12 @@ fn retention(
     world: &ThisHost<'_>,
     engines: &Answer<Engines>,
     survey: &Answer<Survey>,
-    verify: &Verify,
+    verify: &VerifySettings,
 ) -> Retention {
     let places = match (engines, survey) {
         (Ok(engines), _) if !engines.local.is_local() => return Retention::Elsewhere,
         (Ok(engines), Ok(survey)) => {
-            let everywhere = settings::Disk { paths: vec![], limit: verify.prune.disk.limit };
+            let everywhere = settings::DiskSettings { paths: vec![], limit: verify.prune.disk.limit };
             survey.disk_places(world, engines, &everywhere).map(|places| places.measured)
         }
         (Err(why), _) | (_, Err(why)) => Err(why.clone()),
@@ -127,11 +135,11 @@ fn disk(
     world: &ThisHost<'_>,
     engines: &Answer<Engines>,
     survey: &Answer<Survey>,
-    prune: &settings::Prune,
-) -> Disk {
+    prune: &settings::PruneSettings,
+) -> DiskCheck {
     let gate = match (engines, survey) {
         (Ok(engines), Ok(survey)) => survey.disk(world, engines, &prune.disk),
-        (Err(why), _) | (_, Err(why)) => gates::disk_unanswered(why.clone()),
+        (Err(why), _) | (_, Err(why)) => Gate::disk_unavailable(why.clone()),
     };
     let critical = match &gate {
         Gate::Disk(Verdict::Open(measured)) => {
@@ -141,7 +149,7 @@ fn disk(
     };
     let pressure = OngoingPressure::of(&world.ledger(), world.now())
         .map(|pressure| (pressure.duration, pressure.blocked));
-    Disk { gate, critical, pressure }
+    DiskCheck { gate, critical, pressure }
 }
 
 async fn login(
@@ -154,17 +162,17 @@ async fn login(
     if let (Login::Found { test, .. }, Some(credential), true) = (&mut login, &credential, online) {
         *test = match engines {
             Ok(engines) => engines.local.test_login(credential, registry).await,
-            Err(why) => Test::Unavailable(why.0.clone()),
+            Err(why) => CredentialTest::Unavailable(why.0.clone()),
         };
     }
     (login, credential)
 }
 
 /// What systemd has loaded; none where the host was not booted with it.
-type Units = Result<Option<Vec<Unit>>, String>;
+type SystemdUnits = Result<Option<Vec<Unit>>, String>;
 
 /// What else prunes: units that are live, and crontabs.
-fn pruners(units: &Units) -> Pruners {
+fn pruners(units: &SystemdUnits) -> Pruners {
     let (mut found, mut unread) = (Vec::new(), Vec::new());
     let all = units.as_ref().ok().and_then(Option::as_deref).unwrap_or_default();
     let live = |unit: &Unit| {
@@ -210,7 +218,7 @@ fn looked_through(command: &str, unread: &mut Vec<PathBuf>) -> Option<String> {
     })
 }
 
-fn own_units(units: &Units) -> OwnUnits {
+fn own_units(units: &SystemdUnits) -> OwnUnits {
     let units = match units {
         Ok(Some(units)) => units,
         Ok(None) => return OwnUnits::NoSystemd,

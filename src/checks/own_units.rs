@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::Status;
+use super::CheckStatus;
 
 /// What systemd says.
 #[derive(Debug)]
-pub enum Units {
+pub enum OwnUnits {
     /// This host was not booted with systemd.
     NoSystemd,
     /// It was, and systemctl does not answer.
@@ -35,20 +35,20 @@ pub enum Timer {
     Active(String),
 }
 
-impl Units {
+impl OwnUnits {
     /// Failed where no prune would run, or another program would.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> CheckStatus {
         match self {
-            Self::NoSystemd => Status::Skipped,
-            Self::Unavailable(_) => Status::Failed,
+            Self::NoSystemd => CheckStatus::Skipped,
+            Self::Unavailable(_) => CheckStatus::Failed,
             Self::Seen { timer: Timer::Active(_), runs: Some(runs), own, failed, .. } if runs == own => {
                 if *failed {
-                    Status::Warning
+                    CheckStatus::Warning
                 } else {
-                    Status::Ok
+                    CheckStatus::Ok
                 }
             }
-            Self::Seen { .. } => Status::Failed,
+            Self::Seen { .. } => CheckStatus::Failed,
         }
     }
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{now, prune};
 use crate::checks::login::{self, Credential};
 use crate::checks::{Deployed, Redeploy};
+use crate::commands::now;
 use crate::engine::deploy::Progress;
 use crate::engine::{Engine, deploy};
 use crate::facts::{Inhibitor, SwarmState};
@@ -20,25 +20,26 @@ use crate::gates::disk::Usage;
 use crate::host::child::Signal;
 use crate::host::{docker_config, inhibitors};
 use crate::observe::{AT_A_TIME, PROOF, is_proof};
-use crate::settings::{self, Prune};
+use crate::prune;
+use crate::settings::{self, PruneSettings};
 use crate::world::real::{Engines, ThisHost, watch_signals};
 
 /// How often the engine is asked how a deploy is doing.
-const POLL: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// And how often while it takes down.
-const BETWEEN: Duration = Duration::from_millis(100);
+const TEARDOWN_INTERVAL: Duration = Duration::from_millis(100);
 /// A deploy that takes longer than this never ends.
-const LONGEST: Duration = Duration::from_secs(15 * 60);
+const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// A task that something keeps from starting for this long (no suitable node) will not start.
-const HOPELESS: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the engine is asked to remove the service.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 /// An order that was not answered may still be carried out for this long: the engine gives its Swarm 20 s
 /// (moby: daemon/cluster, `swarmRequestTimeout`).
-const LATE: Duration = Duration::from_secs(30);
+const UNANSWERED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Prove it with this image. The service is gone when this returns, whatever came of it.
-pub async fn prove(settings: &settings::Engine, prune: &Prune, image: &str) -> Redeploy {
+pub async fn prove(settings: &settings::EngineSettings, prune: &PruneSettings, image: &str) -> Redeploy {
     match proof(settings, prune, image).await {
         Ok(Some(proved)) => proved,
         Ok(None) => Redeploy::Interrupted,
@@ -47,11 +48,15 @@ pub async fn prove(settings: &settings::Engine, prune: &Prune, image: &str) -> R
 }
 
 /// `None`: it was interrupted.
-async fn proof(settings: &settings::Engine, prune: &Prune, image: &str) -> Result<Option<Redeploy>> {
+async fn proof(
+    settings: &settings::EngineSettings,
+    prune: &PruneSettings,
+    image: &str,
+) -> Result<Option<Redeploy>> {
     // Whatever ends a program from outside: a closed terminal too must not leave the service.
     let shutdown_requested =
         watch_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT])?;
-    let engines = Engines::connect(settings).await.map_err(|why| anyhow!(why.0))?;
+    let engines = Engines::connect(settings).await?;
     let info = engines.local.info().await?;
     if engines.manager.is_some() || info.swarm.state != SwarmState::Manager {
         bail!("the proof deploys a service on this node, which must be a Swarm manager; run it on one");
@@ -116,12 +121,16 @@ struct Proof<'a> {
 }
 
 impl Proof<'_> {
-    async fn carry_out(&self, settings: &settings::Engine, prune: &Prune) -> Result<Option<Redeploy>> {
+    async fn carry_out(
+        &self,
+        settings: &settings::EngineSettings,
+        prune: &PruneSettings,
+    ) -> Result<Option<Redeploy>> {
         let Some(cold) = self.deploy().await.context("the first deploy")? else { return Ok(None) };
         self.tear_down().await?;
         // As if the disk were full: then whatever may go at all is in the plan.
         let world = ThisHost::new(settings, &prune.state_dir, &prune.runs.runtime_dir);
-        let plan = prune::preview_report(&world, prune, Some(Usage::full()), false)
+        let plan = prune::preview(&world, prune, Some(Usage::full()), false)
             .await
             .context("the plan in between")?
             .plan;
@@ -154,18 +163,18 @@ impl Proof<'_> {
             match self.engine.progress(&self.service).await? {
                 Progress::Started => break,
                 Progress::Failed(why) => bail!("{image}: {why}"),
-                Progress::Coming(Some(why)) if start.elapsed() > HOPELESS => {
+                Progress::Coming(Some(why)) if start.elapsed() > START_TIMEOUT => {
                     bail!("{image}: its task does not start: {why}")
                 }
-                Progress::Coming(_) if start.elapsed() > LONGEST => {
-                    bail!("{image}: its task has not started after {} min", LONGEST.as_secs() / 60)
+                Progress::Coming(_) if start.elapsed() > DEPLOY_TIMEOUT => {
+                    bail!("{image}: its task has not started after {} min", DEPLOY_TIMEOUT.as_secs() / 60)
                 }
                 Progress::Coming(_) => {}
             }
             if self.shutdown_requested.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         let milliseconds = u64::try_from((resolved + start.elapsed()).as_millis()).unwrap_or(u64::MAX);
         let layers = match there {
@@ -197,18 +206,18 @@ impl Proof<'_> {
         loop {
             match self.engine.tear_down(&self.service).await {
                 Ok(true) => self.unanswered.set(false),
-                Ok(false) if self.unanswered.get() && start.elapsed() < LATE => {}
+                Ok(false) if self.unanswered.get() && start.elapsed() < UNANSWERED_TIMEOUT => {}
                 Ok(false) => break,
-                Err(error) if start.elapsed() > PATIENCE => return Err(error.into()),
+                Err(error) if start.elapsed() > TEARDOWN_TIMEOUT => return Err(error.into()),
                 Err(error) => log::warn!("{error}; trying again"),
             }
-            tokio::time::sleep(BETWEEN).await;
+            tokio::time::sleep(TEARDOWN_INTERVAL).await;
         }
         while self.engine.has_container(&self.service).await? {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > TEARDOWN_TIMEOUT {
                 bail!("its container is still there after a minute");
             }
-            tokio::time::sleep(BETWEEN).await;
+            tokio::time::sleep(TEARDOWN_INTERVAL).await;
         }
         Ok(())
     }

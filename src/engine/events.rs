@@ -1,0 +1,46 @@
+//! What the engine remembers of its containers: past events.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::wire::encode;
+use super::{Engine, EngineError};
+use crate::units::Time;
+
+/// A container event: it names the image that is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageEvent {
+    pub image: String,
+    pub at: Time,
+}
+
+impl Engine {
+    /// The images of the container events since then, as far as the engine remembers them: it
+    /// replays at most its last 256 events of any kind (observed on 20.10 to 29).
+    pub async fn uses(&self, since: Time, until: Time) -> Result<Vec<ImageEvent>, EngineError> {
+        #[derive(Deserialize)]
+        struct Event {
+            #[serde(rename = "Actor")]
+            actor: Actor,
+            #[serde(rename = "timeNano")]
+            time_nano: i64,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Actor {
+            attributes: Option<HashMap<String, String>>,
+        }
+        let filters = json!({"type": ["container"]}).to_string();
+        let stamp = |at: Time| format!("{}.{:09}", at.as_second(), at.subsec_nanosecond().max(0));
+        let (since, until) = (stamp(since), stamp(until));
+        let path = format!("/events?since={since}&until={until}&filters={}", encode(&filters));
+        let events: Vec<Event> = self.get_lines(&path).await?;
+        let uses = events.into_iter().filter_map(|event| {
+            let image = event.actor.attributes?.remove("image")?;
+            Some(ImageEvent { image, at: Time::from_nanosecond(event.time_nano.into()).ok()? })
+        });
+        Ok(uses.collect())
+    }
+}

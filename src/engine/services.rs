@@ -1,0 +1,196 @@
+//! Swarm's services, and its nodes.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+
+use super::wire::parse_time;
+use super::{Engine, EngineError};
+use crate::facts::{Labels, Mode, Restart, Service, TaskCounts, Update};
+
+impl Engine {
+    /// `GET /services?status=true`.
+    pub async fn services(&self) -> Result<Vec<Service>, EngineError> {
+        let services: Vec<ServiceAnswer> = self.get("/services?status=true").await?;
+        Ok(services.into_iter().map(Into::into).collect())
+    }
+
+    /// IDs of the Swarm's nodes that run no tasks: down or drained.
+    pub async fn nodes_away(&self) -> Result<HashSet<String>, EngineError> {
+        let nodes: Vec<NodeAnswer> = self.get("/nodes").await?;
+        let away = |node: &NodeAnswer| node.spec.availability == "drain" || node.status.state == "down";
+        Ok(nodes.into_iter().filter(away).map(|node| node.id).collect())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ServiceAnswer {
+    #[serde(rename = "ID")]
+    id: String,
+    created_at: Option<String>,
+    updated_at: Option<String>,
+    spec: SpecAnswer,
+    previous_spec: Option<SpecAnswer>,
+    update_status: Option<UpdateAnswer>,
+    service_status: Option<StatusAnswer>,
+    job_status: Option<JobAnswer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SpecAnswer {
+    #[serde(default)]
+    name: String,
+    labels: Option<Labels>,
+    #[serde(default)]
+    task_template: TemplateAnswer,
+    #[serde(default)]
+    mode: ModeAnswer,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct TemplateAnswer {
+    container_spec: Option<ContainerSpecAnswer>,
+    restart_policy: Option<RestartAnswer>,
+}
+
+impl TemplateAnswer {
+    /// Empty for a service that runs no container (a plugin, an attachment).
+    pub(super) fn image(self) -> String {
+        self.container_spec.map(|spec| spec.image).unwrap_or_default()
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ContainerSpecAnswer {
+    image: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct RestartAnswer {
+    condition: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ModeAnswer {
+    replicated: Option<ReplicatedAnswer>,
+    global: Option<serde::de::IgnoredAny>,
+    replicated_job: Option<ReplicatedJobAnswer>,
+    global_job: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ReplicatedAnswer {
+    replicas: Option<u64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ReplicatedJobAnswer {
+    max_concurrent: Option<u64>,
+    total_completions: Option<u64>,
+}
+
+impl From<ModeAnswer> for Mode {
+    fn from(mode: ModeAnswer) -> Self {
+        match mode {
+            ModeAnswer { global: Some(_), .. } => Self::Global,
+            ModeAnswer { global_job: Some(_), .. } => Self::GlobalJob,
+            // Defaults as in the API's description: 1 at a time, and as many in all as at a time.
+            ModeAnswer { replicated_job: Some(job), .. } => {
+                Self::ReplicatedJob { completions: job.total_completions.or(job.max_concurrent).unwrap_or(1) }
+            }
+            ModeAnswer { replicated, .. } => {
+                Self::Replicated { replicas: replicated.and_then(|replica| replica.replicas).unwrap_or(1) }
+            }
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct UpdateAnswer {
+    state: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct StatusAnswer {
+    running_tasks: u64,
+    desired_tasks: u64,
+    completed_tasks: u64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct JobAnswer {
+    job_iteration: IndexAnswer,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct IndexAnswer {
+    pub(super) index: u64,
+}
+
+impl From<ServiceAnswer> for Service {
+    fn from(service: ServiceAnswer) -> Self {
+        let restart = service.spec.task_template.restart_policy.as_ref();
+        let restart = match restart.map_or("", |policy| policy.condition.as_str()) {
+            "none" => Restart::Never,
+            "on-failure" => Restart::OnFailure,
+            _ => Restart::Always,
+        };
+        Self {
+            id: service.id,
+            created: service.created_at.as_deref().and_then(parse_time),
+            updated: service.updated_at.as_deref().and_then(parse_time),
+            previous_image: service.previous_spec.map(|spec| spec.task_template.image()),
+            status: service.service_status.map(|status| TaskCounts {
+                running: status.running_tasks,
+                desired: status.desired_tasks,
+                completed: status.completed_tasks,
+            }),
+            update: match service.update_status.unwrap_or_default().state.as_str() {
+                "updating" => Update::Updating,
+                "rollback_started" => Update::RollingBack,
+                _ => Update::Settled,
+            },
+            restart,
+            job_iteration: service.job_status.unwrap_or_default().job_iteration.index,
+            name: service.spec.name,
+            labels: service.spec.labels.unwrap_or_default(),
+            mode: service.spec.mode.into(),
+            image: service.spec.task_template.image(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeAnswer {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(default)]
+    spec: NodeSpecAnswer,
+    #[serde(default)]
+    status: NodeStatusAnswer,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct NodeSpecAnswer {
+    availability: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct NodeStatusAnswer {
+    state: String,
+}
