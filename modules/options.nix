@@ -71,9 +71,9 @@ let
           The engine to ask about services: on a Swarm worker, a manager. Null: the engine itself. Where TLS is
           wanted, {option}`services.ci-docker-prune.environmentFile` can set `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`.
         '';
-        timeout = setting duration "30s" "1m" "Longest wait for one answer of the engine.";
+        timeout = setting duration "30s" "1m" "Timeout for one request to the engine.";
         removal-timeout = setting duration "10m" "30m" ''
-          Longest wait for one removal, as long as the engine answers other questions meanwhile.
+          Timeout for one removal, while the engine answers other requests.
         '';
 
         disk-path = setting (types.listOf types.str) [ ] [ "/var/lib/docker" ] ''

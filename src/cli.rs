@@ -202,11 +202,11 @@ pub struct Options {
     /// The engine to ask about services: on a Swarm worker, a manager [default: as --host]
     #[arg(long, global = true, value_name = "URL", help_heading = group::ENGINE)]
     pub swarm_host: Option<String>,
-    /// Longest wait for one answer of the engine
+    /// Timeout for one request to the engine
     #[arg(long, global = true, value_name = "DUR", help_heading = group::ENGINE)]
     #[arg(default_value = "30s", value_parser = parse_duration)]
     pub timeout: Duration,
-    /// Longest wait for one removal, as long as the engine answers other questions meanwhile
+    /// Timeout for one removal, while the engine answers other requests
     #[arg(long, global = true, value_name = "DUR", help_heading = group::ENGINE)]
     #[arg(default_value = REMOVAL_TIMEOUT, value_parser = parse_duration)]
     pub removal_timeout: Duration,

@@ -77,7 +77,7 @@ pub struct Measurements {
     pub used: Option<u64>,
 }
 
-/// Sort out what takes the most room.
+/// Rank what fills the disk, largest first.
 pub fn rank(facts: Measurements) -> DiskConsumers {
     let Measurements { images, usage, files, used } = facts;
     let mut found = DiskConsumers::default();

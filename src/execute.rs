@@ -33,7 +33,7 @@ const BATCH: usize = 32;
 /// and back: 500 then took 1.33 to 1.38 × of the engine's own prune (20.10 and 26.1, 2 cores).
 const IN_FLIGHT: usize = 3;
 
-/// Longest wait for the space of a batch to come back, seconds.
+/// How long the space of a batch may take to come back, seconds.
 const SETTLES_WITHIN: usize = 10;
 
 /// How often the gates are asked anew because of events that came while they were asked.
@@ -41,7 +41,9 @@ const MAX_RECHECKS: usize = 20;
 
 /// Where a run works, and what may stop it.
 pub struct RunContext<'a, W: World> {
+    /// The host.
     pub world: &'a W,
+    /// The engine, connected.
     pub engine: &'a W::Engine,
     /// The events of every engine that is asked, since before the gates were evaluated.
     pub events: &'a <W::Engine as EngineApi>::Events,
@@ -60,8 +62,11 @@ pub struct Recheck {
 /// What was done.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// What is gone.
     pub removed: Vec<PlannedRemoval>,
+    /// What stayed although nothing failed, and why.
     pub skipped: Vec<(PlannedRemoval, Skip)>,
+    /// What could not be removed, and the engine's error.
     pub failed: Vec<(PlannedRemoval, EngineError)>,
     /// Why no further image was evicted: the last ones freed nothing.
     pub freed_nothing: Option<FreedNothing>,
@@ -89,6 +94,7 @@ impl Outcome {
 /// Images that were evicted together, and after which the disk was as full as before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FreedNothing {
+    /// How many they were.
     pub images: usize,
     /// Bytes that they take by the engine's list, layers that they share included.
     pub size: u64,
@@ -124,6 +130,7 @@ pub enum Stop {
     Gates(Vec<Gate>),
     /// The engine's events.
     Event(StopEvent),
+    /// These commands block prunes.
     Inhibited(Vec<Inhibitor>),
     /// SIGTERM or SIGINT.
     Signal,
@@ -255,7 +262,7 @@ where
                 return Ok(Permit { _lock: lock });
             }
         }
-        let why = "containers start faster than the gates can be asked; try again when it is calmer";
+        let why = "containers kept starting while the gates were evaluated; retry later";
         Err(self.stop(Stop::Unavailable(Unavailable(why.into()))))
     }
 

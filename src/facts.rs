@@ -22,6 +22,7 @@ pub struct Info {
     pub root: PathBuf,
     /// Does the containerd image store hold the images?
     pub containerd_store: bool,
+    /// This node's part in a Swarm.
     pub swarm: Swarm,
     /// The engine's own, such as `26.1.5`.
     pub version: String,
@@ -32,6 +33,7 @@ pub struct Info {
 /// What this node is to a Swarm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Swarm {
+    /// Its part, or why it has none.
     pub state: SwarmState,
     /// The node's ID in its Swarm.
     pub node: Option<String>,
@@ -40,10 +42,15 @@ pub struct Swarm {
 /// This node's part in a Swarm (`Swarm.LocalNodeState` and `ControlAvailable` of `GET /info`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SwarmState {
+    /// It is in no Swarm.
     Inactive,
+    /// It can be asked about services and tasks.
     Manager,
+    /// It runs tasks, and only a manager knows of which services.
     Worker,
+    /// A manager that waits for its unlock key (`docker swarm unlock`).
     Locked,
+    /// It is joining.
     Pending,
     /// With the engine's own words.
     Failed(String),
@@ -52,19 +59,27 @@ pub enum SwarmState {
 /// A Swarm service (`GET /services?status=true`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
+    /// Swarm's ID of it.
     pub id: String,
+    /// Unique in its Swarm.
     pub name: String,
+    /// Of the service itself, not of its containers.
     pub labels: Labels,
+    /// When it was created; `None` where the engine shows none.
     pub created: Option<Time>,
+    /// When its spec last changed.
     pub updated: Option<Time>,
     /// The image that the spec names.
     pub image: String,
     /// The image that the previous spec names: a rollback would start it.
     pub previous_image: Option<String>,
+    /// How many tasks it wants, and whether they end.
     pub mode: Mode,
     /// Absent where the engine does not count tasks.
     pub status: Option<TaskCounts>,
+    /// Where the last change of its spec stands.
     pub update: Update,
+    /// Its restart policy.
     pub restart: Restart,
     /// Which execution of a job its tasks must belong to.
     pub job_iteration: u64,
@@ -73,17 +88,30 @@ pub struct Service {
 /// What a service wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    Replicated { replicas: u64 },
+    /// So many tasks, wherever they fit.
+    Replicated {
+        /// How many tasks are to run.
+        replicas: u64,
+    },
+    /// One task on each node that suits it.
     Global,
-    ReplicatedJob { completions: u64 },
+    /// Tasks that end, so many in all.
+    ReplicatedJob {
+        /// How many tasks are to complete.
+        completions: u64,
+    },
+    /// One task that ends on each node that suits it.
     GlobalJob,
 }
 
 /// The engine's count of a service's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TaskCounts {
+    /// Tasks in the state `running`.
     pub running: u64,
+    /// Tasks that Swarm wants to run.
     pub desired: u64,
+    /// Of a job: tasks that completed.
     pub completed: u64,
 }
 
@@ -92,32 +120,45 @@ pub struct TaskCounts {
 pub enum Update {
     /// None was made, or it is over, paused or not.
     Settled,
+    /// `updating`.
     Updating,
+    /// `rollback_started`.
     RollingBack,
 }
 
 /// When Swarm starts a task again that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
+    /// `any`, which is also Swarm's default.
     Always,
+    /// `on-failure`.
     OnFailure,
+    /// `none`.
     Never,
 }
 
 /// A Swarm task (`GET /tasks`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
+    /// The ID of its service.
     pub service: String,
     /// Which replica this is; tasks of global services have a node instead.
     pub slot: u64,
+    /// The ID of its node, once it has one.
     pub node: Option<String>,
+    /// When Swarm made it; `None` where the engine shows none.
     pub created: Option<Time>,
+    /// How far it came.
     pub state: TaskState,
     /// Does Swarm want it to run (or, in a job, to complete)?
     pub wanted: bool,
+    /// Why it does not run, in the engine's words.
     pub error: Option<String>,
+    /// The ID of its container, once it has one.
     pub container: Option<String>,
+    /// The image that its spec names.
     pub image: String,
+    /// The execution of a job that it belongs to; 0 for other services.
     pub job_iteration: u64,
 }
 
@@ -130,9 +171,13 @@ pub enum TaskState {
     Pending,
     /// The node prepares it: this is where an image is pulled.
     Preparing,
+    /// Its container runs.
     Running,
+    /// Its container ended with status 0.
     Complete,
+    /// Its container ended with another status.
     Failed,
+    /// The node could not start it: the image was missing, say.
     Rejected,
     /// `shutdown`, `remove` or `orphaned`.
     Over,
@@ -163,14 +208,19 @@ pub type Labels = HashMap<String, String>;
 /// A container (`GET /containers/json`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
+    /// The engine's ID of it.
     pub id: String,
     /// Without the leading slash.
     pub names: Vec<String>,
     /// The image as it was asked for.
     pub image: String,
+    /// The ID of that image; empty where the engine no longer knows it.
     pub image_id: String,
+    /// Its state when the list was made.
     pub state: ContainerState,
+    /// Those of its image included.
     pub labels: Labels,
+    /// When it was created, not when it started; to the second.
     pub created: Option<Time>,
     /// When it ended, where that was asked (`GET /containers/{id}/json`).
     pub finished: Option<Time>,
@@ -179,12 +229,19 @@ pub struct Container {
 /// The state of a container, as the engine's list names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerState {
+    /// It never ran.
     Created,
+    /// Its process runs.
     Running,
+    /// Its processes are frozen.
     Paused,
+    /// It ended, and the engine starts it again.
     Restarting,
+    /// Another removal is under way.
     Removing,
+    /// Its process ended.
     Exited,
+    /// A removal of it failed half-way.
     Dead,
     /// A state that this program does not know; never touched.
     Other,
@@ -214,6 +271,7 @@ impl ContainerState {
 /// An image (`GET /images/json`), its references told apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
+    /// `sha256:…`: of the configuration on overlay2, of the manifest on the containerd image store.
     pub id: String,
     /// `name:tag`, without a digest.
     pub tags: Vec<String>,
@@ -231,6 +289,7 @@ pub struct Image {
     pub untagged_parents: usize,
     /// Bytes, layers shared with other images included.
     pub size: u64,
+    /// Of its configuration.
     pub labels: Labels,
 }
 
@@ -241,16 +300,22 @@ pub const EVICTION_REPOSITORY: &str = "ci-docker-prune.invalid/evicting";
 /// What the references of an answer are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {
+    /// As [`Image::tags`].
     pub tags: Vec<String>,
+    /// As [`Image::digests`].
     pub digests: Vec<String>,
+    /// As [`Image::eviction_tag`].
     pub eviction_tag: Option<String>,
 }
 
 /// What a name-less and what a named image is to this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageClass {
+    /// It has a `name:tag`.
     Tagged,
+    /// It has a digest and no tag: what Swarm pulls, or what an eviction has begun to remove.
     Cached,
+    /// It has no name at all.
     Dangling,
 }
 
@@ -314,7 +379,9 @@ pub fn name_tag(reference: &str) -> Option<String> {
 pub struct CacheRecord {
     /// Bytes.
     pub size: u64,
+    /// A build works with it now.
     pub in_use: bool,
+    /// An image has it as a layer, so its removal frees nothing.
     pub shared: bool,
     /// `internal` and `frontend` records go only with `all`.
     pub internal: bool,
@@ -331,6 +398,7 @@ pub struct DiskUsage {
     pub volumes: Vec<(String, u64)>,
     /// What containers have written on top of their images, by name.
     pub containers: Vec<(String, u64)>,
+    /// Records of BuildKit's cache that no image shares.
     pub build_cache: u64,
 }
 
@@ -348,20 +416,26 @@ pub struct Files {
 pub struct Inhibitor {
     /// Its process; `None`, like the rest, where its file says nothing.
     pub pid: Option<u32>,
+    /// When its command began.
     pub since: Option<Time>,
+    /// What was given with `--why`.
     pub why: Option<String>,
 }
 
 /// A filesystem as statvfs(3) sees it, in bytes and inodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filesystem {
+    /// Where it is mounted, as far as the measured path shows.
     pub mount_point: PathBuf,
+    /// All blocks, in bytes.
     pub size: u64,
+    /// Blocks that are not free, in bytes.
     pub used: u64,
     /// Available to users: without the blocks reserved for root.
     pub available: u64,
     /// 0 where the filesystem does not count inodes (btrfs).
     pub inodes: u64,
+    /// Inodes that are not free.
     pub inodes_used: u64,
 }
 

@@ -9,6 +9,7 @@ use crate::units::{Time, elapsed};
 /// Keyed by image ID. Its times are by its own [`Clock`], but for those of the last runs and of the events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
+    /// `None` until it was first kept.
     pub clock: Option<Clock>,
     /// When images were last noted.
     pub noted: Option<Time>,
@@ -16,11 +17,13 @@ pub struct Ledger {
     pub noted_at: Option<Time>,
     /// Up to when the engine's events were replayed, by the engine's clock.
     pub events_until: Option<Time>,
+    /// By image ID.
     pub images: BTreeMap<String, Entry>,
     /// How often the images of a repository come back, by the repository's name.
     pub repositories: BTreeMap<String, Returns>,
-    /// When a prune last ran, and when one last ended with exit status 0, by the wall clock.
+    /// When a prune last ran, by the wall clock.
     pub last_run: Option<Time>,
+    /// When one last ended with exit status 0, by the wall clock.
     pub last_success: Option<Time>,
     /// Present while the disk is under pressure.
     pub pressure: Option<Pressure>,
@@ -40,6 +43,7 @@ pub struct Clock {
 /// What the host's clocks show at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
+    /// The wall clock (CLOCK_REALTIME).
     pub wall: Time,
     /// This boot's ID; a sandbox may hide it.
     pub boot_id: Option<String>,
@@ -58,6 +62,7 @@ pub struct Returns {
     pub images: u32,
     /// Over all of them.
     pub returns: u32,
+    /// When one of them was last used.
     pub last_used: Time,
 }
 
@@ -67,6 +72,7 @@ const REPOSITORY_RETENTION: Duration = Duration::from_secs(60 * 86_400);
 /// Pressure that lasts: since a prune first found the disk under pressure, no prune has found it relieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pressure {
+    /// When a prune first found it.
     pub since: Time,
     /// How often each gate blocked a prune or stopped it.
     pub blocked: BTreeMap<String, u64>,
@@ -85,6 +91,7 @@ pub struct Pressure {
 /// What `record` last reported of a prune that could do nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reported {
+    /// When it was reported.
     pub at: Time,
     /// The outcome, and the gates that blocked it.
     pub what: String,
@@ -106,6 +113,7 @@ impl Pressure {
 /// What is remembered of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// When the ledger first listed it.
     pub first_seen: Time,
     /// Last time that a container used it.
     pub last_used: Option<Time>,
@@ -144,7 +152,9 @@ pub struct Observations {
 /// An image as the engine lists it.
 #[derive(Debug, Clone)]
 pub struct Listed {
+    /// Image ID.
     pub id: String,
+    /// What it is by its references.
     pub class: ImageClass,
     /// The `name:tag` of its digest references: the containerd store keeps by which one an image was pulled.
     pub name_tags: Vec<String>,

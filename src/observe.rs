@@ -32,8 +32,11 @@ pub fn is_proof(inhibitor: &Inhibitor) -> bool {
 /// Which questions a command has.
 #[derive(Clone, Copy)]
 pub struct Questions {
+    /// Ask for services.
     pub services: bool,
+    /// Ask for tasks.
     pub tasks: bool,
+    /// Ask for these containers, if any.
     pub containers: Option<ContainerScope>,
 }
 
@@ -52,9 +55,13 @@ impl Questions {
 
 /// The answers.
 pub struct Survey {
+    /// The engine itself.
     pub info: Answer<Info>,
+    /// Empty where the node is in no Swarm; unavailable where they were not asked for.
     pub services: Answer<Vec<Service>>,
+    /// The same.
     pub tasks: Answer<Vec<Task>>,
+    /// Unavailable where they were not asked for.
     pub containers: Answer<Vec<Container>>,
     nodes_away: HashSet<String>,
     manager_elsewhere: bool,

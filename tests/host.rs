@@ -332,7 +332,7 @@ fn check(host: &Host, program: &str, name: &str) -> (String, String) {
     let report = host.run(&format!("{program} verify --output json || [ $? = 1 ]"));
     let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
     let checks = report["checks"].as_array().expect("checks");
-    let found = checks.iter().find(|it| it["check"] == name).expect("the check");
+    let found = checks.iter().find(|check| check["check"] == name).expect("the check");
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
     (text(&found["status"]), text(&found["reason"]["message"]))
 }

@@ -14,7 +14,7 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
         let path = entry.path();
         if path.is_dir() {
             files.extend(sources(&path));
-        } else if path.extension().is_some_and(|it| it == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push((path.clone(), fs::read_to_string(&path).unwrap()));
         }
     }
@@ -206,9 +206,9 @@ fn pages() -> Vec<(PathBuf, String)> {
     let mut pages: Vec<PathBuf> =
         ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"].map(|name| root().join(name)).into();
     for folder in ["docs", "docs/decisions"] {
-        pages.extend(fs::read_dir(root().join(folder)).unwrap().map(|it| it.unwrap().path()));
+        pages.extend(fs::read_dir(root().join(folder)).unwrap().map(|page| page.unwrap().path()));
     }
-    pages.retain(|path| path.extension().is_some_and(|it| it == "md"));
+    pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
     pages.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
@@ -341,10 +341,13 @@ fn every_public_item_is_documented() {
 
 #[test]
 fn no_variable_is_called_it() {
-    for (path, text) in sources(&root().join("src")) {
+    let sources = ["src", "tests"].map(|folder| sources(&root().join(folder)));
+    for (path, text) in sources.into_iter().flatten().filter(|(path, _)| !path.ends_with("style.rs")) {
         let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
         for line in code.filter(|line| !line.trim_start().starts_with('"')) {
-            for declared in ["|it|", "|it:", "|&it|", " it =", "(it)", "for it in"] {
+            for declared in
+                ["|it|", "|it:", "|&it|", "|&&it|", "|mut it|", " it)|", "let it =", "(it)", "for it in"]
+            {
                 assert!(!line.contains(declared), "{}: {line}", path.display());
             }
         }
@@ -404,8 +407,9 @@ fn every_dependency_has_its_reason() {
         let section = manifest.split(section).nth(1).unwrap().split("\n\n").next().unwrap();
         for name in section.lines().filter_map(|line| line.split(' ').next()) {
             let row = |line: &str| {
-                let names = line.strip_prefix("| ").and_then(|it| it.split(" |").next()).unwrap_or_default();
-                names.split(", ").any(|it| it == name)
+                let names =
+                    line.strip_prefix("| ").and_then(|rest| rest.split(" |").next()).unwrap_or_default();
+                names.split(", ").any(|own| own == name)
             };
             assert!(table.lines().any(row), "docs/architecture.md gives no reason for {name}");
         }

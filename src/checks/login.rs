@@ -27,7 +27,7 @@ pub enum Login {
     Unreadable(PathBuf, String),
     /// The file has none.
     Missing(PathBuf),
-    /// The helper, or store, of this name keeps none for it.
+    /// The helper, or store, of this name has no entry for it.
     NotKept(String),
     NoHelper(String),
     HelperFailed(String, String),

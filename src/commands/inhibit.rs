@@ -1,4 +1,4 @@
-//! `inhibit`: run a command while keeping prune away.
+//! `inhibit`: block prunes while a command runs.
 
 use std::ffi::OsString;
 use std::path::Path;

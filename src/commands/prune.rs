@@ -44,7 +44,9 @@ pub async fn run(
 
 /// A prune that has ended, one way or another.
 pub struct Attempt {
+    /// What came of it.
     pub report: PruneResult,
+    /// The exit status of the contract.
     pub exit: Exit,
     /// Why the metrics could not be written.
     metrics: Option<anyhow::Error>,

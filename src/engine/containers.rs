@@ -13,6 +13,7 @@ use crate::units::Time;
 pub enum ContainerScope {
     /// Those that are neither exited nor dead: cheap also where thousands have ended.
     Live,
+    /// Ended ones too.
     All,
 }
 

@@ -18,7 +18,7 @@ pub const LABEL: &str = "ci-docker-prune.verify";
 /// How a service's only task is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    /// With what the engine has to say of it, such as that no node suits it.
+    /// With what the engine has to say of it, such as that no node is eligible.
     Coming(Option<String>),
     /// It runs, or ran and has ended.
     Started,

@@ -12,7 +12,9 @@ use crate::units::Time;
 /// A container event: it names the image that is in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageEvent {
+    /// As the container asked for it.
     pub image: String,
+    /// By the engine's clock.
     pub at: Time,
 }
 

@@ -120,7 +120,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// The longest wait for one answer.
+    /// The timeout for one request.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }

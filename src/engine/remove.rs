@@ -17,7 +17,7 @@ use crate::facts::EVICTION_REPOSITORY;
 #[derive(Debug, Clone)]
 pub struct Remover {
     engine: Engine,
-    /// Longest wait for one removal.
+    /// Timeout for one removal.
     limit: Duration,
     /// Was the run told to end? Then a removal is not waited for longer than for an answer.
     shutdown_requested: Option<Arc<AtomicBool>>,
@@ -40,7 +40,7 @@ pub enum Done {
 }
 
 impl Remover {
-    /// `limit`: the longest wait for one removal, while the engine answers other questions.
+    /// `limit`: the timeout for one removal, while the engine answers other requests.
     pub fn new(engine: &Engine, limit: Duration, shutdown_requested: Option<Arc<AtomicBool>>) -> Self {
         let docker = engine.docker.clone().with_timeout(limit + engine.timeout);
         Self { engine: Engine { docker, ..engine.clone() }, limit, shutdown_requested }

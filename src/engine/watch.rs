@@ -18,8 +18,11 @@ use crate::units::Time;
 /// Something after which no removal is safe any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopEvent {
+    /// A service of this name.
     ServiceCreated(String),
+    /// A service of this name.
     ServiceUpdated(String),
+    /// An image by this reference.
     Pulled(String),
     /// A container, network, volume, secret or config of a CI run.
     Run(String),
@@ -40,7 +43,7 @@ pub enum Scope {
 #[derive(Debug, Default)]
 struct Seen {
     /// The first.
-    sign: Option<StopEvent>,
+    stop: Option<StopEvent>,
     /// How many other events there were: each makes the gates worth asking again.
     others: usize,
 }
@@ -61,10 +64,13 @@ impl Drop for Watch {
 /// One event of the engine (`GET /events`).
 #[derive(Debug, Clone, Deserialize)]
 pub struct Event {
+    /// What kind of object it is about, such as `container`.
     #[serde(rename = "Type")]
     pub kind: String,
+    /// What happened, such as `create`.
     #[serde(rename = "Action")]
     pub action: String,
+    /// The object.
     #[serde(rename = "Actor")]
     pub actor: Actor,
 }
@@ -72,8 +78,10 @@ pub struct Event {
 /// What an event is about.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Actor {
+    /// Its ID; of an image event the reference.
     #[serde(rename = "ID", default)]
     pub id: String,
+    /// Its name, labels and more, by key.
     #[serde(rename = "Attributes")]
     pub attributes: Option<HashMap<String, String>>,
 }
@@ -115,22 +123,22 @@ impl Watch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first sign that something began, and how many lesser events there were.
+    /// The first stop that something began, and how many lesser events there were.
     pub async fn poll_state(&self) -> (Option<StopEvent>, usize) {
         // A yield lets the runtime look at its sockets and the reader work off what came in.
         for _ in 0..2 {
             tokio::task::yield_now().await;
         }
         let seen = self.seen();
-        (seen.sign.clone(), seen.others)
+        (seen.stop.clone(), seen.others)
     }
 }
 
 async fn read(mut body: Incoming, seen: Arc<Mutex<Seen>>, run_pattern: Regex) {
-    let note = |sign: Option<StopEvent>| {
+    let note = |stop: Option<StopEvent>| {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match sign {
-            Some(sign) => drop(seen.sign.get_or_insert(sign)),
+        match stop {
+            Some(stop) => drop(seen.stop.get_or_insert(stop)),
             None => seen.others += 1,
         }
     };
@@ -147,7 +155,7 @@ async fn read(mut body: Incoming, seen: Arc<Mutex<Seen>>, run_pattern: Regex) {
             let line: Vec<u8> = pending.drain(..=end).collect();
             match serde_json::from_slice::<Event>(&line) {
                 Ok(event) => match classify(event, &run_pattern) {
-                    Meaning::Stop(sign) => note(Some(sign)),
+                    Meaning::Stop(stop) => note(Some(stop)),
                     Meaning::Recheck => note(None),
                     Meaning::Ignore => {}
                 },
@@ -166,6 +174,7 @@ pub enum Meaning {
     Stop(StopEvent),
     /// The gates are worth asking again.
     Recheck,
+    /// Nothing that a prune needs to know.
     Ignore,
 }
 

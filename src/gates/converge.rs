@@ -9,18 +9,21 @@ use crate::facts::{
 use crate::units::{Time, elapsed};
 
 /// Swarm makes the first task of a new global service only after the service itself (observed: a
-/// moment of 0/0). A service older than this that has none will get none: no node suits it.
+/// moment of 0/0). A service older than this that has none will get none: no node is eligible.
 const FIRST_TASK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the Swarm wants and has, and what this node's engine shows.
 #[derive(Debug, Clone)]
 pub struct ConvergeFacts {
+    /// This node's part in the Swarm.
     pub swarm: Answer<SwarmState>,
     /// Is another engine asked about the services (`--swarm-host`)?
     pub manager_elsewhere: bool,
     /// This node's ID in the Swarm.
     pub node: Option<String>,
+    /// Those of the whole Swarm.
     pub services: Answer<Vec<Service>>,
+    /// Those of the whole Swarm.
     pub tasks: Answer<Vec<Task>>,
     /// The containers of this node, at least the live ones.
     pub containers: Answer<Vec<Container>>,
@@ -31,6 +34,7 @@ pub struct ConvergeFacts {
 /// Why nothing is converging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Open {
+    /// The node is in no Swarm, so there is nothing to converge.
     NotInSwarm,
     /// How many services there are.
     Converged(usize),
@@ -38,25 +42,36 @@ pub enum Open {
 
 /// Why a service is not where it wants to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cause {
+pub enum ConvergeCause {
+    /// An update is under way.
     Updating,
+    /// A rollback is under way.
     RollingBack,
+    /// A node prepares a task, which includes the pull of its image.
     Pulling,
+    /// A task is on its way to running.
     Starting,
+    /// Tasks fail and are started again; with the last error.
     CrashLooping(Option<String>),
     /// It failed, and its restart condition is `none`.
     Failed(Option<String>),
+    /// A node has no such image and cannot pull it; with the engine's error.
     ImageNotFound(Option<String>),
+    /// No node satisfies the constraints; with Swarm's explanation.
     NoSuitableNode(Option<String>),
 }
 
 /// A service that has not converged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConvergingService {
+    /// Its name.
     pub service: String,
+    /// Tasks that run, or of a job completed.
     pub has: u64,
+    /// Tasks that should.
     pub wants: u64,
-    pub cause: Cause,
+    /// Why they are not the same, or not yet settled.
+    pub cause: ConvergeCause,
     /// Has Swarm given up starting what is missing?
     pub gave_up: bool,
     /// The stack that it belongs to.
@@ -68,6 +83,7 @@ pub struct ConvergingService {
 /// What keeps the gate closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
+    /// These services.
     Converging(Vec<ConvergingService>),
     /// This many tasks run on this node although the engine lists no live container for them: it has
     /// just been started and is still finding its containers (observed on 20.10 to 29).
@@ -77,10 +93,15 @@ pub enum Closed {
 /// Why it is not known whether services converge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unknown {
+    /// A question got no answer.
     Unavailable(Unavailable),
+    /// A worker does not know the services, and no manager was named.
     Worker,
+    /// The manager waits for its unlock key.
     Locked,
+    /// The node is joining its Swarm.
     Pending,
+    /// The Swarm is in another state, which the engine describes so.
     Failed(String),
     /// The engine does not count this service's tasks.
     NoStatus(String),
@@ -161,7 +182,7 @@ fn evaluate_service(
         places.retain(|(_, node), _| !nodes_away.contains(*node));
     }
     let ended_well = places.values().filter(|history| ended_well(service.restart, history[0])).count() as u64;
-    // The newest task of each place that runs neither now nor has ended well, oldest trouble first.
+    // The newest task of each place that neither runs nor completed, oldest trouble first.
     let missing = || {
         places
             .values()
@@ -171,11 +192,16 @@ fn evaluate_service(
     // Where Swarm will try again, it makes the next task in the step that ends the last one.
     let over = |task: &Task| !task.wanted && matches!(task.state, TaskState::Failed | TaskState::Rejected);
     let gave_up = || missing().next().is_some_and(|history| over(history[0]));
-    let cause = || missing().next().map_or(Cause::Starting, |history| cause(service.restart, history));
+    let cause =
+        || missing().next().map_or(ConvergeCause::Starting, |history| cause(service.restart, history));
 
     match service.update {
-        Update::Updating => return converging(false, status.running, status.desired, Cause::Updating),
-        Update::RollingBack => return converging(false, status.running, status.desired, Cause::RollingBack),
+        Update::Updating => {
+            return converging(false, status.running, status.desired, ConvergeCause::Updating);
+        }
+        Update::RollingBack => {
+            return converging(false, status.running, status.desired, ConvergeCause::RollingBack);
+        }
         Update::Settled => {}
     }
     // Nothing has been made for it so far, and it is too new to say that nothing will be.
@@ -228,23 +254,23 @@ fn ended_well_or_over(restart: Restart, newest: &Task) -> bool {
     ended_well(restart, newest) || (newest.state == TaskState::Over && !newest.wanted)
 }
 
-fn cause(restart: Restart, history: &[&Task]) -> Cause {
+fn cause(restart: Restart, history: &[&Task]) -> ConvergeCause {
     let newest = history[0];
     let no_image = |task: &&&Task| task.error.as_deref().is_some_and(|error| error.contains("No such image"));
     let failed = history.iter().find(|task| task.state == TaskState::Failed);
     match newest.state {
-        TaskState::Pending if newest.error.is_some() => Cause::NoSuitableNode(newest.error.clone()),
+        TaskState::Pending if newest.error.is_some() => ConvergeCause::NoSuitableNode(newest.error.clone()),
         _ if history.iter().any(|task| no_image(&task)) => {
             let rejected = history.iter().find(no_image);
-            Cause::ImageNotFound(rejected.and_then(|task| task.error.clone()))
+            ConvergeCause::ImageNotFound(rejected.and_then(|task| task.error.clone()))
         }
         TaskState::Failed if !newest.wanted && restart == Restart::Never => {
-            Cause::Failed(newest.error.clone())
+            ConvergeCause::Failed(newest.error.clone())
         }
-        TaskState::Preparing if failed.is_none() => Cause::Pulling,
+        TaskState::Preparing if failed.is_none() => ConvergeCause::Pulling,
         _ => match failed {
-            Some(failed) => Cause::CrashLooping(failed.error.clone()),
-            None => Cause::Starting,
+            Some(failed) => ConvergeCause::CrashLooping(failed.error.clone()),
+            None => ConvergeCause::Starting,
         },
     }
 }
@@ -305,7 +331,7 @@ mod tests {
             ("2/2", replicated(2), status(2, 2, 0), Restart::Always, vec![]),
             ("scaled to 0", replicated(0), status(0, 0, 0), Restart::Always, vec![]),
             ("global 1/1", Mode::Global, status(1, 1, 0), Restart::Always, vec![task()]),
-            ("global, no node suits it", Mode::Global, status(0, 0, 0), Restart::Always, vec![]),
+            ("global, no eligible node", Mode::Global, status(0, 0, 0), Restart::Always, vec![]),
             ("completed job", job, status(0, 1, 2), Restart::OnFailure, vec![complete.clone()]),
             (
                 "completed global job",
@@ -330,14 +356,14 @@ mod tests {
         let none = status(0, 1, 0);
         let no_image = "No such image: app:1@sha256:aa";
         let table = [
-            ("created", one, none, Restart::Always, vec![], Cause::Starting),
+            ("created", one, none, Restart::Always, vec![], ConvergeCause::Starting),
             (
                 "pulling",
                 one,
                 none,
                 Restart::Always,
                 vec![Task { state: TaskState::Preparing, ..task() }],
-                Cause::Pulling,
+                ConvergeCause::Pulling,
             ),
             (
                 "crash loop",
@@ -348,7 +374,7 @@ mod tests {
                     Task { state: TaskState::Starting, created: Some(now()), ..task() },
                     failing(TaskState::Failed, "task: non-zero exit (1)"),
                 ],
-                Cause::CrashLooping(Some("task: non-zero exit (1)".into())),
+                ConvergeCause::CrashLooping(Some("task: non-zero exit (1)".into())),
             ),
             (
                 "no image",
@@ -359,7 +385,7 @@ mod tests {
                     Task { state: TaskState::Preparing, created: Some(now()), ..task() },
                     failing(TaskState::Rejected, no_image),
                 ],
-                Cause::ImageNotFound(Some(no_image.into())),
+                ConvergeCause::ImageNotFound(Some(no_image.into())),
             ),
             (
                 "no node",
@@ -367,7 +393,7 @@ mod tests {
                 none,
                 Restart::Always,
                 vec![failing(TaskState::Pending, "no suitable node (1 node unavailable)")],
-                Cause::NoSuitableNode(Some("no suitable node (1 node unavailable)".into())),
+                ConvergeCause::NoSuitableNode(Some("no suitable node (1 node unavailable)".into())),
             ),
             (
                 "one of two",
@@ -375,7 +401,7 @@ mod tests {
                 status(1, 2, 0),
                 Restart::Always,
                 vec![task()],
-                Cause::Starting,
+                ConvergeCause::Starting,
             ),
             (
                 "one-shot that failed",
@@ -383,7 +409,7 @@ mod tests {
                 none,
                 Restart::Never,
                 vec![ended(TaskState::Failed)],
-                Cause::Failed(None),
+                ConvergeCause::Failed(None),
             ),
             (
                 "a completed task that will be started again",
@@ -391,16 +417,23 @@ mod tests {
                 none,
                 Restart::Always,
                 vec![ended(TaskState::Complete)],
-                Cause::Starting,
+                ConvergeCause::Starting,
             ),
-            ("global, just created", Mode::Global, status(0, 0, 0), Restart::Always, vec![], Cause::Starting),
+            (
+                "global, just created",
+                Mode::Global,
+                status(0, 0, 0),
+                Restart::Always,
+                vec![],
+                ConvergeCause::Starting,
+            ),
             (
                 "global job, just created",
                 Mode::GlobalJob,
                 status(0, 0, 0),
                 Restart::OnFailure,
                 vec![],
-                Cause::Starting,
+                ConvergeCause::Starting,
             ),
             (
                 "job, one of two",
@@ -408,7 +441,7 @@ mod tests {
                 status(0, 1, 1),
                 Restart::OnFailure,
                 vec![],
-                Cause::Starting,
+                ConvergeCause::Starting,
             ),
         ];
         for (name, mode, status, restart, tasks, expected) in table {

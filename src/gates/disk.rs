@@ -6,6 +6,7 @@ use crate::units::Percent;
 /// The filesystems that hold the engine's data, each once.
 #[derive(Debug, Clone)]
 pub struct DiskFacts {
+    /// Each once.
     pub filesystems: Answer<Vec<Filesystem>>,
 }
 
@@ -36,7 +37,9 @@ pub const NEARLY_FULL: u8 = 95;
 /// Usage of one filesystem: the larger of blocks and inodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
+    /// What was measured.
     pub filesystem: Filesystem,
+    /// As `df` rounds it: up.
     pub percent: Percent,
 }
 
@@ -57,13 +60,16 @@ impl Usage {
 /// Why: the measured filesystems, fullest first, and the limit they were held against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measured {
+    /// Fullest first.
     pub usages: Vec<Usage>,
+    /// What they were compared with.
     pub limit: Limit,
 }
 
 /// Why the usage is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unknown {
+    /// They could not be measured.
     Unavailable(Unavailable),
     /// This filesystem says that it has no blocks.
     NoBlocks(Filesystem),

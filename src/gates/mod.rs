@@ -9,16 +9,22 @@ use crate::facts::Unavailable;
 /// What a gate says. Each carries its own reason; `Unknown` never counts as open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict<Open, Closed, Unknown> {
+    /// A prune may go on.
     Open(Open),
+    /// It may not.
     Closed(Closed),
+    /// It may not, because it could not be evaluated.
     Unknown(Unknown),
 }
 
 /// A verdict without its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateState {
+    /// As [`Verdict::Open`].
     Open,
+    /// As [`Verdict::Closed`].
     Closed,
+    /// As [`Verdict::Unknown`].
     Unknown,
 }
 
@@ -36,8 +42,11 @@ impl<Open, Closed, Unknown> Verdict<Open, Closed, Unknown> {
 /// One gate's name and verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gate {
+    /// Is the disk under pressure?
     Disk(disk::Verdict),
+    /// Is no CI run live?
     Runs(runs::Verdict),
+    /// Is no Swarm service converging?
     Converge(converge::Verdict),
 }
 

@@ -14,8 +14,11 @@ pub const POSSIBLY_STALE_AGE: Duration = Duration::from_secs(24 * 3600);
 /// The services of the Swarm, the containers of this node (only live ones count), and who inhibits.
 #[derive(Debug, Clone)]
 pub struct RunFacts {
+    /// The commands that block prunes now.
     pub inhibitors: Answer<Vec<Inhibitor>>,
+    /// Those of the whole Swarm.
     pub services: Answer<Vec<Service>>,
+    /// Those of this node.
     pub containers: Answer<Vec<Container>>,
 }
 
@@ -29,9 +32,13 @@ pub struct RunPolicy {
 /// What a live run shows itself as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RunKind {
+    /// A Swarm stack.
     Stack,
+    /// A service of no stack.
     Service,
+    /// A Compose project.
     ComposeProject,
+    /// A container of none of these.
     Container,
     /// A command under `ci-docker-prune inhibit`; its name is its reason.
     Inhibitor,
@@ -40,7 +47,9 @@ pub enum RunKind {
 /// Something that keeps a prune away, since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
+    /// What it shows itself as.
     pub kind: RunKind,
+    /// Of the stack, service, project or container; an inhibitor's reason.
     pub name: String,
     /// Age of its oldest part, where known.
     pub age: Option<Duration>,

@@ -21,19 +21,32 @@ pub struct HostError {
 /// Why not.
 #[derive(Debug, Error)]
 pub enum Cause {
+    /// The kernel's error.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// It is not the JSON that was expected.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
     /// The ledger is of another version of this program.
     #[error("it has schema {found}, and this program knows {known}")]
-    Schema { found: u32, known: u32 },
+    Schema {
+        /// The file's.
+        found: u32,
+        /// This program's.
+        known: u32,
+    },
     /// Another process keeps a lock that is held for a moment only.
     #[error("{holder} has held it for over {} s", waited.as_secs())]
-    Held { holder: String, waited: Duration },
+    Held {
+        /// Which one, as far as the kernel tells.
+        holder: String,
+        /// How long the lock was waited for.
+        waited: Duration,
+    },
     /// What the other side says, where there is no error of a library.
     #[error("{0}")]
     Said(String),
+    /// Another error of this host.
     #[error(transparent)]
     Host(Box<HostError>),
 }
@@ -145,6 +158,7 @@ impl From<HostError> for Unavailable {
 pub struct SetAside {
     /// Where it is now.
     pub path: PathBuf,
+    /// Why it could not be understood.
     pub why: HostError,
 }
 

@@ -60,14 +60,16 @@ fn commit(path: &Path) {
         let _ = nix::unistd::syncfs(&folder);
         if fstatfs(&folder).is_ok_and(|stat| stat.filesystem_type() == BTRFS_SUPER_MAGIC) {
             // SAFETY: the request takes no argument, and the descriptor is open.
-            let _ = unsafe { btrfs_sync(folder.as_raw_fd()) };
+            let _ = unsafe { request::btrfs_sync(folder.as_raw_fd()) };
         }
     }
 }
 
 // BTRFS_IOC_SYNC (linux/btrfs.h): a commit too, after which the kernel deletes removed subvolumes at once. syncfs(2)
 // leaves them to the next periodic commit, up to 30 s later (observed with Docker 20.10's btrfs driver).
-nix::ioctl_none!(btrfs_sync, 0x94, 8);
+mod request {
+    nix::ioctl_none!(btrfs_sync, 0x94, 8);
+}
 
 /// What holds a path, where that does not outlive a reboot.
 ///

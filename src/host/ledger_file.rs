@@ -195,7 +195,9 @@ impl From<&Ledger> for LedgerJson {
 /// What a ledger's file holds.
 #[derive(Debug)]
 pub enum Content {
+    /// A ledger.
     Ledger(Box<Ledger>),
+    /// There is no such file.
     Missing,
     /// It is there and cannot be understood.
     Unreadable(HostError),

@@ -20,6 +20,7 @@ pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
 /// What came of asking for the lock.
 #[derive(Debug)]
 pub enum Acquisition<L> {
+    /// It is held as long as this value lives.
     Acquired(L),
     /// Another process holds it: its process ID, where it could be read.
     Held(Option<u32>),
@@ -105,7 +106,7 @@ fn removing_path(runtime_dir: &Path) -> PathBuf {
 
 /// How often a lock that another process holds is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
-/// Longest wait for a lock that others hold for a moment only.
+/// Timeout for a lock that others hold for a moment only.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Lock, but wait no longer than this.

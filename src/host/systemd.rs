@@ -11,11 +11,15 @@ use super::error::{Cause, Context, HostError, Result};
 /// A unit that systemd has loaded.
 #[derive(Debug, Clone, Default)]
 pub struct Unit {
+    /// With its suffix, such as `.service`.
     pub name: String,
+    /// `ActiveState=` is active, activating or reloading.
     pub active: bool,
     /// Enabled, as `UnitFileState=` has it.
     pub enabled: bool,
+    /// `ActiveState=` is failed.
     pub failed: bool,
+    /// The units that start it, such as its timer.
     pub triggered_by: Vec<String>,
     /// The program of its (first) `ExecStart=`.
     pub program: Option<PathBuf>,

@@ -13,14 +13,18 @@ const SHORTEST_ID: usize = 4;
 /// An object that a name means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Object<'a> {
+    /// A container.
     Container(&'a Container),
+    /// An image of any class.
     Image(&'a Image),
 }
 
 /// What a prune at this moment would do with an object, whatever the gates say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
+    /// It would be removed.
     Remove(PlannedRemoval),
+    /// It would stay.
     Keep(KeptObject),
 }
 
@@ -29,6 +33,7 @@ pub enum Decision {
 pub struct Explanation {
     /// Of an image.
     pub class: Option<ImageClass>,
+    /// The engine's ID of it.
     pub id: String,
     /// A container's names; an image's tags and digest references.
     pub references: Vec<String>,
@@ -38,6 +43,7 @@ pub struct Explanation {
     pub entry: Option<Entry>,
     /// Everything that keeps it whatever its age and the disk's usage.
     pub protections: Vec<KeepReason>,
+    /// `None` where a prune does not consider it.
     pub decision: Option<Decision>,
     /// Of a cached image: its last use, and under which conditions it may go once nothing protects it.
     pub eviction: Option<(LastUse, Vec<Condition>)>,

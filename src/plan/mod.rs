@@ -19,10 +19,15 @@ use crate::units::{Time, elapsed};
 /// Everything that the engine has and that a plan is made from.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
+    /// All, ended ones too.
     pub containers: Vec<Container>,
+    /// All but intermediate ones.
     pub images: Vec<Image>,
+    /// Those of the whole Swarm.
     pub services: Vec<Service>,
+    /// Those of the whole Swarm.
     pub tasks: Vec<Task>,
+    /// Records of BuildKit's cache.
     pub build_cache: Vec<CacheRecord>,
     /// What the engine would not tell.
     pub unread: Vec<Unread>,
@@ -38,9 +43,11 @@ impl Inventory {
 /// A question about one object that the engine did not answer, so that the object stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
+    /// What kind of object it is.
     pub kind: ObjectKind,
     /// Empty for the build cache.
     pub id: String,
+    /// Why there is no answer.
     pub why: Unavailable,
 }
 
@@ -59,6 +66,7 @@ pub struct Policy {
     pub threshold: Limit,
     /// The last rung begins here.
     pub critical: Limit,
+    /// Labels that protect their containers and images.
     pub keep_labels: Vec<KeepLabel>,
     /// An image whose every tag matches one of these is treated as a cached image.
     pub evict_tagged: Vec<Regex>,
@@ -67,7 +75,9 @@ pub struct Policy {
 /// A label that protects: any value, or this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepLabel {
+    /// Compared exactly.
     pub key: String,
+    /// `None`: any.
     pub value: Option<String>,
 }
 
@@ -111,10 +121,13 @@ impl Policy {
 /// What a plan is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKind {
+    /// A container that ended or never started.
     Container,
+    /// An image without any name.
     Dangling,
     /// Before the cached images: what it frees need not be evicted.
     BuildCache,
+    /// An image with a digest and no tag, or one that `evict_tagged` names.
     Cached,
 }
 
@@ -145,6 +158,7 @@ pub enum Rung {
 /// What the age of a cached image is measured from, so long ago.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastUse {
+    /// A container used it.
     Used(Duration),
     /// First seen then, and never seen in use.
     NeverUsed(Duration),
@@ -162,16 +176,20 @@ impl LastUse {
 /// Why a cached image may go, and while how full a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
+    /// The rung that lets it go.
     pub rung: Rung,
+    /// It goes only while the disk is at or above this.
     pub limit: Limit,
     /// The `name:tag` by which another image has been used since.
     pub superseded: Option<String>,
+    /// What its age is measured from.
     pub last_use: LastUse,
 }
 
 /// From which time since its last use on, and while how full a disk, a cached image that stays may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
+    /// Time since its last use.
     pub unused_for: Duration,
     /// A prune that evicts begins here: on the first rung at the threshold.
     pub begins: Limit,
@@ -182,9 +200,11 @@ pub struct Condition {
 /// A decision to remove, with all that carrying it out takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedRemoval {
+    /// What kind of object it is.
     pub kind: ObjectKind,
     /// Empty for the build cache.
     pub id: String,
+    /// A container's names; an image's tags and digest references.
     pub names: Vec<String>,
     /// The tags of an image that `evict_tagged` names, which all go; empty for everything else.
     pub tags: Vec<String>,
@@ -193,6 +213,7 @@ pub struct PlannedRemoval {
     pub size: u64,
     /// When a container ended; it is left alone if it ran again since.
     pub finished: Option<Time>,
+    /// Why it goes.
     pub reason: RemovalReason,
 }
 
@@ -210,16 +231,20 @@ pub enum RemovalReason {
     Finished(Duration),
     /// Created this long ago and never started.
     NeverStarted(Duration),
-    /// No name, and this old.
+    /// An image without any name.
     Unnamed {
+        /// Since the latest of its build, its last tag, its last use, and when it was first seen without a name.
         age: Duration,
         /// At most so many untagged parents go along, of a classic build: as many as no other image needs.
         parents: usize,
     },
+    /// A cached image, under disk pressure.
     Evicted(Eviction),
-    /// This many records were last used longer ago than the least age.
+    /// Records of the build cache that were not used for long enough.
     StaleCache {
+        /// How many.
         records: usize,
+        /// The minimum time since their last use.
         older_than: Duration,
     },
 }
@@ -229,10 +254,13 @@ pub enum RemovalReason {
 pub struct KeptObject {
     /// Of an image; `None` for a container.
     pub class: Option<ImageClass>,
+    /// The engine's ID of it.
     pub id: String,
+    /// A container's names; an image's tags and digest references.
     pub names: Vec<String>,
-    /// Bytes, as in [`Removal`].
+    /// Bytes, as in [`PlannedRemoval`].
     pub size: u64,
+    /// Why it stays.
     pub reason: KeepReason,
 }
 
@@ -248,17 +276,19 @@ impl KeptObject {
 pub enum KeepReason {
     /// The container is in this state.
     Live(&'static str),
+    /// It has a label of `keep_labels`.
     Label(KeepLabel),
     /// The container belongs to a task of this service.
     TaskOf(String),
     /// The container belongs to this Compose project, which has a running container.
     ComposeProject(String),
-    /// This old, and the least age is the second.
+    /// This old, and the minimum age is the second.
     TooYoung(Duration, Duration),
     /// Nothing trustworthy says how old it is.
     AgeUnknown,
     /// The engine did not answer a question about it.
     Unread,
+    /// The image has a `name:tag`, and no consent to evict it.
     Tagged,
     /// A container uses the image.
     UsedBy(String),
@@ -266,11 +296,13 @@ pub enum KeepReason {
     NamedBy(String),
     /// The service's previous spec names the image: a rollback needs it.
     RollbackOf(String),
-    /// A cached image that may go under other conditions, from the emptiest disk to the fullest. `satisfied` is
-    /// the first whose time has come, so that only the disk is not full enough for it.
+    /// A cached image that may go under other conditions.
     Cached {
+        /// What its age is measured from.
         last_use: LastUse,
+        /// From the emptiest disk to the fullest.
         conditions: Vec<Condition>,
+        /// The first whose time has come, so that only the disk is not full enough for it.
         satisfied: Option<Condition>,
     },
     /// Cached, and the usage of the disk is not known.
@@ -282,6 +314,7 @@ pub enum KeepReason {
 pub struct Plan {
     /// In the order in which it is carried out.
     pub remove: Vec<PlannedRemoval>,
+    /// Everything else, each with its reason.
     pub keep: Vec<KeptObject>,
     /// Tags of our own to take off images that have their names back: an eviction was interrupted.
     pub stale_eviction_tags: Vec<String>,

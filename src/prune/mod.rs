@@ -123,7 +123,7 @@ pub async fn preview(
     let ending = if combined_state(&gates) == GateState::Unknown {
         PruneOutcome::Unavailable
     } else {
-        PruneOutcome::Looked
+        PruneOutcome::Previewed
     };
     let mut result = PruneResult::without_removals(gates, ending).of_preview();
     if consumers {
@@ -137,7 +137,9 @@ pub async fn preview(
 
 /// The plan of a run at this moment, and what it was made from.
 pub struct Planned {
+    /// What would be removed, and what would stay.
     pub plan: Plan,
+    /// What the plan was made from.
     pub inventory: Inventory,
     /// With what is in use now.
     pub known: Ledger,

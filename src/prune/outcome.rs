@@ -17,13 +17,17 @@ use crate::units::{Percent, Time, elapsed};
 pub struct PruneResult {
     /// Nothing was to be removed: a plan was made, and that is all.
     pub preview: bool,
+    /// Each with its verdict, as they were at the start; empty where the engine could not be asked.
     pub gates: Vec<Gate>,
     /// Absent where none was made: a real run that a gate blocked.
     pub plan: Option<Plan>,
+    /// How it ended.
     pub ending: PruneOutcome,
+    /// The usages that the gate `disk` measured, fullest first.
     pub before: Vec<Usage>,
     /// As `before` where nothing was removed.
     pub after: Vec<Usage>,
+    /// Bytes by which the measured usage fell.
     pub reclaimed: u64,
     /// Present while the disk stays under pressure, as far as the ledger could tell.
     pub pressure: Option<OngoingPressure>,
@@ -61,7 +65,7 @@ impl PruneResult {
         let ended_badly = match &self.ending {
             PruneOutcome::Unavailable | PruneOutcome::Failed(_) => true,
             PruneOutcome::CarriedOut(outcome) => outcome.has_failed(),
-            PruneOutcome::Looked | PruneOutcome::Blocked | PruneOutcome::Busy(..) => false,
+            PruneOutcome::Previewed | PruneOutcome::Blocked | PruneOutcome::Busy(..) => false,
         };
         ended_badly || self.plan.as_ref().is_some_and(|plan| !plan.unread.is_empty())
     }
@@ -88,7 +92,9 @@ pub enum Intervention<'a> {
 /// Pressure that lasts.
 #[derive(Debug)]
 pub struct OngoingPressure {
+    /// When it was first found, by the wall clock.
     pub since: Time,
+    /// For how long, by the ledger's clock.
     pub duration: Duration,
     /// How often each gate blocked or stopped a prune meanwhile.
     pub blocked: BTreeMap<String, u64>,
@@ -111,15 +117,16 @@ impl OngoingPressure {
 /// How a prune ended.
 #[derive(Debug)]
 pub enum PruneOutcome {
-    /// A dry run looked; or there was a plan with nothing to remove.
-    Looked,
-    /// Gates that are closed held it back.
+    /// It was a preview: nothing was to be removed.
+    Previewed,
+    /// By gates that are closed.
     Blocked,
     /// Another prune is running: its process ID, where known, and the lock's directory.
     Busy(Option<u32>, PathBuf),
-    /// A gate could not be answered.
+    /// A gate could not be evaluated.
     Unavailable,
     /// It could not even plan, for this reason.
     Failed(String),
+    /// It went through its plan, to the end or to where it was stopped.
     CarriedOut(Outcome),
 }

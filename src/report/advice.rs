@@ -36,9 +36,9 @@ pub fn blocked_on_a_full_disk(gates: &[Gate]) -> Option<String> {
                 waits |= services.iter().any(|service| {
                     matches!(
                         service.cause,
-                        converge::Cause::ImageNotFound(_)
-                            | converge::Cause::Pulling
-                            | converge::Cause::Starting
+                        converge::ConvergeCause::ImageNotFound(_)
+                            | converge::ConvergeCause::Pulling
+                            | converge::ConvergeCause::Starting
                     )
                 });
             }
@@ -177,7 +177,7 @@ mod tests {
         Gate::Disk(Verdict::Open(Measured { usages: vec![usage(percent)], limit }))
     }
 
-    fn waiting(cause: converge::Cause) -> Gate {
+    fn waiting(cause: converge::ConvergeCause) -> Gate {
         let service = converge::ConvergingService {
             service: "shop_web".into(),
             has: 0,
@@ -195,14 +195,14 @@ mod tests {
         let name = "abcd-0123ef_ci_commoninternet_net";
         let run = runs::Run { kind: runs::RunKind::Stack, name: name.into(), age: None, pid: None };
         let run = Gate::Runs(Verdict::Closed(vec![run]));
-        let missing = || waiting(converge::Cause::ImageNotFound(None));
+        let missing = || waiting(converge::ConvergeCause::ImageNotFound(None));
         let text = blocked_on_a_full_disk(&[disk(99), run.clone(), missing()]).unwrap();
         for part in ["/ is at 99%", "No such image", &format!("docker stack rm {name}")] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(blocked_on_a_full_disk(&[disk(99), missing()]).unwrap().contains("free space"));
         assert_eq!(blocked_on_a_full_disk(&[disk(85), run, missing()]), None);
-        assert_eq!(blocked_on_a_full_disk(&[disk(99), waiting(converge::Cause::Updating)]), None);
+        assert_eq!(blocked_on_a_full_disk(&[disk(99), waiting(converge::ConvergeCause::Updating)]), None);
     }
 
     #[test]

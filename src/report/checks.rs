@@ -201,7 +201,7 @@ fn login(registry: &str, login: &Login) -> String {
             };
             let test = match test {
                 CredentialTest::NotAsked => String::new(),
-                CredentialTest::Passed => ", and the registry takes it".into(),
+                CredentialTest::Passed => ", accepted by the registry".into(),
                 CredentialTest::Refused(why) => format!(", and the registry refuses it: {why}; {log_in}"),
                 CredentialTest::Unavailable(why) => {
                     format!(", and it could not be tested: {why}; can the engine reach the registry?")
@@ -214,7 +214,7 @@ fn login(registry: &str, login: &Login) -> String {
             format!("{registry}: cannot read {}: {why}; fix or remove it, and {log_in}", file(path))
         }
         Login::Missing(path) => format!("{registry}: no credential in {}; {log_in}", file(path)),
-        Login::NotKept(helper) => format!("{registry}: docker-credential-{helper} keeps none; {log_in}"),
+        Login::NotKept(helper) => format!("{registry}: docker-credential-{helper} has no entry; {log_in}"),
         Login::NoHelper(helper) => format!(
             "{registry}: docker-credential-{helper} is not on the PATH; install it, or take it out of credsStore and credHelpers"
         ),

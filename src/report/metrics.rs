@@ -19,9 +19,13 @@ type Result<T> = std::result::Result<T, prometheus::Error>;
 
 /// What the report of a run does not know.
 pub struct RunInfo<'a> {
+    /// This program's.
     pub version: &'a str,
+    /// `--disk-target`.
     pub target: Percent,
+    /// `--disk-threshold`.
     pub threshold: Percent,
+    /// `--disk-critical`.
     pub critical: Percent,
 }
 

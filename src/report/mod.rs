@@ -18,14 +18,19 @@ use crate::units::Time;
 /// What `status` shows.
 #[derive(Debug)]
 pub struct StatusReport {
+    /// By the wall clock.
     pub now: Time,
     /// The gate, which is open under pressure.
     pub disk: Gate,
+    /// While the disk stays under pressure.
     pub pressure: Option<OngoingPressure>,
+    /// When a prune last ran.
     pub last_run: Option<Time>,
+    /// When one last ended with exit status 0.
     pub last_success: Option<Time>,
     /// When the timer elapses next, as systemd writes it; absent where it is not active.
     pub next_run: Option<String>,
+    /// The commands that block prunes now.
     pub inhibitors: Answer<Vec<Inhibitor>>,
     /// Images that the ledger knows.
     pub images: usize,
@@ -52,12 +57,12 @@ pub fn outcome_word(report: &PruneResult) -> &'static str {
     match &report.ending {
         _ if report.has_failed() => "failed",
         PruneOutcome::Blocked | PruneOutcome::Busy(..) => "blocked",
-        PruneOutcome::Looked
+        PruneOutcome::Previewed
             if report.gates.iter().any(|gate| gate.state() != crate::gates::GateState::Open) =>
         {
             "blocked"
         }
-        PruneOutcome::Looked => "nothing",
+        PruneOutcome::Previewed => "nothing",
         PruneOutcome::Unavailable | PruneOutcome::Failed(_) => "failed",
         PruneOutcome::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped",
         PruneOutcome::CarriedOut(outcome) if outcome.removed.is_empty() => "nothing",

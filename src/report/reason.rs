@@ -118,14 +118,14 @@ fn converge(verdict: &converge::Verdict) -> (&'static str, Value) {
 
 fn converging(service: &converge::ConvergingService) -> Value {
     let cause = match service.cause {
-        converge::Cause::Updating => "updating",
-        converge::Cause::RollingBack => "rolling_back",
-        converge::Cause::Pulling => "pulling",
-        converge::Cause::Starting => "starting",
-        converge::Cause::CrashLooping(_) => "crash_looping",
-        converge::Cause::Failed(_) => "failed",
-        converge::Cause::ImageNotFound(_) => "image_not_found",
-        converge::Cause::NoSuitableNode(_) => "no_suitable_node",
+        converge::ConvergeCause::Updating => "updating",
+        converge::ConvergeCause::RollingBack => "rolling_back",
+        converge::ConvergeCause::Pulling => "pulling",
+        converge::ConvergeCause::Starting => "starting",
+        converge::ConvergeCause::CrashLooping(_) => "crash_looping",
+        converge::ConvergeCause::Failed(_) => "failed",
+        converge::ConvergeCause::ImageNotFound(_) => "image_not_found",
+        converge::ConvergeCause::NoSuitableNode(_) => "no_suitable_node",
     };
     let age = service.age.map(|age| age.as_secs());
     json!({

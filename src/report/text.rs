@@ -202,18 +202,18 @@ pub fn cause(service: &converge::ConvergingService) -> String {
         None => what.to_owned(),
     };
     let cause = match &service.cause {
-        converge::Cause::Updating => "update in progress".into(),
-        converge::Cause::RollingBack => "rollback in progress".into(),
-        converge::Cause::Pulling => "pulling its image".into(),
-        converge::Cause::Starting => "starting".into(),
-        converge::Cause::CrashLooping(error) if service.gave_up => with("failed", error),
-        converge::Cause::CrashLooping(error) => with("crash-looping", error),
-        converge::Cause::Failed(error) => with("failed", error),
-        converge::Cause::ImageNotFound(error) => {
+        converge::ConvergeCause::Updating => "update in progress".into(),
+        converge::ConvergeCause::RollingBack => "rollback in progress".into(),
+        converge::ConvergeCause::Pulling => "pulling its image".into(),
+        converge::ConvergeCause::Starting => "starting".into(),
+        converge::ConvergeCause::CrashLooping(error) if service.gave_up => with("failed", error),
+        converge::ConvergeCause::CrashLooping(error) => with("crash-looping", error),
+        converge::ConvergeCause::Failed(error) => with("failed", error),
+        converge::ConvergeCause::ImageNotFound(error) => {
             let image = error.as_ref().and_then(|error| error.split_once("No such image: "));
             with("image not found", &image.map(|(_, image)| short(image)))
         }
-        converge::Cause::NoSuitableNode(error) => match error {
+        converge::ConvergeCause::NoSuitableNode(error) => match error {
             Some(error) => error.clone(),
             None => "no suitable node".into(),
         },
@@ -332,7 +332,7 @@ pub fn intervention(why: &Intervention, gates: &[Gate]) -> String {
     }
 }
 
-/// Why gates could not be answered, each reason once.
+/// Why gates could not be evaluated, each reason once.
 pub fn unanswered(gates: &[Gate]) -> String {
     let mut reasons: Vec<String> =
         gates.iter().filter(|gate| gate.state() == GateState::Unknown).map(reason).collect();
@@ -398,7 +398,7 @@ pub fn kind_name(removal: &PlannedRemoval) -> &'static str {
     if removal.tags.is_empty() { removal.kind.name() } else { "tagged" }
 }
 
-/// What takes the most room, and what could not be looked at.
+/// The largest consumers of the disk, and what could not be measured.
 fn fills(out: &mut impl Write, disk_consumers: &DiskConsumers) -> io::Result<()> {
     if !disk_consumers.largest.is_empty() {
         writeln!(out, "\nLargest consumers (images share layers):")?;
@@ -500,16 +500,16 @@ fn remove_reason(reason: &RemovalReason) -> (String, String) {
     match reason {
         RemovalReason::Finished(since) => (age(*since), "finished".into()),
         RemovalReason::NeverStarted(since) => (age(*since), "created, never started".into()),
-        RemovalReason::Unnamed { age: since, parents: 0 } => (age(*since), "no name, no container".into()),
+        RemovalReason::Unnamed { age: since, parents: 0 } => (age(*since), "dangling, unused".into()),
         RemovalReason::Unnamed { age: since, parents } => {
             let parents = amount(*parents, "untagged parent");
-            (age(*since), format!("no name, no container; with it at most {parents}"))
+            (age(*since), format!("dangling, unused; with it at most {parents}"))
         }
         RemovalReason::Evicted(Eviction { superseded: Some(name_tag), last_use, .. }) => {
             (age(last_use.ago()), format!("superseded: {name_tag} is another image now"))
         }
         RemovalReason::Evicted(Eviction { last_use: LastUse::Used(since), .. }) => {
-            (age(*since), "cached, not used since".into())
+            (age(*since), "cached, idle".into())
         }
         RemovalReason::Evicted(Eviction { last_use: LastUse::NeverUsed(since), .. }) => {
             (age(*since), "cached, never seen in use".into())
@@ -1058,12 +1058,12 @@ mod tests {
             stack: stack.map(str::to_owned),
             age: None,
         };
-        let missing = converge::Cause::ImageNotFound(Some("No such image: web:1@sha256:aa".into()));
+        let missing = converge::ConvergeCause::ImageNotFound(Some("No such image: web:1@sha256:aa".into()));
         let services = vec![
             service("shop_web", Some("shop"), missing, true),
-            service("lone", None, converge::Cause::Pulling, false),
-            service("blog_db", Some("blog"), converge::Cause::Starting, false),
-            service("shop_db", Some("shop"), converge::Cause::Updating, false),
+            service("lone", None, converge::ConvergeCause::Pulling, false),
+            service("blog_db", Some("blog"), converge::ConvergeCause::Starting, false),
+            service("shop_db", Some("shop"), converge::ConvergeCause::Updating, false),
         ];
         let gate = Gate::Converge(Verdict::Closed(converge::Closed::Converging(services)));
         let expected = [

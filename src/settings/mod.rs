@@ -26,73 +26,108 @@ use file::ConfigFile;
 /// Everything that was asked for, validated.
 #[derive(Debug)]
 pub struct Settings {
+    /// Which engine, and how long to wait for it.
     pub engine: EngineSettings,
+    /// Text or JSON on stdout.
     pub output: Output,
     /// List everything that stays.
     pub verbose: bool,
+    /// The least severe level that is logged on stderr.
     pub log: LevelFilter,
+    /// What to do.
     pub command: Command,
 }
 
 /// How to reach the engine, and how long to wait for it.
 #[derive(Debug)]
 pub struct EngineSettings {
+    /// The engine to prune.
     pub host: HostUrl,
     /// The manager to ask about services, where it is another engine.
     pub swarm_host: Option<HostUrl>,
-    /// Longest wait for an answer.
+    /// Timeout for one request.
     pub timeout: Duration,
-    /// Longest wait for a removal.
+    /// Timeout for one removal, while the engine answers other requests.
     pub removal_timeout: Duration,
 }
 
 /// What to do, with the settings that matter to it.
 #[derive(Debug)]
 pub enum Command {
+    /// Prune, or show what a prune would do.
     Prune(Box<PruneSettings>),
     /// These gates, or all.
     CheckGates {
+        /// Empty: all.
         gates: Vec<GateName>,
+        /// For `disk`.
         disk: DiskSettings,
+        /// For `runs`.
         runs: RunsSettings,
+        /// Where the ledger is, in which usage is recorded.
         state_dir: PathBuf,
     },
+    /// Evaluate `disk`.
     Disk(DiskSettings),
+    /// Evaluate `runs`.
     Runs(RunsSettings),
+    /// Evaluate `converge`.
     Converge,
+    /// Record image usage, and prune where that is due.
     Record(Box<RecordSettings>),
+    /// Why objects would be removed or kept.
     Explain {
+        /// IDs and names, as they were typed.
         objects: Vec<String>,
+        /// The prune that it is about.
         prune: Box<PruneSettings>,
     },
+    /// What is known about the disk, the last prune and the next.
     Status {
+        /// For the gate `disk`.
         disk: DiskSettings,
+        /// Where the ledger is.
         state_dir: PathBuf,
+        /// Where inhibitors register.
         runtime_dir: PathBuf,
     },
+    /// Block prunes while a command runs.
     Inhibit {
+        /// The reason that `runs` shows.
         why: Option<String>,
+        /// The command and its arguments.
         command: Vec<OsString>,
+        /// Where the ledger is, in which usage is recorded at the end.
         state_dir: PathBuf,
+        /// Where inhibitors register.
         runtime_dir: PathBuf,
     },
+    /// List the inhibitors that are active.
     ListInhibitors {
+        /// Where inhibitors register.
         runtime_dir: PathBuf,
     },
+    /// Check what a prune on this host needs, and what works against it.
     Verify(Box<VerifySettings>),
     /// The file that was read, if there is one, and how many keys it sets: it is valid.
     CheckConfig {
+        /// The file that was read; `None` where there is none.
         path: Option<PathBuf>,
+        /// How many keys it sets.
         keys: usize,
     },
+    /// Print a file with every key and its default.
     ExampleConfig,
+    /// Print completions for this shell.
     Completions(Shell),
+    /// Print the man page.
     Man,
 }
 
 /// What the gate `runs` goes by.
 #[derive(Debug)]
 pub struct RunsSettings {
+    /// What counts as a CI run.
     pub policy: runs::RunPolicy,
     /// Where inhibitors register.
     pub runtime_dir: PathBuf,
@@ -110,11 +145,17 @@ pub struct DiskSettings {
 /// What a prune goes by.
 #[derive(Debug)]
 pub struct PruneSettings {
+    /// Only show what would be removed.
     pub dry_run: bool,
+    /// For the gate `disk`.
     pub disk: DiskSettings,
+    /// For the gate `runs`.
     pub runs: RunsSettings,
+    /// What may be removed, and when.
     pub policy: plan::Policy,
+    /// Where the ledger is.
     pub state_dir: PathBuf,
+    /// Where metrics are written, if anywhere (node_exporter's textfile collector).
     pub metrics_file: Option<PathBuf>,
 }
 
@@ -130,8 +171,11 @@ pub struct RecordSettings {
 /// What `verify` goes by.
 #[derive(Debug)]
 pub struct VerifySettings {
+    /// Registries whose credentials are checked.
     pub registries: Vec<String>,
+    /// Ask these registries, and Docker Hub for its pull limit.
     pub online: bool,
+    /// Prove with this image that a second deploy downloads nothing.
     pub redeploy: Option<String>,
     /// What stands in for Docker Hub.
     pub docker_hub: Option<String>,
@@ -142,6 +186,7 @@ pub struct VerifySettings {
 /// Where an engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostUrl {
+    /// A socket on this host.
     Unix(PathBuf),
     /// `HOST:PORT`, plain HTTP.
     Tcp(String),

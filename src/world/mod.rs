@@ -25,6 +25,7 @@ use crate::units::Time;
 /// The host that a run works on.
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait World {
+    /// The engine, connected.
     type Engine: EngineApi;
     /// Held by the one prune that may run.
     type PruneLock;
@@ -105,7 +106,9 @@ pub trait World {
 /// What can be asked of the engine. Services and tasks are the manager's, where that is another engine.
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait EngineApi {
+    /// A subscription to its events.
     type Events: EngineEvents;
+    /// What can remove.
     type Orders: EngineOrders;
 
     /// Is it on this host, so that its paths are ours?
@@ -117,20 +120,27 @@ pub trait EngineApi {
     /// Subscribe to the events of every engine that is asked, from this time on.
     async fn subscribe(&self, since: Time, run_pattern: &Regex) -> Result<Self::Events, EngineError>;
 
+    /// `GET /info`.
     async fn info(&self) -> Result<Info, EngineError>;
+    /// `GET /services?status=true`.
     async fn services(&self) -> Result<Vec<Service>, EngineError>;
+    /// `GET /tasks`.
     async fn tasks(&self) -> Result<Vec<Task>, EngineError>;
     /// IDs of the Swarm's nodes that run no tasks: down or drained.
     async fn nodes_away(&self) -> Result<HashSet<String>, EngineError>;
+    /// `GET /containers/json`.
     async fn containers(&self, which: ContainerScope) -> Result<Vec<Container>, EngineError>;
+    /// `GET /images/json`.
     async fn images(&self) -> Result<Vec<Image>, EngineError>;
     /// One image by any reference; `None` where there is none.
     async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError>;
     /// When a container ended; `None` where it is gone, or has not.
     async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError>;
+    /// Records of BuildKit's cache.
     async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError>;
     /// The images of recent container events, as far as the engine remembers them.
     async fn uses(&self, since: Time, until: Time) -> Result<Vec<ImageEvent>, EngineError>;
+    /// What the engine's own things take; it may take seconds.
     async fn disk_usage(&self, containerd_store: bool) -> Result<DiskUsage, EngineError>;
 }
 

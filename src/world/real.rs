@@ -194,6 +194,7 @@ pub fn watch_signals(signals: &[Signal]) -> Result<Arc<AtomicBool>> {
 /// The engine to prune and the one that knows the services.
 #[derive(Debug)]
 pub struct Engines {
+    /// The engine to prune.
     pub local: Engine,
     /// The manager, where it is another engine.
     pub manager: Option<Engine>,

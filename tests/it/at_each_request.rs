@@ -72,7 +72,7 @@ impl Scene {
             }
         }
         let dangling = self.dangling.lock().unwrap().clone();
-        let cache_pruned = self.proxy.writes().iter().any(|it| it.starts_with("POST /build/prune"));
+        let cache_pruned = self.proxy.writes().iter().any(|request| request.starts_with("POST /build/prune"));
         if cache_pruned || !engine.has_image(&dangling) {
             self.build();
         }
@@ -143,12 +143,12 @@ fn is_removal(request: &str) -> bool {
 
 /// Those after request number `k`.
 fn removals_after(requests: &[String], k: usize) -> Vec<&String> {
-    requests.iter().skip(k).filter(|it| is_removal(it)).collect()
+    requests.iter().skip(k).filter(|request| is_removal(request)).collect()
 }
 
 /// The number of the last order of a whole run: after it the run only looks at what fills the disk.
 fn last_order(requests: &[String]) -> usize {
-    requests.iter().rposition(|it| is_removal(it)).expect("a removal") + 1
+    requests.iter().rposition(|request| is_removal(request)).expect("a removal") + 1
 }
 
 #[track_caller]
@@ -190,7 +190,8 @@ fn sweep(faults: &[Fault]) {
             }
             let gate = ["/version", "/info", "/services", "/tasks", "/containers/json?"];
             let subscription = k == 3;
-            let about_a_gate = subscription || gate.iter().any(|it| hit.starts_with(&format!("GET {it}")));
+            let about_a_gate =
+                subscription || gate.iter().any(|question| hit.starts_with(&format!("GET {question}")));
             let harmless = matches!(fault, Fault::Delay(_));
             if harmless {
                 assert_eq!(report["removed"].as_array().unwrap().len(), 5, "{case}: {report}");

@@ -40,18 +40,18 @@ fn ten_thousand_images_with_the_strangest_names() {
     remember(&engine, &dangling.iter().map(|id| (id.as_str(), 9)).collect::<Vec<_>>());
     change_ledger(&engine, |ledger| {
         let entries = ledger["images"].as_object_mut().unwrap();
-        entries.values_mut().for_each(|it| it["named"] = false.into());
+        entries.values_mut().for_each(|entry| entry["named"] = false.into());
     });
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     proxy.on_request(move |_, line| line.ends_with("/images/json").then_some(Fault::Answer(answer)));
     let report = crate::support::json_of(
         &program(&engine).args(["--dry-run", "-o", "json", "--host", &proxy.url()]).assert().success(),
     );
-    // Orphans are inspected for their tag's time; the engine has none of them, so that the ledger tells their age.
+    // Dangling images are inspected for their tag's time; the engine has none of them, so that the ledger tells their age.
     assert_eq!(report["plan"]["remove"].as_array().unwrap().len(), 100, "the dangling images");
     assert_eq!(report["plan"]["keep"].as_array().unwrap().len(), 9_900);
     // Nothing that stays costs a request of its own.
-    let asked = proxy.requests().iter().filter(|it| it.starts_with("GET /images/sha256")).count();
+    let asked = proxy.requests().iter().filter(|request| request.starts_with("GET /images/sha256")).count();
     assert_eq!(asked, 100, "one for each dangling image");
     let text = stdout(&program(&engine).args(["--dry-run", "-v", "--host", &proxy.url()]).assert().success());
     is_clean(&text);

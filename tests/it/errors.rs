@@ -173,12 +173,12 @@ fn gates_ask_each_question_once_and_cheaply() {
     proxy.on_request(|_, _| None);
     program(&engine).args(["check-gates", "--host", &proxy.url()]).assert().code(3);
     let mut asked: Vec<String> =
-        proxy.requests().iter().map(|it| it.split('?').next().unwrap().to_owned()).collect();
+        proxy.requests().iter().map(|request| request.split('?').next().unwrap().to_owned()).collect();
     asked.sort();
     let expected =
         ["GET /containers/json", "GET /events", "GET /info", "GET /services", "GET /tasks", "GET /version"];
     assert_eq!(asked, expected);
-    assert!(!proxy.requests().iter().any(|it| it.contains("all=1")));
+    assert!(!proxy.requests().iter().any(|request| request.contains("all=1")));
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn a_removal_that_takes_too_long_ends_the_run_and_the_next_one_begins_with_the_r
     let report = run();
     let error = report["failed"][0]["reason"]["message"].as_str().unwrap();
     assert!(error.contains("in 3s") && error.contains("--removal-timeout"), "{report}");
-    let alive = proxy.requests().iter().filter(|it| it.ends_with("/version")).count();
+    let alive = proxy.requests().iter().filter(|request| request.ends_with("/version")).count();
     assert!(alive >= 3, "the engine was asked whether it lives: {alive}");
     assert!(report["stopped"].is_object() && engine.has_image(&dangling), "{report}");
     // What stopped the last run comes last.

@@ -44,7 +44,7 @@ fn it_says_what_protects_an_object_and_when_it_may_go() {
     // Under pressure it goes, and the plan says the same.
     engine.fill_to(86);
     let assert = explain(&[&pulled]).success();
-    assert!(stdout(&assert).contains("goes: cached, not used since: 48h"), "{}", stdout(&assert));
+    assert!(stdout(&assert).contains("goes: cached, idle: 48h"), "{}", stdout(&assert));
     // What there is not.
     let assert = explain(&["nothing:1", &pulled]).code(1);
     assert.stdout(contains("nothing:1: no such image or container").and(contains("(cached image)")));

@@ -41,7 +41,7 @@ fn end(mut child: Child) {
 /// Is there a file of an inhibitor? The lock of removals lies beside them.
 fn has_inhibitor(runtime: &Path) -> bool {
     let files = fs::read_dir(runtime.join("inhibitors"));
-    files.is_ok_and(|it| it.flatten().any(|it| it.file_name() != ".removing.lock"))
+    files.is_ok_and(|files| files.flatten().any(|file| file.file_name() != ".removing.lock"))
 }
 
 fn idle_engine() -> Engine {
@@ -177,7 +177,7 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
     assert!(report["stopped"]["message"].as_str().unwrap().contains("'deploy'"), "{report}");
     assert!(waited.load(Ordering::SeqCst), "the command began beside a removal");
     engine.eventually("the command begins", || marker.exists());
-    let deletes = proxy.writes().iter().filter(|it| it.starts_with("DELETE")).count();
+    let deletes = proxy.writes().iter().filter(|request| request.starts_with("DELETE")).count();
     assert_eq!(deletes, 1, "{:?}", proxy.writes());
     end(shown.lock().unwrap().take().unwrap());
 }
@@ -212,7 +212,7 @@ fn the_command_waits_for_every_order_in_flight() {
     assert_eq!(report["outcome"], "stopped", "{report}");
     let (mut child, spawned) = child.lock().unwrap().take().unwrap();
     assert!(child.wait().unwrap().success());
-    let orders = proxy.writes().iter().filter(|it| it.starts_with("DELETE")).count();
+    let orders = proxy.writes().iter().filter(|request| request.starts_with("DELETE")).count();
     assert!((2..=3).contains(&orders), "{:?}", proxy.writes());
     let waited = fs::metadata(&marker).unwrap().modified().unwrap().duration_since(spawned).unwrap();
     assert!(waited >= Duration::from_millis(1500), "the command began {waited:?} after the first order");
@@ -260,8 +260,8 @@ fn a_stranger_can_hold_neither_locks_nor_stale_inhibitors() {
     assert!(!engine.has_image(&dangling[0]), "it took the lock of removals");
     let child = start(&engine, &["--", "sleep", "60"]);
     let folder = engine.folder().join("runtime/inhibitors");
-    let mut files = fs::read_dir(&folder).unwrap().map(|it| it.unwrap().path());
-    let inhibitor = files.find(|it| !it.ends_with(".removing.lock")).unwrap();
+    let mut files = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
+    let inhibitor = files.find(|file| !file.ends_with(".removing.lock")).unwrap();
     end(child);
     let files = [
         (engine.folder().join("state/ledger.lock"), false),

@@ -66,7 +66,7 @@ fn a_foreign_container_makes_it_ask_again_and_go_on() {
     assert_eq!(report["outcome"], "pruned", "{report}");
     assert!(cached.iter().all(|(_, id)| !engine.has_image(id)), "{report}");
     // Asked for the plan, for the kind, and because of the container; and after the moment.
-    let asked = proxy.requests().iter().filter(|it| it.starts_with("GET /services")).count();
+    let asked = proxy.requests().iter().filter(|request| request.starts_with("GET /services")).count();
     assert!(asked >= 4, "{asked}");
 }
 
@@ -151,7 +151,7 @@ fn a_dangling_image_that_gets_a_name_at_the_last_moment_stays() {
 }
 
 fn orders(proxy: &Proxy) -> usize {
-    proxy.writes().iter().filter(|it| it.starts_with("DELETE /images/")).count()
+    proxy.writes().iter().filter(|request| request.starts_with("DELETE /images/")).count()
 }
 
 /// Eight dangling images under pressure, and a prune of them all.
@@ -169,7 +169,7 @@ fn prune_dangling_images(engine: &Engine, proxy: &Proxy) -> Value {
     command.args(["prune", "-o", "json", "--older-than", "0s", "--timeout", "5s", "--removal-timeout", "5s"]);
     let report = json_of(&command.args(["--host", &proxy.url()]).assert());
     // Each object that was to go is accounted for once.
-    let told = ["removed", "skipped", "failed"].map(|it| report[it].as_array().unwrap().len());
+    let told = ["removed", "skipped", "failed"].map(|list| report[list].as_array().unwrap().len());
     assert_eq!(told.iter().sum::<usize>(), report["plan"]["remove"].as_array().unwrap().len(), "{report}");
     report
 }
@@ -229,9 +229,9 @@ fn after_an_order_for_a_dangling_image_that_fails_the_gates_are_asked_again() {
     assert_eq!(report["failed"].as_array().unwrap().len(), 1, "{report}");
     assert_eq!(left(&engine, &dangling), 1, "{report}");
     let requests = proxy.requests();
-    let first = requests.iter().position(|it| it.starts_with("DELETE /images/")).unwrap();
-    let more = requests[first + 1..].iter().take_while(|it| !it.starts_with("GET /services"));
-    let more = more.filter(|it| it.starts_with("DELETE /images/")).count();
+    let first = requests.iter().position(|request| request.starts_with("DELETE /images/")).unwrap();
+    let more = requests[first + 1..].iter().take_while(|request| !request.starts_with("GET /services"));
+    let more = more.filter(|request| request.starts_with("DELETE /images/")).count();
     assert!(more <= 2, "{requests:?}");
 }
 

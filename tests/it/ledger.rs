@@ -78,7 +78,8 @@ fn an_unreadable_ledger_is_set_aside_and_protects_every_cached_image() {
     program(&engine).arg("prune").assert().success().stderr(contains("moved to"));
     engine.image_id(&name);
     let aside = fs::read_dir(engine.folder().join("state")).unwrap().flatten();
-    let aside: Vec<_> = aside.filter(|it| it.file_name().to_string_lossy().contains("unreadable")).collect();
+    let aside: Vec<_> =
+        aside.filter(|file| file.file_name().to_string_lossy().contains("unreadable")).collect();
     assert_eq!(fs::read_to_string(aside[0].path()).unwrap(), "{half a ledg");
 }
 

@@ -18,5 +18,6 @@ mod prune;
 mod record;
 mod runs;
 mod support;
+mod transcripts;
 mod usage;
 mod verify;

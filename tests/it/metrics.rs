@@ -19,7 +19,8 @@ fn promtool(arguments: &[&str], input: &Path) -> (bool, String) {
         .stdin(Stdio::from(fs::File::open(input).expect("the input")))
         .output()
         .expect("run promtool");
-    let text = [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned()).concat();
+    let text =
+        [output.stdout, output.stderr].map(|stream| String::from_utf8_lossy(&stream).into_owned()).concat();
     (output.status.success(), text)
 }
 
@@ -105,7 +106,7 @@ fn metrics_that_cannot_be_written_are_an_error_that_names_the_option() {
 #[test]
 fn the_alerts_of_the_docs_are_rules() {
     let page = include_str!("../../docs/metrics.md");
-    let rules = page.split("```yaml\n").nth(1).and_then(|it| it.split("```").next()).expect("an example");
+    let rules = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), rules).expect("write the rules");
     let (fine, said) = promtool(&["check", "rules", &file.path().display().to_string()], file.path());

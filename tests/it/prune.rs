@@ -166,7 +166,7 @@ fn containers_go_by_the_time_they_finished_and_volumes_stay() {
         let mut gone = names(&report["removed"]);
         gone.sort();
         gone == ["ended", "never"] || {
-            assert!(gone.iter().all(|it| it == "ended" || it == "never"), "{gone:?}");
+            assert!(gone.iter().all(|name| name == "ended" || name == "never"), "{gone:?}");
             !engine.docker(["ps", "--all", "--format", "{{.Names}}"]).contains("ended")
                 && !engine.docker(["ps", "--all", "--format", "{{.Names}}"]).contains("never")
         }
@@ -238,7 +238,7 @@ fn stale_build_cache_goes_and_what_images_share_stays() {
         let report = prune(&engine, "--older-than 1s");
         let planned = report["plan"]["remove"].as_array().unwrap();
         let gone = report["removed"].as_array().unwrap();
-        removed += gone.iter().filter(|it| it["kind"] == "build-cache").count();
+        removed += gone.iter().filter(|removal| removal["kind"] == "build-cache").count();
         planned.is_empty() && removed > 0
     });
 }
@@ -283,7 +283,11 @@ fn only_the_documented_removals_are_on_the_wire() {
         !engine.has_image(&name) && ended.is_empty()
     });
     for expected in ["DELETE /containers/", "POST /images/sha256", "DELETE /images/ci-docker-prune.invalid"] {
-        assert!(proxy.writes().iter().any(|it| it.starts_with(expected)), "{expected}: {:?}", proxy.writes());
+        assert!(
+            proxy.writes().iter().any(|request| request.starts_with(expected)),
+            "{expected}: {:?}",
+            proxy.writes()
+        );
     }
     for request in proxy.writes() {
         let (method, path) = request.split_once(' ').unwrap();
@@ -415,7 +419,7 @@ fn what_fills_the_disk_is_told_where_a_prune_does_not_help() {
     let told = |report: &Value| -> Vec<(String, String)> {
         let largest = report["consumers"]["largest"].as_array().expect("consumers").iter();
         assert!(largest.clone().count() <= 10, "{report}");
-        let text = |it: &Value| it.as_str().unwrap_or("-").to_owned();
+        let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
         largest.map(|consumer| (text(&consumer["kind"]), text(&consumer["names"][0]))).collect()
     };
     let arguments = ["--dry-run", "-v", "-o", "json", "--host", &proxy.url()];
@@ -431,8 +435,9 @@ fn what_fills_the_disk_is_told_where_a_prune_does_not_help() {
         assert_eq!(looked["consumers"]["unreferenced"], serde_json::json!([forgotten]));
     } else {
         let requests = proxy.requests();
-        let slow =
-            |it: &&String| it.contains("/system/df") && (!it.contains("type=") || it.contains("type=image"));
+        let slow = |request: &&String| {
+            request.contains("/system/df") && (!request.contains("type=") || request.contains("type=image"))
+        };
         assert_eq!(requests.iter().find(slow), None);
     }
     let text = stdout(&program(&engine).args(["--dry-run", "-v"]).assert().success());
@@ -459,7 +464,7 @@ fn a_bar_shows_how_far_it_is_on_a_terminal_only() {
         }
         let program = standard(program(&engine).args(["prune", "--older-than", "0s"]));
         let words: Vec<_> = std::iter::once(program.get_program()).chain(program.get_args()).collect();
-        let words: Vec<_> = words.iter().map(|it| it.to_string_lossy()).collect();
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
         let mut command = Command::new("script");
         command.args(["--quiet", "--return", "--command"]);
         // The log and the bar go to stderr; only that is the terminal, or is not.

@@ -64,9 +64,9 @@ fn a_prune_that_a_gate_blocked_is_made_up_for_when_the_gate_opens() {
         is_silent(&engine, "");
     }
     // Again after an hour.
-    change_ledger(&engine, |it| {
+    change_ledger(&engine, |ledger| {
         let hour_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(61);
-        it["pressure"]["reported"]["at"] = hour_ago.to_string().into();
+        ledger["pressure"]["reported"]["at"] = hour_ago.to_string().into();
     });
     record(&engine, "").success().stdout(contains("blocked by runs"));
     is_silent(&engine, "");
@@ -95,7 +95,9 @@ fn a_prune_that_failed_is_owed_and_pressure_that_is_gone_owes_nothing() {
     });
     assert!(ledger(&engine)["pressure"]["owed_since"].is_string());
     record(&engine, "--older-than 1s").success().stdout(contains("Removed:").and(contains("ended")));
-    change_ledger(&engine, |it| it["pressure"]["owed_since"] = jiff::Timestamp::now().to_string().into());
+    change_ledger(&engine, |ledger| {
+        ledger["pressure"]["owed_since"] = jiff::Timestamp::now().to_string().into()
+    });
     engine.fill_to(50);
     is_silent(&engine, "");
     assert_eq!(ledger(&engine)["pressure"], Value::Null);

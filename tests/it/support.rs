@@ -123,8 +123,8 @@ pub fn prune(engine: &Engine, words: &str) -> Value {
 
 /// The names of what a list in a report is about, cached images by their repository.
 pub fn names(list: &Value) -> Vec<String> {
-    let name = |it: &Value| {
-        let name = it["names"][0].as_str().unwrap_or("-").trim_start_matches("127.0.0.1:5000/");
+    let name = |object: &Value| {
+        let name = object["names"][0].as_str().unwrap_or("-").trim_start_matches("127.0.0.1:5000/");
         // `name@sha256:…`, or on the containerd store `name:tag@sha256:…`.
         let name = name.split_once('@').map_or(name, |(name, _)| name.split(':').next().unwrap_or(name));
         name.to_owned()
@@ -152,7 +152,7 @@ pub fn remember_hours(engine: &Engine, images: &[(&str, i64, Option<&str>)]) {
     let entry = |hours: i64, name_tag: Option<&str>| {
         let at = (now - jiff::SignedDuration::from_hours(hours)).to_string();
         let references: serde_json::Map<_, _> =
-            name_tag.into_iter().map(|it| (it.to_owned(), at.clone().into())).collect();
+            name_tag.into_iter().map(|name_tag| (name_tag.to_owned(), at.clone().into())).collect();
         json!({"first_seen": at, "last_used": at, "named": true, "references": references})
     };
     let images: serde_json::Map<String, Value> =

@@ -162,7 +162,8 @@ fn help_fits_100_columns_and_names_every_exit_status() {
         "verify",
         "check-config",
     ] {
-        let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|it| !it.is_empty()).collect();
+        let arguments: Vec<&str> =
+            [command, "--help"].into_iter().filter(|argument| !argument.is_empty()).collect();
         let assert = bare().args(arguments).env("COLUMNS", "200").assert().success().stderr("");
         let help = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
         for line in help.lines() {
@@ -258,7 +259,7 @@ fn typos_get_a_suggestion() {
         (["prune", "--disk-treshold=80"], "--disk-threshold"),
         (["verify", "--re-deploy=x"], "--redeploy"),
     ] {
-        let arguments = arguments.into_iter().filter(|it| !it.is_empty());
+        let arguments = arguments.into_iter().filter(|argument| !argument.is_empty());
         bare().args(arguments).assert().code(2).stderr(contains(expected));
     }
 }

@@ -25,7 +25,11 @@ const SECRET: &str = "s3cret";
 #[track_caller]
 fn check(report: &Value, name: &str) -> Value {
     let checks = report["checks"].as_array().expect("checks");
-    checks.iter().find(|it| it["check"] == name).unwrap_or_else(|| panic!("no {name} in {report}")).clone()
+    checks
+        .iter()
+        .find(|check| check["check"] == name)
+        .unwrap_or_else(|| panic!("no {name} in {report}"))
+        .clone()
 }
 
 /// Nothing that the program says or logs holds the secret, in any form.
@@ -83,7 +87,7 @@ fn credentials_are_found_in_every_form_and_what_fails_says_what_to_do() {
         (json!({"auths": {"ghcr.io": {"auth": BASIC}}}), "failed", "docker login"),
         (json!({"auths": {hub: {"auth": SECRET}}}), "failed", "not base64"),
         (json!({"auths": [SECRET]}), "failed", "no valid JSON"),
-        (json!({"credsStore": "empty"}), "failed", "docker-credential-empty keeps none; docker login"),
+        (json!({"credsStore": "empty"}), "failed", "docker-credential-empty has no entry; docker login"),
         (json!({"credsStore": "broken"}), "failed", "docker-credential-broken failed: exit status: 3"),
         (json!({"credsStore": "nonsense"}), "failed", "its answer is no credential"),
         (json!({"credsStore": "missing"}), "failed", "docker-credential-missing is not on the PATH"),
@@ -202,7 +206,7 @@ fn the_registry_itself_tests_a_credential_and_the_proof_sends_it() {
     let report = verify(BASIC);
     let login = check(&report, "login");
     assert_eq!(login["status"], "ok", "{login}");
-    assert!(login["reason"]["message"].as_str().unwrap().contains("the registry takes it"), "{login}");
+    assert!(login["reason"]["message"].as_str().unwrap().contains("accepted by the registry"), "{login}");
     assert_eq!(check(&report, "redeploy")["status"], "ok", "{report}");
     registry.kill().expect("end the registry");
     registry.wait().expect("wait for it");

@@ -264,7 +264,9 @@ impl State {
             None => stored.references.contains(reference),
             // Any name of that repository with that digest will do.
             Some((name, digest)) => {
-                let same = |it: &String| it.ends_with(digest) && repository(it) == repository(name);
+                let same = |reference: &String| {
+                    reference.ends_with(digest) && repository(reference) == repository(name)
+                };
                 stored.references.iter().any(same)
             }
         };
@@ -288,11 +290,10 @@ impl State {
     pub fn create_service(&mut self, now: u64, name: &str, image: &str) {
         let image = self.registry[image].clone();
         // An image that only we have a name for is not there any more for anyone who begins now.
-        let named = self
-            .images
-            .values()
-            .filter(|it| it.references.iter().any(|it| !it.starts_with(EVICTION_REPOSITORY)));
-        let layers_there = named.flat_map(|it| &it.image.layers).map(|(id, _)| id.clone()).collect();
+        let named = self.images.values().filter(|image| {
+            image.references.iter().any(|reference| !reference.starts_with(EVICTION_REPOSITORY))
+        });
+        let layers_there = named.flat_map(|stored| &stored.image.layers).map(|(id, _)| id.clone()).collect();
         let (reference, key) = (image.reference, image.name);
         let service = Service { name: name.into(), image: reference, key, created: now, layers_there };
         self.services.insert(name.into(), service);
@@ -308,7 +309,7 @@ impl State {
     /// `docker service rm`, and its containers with it.
     pub fn remove_service(&mut self, name: &str) {
         self.services.remove(name);
-        self.containers.retain(|_, it| it.service.as_deref() != Some(name));
+        self.containers.retain(|_, container| container.service.as_deref() != Some(name));
         self.tasks.retain(|task| task.service != name);
         // Steps name tasks by their place: none may be left.
         self.queue.clear();
@@ -385,13 +386,14 @@ impl State {
             self.queue.pop_first();
             self.step(at, step);
         }
-        let gone =
-            |it: &&Container| it.state == ContainerState::Running && !self.images.contains_key(&it.image);
+        let gone = |container: &&Container| {
+            container.state == ContainerState::Running && !self.images.contains_key(&container.image)
+        };
         let ghosts: Vec<_> = self
             .containers
             .values()
             .filter(gone)
-            .map(|it| Violation::ContainerWithoutImage(it.name.clone()))
+            .map(|container| Violation::ContainerWithoutImage(container.name.clone()))
             .collect();
         self.violations.extend(ghosts);
     }
@@ -485,7 +487,7 @@ impl State {
     pub fn may_delete(&self, reference: &str) -> Delete {
         let Some(id) = self.resolve(reference) else { return Delete::NotFound };
         let repositories: BTreeSet<&str> =
-            self.images[&id].references.iter().map(|it| repository(it)).collect();
+            self.images[&id].references.iter().map(|reference| repository(reference)).collect();
         if reference == id && repositories.len() > 1 {
             return Delete::Conflict("conflict: image is referenced in multiple repositories".into());
         }
@@ -506,9 +508,9 @@ impl State {
         if reference == id {
             return references.clone();
         }
-        let same = |it: &&String| repository(it) == repository(reference);
+        let same = |other: &&String| repository(other) == repository(reference);
         let (name, digest) =
-            reference.split_once('@').map_or((reference, None), |(it, digest)| (it, Some(digest)));
+            reference.split_once('@').map_or((reference, None), |(name, digest)| (name, Some(digest)));
         match self.store {
             // By a digest every reference of that repository to it.
             Store::Containerd if digest.is_some() && repository(reference) == name => {
@@ -516,13 +518,19 @@ impl State {
             }
             Store::Overlay2 if digest.is_none() => {
                 // With a repository's last tag its digests go.
-                let tags = references.iter().filter(same).filter(|it| !it.contains('@')).count();
-                references.iter().filter(same).filter(|it| *it == reference || tags <= 1).cloned().collect()
+                let tags =
+                    references.iter().filter(same).filter(|reference| !reference.contains('@')).count();
+                references
+                    .iter()
+                    .filter(same)
+                    .filter(|other| *other == reference || tags <= 1)
+                    .cloned()
+                    .collect()
             }
             Store::Containerd | Store::Overlay2 => {
-                let by_digest = |it: &&String| match digest {
-                    Some(digest) => same(it) && it.ends_with(digest),
-                    None => *it == reference,
+                let by_digest = |other: &&String| match digest {
+                    Some(digest) => same(other) && other.ends_with(digest),
+                    None => *other == reference,
                 };
                 references.iter().filter(by_digest).cloned().collect()
             }
@@ -537,7 +545,7 @@ impl State {
             }
             Delete::Untag(id, references) => {
                 if let Some(stored) = self.images.get_mut(id) {
-                    stored.references.retain(|it| !references.contains(it));
+                    stored.references.retain(|reference| !references.contains(reference));
                 }
             }
             Delete::NotFound | Delete::Conflict(_) => {}
@@ -548,7 +556,7 @@ impl State {
     pub fn eviction_tags(&self) -> Vec<String> {
         let unused = self.images.values().filter(|stored| self.users(&stored.image.id()).next().is_none());
         let all = unused.flat_map(|stored| &stored.references);
-        all.filter(|it| it.starts_with(EVICTION_REPOSITORY)).cloned().collect()
+        all.filter(|reference| reference.starts_with(EVICTION_REPOSITORY)).cloned().collect()
     }
 }
 

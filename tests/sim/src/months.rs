@@ -220,9 +220,10 @@ impl Host<'_> {
         }
         while self.percent() >= 70 {
             let mut state = self.world.0.state.borrow_mut();
-            let used: HashSet<&str> = state.containers.values().map(|it| it.image.as_str()).collect();
+            let used: HashSet<&str> =
+                state.containers.values().map(|container| container.image.as_str()).collect();
             let mut holders: BTreeMap<&str, usize> = BTreeMap::new();
-            for (id, _) in state.images.values().flat_map(|it| &it.image.layers) {
+            for (id, _) in state.images.values().flat_map(|image| &image.image.layers) {
                 *holders.entry(id).or_default() += 1;
             }
             let needed = |stored: &Stored| {
@@ -253,12 +254,13 @@ impl Host<'_> {
     fn evict(&mut self, may_go: impl Fn(&str) -> bool, order: impl Fn(&str) -> u64, until: u64) {
         let mut candidates: Vec<(u64, String)> = {
             let state = self.world.0.state.borrow();
-            let used: HashSet<&str> = state.containers.values().map(|it| it.image.as_str()).collect();
+            let used: HashSet<&str> =
+                state.containers.values().map(|container| container.image.as_str()).collect();
             let unused = state.images.iter().filter(|(id, _)| !used.contains(id.as_str()));
             unused
-                .map(|(_, it)| it.image.name.clone())
-                .filter(|it| may_go(it))
-                .map(|it| (order(&it), it))
+                .map(|(_, stored)| stored.image.name.clone())
+                .filter(|name| may_go(name))
+                .map(|name| (order(&name), name))
                 .collect()
         };
         candidates.sort_unstable();

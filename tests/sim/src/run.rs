@@ -203,8 +203,8 @@ fn told_once(report: &PruneResult, violations: &mut BTreeSet<Violation>) {
     let (Some(plan), PruneOutcome::CarriedOut(outcome)) = (&report.plan, &report.ending) else { return };
     let removed = outcome.removed.iter();
     let others = outcome.skipped.iter().map(|(it, _)| it).chain(outcome.failed.iter().map(|(it, _)| it));
-    let mut told: Vec<&str> = removed.chain(others).map(|it| it.id.as_str()).collect();
-    let mut planned: Vec<&str> = plan.remove.iter().map(|it| it.id.as_str()).collect();
+    let mut told: Vec<&str> = removed.chain(others).map(|removal| removal.id.as_str()).collect();
+    let mut planned: Vec<&str> = plan.remove.iter().map(|removal| removal.id.as_str()).collect();
     told.sort_unstable();
     planned.sort_unstable();
     if told != planned {

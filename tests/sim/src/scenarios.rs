@@ -201,7 +201,7 @@ pub async fn play<S: Stage>(scenario: &Scenario, stage: &S) -> Vec<String> {
         }
         let engine = stage.world().connect().await.expect("an engine");
         lines.push(format!("{act:?}: {answer}; events: {}", shown_sign(sign)));
-        lines.extend(look(scenario, stage, &engine).await.into_iter().map(|it| format!("  {it}")));
+        lines.extend(look(scenario, stage, &engine).await.into_iter().map(|line| format!("  {line}")));
     }
     lines
 }
@@ -226,8 +226,8 @@ async fn order<S: Stage>(stage: &S, engine: &<S::World as World>::Engine, act: A
         Act::RestoreTag(image, name_tag) => orders.restore_tag(&stage.id(image), &in_full(name_tag)).await,
         Act::RemoveContainer(name) => {
             let all = engine.containers(ContainerScope::All).await.expect("containers");
-            let id = all.into_iter().find(|it| it.names.iter().any(|it| it == name));
-            orders.remove_container(&id.map_or_else(|| "none".to_owned(), |it| it.id)).await
+            let id = all.into_iter().find(|container| container.names.iter().any(|own| own == name));
+            orders.remove_container(&id.map_or_else(|| "none".to_owned(), |container| container.id)).await
         }
         Act::Prune => {
             let words =
@@ -252,13 +252,13 @@ fn pruned<S: Stage>(stage: &S, report: &PruneResult) -> String {
     match &report.ending {
         PruneOutcome::CarriedOut(outcome) => {
             let names = |id: &str, names: &[String]| {
-                names.iter().map(|it| plain(stage, it)).next().unwrap_or(id.into())
+                names.iter().map(|name| plain(stage, name)).next().unwrap_or(id.into())
             };
             let mut removed: Vec<_> = outcome
                 .removed
                 .iter()
-                .filter(|it| it.kind.name() != "build-cache")
-                .map(|it| format!("{} {}", it.kind.name(), names(&it.id, &it.names)))
+                .filter(|removal| removal.kind.name() != "build-cache")
+                .map(|removal| format!("{} {}", removal.kind.name(), names(&removal.id, &removal.names)))
                 .collect();
             removed.sort_unstable();
             let skipped = outcome.skipped.len();
@@ -290,15 +290,15 @@ fn shown_sign(sign: Option<StopEvent>) -> &'static str {
 
 /// What is there.
 async fn look<S: Stage>(scenario: &Scenario, stage: &S, engine: &<S::World as World>::Engine) -> Vec<String> {
-    let ids: BTreeMap<String, &str> = scenario.images.iter().map(|it| (stage.id(it), *it)).collect();
-    let known = |id: &str| ids.get(id).map_or_else(|| id.to_owned(), |it| (*it).to_owned());
+    let ids: BTreeMap<String, &str> = scenario.images.iter().map(|image| (stage.id(image), *image)).collect();
+    let known = |id: &str| ids.get(id).map_or_else(|| id.to_owned(), |image| (*image).to_owned());
     let mut lines = Vec::new();
     for Image { id, .. } in engine.images().await.expect("images") {
         // The list leaves digests out where an image has several repositories (containerd).
         let image = engine.image(&id).await.expect("an image").expect("it is there");
         let Image { tags, digests, eviction_tag, .. } = image;
         let list = |names: Vec<String>| {
-            let mut names: Vec<_> = names.iter().map(|it| plain(stage, it)).collect();
+            let mut names: Vec<_> = names.iter().map(|name| plain(stage, name)).collect();
             names.sort_unstable();
             names.dedup();
             names.join(" ")
@@ -314,7 +314,7 @@ async fn look<S: Stage>(scenario: &Scenario, stage: &S, engine: &<S::World as Wo
     for Container { names, image_id, state, .. } in
         engine.containers(ContainerScope::All).await.expect("containers")
     {
-        let name = names.first().and_then(|it| it.split('.').next()).unwrap_or_default();
+        let name = names.first().and_then(|name| name.split('.').next()).unwrap_or_default();
         lines.push(format!("container {name}: {} {}", known(&image_id), state.name()));
     }
     for service in engine.services().await.expect("services") {
@@ -322,7 +322,7 @@ async fn look<S: Stage>(scenario: &Scenario, stage: &S, engine: &<S::World as Wo
         lines.push(format!("service {}: {}/{}", service.name, status.running, status.desired));
     }
     lines.sort_unstable();
-    let downloads = scenario.images.iter().map(|it| format!("{it} {}", stage.downloads(it)));
+    let downloads = scenario.images.iter().map(|image| format!("{image} {}", stage.downloads(image)));
     lines.push(format!("downloads: {}", downloads.collect::<Vec<_>>().join(", ")));
     lines
 }

@@ -188,7 +188,7 @@ impl Trace {
             for image in line.images {
                 let name = image.digest.trim_start_matches("sha256:").to_owned();
                 let reference = format!("{}@sha256:{name}", image.name);
-                let layers = image.layers.into_iter().map(|it| (it.id, it.bytes)).collect();
+                let layers = image.layers.into_iter().map(|layer| (layer.id, layer.bytes)).collect();
                 trace.built.insert(name.clone(), image.built.map_or(i64::MIN, since));
                 trace.images.insert(name.clone(), Image { name: name.clone(), reference, layers });
                 images.push(name);

@@ -144,7 +144,7 @@ impl Shared {
             }
             Deed::Pull(image) => state.pull(now, image),
             Deed::Run(image) => {
-                let reference = state.registry.get(image).map(|it| it.reference.clone());
+                let reference = state.registry.get(image).map(|image| image.reference.clone());
                 state.run_container(
                     now,
                     &format!("cron-{step}"),
@@ -227,7 +227,9 @@ impl Shared {
         self.step(name).await;
         self.order_begins();
         let fault = self.faults.borrow_mut().remove(&(self.steps.get() - 1));
-        if let Some(fault) = fault.filter(|it| !matches!(it, Fault::LostAfter | Fault::MalformedResponse)) {
+        if let Some(fault) =
+            fault.filter(|fault| !matches!(fault, Fault::LostAfter | Fault::MalformedResponse))
+        {
             self.pass().await;
             return self.failed(name, Some(fault)).await;
         }
@@ -446,14 +448,15 @@ fn at(millis: i64) -> Option<Time> {
 /// An image as the list shows it, or as inspecting it does.
 fn image(store: Store, stored: &engine::Stored, inspected: bool) -> Image {
     let all = || stored.references.iter().cloned();
-    let has_tag = |it: &String| it.split('@').next().is_some_and(|name| name != engine::repository(name));
+    let has_tag =
+        |reference: &String| reference.split('@').next().is_some_and(|name| name != engine::repository(name));
     let (tags, digests) = match store {
-        Store::Overlay2 => all().partition(|it| !it.contains('@')),
+        Store::Overlay2 => all().partition(|reference| !reference.contains('@')),
         Store::Containerd => {
             let (_, digest) = stored.image.reference.split_once('@').unwrap_or_default();
-            let digests = all().map(|it| match it.contains('@') && inspected {
-                true => it,
-                false => format!("{}@{digest}", engine::repository(&it)),
+            let digests = all().map(|reference| match reference.contains('@') && inspected {
+                true => reference,
+                false => format!("{}@{digest}", engine::repository(&reference)),
             });
             (all().filter(has_tag).collect(), digests.collect())
         }
@@ -519,16 +522,17 @@ impl EngineApi for Simulated {
     async fn services(&self) -> Result<Vec<Service>, EngineError> {
         self.0.ask("GET /services").await?;
         let state = self.0.state.borrow();
-        let service = |it: &engine::Service| {
-            let running =
-                |task: &&engine::Task| task.service == it.name && task.state == engine::TaskState::Running;
+        let service = |service: &engine::Service| {
+            let running = |task: &&engine::Task| {
+                task.service == service.name && task.state == engine::TaskState::Running
+            };
             Service {
-                id: it.name.clone(),
-                name: it.name.clone(),
+                id: service.name.clone(),
+                name: service.name.clone(),
                 labels: Labels::new(),
-                created: at(i64::try_from(it.created).unwrap_or(0)),
+                created: at(i64::try_from(service.created).unwrap_or(0)),
                 updated: None,
-                image: it.image.clone(),
+                image: service.image.clone(),
                 previous_image: None,
                 mode: Mode::Replicated { replicas: 1 },
                 status: Some(TaskCounts {
@@ -547,21 +551,21 @@ impl EngineApi for Simulated {
     async fn tasks(&self) -> Result<Vec<Task>, EngineError> {
         self.0.ask("GET /tasks").await?;
         let state = self.0.state.borrow();
-        let task = |it: &engine::Task| Task {
-            service: it.service.clone(),
+        let task = |task: &engine::Task| Task {
+            service: task.service.clone(),
             slot: 1,
             node: Some("node".into()),
             created: None,
-            state: match it.state {
+            state: match task.state {
                 engine::TaskState::New | engine::TaskState::Starting => TaskState::Starting,
                 engine::TaskState::Preparing => TaskState::Preparing,
                 engine::TaskState::Running => TaskState::Running,
                 engine::TaskState::Rejected => TaskState::Rejected,
             },
-            wanted: it.state != engine::TaskState::Rejected,
+            wanted: task.state != engine::TaskState::Rejected,
             error: None,
-            container: it.container.clone(),
-            image: state.services.get(&it.service).map(|it| it.image.clone()).unwrap_or_default(),
+            container: task.container.clone(),
+            image: state.services.get(&task.service).map(|service| service.image.clone()).unwrap_or_default(),
             job_iteration: 0,
         };
         Ok(state.tasks.iter().map(task).collect())
@@ -578,25 +582,26 @@ impl EngineApi for Simulated {
         if self.0.millis() < state.settling_until {
             return Ok(vec![]);
         }
-        let container = |(id, it): (&String, &engine::Container)| {
-            let labels = it.service.iter().map(|it| ("com.docker.swarm.service.id".to_owned(), it.clone()));
+        let container = |(id, container): (&String, &engine::Container)| {
+            let labels =
+                container.service.iter().map(|id| ("com.docker.swarm.service.id".to_owned(), id.clone()));
             Container {
                 id: id.clone(),
-                names: vec![it.name.clone()],
-                image: it.asked.clone(),
-                image_id: it.image.clone(),
-                state: match it.state {
+                names: vec![container.name.clone()],
+                image: container.asked.clone(),
+                image_id: container.image.clone(),
+                state: match container.state {
                     engine::ContainerState::Created => ContainerState::Created,
                     engine::ContainerState::Running => ContainerState::Running,
                     engine::ContainerState::Exited(_) => ContainerState::Exited,
                 },
                 labels: labels.collect(),
-                created: at(it.created),
+                created: at(container.created),
                 finished: None,
             }
         };
         let listed = state.containers.iter().map(container);
-        Ok(listed.filter(|it| which == ContainerScope::All || it.state.is_live()).collect())
+        Ok(listed.filter(|container| which == ContainerScope::All || container.state.is_live()).collect())
     }
 
     async fn images(&self) -> Result<Vec<Image>, EngineError> {
@@ -619,8 +624,8 @@ impl EngineApi for Simulated {
             Err(error) if error.status().is_some_and(|(status, _)| status == 404) => return Ok(None),
             answer => answer?,
         }
-        Ok(self.0.state.borrow().containers.get(id).and_then(|it| match it.state {
-            engine::ContainerState::Exited(_) => at(it.created),
+        Ok(self.0.state.borrow().containers.get(id).and_then(|container| match container.state {
+            engine::ContainerState::Exited(_) => at(container.created),
             _ => None,
         }))
     }
@@ -639,7 +644,7 @@ impl EngineApi for Simulated {
             let image = seen.event.actor.attributes.as_ref()?.get("image")?.clone();
             Some(ImageEvent { image, at: at(i64::try_from(seen.at).ok()?)? })
         });
-        let used = used.filter(|it| (since..=until).contains(&it.at));
+        let used = used.filter(|event| (since..=until).contains(&event.at));
         Ok(used.collect())
     }
 
@@ -677,9 +682,9 @@ impl EngineEvents for Events {
 impl EngineOrders for Simulated {
     async fn remove_container(&self, id: &str) -> Result<Done, EngineError> {
         self.0
-            .order("DELETE /containers/ID", |it| {
-                let mut state = it.state.borrow_mut();
-                Order::Done(match state.containers.get(id).map(|it| it.state.clone()) {
+            .order("DELETE /containers/ID", |shared| {
+                let mut state = shared.state.borrow_mut();
+                Order::Done(match state.containers.get(id).map(|container| container.state.clone()) {
                     None => Ok(Done::Gone),
                     Some(engine::ContainerState::Running) => {
                         Err(EngineError::simulated_status("DELETE /containers/ID", 409, "it is running"))
@@ -695,15 +700,17 @@ impl EngineOrders for Simulated {
 
     async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
         self.0
-            .order("DELETE /images/REFERENCE", |it| Order::Delete(it.state.borrow().may_delete(reference)))
+            .order("DELETE /images/REFERENCE", |shared| {
+                Order::Delete(shared.state.borrow().may_delete(reference))
+            })
             .await
     }
 
     async fn tag_image(&self, id: &str) -> Result<Done, EngineError> {
         self.0
-            .order("POST /images/ID/tag", |it| {
-                let mut state = it.state.borrow_mut();
-                if it.breakage == Some(Breakage::OneStep) {
+            .order("POST /images/ID/tag", |shared| {
+                let mut state = shared.state.borrow_mut();
+                if shared.breakage == Some(Breakage::OneStep) {
                     return Order::Done(Ok(Done::Whole));
                 }
                 Order::Done(match state.images.get_mut(id) {

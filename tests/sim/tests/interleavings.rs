@@ -9,8 +9,8 @@ const STORES: [Store; 2] = [Store::Overlay2, Store::Containerd];
 
 /// All that another may begin.
 fn deeds() -> Vec<Deed> {
-    let deploys = ["one", "two", "four", "five", "base", "new"].map(|it| Deed::Deploy(it.into()));
-    let pulls = ["one", "five", "new"].map(|it| Deed::Pull(it.into()));
+    let deploys = ["one", "two", "four", "five", "base", "new"].map(|image| Deed::Deploy(image.into()));
+    let pulls = ["one", "five", "new"].map(|image| Deed::Pull(image.into()));
     let runs = [Deed::Run("base:1".into()), Deed::Run("five".into())];
     deploys.into_iter().chain(pulls).chain(runs).chain([Deed::Inhibit, Deed::Signal, Deed::Restart]).collect()
 }
@@ -27,7 +27,7 @@ fn steps(store: Store) -> usize {
 fn must_hold(case: &Case, endings: &mut BTreeMap<String, usize>) {
     let verdict = play(case);
     let shown = || {
-        let trace: Vec<_> = verdict.trace.iter().enumerate().map(|(n, it)| format!("{n} {it}")).collect();
+        let trace: Vec<_> = verdict.trace.iter().enumerate().map(|(n, step)| format!("{n} {step}")).collect();
         format!("{case:?}\n{:#?}\n{}", verdict.violations, trace.join("\n"))
     };
     assert!(verdict.violations.is_empty(), "{}", shown());
@@ -138,7 +138,7 @@ fn after_a_kill_at_any_step_the_next_run_finishes_or_undoes_it() {
     for store in STORES {
         for step in 0..steps(store) {
             for deed in [None, Some(Deed::Deploy("one".into())), Some(Deed::Deploy("five".into()))] {
-                let begins = deed.into_iter().map(|it| (step.saturating_sub(1), it)).collect();
+                let begins = deed.into_iter().map(|deed| (step.saturating_sub(1), deed)).collect();
                 must_hold(&Case { begins, kill_at: Some(step), ..Case::new(store) }, &mut endings);
             }
         }

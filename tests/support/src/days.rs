@@ -123,8 +123,8 @@ fn age_ledger(engine: &Engine, hours: i64) {
 /// Let every time in it be so many hours earlier.
 pub fn age(value: &mut Value, hours: i64) {
     match value {
-        Value::Object(object) => object.values_mut().for_each(|it| age(it, hours)),
-        Value::Array(list) => list.iter_mut().for_each(|it| age(it, hours)),
+        Value::Object(object) => object.values_mut().for_each(|value| age(value, hours)),
+        Value::Array(list) => list.iter_mut().for_each(|value| age(value, hours)),
         Value::String(text) => {
             if let Ok(at) = text.parse::<jiff::Timestamp>() {
                 *text = (at - jiff::SignedDuration::from_hours(hours)).to_string();
@@ -143,7 +143,7 @@ fn sent(log: &Path) -> (u64, u64) {
         let mut words = rest.split_whitespace();
         let digest = words.next().unwrap_or_default();
         // `DIGEST HTTP/1.1" 200 BYTES`.
-        let bytes: u64 = words.nth(2).and_then(|it| it.parse().ok()).unwrap_or(0);
+        let bytes: u64 = words.nth(2).and_then(|word| word.parse().ok()).unwrap_or(0);
         all += bytes;
         if !first.insert(digest) {
             again += bytes;

@@ -525,7 +525,7 @@ pub fn fill_to(mount_point: &Path, percent: u64) {
     let ballast = mount_point.join("ballast");
     let _ = fs::remove_file(&ballast);
     // btrfs returns what was removed with its next commit only.
-    fs::File::open(mount_point).and_then(|it| Ok(nix::unistd::syncfs(it)?)).expect("syncfs");
+    fs::File::open(mount_point).and_then(|file| Ok(nix::unistd::syncfs(file)?)).expect("syncfs");
     let stat = statvfs(mount_point).expect("statvfs");
     let used = stat.blocks() - stat.blocks_free();
     let want = (used + stat.blocks_available()) * percent / 100;
@@ -565,11 +565,11 @@ pub fn die_with_us(command: &mut Command) -> &mut Command {
 /// with (`nohup` ignores SIGHUP, and so would the command).
 pub fn with_default_signals(command: &mut Command) -> &mut Command {
     let reset = || {
-        for it in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1] {
+        for kind in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1] {
             // SAFETY: the default action runs no code of ours.
             #[expect(unsafe_code, reason = "there is no safe way to ask for this")]
             unsafe {
-                nix::sys::signal::signal(it, nix::sys::signal::SigHandler::SigDfl)?;
+                nix::sys::signal::signal(kind, nix::sys::signal::SigHandler::SigDfl)?;
             }
         }
         Ok(())

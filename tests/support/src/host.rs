@@ -76,7 +76,7 @@ impl Host {
         for group in &groups {
             fs::create_dir_all(group).with_context(|| format!("create {}", group.display()))?;
         }
-        let procs: Vec<PathBuf> = groups.iter().map(|it| it.join("cgroup.procs")).collect();
+        let procs: Vec<PathBuf> = groups.iter().map(|group| group.join("cgroup.procs")).collect();
         // SAFETY: between fork and exec it only writes to files.
         #[expect(unsafe_code, reason = "there is no safe way to start in a control group")]
         unsafe {
@@ -181,7 +181,7 @@ impl Host {
     pub fn write(&self, path: &str, text: &str) {
         let passing = self.folder().join("passing");
         fs::File::create(&passing)
-            .and_then(|mut it| it.write_all(text.as_bytes()))
+            .and_then(|mut file| file.write_all(text.as_bytes()))
             .expect("write to the lab");
         self.run(&format!("install -D -m 644 /lab/passing '{path}'"));
     }

@@ -189,6 +189,6 @@ fn measure(command: &[String], times: u32) {
     let (after, peak) = cpu();
     let n = f64::from(times);
     let mean = walls.iter().sum::<f64>() / n;
-    let deviation = (walls.iter().map(|it| (it - mean).powi(2)).sum::<f64>() / n).sqrt();
+    let deviation = (walls.iter().map(|wall| (wall - mean).powi(2)).sum::<f64>() / n).sqrt();
     println!("{mean:.2} {deviation:.2} {:.2} {peak}", (after - before) * 1000.0 / n);
 }

@@ -93,7 +93,10 @@ impl Proxy {
 
     /// Those that could change something.
     pub fn writes(&self) -> Vec<String> {
-        self.requests().into_iter().filter(|it| !it.starts_with("GET ") && !it.starts_with("HEAD ")).collect()
+        self.requests()
+            .into_iter()
+            .filter(|request| !request.starts_with("GET ") && !request.starts_with("HEAD "))
+            .collect()
     }
 }
 
@@ -174,7 +177,7 @@ fn serve(mut client: UnixStream, engine: &Path, state: &Mutex<State>) -> std::io
 /// The head of a request after which the engine closes the connection, and so does the client: each
 /// request comes on a connection of its own, to be told apart.
 fn one_request(head: &[u8]) -> Vec<u8> {
-    let end = head.windows(4).position(|it| it == b"\r\n\r\n").unwrap_or(head.len());
+    let end = head.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(head.len());
     [&head[..end], b"\r\nConnection: close", &head[end..]].concat()
 }
 

@@ -17,7 +17,7 @@ pub fn certificates(folder: &Path, names: &[&str]) -> Result<()> {
     let issuer = Issuer::new(authority, key);
     let sign = |names: &[&str], usage, certificate: &str, key: &str| -> Result<()> {
         let mut parameters =
-            CertificateParams::new(names.iter().map(|&it| it.to_owned()).collect::<Vec<_>>())?;
+            CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?;
         parameters.extended_key_usages = vec![usage];
         let pair = KeyPair::generate()?;
         fs::write(folder.join(certificate), parameters.signed_by(&pair, &issuer)?.pem())?;
