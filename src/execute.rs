@@ -84,7 +84,7 @@ impl Outcome {
     pub fn has_failed(&self) -> bool {
         let unanswered = match &self.stopped {
             Some(Stop::Gates(gates)) => gates.iter().any(|gate| gate.state() == GateState::Unknown),
-            Some(Stop::Unavailable(_) | Stop::Event(StopEvent::Lost(_))) => true,
+            Some(Stop::Unavailable(_) | Stop::GatesUnsettled | Stop::Event(StopEvent::Lost(_))) => true,
             Some(Stop::Signal | Stop::Event(_) | Stop::Inhibited(_)) | None => false,
         };
         unanswered || !self.failed.is_empty()
@@ -134,6 +134,8 @@ pub enum Stop {
     Inhibited(Vec<Inhibitor>),
     /// SIGTERM or SIGINT.
     Signal,
+    /// Events kept coming while the gates were evaluated, [`MAX_RECHECKS`] times.
+    GatesUnsettled,
     /// It is not known whether it may go on.
     Unavailable(Unavailable),
 }
@@ -262,8 +264,7 @@ where
                 return Ok(Permit { _lock: lock });
             }
         }
-        let why = "containers kept starting while the gates were evaluated; retry later";
-        Err(self.stop(Stop::Unavailable(Unavailable(why.into()))))
+        Err(self.stop(Stop::GatesUnsettled))
     }
 
     /// How many events there were, if none of them, and no signal, says that this must end.

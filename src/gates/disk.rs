@@ -1,5 +1,7 @@
 //! Gate: is the disk under pressure?
 
+use thiserror::Error;
+
 use crate::facts::{Answer, Filesystem, Unavailable};
 use crate::units::Percent;
 
@@ -67,11 +69,13 @@ pub struct Measured {
 }
 
 /// Why the usage is not known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unknown {
     /// They could not be measured.
-    Unavailable(Unavailable),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
     /// This filesystem says that it has no blocks.
+    #[error("{} says that it has no blocks; name a path on the engine's disk with --disk-path", .0.mount_point.display())]
     NoBlocks(Filesystem),
 }
 
@@ -80,12 +84,7 @@ pub enum Unknown {
 /// # Errors
 /// They were not measured, or one has no blocks.
 pub fn usages(filesystems: Answer<Vec<Filesystem>>) -> Answer<Vec<Usage>> {
-    measure(&DiskFacts { filesystems }).map_err(|unknown| match unknown {
-        Unknown::Unavailable(why) => why,
-        Unknown::NoBlocks(filesystem) => {
-            Unavailable(format!("{} says that filesystem has no blocks", filesystem.mount_point.display()))
-        }
-    })
+    measure(&DiskFacts { filesystems }).map_err(|unknown| Unavailable(unknown.to_string()))
 }
 
 /// What the gate says; open means under pressure.

@@ -344,7 +344,10 @@ fn stopped_by(outcome: &Outcome) -> Vec<&'static str> {
         Some(Stop::Event(
             StopEvent::ServiceCreated(_) | StopEvent::ServiceUpdated(_) | StopEvent::Pulled(_),
         )) => vec!["converge"],
-        Some(Stop::Event(StopEvent::Lost(_)) | Stop::Signal | Stop::Unavailable(_)) | None => vec![],
+        Some(
+            Stop::Event(StopEvent::Lost(_)) | Stop::Signal | Stop::GatesUnsettled | Stop::Unavailable(_),
+        )
+        | None => vec![],
     }
 }
 

@@ -261,6 +261,7 @@ pub fn stop(reason: &Stop) -> Reason {
             ("inhibited", json!({"pids": by.iter().map(|inhibitor| inhibitor.pid).collect::<Vec<_>>()}))
         }
         Stop::Signal => ("signal", Value::Null),
+        Stop::GatesUnsettled => ("gates_unsettled", Value::Null),
         Stop::Unavailable(_) => ("not_available", Value::Null),
     };
     Reason::new(code, text::stop(reason), figures)

@@ -14,7 +14,7 @@ use crate::disk_consumers::{self, DiskConsumer, DiskConsumers};
 use crate::engine::watch::StopEvent;
 use crate::execute::{Outcome, Skip, Stop};
 use crate::facts::{ImageClass, Inhibitor};
-use crate::gates::disk::{self, Limit, Usage};
+use crate::gates::disk::{Limit, Usage};
 use crate::gates::{Gate, GateState, Verdict, converge, runs};
 use crate::plan::explain::{Decision, Explanation};
 use crate::plan::{
@@ -85,13 +85,7 @@ fn reasons(gate: &Gate) -> Vec<String> {
         Gate::Disk(Closed(measured)) => {
             format!("{}, keeping local image cache", measured_line(measured.usages.iter(), &measured.limit))
         }
-        Gate::Disk(Unknown(disk::Unknown::Unavailable(why))) => why.0.clone(),
-        Gate::Disk(Unknown(disk::Unknown::NoBlocks(filesystem))) => {
-            format!(
-                "{} says that it has no blocks; name a path on the engine's disk with --disk-path",
-                filesystem.mount_point.display()
-            )
-        }
+        Gate::Disk(Unknown(why)) => why.to_string(),
         Gate::Runs(Open(())) => "no CI run is live".into(),
         Gate::Runs(Closed(runs)) => return runs.iter().map(run).collect(),
         Gate::Runs(Unknown(why)) => why.0.clone(),
@@ -734,6 +728,7 @@ pub fn stop(why: &Stop) -> String {
             let each = by.iter().map(|active| inhibitor(active.pid, active.why.as_deref(), None));
             each.collect::<Vec<_>>().join(", ")
         }
+        Stop::GatesUnsettled => "containers kept starting while the gates were evaluated; retry later".into(),
         Stop::Unavailable(why) => why.0.clone(),
         Stop::Signal => "interrupted by a signal".into(),
     }
