@@ -18,7 +18,6 @@ use zeroize::Zeroizing;
 use super::error::{Cause, Context, HostError, Result, chain};
 use crate::checks::login::Credential;
 use crate::checks::pull_limit::PullLimit;
-use crate::facts::Unavailable;
 
 /// Where Docker Hub gives tokens, and where its registry is.
 const AUTH: &str = "https://auth.docker.io";
@@ -38,7 +37,7 @@ pub async fn pull_limit(
 ) -> PullLimit {
     match tokio::time::timeout(timeout, ask(credential, instead)).await {
         Ok(Ok(limit)) => limit,
-        Ok(Err(error)) => PullLimit::Unavailable(Unavailable::from(error).0),
+        Ok(Err(error)) => PullLimit::Unavailable(format!("{error:#}")),
         Err(_) => PullLimit::Unavailable("Docker Hub does not answer (--timeout)".into()),
     }
 }

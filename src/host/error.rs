@@ -9,9 +9,9 @@ use thiserror::Error;
 
 use crate::facts::Unavailable;
 
-/// A file, lock, command or server that could not be used: what was tried, and the cause as its `source`.
+/// A file, lock, command or server that could not be used: what was tried, and the cause as its `source`. `{:#}` shows
+/// both, as `anyhow` does.
 #[derive(Debug, Error)]
-#[error("{attempt}")]
 pub struct HostError {
     attempt: String,
     #[source]
@@ -136,8 +136,17 @@ impl<T, E: Into<Cause>> Context<T> for std::result::Result<T, E> {
     }
 }
 
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match f.alternate() {
+            true => f.write_str(&chain(self)),
+            false => f.write_str(&self.attempt),
+        }
+    }
+}
+
 /// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -149,7 +158,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 impl From<HostError> for Unavailable {
     fn from(error: HostError) -> Self {
-        Self(chain(&error))
+        Self(format!("{error:#}"))
     }
 }
 
@@ -164,6 +173,6 @@ pub struct SetAside {
 
 impl fmt::Display for SetAside {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}; moved to {}", chain(&self.why), self.path.display())
+        write!(f, "{:#}; moved to {}", self.why, self.path.display())
     }
 }

@@ -37,9 +37,9 @@ pub async fn prune(
     consumers: bool,
     progress: Progress<'_>,
 ) -> Answer<PruneResult> {
-    world.prepare().map_err(|error| {
-        Unavailable(format!("{}; name another directory with --runtime-dir", Unavailable::from(error).0))
-    })?;
+    world
+        .prepare()
+        .map_err(|error| Unavailable(format!("{error:#}; name another directory with --runtime-dir")))?;
     match world.lock_prunes()? {
         Acquisition::Acquired(_lock) => carry_out(world, prune, consumers, progress).await,
         Acquisition::Held(pid) => {
@@ -239,7 +239,7 @@ impl<W: World> Evaluated<'_, W> {
             && let Err(error) =
                 self.world.update_ledger(self.now, |ledger| ledger.owe(closed(), self.now)).await
         {
-            log::info!("{}", Unavailable::from(error).0);
+            log::info!("{error:#}");
         }
     }
 
@@ -290,7 +290,7 @@ impl<W: World> Evaluated<'_, W> {
             Ok(ledger) => OngoingPressure::of(&ledger, now),
             // On a full disk it may be so: what was known at the start holds.
             Err(error) => {
-                log::warn!("{}", Unavailable::from(error).0);
+                log::warn!("{error:#}");
                 OngoingPressure::of(known, now).filter(|_| !relieved)
             }
         };
@@ -391,7 +391,7 @@ async fn record<W: World>(
     match world.update_ledger(now, change).await {
         Ok(ledger) => Ok(ledger),
         Err(error) => {
-            log::warn!("{}; going on with what is known", Unavailable::from(error).0);
+            log::warn!("{error:#}; going on with what is known");
             change(&mut known);
             Ok(known)
         }

@@ -99,7 +99,7 @@ impl World for ThisHost<'_> {
             Content::Ledger(ledger) => *ledger,
             Content::Missing => Ledger::default(),
             Content::Unreadable(error) => {
-                log::warn!("{}; treating all cached images as just used", Unavailable::from(error).0);
+                log::warn!("{error:#}; treating all cached images as just used");
                 Ledger::default()
             }
         };
