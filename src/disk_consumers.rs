@@ -61,7 +61,7 @@ pub struct DiskConsumers {
     /// Largest first.
     pub largest: Vec<DiskConsumer>,
     pub unreachable: Vec<PathBuf>,
-    /// Is [`Kind::Elsewhere`] a lower bound, because it is not known which layers the images share?
+    /// Is [`ConsumerKind::Elsewhere`] a lower bound, because it is not known which layers the images share?
     pub other_is_least: bool,
     /// What could not be looked at.
     pub unseen: Vec<Unavailable>,

@@ -210,7 +210,7 @@ where
     Measure: Fn() -> Answer<Usage>,
 {
     /// Change the engine: look whether anything began and whether the object is still what the plan saw,
-    /// and give the order in the same breath. [`Run::remove_dangling_images`] does the same, a few at a time.
+    /// and give the order in the same breath. [`Execution::remove_dangling_images`] does the same, a few at a time.
     async fn order(
         &mut self,
         kind: ObjectKind,

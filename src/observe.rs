@@ -7,6 +7,7 @@ use futures_util::future::{OptionFuture, join4};
 use futures_util::{StreamExt, stream};
 
 use crate::engine::containers::ContainerScope;
+use crate::engine::events::ImageEvent;
 use crate::engine::{EngineError, deploy};
 use crate::facts::{
     Answer, Container, Info, Inhibitor, Mode, Service, SwarmState, Task, Unavailable, name_tag,
@@ -229,7 +230,7 @@ pub async fn image_uses(
     // Where that clock was set back it is not known how far: everything that the engine remembers is replayed.
     let since = events_until.filter(|since| *since <= until).unwrap_or(Time::UNIX_EPOCH);
     let mut latest: HashMap<String, Time> = HashMap::new();
-    for event in engine.uses(since, until).await? {
+    for event in recent_uses(engine, since, until).await? {
         let at = latest.entry(event.image).or_insert(event.at);
         *at = event.at.max(*at);
     }
@@ -256,6 +257,11 @@ pub async fn image_uses(
         }
     }
     Ok(Observations { uses, specs: vec![], until: Some(until), all: None })
+}
+
+async fn recent_uses(engine: &impl EngineApi, since: Time, until: Time) -> Answer<Vec<ImageEvent>> {
+    let events = engine.uses(since, until).await;
+    events.map_err(|error| Unavailable(format!("the engine's recent events: {error}")))
 }
 
 /// Everything that is there, and by which names services and tasks use it.

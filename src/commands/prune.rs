@@ -1,10 +1,12 @@
 //! `prune` and `prune --dry-run`.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use indicatif::ProgressBar;
 
 use super::print;
 use crate::cli::{self, Output};
@@ -201,8 +203,14 @@ async fn run_or_preview(
     if prune.dry_run {
         return preview(world, prune, None, consumers).await;
     }
-    let bar = progress::bar(bars);
-    let result = carry_out(world, prune, consumers, &|done, of| progress::show(&bar, done, of)).await;
-    bar.finish_and_clear();
-    result
+    let bar = RefCell::new(None);
+    let show = |progress: Option<(usize, usize)>| match progress {
+        Some((done, planned)) => {
+            let mut bar = bar.borrow_mut();
+            let bar = bar.get_or_insert_with(|| progress::bar(bars, planned));
+            bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
+        }
+        None => bar.take().into_iter().for_each(|bar: ProgressBar| bar.finish_and_clear()),
+    };
+    carry_out(world, prune, consumers, &show).await
 }

@@ -123,7 +123,7 @@ impl Watch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first stop that something began, and how many lesser events there were.
+    /// The first event after which no removal is safe, and how many lesser events there were.
     pub async fn poll_state(&self) -> (Option<StopEvent>, usize) {
         // A yield lets the runtime look at its sockets and the reader work off what came in.
         for _ in 0..2 {

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::facts::Unavailable;
 
 /// A file, lock, command or server that could not be used: what was tried, and the cause as its `source`. `{:#}` shows
-/// both, as `anyhow` does.
+/// both.
 #[derive(Debug, Error)]
 pub struct HostError {
     attempt: String,

@@ -22,8 +22,8 @@ use crate::world::{EngineApi, World};
 use disk_consumers::Observed;
 use outcome::{OngoingPressure, PruneOutcome, PruneResult, measured};
 
-/// Called with how many of the planned objects are done, and how many there are.
-pub type Progress<'a> = &'a dyn Fn(usize, usize);
+/// Called with how many of the planned objects are done, and how many there are; with `None` once no more are removed.
+pub type Progress<'a> = &'a dyn Fn(Option<(usize, usize)>);
 
 /// Prune, if the gates let it.
 ///
@@ -275,10 +275,12 @@ impl<W: World> Evaluated<'_, W> {
         let plan = plan::build(&inventory, known, &prune.policy, Some(&usage), now);
 
         let planned = plan.remove.len();
-        let progress = |done| progress(done, planned);
-        let context = RunContext { world, engine, events, progress: &progress };
+        progress(Some((0, planned)));
+        let step = |done| progress(Some((done, planned)));
+        let context = RunContext { world, engine, events, progress: &step };
         let ask = async || ask_again(world, engine, prune).await;
         let outcome = execute(plan.clone(), context, ask, || fullest(world, &places.images)).await;
+        progress(None);
 
         let after = usages(world.measure(&places.measured)).unwrap_or_else(|why| {
             log::warn!("after the prune: {}", why.0);

@@ -10,16 +10,9 @@ pub fn hidden() -> Bars {
     Bars::with_draw_target(indicatif::ProgressDrawTarget::hidden())
 }
 
-/// A bar that is drawn once it [shows](show) something. Where stderr is no terminal it draws nothing.
-pub fn bar(bars: &Bars) -> ProgressBar {
-    let bar = bars.add(ProgressBar::new(0));
+/// A bar for so many objects. Where stderr is no terminal it draws nothing.
+pub fn bar(bars: &Bars, objects: usize) -> ProgressBar {
+    let bar = bars.add(ProgressBar::new(u64::try_from(objects).unwrap_or(u64::MAX)));
     let template = "pruning {wide_bar} {pos} of {len}, {elapsed} ";
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Show how many objects are done, of how many.
-pub fn show(bar: &ProgressBar, done: usize, of: usize) {
-    let count = |objects| u64::try_from(objects).unwrap_or(u64::MAX);
-    bar.set_length(count(of));
-    bar.set_position(count(done));
 }

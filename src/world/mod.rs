@@ -147,7 +147,7 @@ pub trait EngineApi {
 /// A subscription to the engine's events.
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait EngineEvents {
-    /// The first sign that something began, and how many lesser events there were so far.
+    /// The first event after which no removal is safe, and how many others there were so far.
     async fn poll(&self) -> (Option<StopEvent>, usize);
 }
 

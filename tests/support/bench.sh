@@ -53,8 +53,8 @@ for size in '0 0' '100 500' '500 2000'; do
     row = "| %s | %s | %s | %.1f ± %.1f ms | %.1f ms | %.1f MiB |\n"
     printf row, s, c, "`ci-docker-prune check-gates`", n[1], n[2], n[3], n[4] / 1024
     printf row, s, c, "`docker` in a script", m[1], m[2], m[3], m[4] / 1024
-    printf row, s, c, "`ci-docker-prune check-gates`, not entered", u[1], u[2], u[3], u[4] / 1024
-    printf "| %s | %s | its slowest call alone, `%s`, by curl, not entered | %.1f ± %.1f ms | | |\n", s, c, k[5], k[1], k[2]
+    printf row, s, c, "`ci-docker-prune check-gates`, without nsenter", u[1], u[2], u[3], u[4] / 1024
+    printf "| %s | %s | its slowest call alone, `%s`, by curl, without nsenter | %.1f ± %.1f ms | | |\n", s, c, k[5], k[1], k[2]
     printf "| | | **ratio to the script** | %.1f × | %.1f × | %.1f × |\n", m[1] / n[1], m[3] / n[3], m[4] / n[4]
     printf "| | | **ratio to the slowest call** | %.2f × | | |\n", u[1] / k[1] }'
 done

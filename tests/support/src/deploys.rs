@@ -101,14 +101,18 @@ fn one(
         let filter = names.iter().map(|name| format!("%22{name}%22")).collect::<Vec<_>>().join(",");
         engine.list(&format!("{path}filters=%7B%22{key}%22:[{filter}]%7D"))
     };
-    for task in services("/tasks?", "service") {
+    let tasks = services("/tasks?", "service");
+    assert!(tasks.len() >= names.len(), "deploy {n}: {tasks:?}");
+    for task in tasks {
         tally.tasks += 1;
         let status = &task["Status"];
         if status["State"] == "rejected" || status["State"] == "failed" {
             tally.rejected.push(format!("{} {}", status["State"], status["Err"]));
         }
     }
-    for container in services("/containers/json?", "name") {
+    let containers = services("/containers/json?", "name");
+    assert!(containers.len() >= names.len(), "deploy {n}: {containers:?}");
+    for container in containers {
         let id = container["Id"].as_str().expect("an ID");
         let (_, container) = engine.get(&format!("/containers/{id}/json"));
         if !engine.has_image(container["Image"].as_str().expect("an image's ID")) {

@@ -291,7 +291,8 @@ impl Engine {
         let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("the end of the headers");
         let head = String::from_utf8_lossy(&answer[..end]);
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        (status, serde_json::from_slice(&answer[end..]).unwrap_or_default())
+        let body = &answer[end + 4..];
+        (status, serde_json::from_slice(body).unwrap_or_else(|error| panic!("GET {path}: {error}")))
     }
 
     /// The elements of a list that the engine gives.
@@ -299,7 +300,11 @@ impl Engine {
     pub fn list(&self, path: &str) -> Vec<Value> {
         let (status, answer) = self.get(path);
         assert_eq!(status, 200, "GET {path}: {answer}");
-        answer.as_array().cloned().unwrap_or_default()
+        match answer {
+            // Go's empty list.
+            Value::Null => vec![],
+            answer => answer.as_array().expect("a list").clone(),
+        }
     }
 
     /// The names of all containers, ended ones too.
@@ -410,7 +415,7 @@ impl Engine {
             self.list("/services?status=true").iter().all(|service| {
                 let status = &service["ServiceStatus"];
                 let count = |tasks: &str| status[tasks].as_u64().unwrap_or(0);
-                count("RunningTasks") == count("DesiredTasks")
+                status.is_object() && count("RunningTasks") == count("DesiredTasks")
             })
         });
     }
