@@ -83,7 +83,7 @@ async fn ask(name: &str, key: &str, limit: Duration) -> Result<Credential, Login
                 return login::from_helper(&text).map_err(failed);
             }
             // The words of docker-credential-helpers' `ErrCredentialsNotFound`; other output of a helper
-            // may hold what nobody should see.
+            // may hold a secret.
             if text.starts_with(b"credentials not found") {
                 return Err(Login::NotKept(name.to_owned()));
             }

@@ -70,7 +70,7 @@ pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
             && (opened.metadata()?.gid() != group || opened.metadata()?.mode() & 0o7777 != 0o3775)
         {
             fchown(&opened, None, Some(group))?;
-            // Sticky: nobody clears another's inhibitor away.
+            // Sticky: no user removes the inhibitor of another.
             // With the group's bit what is made in it is the group's, and only that may read, and so hold, an inhibitor.
             opened.set_permissions(Permissions::from_mode(0o3775))?;
         }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_file_is_no_inhibitor_and_holds_nobody_up() {
+    fn what_is_no_plain_file_is_no_inhibitor_and_blocks_nothing() {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path(), None).unwrap();
         let folder = folder(dir.path());

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn nobody_else_can_hold_a_lock_and_who_holds_it_is_named() {
+    async fn no_other_user_can_hold_a_lock_and_its_holder_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mode() & 0o777;
         // As an earlier version or another umask left it.

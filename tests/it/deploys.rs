@@ -61,16 +61,16 @@ impl Beside {
     fn lost_nothing(&self) {
         let Self { tally, removed, failed } = self;
         eprintln!(
-            "{} deploys, {} tasks, {} rejected, {} ghosts beside {} prunes that removed {} images",
+            "{} deploys, {} tasks, {} rejected, {} containers without their image beside {} prunes that removed {} images",
             tally.deploys,
             tally.tasks,
             tally.rejected.len(),
-            tally.ghosts,
+            tally.without_image,
             tally.prunes,
             removed.values().sum::<usize>()
         );
         assert_eq!(tally.rejected, Vec::<String>::new());
-        assert_eq!(tally.ghosts, 0);
+        assert_eq!(tally.without_image, 0);
         assert_eq!(*failed, Vec::<String>::new());
         let removals: usize = removed.values().sum();
         assert!(removals > DEPLOYS / 20, "the prune had hardly a chance: {removals} removals");

@@ -14,7 +14,7 @@ pub struct Tally {
     /// Tasks that were rejected or failed.
     pub rejected: Vec<String>,
     /// Containers that ran without their image.
-    pub ghosts: usize,
+    pub without_image: usize,
     /// Rounds of pruning meanwhile.
     pub prunes: usize,
     /// By image ID, how often the layer that only this image has was downloaded.
@@ -116,7 +116,7 @@ fn one(
         let id = container["Id"].as_str().expect("an ID");
         let (_, container) = engine.get(&format!("/containers/{id}/json"));
         if !engine.has_image(container["Image"].as_str().expect("an image's ID")) {
-            tally.ghosts += 1;
+            tally.without_image += 1;
         }
     }
     engine.docker(["service", "rm"].into_iter().chain(names.iter().map(String::as_str)));

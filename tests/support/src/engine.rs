@@ -95,6 +95,9 @@ pub struct Options {
     pub size_mib: u64,
     /// Its kind: `ext4` or `btrfs`.
     pub filesystem: &'static str,
+    /// Show the engine one hierarchy of control groups (v2), whatever this machine has mounted. Of controllers it has
+    /// what v1 does not hold; containers run without any.
+    pub cgroup_v2: bool,
     /// How many daemons stand beside the first, each in a network namespace of its own, to join its swarm
     /// with. The data of the first lie on a disk, those of the others in memory (512 MiB each).
     pub workers: usize,
@@ -112,6 +115,7 @@ impl Default for Options {
             swarm: true,
             size_mib: 2048,
             filesystem: "ext4",
+            cgroup_v2: false,
             workers: 0,
             tls: false,
         }
@@ -147,6 +151,9 @@ impl Engine {
             format!("{} is not there; tests/support/roots makes it", options.kind.root().display())
         })?;
         mount_lab(options.size_mib, options.filesystem)?;
+        if options.cgroup_v2 {
+            mount_cgroup_v2()?;
+        }
         for n in 1..=options.workers {
             let place = lab_path(&format!("worker{n}"));
             fs::create_dir(&place)?;
@@ -611,6 +618,14 @@ pub(crate) fn mount_lab(size_mib: u64, filesystem: &str) -> Result<()> {
     // What is removed from the disk is given back to the memory that it lies in.
     run(Command::new("mount").args(["-o", "loop,discard", &disk, &format!("{LAB}/data")]))?;
     Ok(())
+}
+
+/// In this thread's mount namespace.
+fn mount_cgroup_v2() -> Result<()> {
+    let place = "/sys/fs/cgroup";
+    umount2(place, MntFlags::MNT_DETACH).context("unmount the control groups")?;
+    let none: Option<&str> = None;
+    mount(Some("cgroup2"), place, Some("cgroup2"), MsFlags::empty(), none).context("mount control groups, v2")
 }
 
 fn run(command: &mut Command) -> Result<()> {

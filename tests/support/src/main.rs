@@ -127,7 +127,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints deploys, tasks, rejected tasks, ghosts and rounds of the command.
+/// Prints deploys, tasks, rejected tasks, containers without their image and rounds of the command.
 #[expect(clippy::print_stdout, reason = "this is the result")]
 fn beside(engine: &Engine, deploys: usize, command: &str) {
     let deploy = |script: &str| {
@@ -143,7 +143,14 @@ fn beside(engine: &Engine, deploys: usize, command: &str) {
         assert!(status.success(), "{command} failed: {status}");
     };
     let tally = lab::deploys::beside(engine, deploys, deploy, prune);
-    println!("{} {} {} {} {}", tally.deploys, tally.tasks, tally.rejected.len(), tally.ghosts, tally.prunes);
+    println!(
+        "{} {} {} {} {}",
+        tally.deploys,
+        tally.tasks,
+        tally.rejected.len(),
+        tally.without_image,
+        tally.prunes
+    );
 }
 
 #[expect(clippy::print_stdout, reason = "this is the result")]
