@@ -129,7 +129,7 @@ pub fn registry_of(image: &str) -> &str {
 ///
 /// # Errors
 /// The text is no configuration of Docker's; says where, and nothing of what is there.
-pub fn find(config: &str, registry: &str) -> Result<CredentialLocation, String> {
+pub fn credential_location(config: &str, registry: &str) -> Result<CredentialLocation, String> {
     let place = |error: &serde_json::Error| format!("no valid JSON at line {}", error.line());
     let empty = config.trim().is_empty();
     let config: Config =
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn credentials_are_found_where_docker_would() {
         let basic = STANDARD.encode("alice:s3cret:with:colons");
-        let user = |config: &str, registry: &str| match find(config, registry).unwrap() {
+        let user = |config: &str, registry: &str| match credential_location(config, registry).unwrap() {
             CredentialLocation::Here(credential) => credential.user.unwrap_or_else(|| "token".into()),
             CredentialLocation::Helper(name) => format!("helper {name}"),
             CredentialLocation::Nowhere => "nowhere".into(),
@@ -250,7 +250,7 @@ mod tests {
             r#"{"auths": {"a": "s3cret"}}"#.into(),
             r#"{"auths": s3cret"#.into(),
         ] {
-            let error = find(&broken, "a").unwrap_err();
+            let error = credential_location(&broken, "a").unwrap_err();
             assert!(!error.contains("s3cret"), "{error}");
         }
         assert!(!from_helper(b"s3cret").unwrap_err().contains("s3cret"));
@@ -282,7 +282,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_makes_it_panic(text in ".*", registry in ".*") {
-            let _ = find(&text, &registry);
+            let _ = credential_location(&text, &registry);
             let _ = from_helper(text.as_bytes());
         }
     }

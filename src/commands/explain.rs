@@ -6,7 +6,7 @@ use super::print;
 use crate::cli::Output;
 use crate::exit::Exit;
 use crate::observe::{self, Questions};
-use crate::plan::explain::{explain, find};
+use crate::plan::explain::{explain, matching_objects};
 use crate::prune::{Planned, planned};
 use crate::report::{ExplainReport, json, text};
 use crate::settings::{self, PruneSettings};
@@ -30,7 +30,7 @@ pub async fn run(
     let Planned { plan, inventory, known, usage } =
         planned(&world, &engine, &survey, &prune, None, now).await?;
     let explained = objects.iter().map(|query| {
-        let found = find(&inventory, &known, query).into_iter();
+        let found = matching_objects(&inventory, &known, query).into_iter();
         let explain = |object| explain(object, &inventory, &known, &prune.policy, &plan, now);
         (query.clone(), found.map(explain).collect::<Vec<_>>())
     });

@@ -27,7 +27,7 @@ pub async fn credential(registry: &str, limit: Duration) -> (Option<Credential>,
     };
     // docker looks there first (since 28.3).
     let variable = Zeroizing::new(env::var("DOCKER_AUTH_CONFIG").unwrap_or_default());
-    if let Ok(CredentialLocation::Here(credential)) = login::find(&variable, registry) {
+    if let Ok(CredentialLocation::Here(credential)) = login::credential_location(&variable, registry) {
         return found(credential, Source::Environment);
     }
     let path = path();
@@ -36,7 +36,7 @@ pub async fn credential(registry: &str, limit: Duration) -> (Option<Credential>,
         Err(error) if error.kind() == ErrorKind::NotFound => return (None, Login::NoConfig(path)),
         Err(error) => return (None, Login::Unreadable(path, error.to_string())),
     };
-    match login::find(&text, registry) {
+    match login::credential_location(&text, registry) {
         Err(why) => (None, Login::Unreadable(path, why)),
         Ok(CredentialLocation::Nowhere) => (None, Login::Missing(path)),
         Ok(CredentialLocation::Here(credential)) => found(credential, Source::File(path)),

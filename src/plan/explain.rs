@@ -52,7 +52,7 @@ pub struct Explanation {
 /// The objects that a text means, as docker(1) takes them: a container's name, an image's `name:tag` (with `latest` where
 /// it has no tag), `name@sha256:…`, or the beginning of an ID. A digest may be cut short. A cached image is found by the
 /// `name:tag` that it was used by too, and a repository's name means all of its images where there is no `latest`.
-pub fn find<'a>(inventory: &'a Inventory, ledger: &Ledger, text: &str) -> Vec<Object<'a>> {
+pub fn matching_objects<'a>(inventory: &'a Inventory, ledger: &Ledger, text: &str) -> Vec<Object<'a>> {
     let named =
         |container: &&Container| container.names.iter().any(|name| name == text.trim_start_matches('/'));
     let containers: Vec<_> = inventory.containers.iter().filter(named).map(Object::Container).collect();
@@ -216,7 +216,7 @@ mod tests {
                 Object::Container(container) => container.id.clone(),
                 Object::Image(image) => image.id.trim_start_matches("sha256:").to_owned(),
             };
-            let found: Vec<_> = find(&inventory, &ledger, text).iter().map(id).collect();
+            let found: Vec<_> = matching_objects(&inventory, &ledger, text).iter().map(id).collect();
             assert_eq!(found.join(" "), expected, "{text}");
         }
     }

@@ -301,7 +301,7 @@ concatMap (
 ++ unless (fires [
   base
   { services.ci-docker-prune.settings.host = "tcp://other:2376"; }
-] "disk-path") "a remote disk that nobody can measure is no error"
+] "disk-path") "a remote disk that cannot be measured is no error"
 ++ unless (warns (of { recordInterval = null; }) "recordInterval") "no record timer, and no warning"
 ++ unless (
   !off.systemd.services ? ci-docker-prune && !off.environment.etc ? "ci-docker-prune.toml"
