@@ -80,19 +80,17 @@ struct MetadataAnswer {
 
 impl From<InspectAnswer> for Image {
     fn from(image: InspectAnswer) -> Self {
-        let References { tags, digests, eviction_tag } =
-            References::new(image.repo_tags.unwrap_or_default(), image.repo_digests.unwrap_or_default());
-        Self {
+        let created = image.created.as_deref().and_then(parse_time);
+        let last_tagged = image.metadata.unwrap_or_default().last_tag_time.as_deref().and_then(parse_time);
+        let parent = image.parent.filter(|id| !id.is_empty());
+        let listed = ImageAnswer {
             id: image.id,
-            tags,
-            digests,
-            eviction_tag,
-            created: image.created.as_deref().and_then(parse_time),
-            last_tagged: image.metadata.unwrap_or_default().last_tag_time.as_deref().and_then(parse_time),
-            parent: image.parent.filter(|id| !id.is_empty()),
-            untagged_parents: 0,
-            size: u64::try_from(image.size).unwrap_or(0),
-            labels: image.config.unwrap_or_default().labels.unwrap_or_default(),
-        }
+            repo_tags: image.repo_tags,
+            repo_digests: image.repo_digests,
+            created: None,
+            size: image.size,
+            labels: image.config.unwrap_or_default().labels,
+        };
+        Self { created, last_tagged, parent, ..listed.into() }
     }
 }

@@ -46,7 +46,7 @@ fill() { # PERCENT
 title "A CI run: a stack is deployed by Swarm, tested, and torn down"
 run ci-docker-prune --version
 deploy_and_count abcd-1a2b3c_ci_commoninternet_net redis:7-alpine
-echo; echo "while it is live, the gates hold every prune back:"
+echo; echo "while it is live, the gates block every prune:"
 run ci-docker-prune check-gates
 tear_down abcd-1a2b3c_ci_commoninternet_net
 echo; echo "its image was built in 2024, has no tag, and is the cache of the next run:"
