@@ -164,7 +164,7 @@ pub async fn execute<W, Ask, Measure>(
 where
     W: World,
     Ask: AsyncFnMut() -> Recheck,
-    Measure: Fn() -> Answer<Usage>,
+    Measure: AsyncFn() -> Answer<Usage>,
 {
     let mut run = Execution {
         orders: Rc::new(site.engine.orders()),
@@ -207,7 +207,7 @@ impl<W, Ask, Measure> Execution<'_, W, Ask, Measure>
 where
     W: World,
     Ask: AsyncFnMut() -> Recheck,
-    Measure: Fn() -> Answer<Usage>,
+    Measure: AsyncFn() -> Answer<Usage>,
 {
     /// Change the engine: look whether anything began and whether the object is still what the plan saw,
     /// and give the order in the same breath. [`Execution::remove_dangling_images`] does the same, a few at a time.
@@ -400,7 +400,7 @@ where
         if self.outcome.freed_nothing.is_some() {
             return self.outcome.skipped.push((first, Skip::FreedNothing));
         }
-        let usage = match (self.usage)() {
+        let usage = match (self.usage)().await {
             Ok(usage) => usage,
             Err(why) => {
                 self.outcome.stopped = Some(Stop::Unavailable(why));
@@ -464,13 +464,13 @@ where
     /// as subvolumes, which the kernel deletes in the background once they are gone (observed): without waiting for it a
     /// batch looks useless, and the next one takes more than it needs.
     async fn settled_usage(&self, before: &Usage, limit: &Limit, gone: FreedNothing) -> Answer<Usage> {
-        let mut usage = (self.usage)()?;
+        let mut usage = (self.usage)().await?;
         for _ in 0..SETTLES_WITHIN {
             if !limit.is_reached(&usage) || self.site.world.shutdown_requested() {
                 break;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let later = (self.usage)()?;
+            let later = (self.usage)().await?;
             let settled =
                 later.filesystem.used >= usage.filesystem.used && !freed_nothing(before, &later, gone);
             usage = later;

@@ -53,8 +53,12 @@ pub fn main() -> ExitCode {
     let bars = report::progress::Bars::new();
     logging::start(settings.log, &bars);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result =
-        runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(commands::run(settings, &bars)));
+    let result = runtime.map_err(Into::into).and_then(|runtime| {
+        let result = runtime.block_on(commands::run(settings, &bars));
+        // A disk that hangs must not keep the program.
+        runtime.shutdown_background();
+        result
+    });
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {

@@ -161,9 +161,16 @@ impl Survey {
     }
 
     /// Evaluate the gate `disk`.
-    pub fn disk<W: World>(&self, world: &W, engine: &W::Engine, settings: &settings::DiskSettings) -> Gate {
-        let places = self.disk_places(world, engine, settings);
-        let filesystems = places.and_then(|places| world.measure(&places.measured));
+    pub async fn disk<W: World>(
+        &self,
+        world: &W,
+        engine: &W::Engine,
+        settings: &settings::DiskSettings,
+    ) -> Gate {
+        let filesystems = match self.disk_places(world, engine, settings).await {
+            Ok(places) => world.measure(&places.measured).await,
+            Err(why) => Err(why),
+        };
         Gate::Disk(disk::evaluate(&disk::DiskFacts { filesystems }, &settings.limit))
     }
 
@@ -171,7 +178,7 @@ impl Survey {
     ///
     /// # Errors
     /// The engine is on another host and no path is named, or it could not be asked.
-    pub fn disk_places<W: World>(
+    pub async fn disk_places<W: World>(
         &self,
         world: &W,
         engine: &W::Engine,

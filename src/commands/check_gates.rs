@@ -33,7 +33,7 @@ pub async fn run(
     let questions = Questions { containers: Some(ContainerScope::Live), ..Questions::EVERYTHING };
     let survey = observe::survey(&engine, questions).await;
     let now = now();
-    let disk = survey.disk(world, &engine, &disk);
+    let disk = survey.disk(world, &engine, &disk).await;
     let gates = [disk, survey.runs(world, runs, now), survey.converge(now)];
     if let Err(error) = observe::record_usage(world, &engine, &survey, now, |_| ()).await {
         // A user of the docker group may ask the gates without owning the ledger.

@@ -20,7 +20,7 @@ pub async fn run(world: &ThisHost<'_>, disk: settings::DiskSettings, output: Out
         Err(why) => vec![Gate::disk_unavailable(why)],
         Ok(engine) => {
             let survey = observe::survey(&engine, Questions::DISK).await;
-            vec![survey.disk(world, &engine, &disk)]
+            vec![survey.disk(world, &engine, &disk).await]
         }
     };
     report(&gates, output)

@@ -57,7 +57,10 @@ pub async fn record_in(
     let engine = world.connect().await?;
     let survey = observe::survey(&engine, Questions::IN_USE).await;
     let now = world.now();
-    let disk = prune_at.map(|_| survey.disk(world, &engine, &prune.disk));
+    let disk = match prune_at {
+        Some(_) => Some(survey.disk(world, &engine, &prune.disk).await),
+        None => None,
+    };
     let relieved = matches!(disk, Some(Gate::Disk(Verdict::Closed(_))));
     let change = |ledger: &mut Ledger| {
         if relieved {

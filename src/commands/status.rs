@@ -32,7 +32,10 @@ pub async fn run(
 ) -> Result<Exit> {
     let world = ThisHost::new(&engine, state_dir, runtime_dir);
     let disk = match world.connect().await {
-        Ok(engine) => observe::survey(&engine, Questions::DISK).await.disk(&world, &engine, &disk),
+        Ok(engine) => {
+            let survey = observe::survey(&engine, Questions::DISK).await;
+            survey.disk(&world, &engine, &disk).await
+        }
         Err(why) => Gate::disk_unavailable(why),
     };
     let units = systemd::units(engine.timeout).await.unwrap_or_else(|error| {

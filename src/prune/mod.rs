@@ -82,14 +82,14 @@ pub fn warn_of_what_hinders(world: &impl World, survey: &Survey, gates: &[Gate])
     }
 }
 
-fn evaluate_gates<W: World>(
+async fn evaluate_gates<W: World>(
     world: &W,
     engine: &W::Engine,
     survey: &Survey,
     prune: &PruneSettings,
     now: Time,
 ) -> Vec<Gate> {
-    let disk = survey.disk(world, engine, &prune.disk);
+    let disk = survey.disk(world, engine, &prune.disk).await;
     vec![disk, survey.runs(world, &prune.runs, now), survey.converge(now)]
 }
 
@@ -108,7 +108,7 @@ pub async fn preview(
     let engine = world.connect().await?;
     let survey = observe::survey(&engine, Questions::EVERYTHING).await;
     let now = world.now();
-    let gates = evaluate_gates(world, &engine, &survey, prune, now);
+    let gates = evaluate_gates(world, &engine, &survey, prune, now).await;
     warn_of_what_hinders(world, &survey, &gates);
     let Planned { plan, inventory, known, usage } =
         match planned(world, &engine, &survey, prune, usage, now).await {
@@ -164,8 +164,13 @@ pub async fn planned<W: World>(
     let mut seen = observe::image_uses(engine, survey, known.events_until, now).await?;
     observe::list(&mut seen, &inventory, now);
     known.record(&seen, now);
-    let places = survey.disk_places(world, engine, &prune.disk);
-    let usage = usage.or_else(|| places.and_then(|places| fullest(world, &places.images)).ok());
+    let usage = match usage {
+        Some(usage) => Some(usage),
+        None => match survey.disk_places(world, engine, &prune.disk).await {
+            Ok(places) => fullest(world, &places.images).await.ok(),
+            Err(_) => None,
+        },
+    };
     observe::complete(engine, &mut inventory, &known, &prune.policy, now).await;
     let plan = plan::build(&inventory, &known, &prune.policy, usage.as_ref(), now);
     Ok(Planned { plan, inventory, known, usage })
@@ -211,7 +216,7 @@ async fn carry_out(
     };
     let survey = observe::survey(&engine, Questions::EVERYTHING).await;
     let now = world.now();
-    let gates = evaluate_gates(world, &engine, &survey, prune, now);
+    let gates = evaluate_gates(world, &engine, &survey, prune, now).await;
     // `record`, every five minutes, does not repeat it each time.
     if consumers {
         warn_of_what_hinders(world, &survey, &gates);
@@ -269,8 +274,8 @@ impl<W: World> Evaluated<'_, W> {
     ) -> Answer<PruneResult> {
         let Self { world, engine, prune, ref survey, now, .. } = self;
         let before = measured(&self.gates);
-        let places = survey.disk_places(world, engine, &prune.disk)?;
-        let usage = fullest(world, &places.images)?;
+        let places = survey.disk_places(world, engine, &prune.disk).await?;
+        let usage = fullest(world, &places.images).await?;
         observe::complete(engine, &mut inventory, known, &prune.policy, now).await;
         let plan = plan::build(&inventory, known, &prune.policy, Some(&usage), now);
 
@@ -279,10 +284,11 @@ impl<W: World> Evaluated<'_, W> {
         let step = |done| progress(Some((done, planned)));
         let context = RunContext { world, engine, events, progress: &step };
         let ask = async || ask_again(world, engine, prune).await;
-        let outcome = execute(plan.clone(), context, ask, || fullest(world, &places.images)).await;
+        let outcome =
+            execute(plan.clone(), context, ask, async || fullest(world, &places.images).await).await;
         progress(None);
 
-        let after = usages(world.measure(&places.measured)).unwrap_or_else(|why| {
+        let after = usages(world.measure(&places.measured).await).unwrap_or_else(|why| {
             log::warn!("after the prune: {}", why.0);
             before.clone()
         });
@@ -357,8 +363,8 @@ fn used(usages: &[Usage]) -> u64 {
     usages.iter().map(|usage| usage.filesystem.used).sum()
 }
 
-fn fullest(world: &impl World, places: &[PathBuf]) -> Answer<Usage> {
-    let usages = usages(world.measure(places))?;
+async fn fullest(world: &impl World, places: &[PathBuf]) -> Answer<Usage> {
+    let usages = usages(world.measure(places).await)?;
     usages.into_iter().next().ok_or_else(|| Unavailable("no filesystem to measure".into()))
 }
 

@@ -47,8 +47,8 @@ pub trait World {
     /// The filesystems that hold these paths, each once.
     ///
     /// # Errors
-    /// Names the path that cannot be measured.
-    fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>>;
+    /// Names the path that cannot be measured, or that takes too long.
+    async fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>>;
 
     /// What only a look into the engine's folder tells; it may take a while.
     ///

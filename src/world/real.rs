@@ -74,9 +74,23 @@ impl World for ThisHost<'_> {
         path.try_exists().ok()
     }
 
-    fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>> {
-        let measured = filesystem::measure(paths.iter().map(PathBuf::as_path));
-        measured.map_err(Unavailable::from)
+    /// In a thread of its own: on a disk that others write to, a commit takes seconds, in which events and signals want
+    /// to be seen.
+    async fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>> {
+        let wanted = paths.to_owned();
+        let measuring =
+            tokio::task::spawn_blocking(move || filesystem::measure(wanted.iter().map(PathBuf::as_path)));
+        match tokio::time::timeout(self.engine.timeout, measuring).await {
+            Ok(Ok(measured)) => measured.map_err(Unavailable::from),
+            Ok(Err(_)) | Err(_) => {
+                let limit = humantime::format_duration(self.engine.timeout);
+                let paths =
+                    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+                Err(Unavailable(format!(
+                    "the disk of {paths} did not answer in {limit}; see whether it hangs (dmesg), or allow more with --timeout"
+                )))
+            }
+        }
     }
 
     /// The walk is given up after the time for one answer of the engine, and goes with the program.

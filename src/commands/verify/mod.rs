@@ -46,8 +46,8 @@ pub async fn run(engine: settings::EngineSettings, verify: VerifySettings, outpu
     };
     let mut checks = vec![
         Check::Engine(answers(&engine, &engines, &survey)),
-        Check::Retention(retention(&world, &engines, &survey, &verify)),
-        Check::Disk(disk(&world, &engines, &survey, &verify.prune)),
+        Check::Retention(retention(&world, &engines, &survey, &verify).await),
+        Check::Disk(disk(&world, &engines, &survey, &verify.prune).await),
         Check::Ledger(noted(&world)),
     ];
     if let (Ok(survey), None) = (&survey, &verify.redeploy) {
@@ -100,7 +100,7 @@ fn answers(
     }
 }
 
-fn retention(
+async fn retention(
     world: &ThisHost<'_>,
     engines: &Answer<Engines>,
     survey: &Answer<Survey>,
@@ -110,7 +110,7 @@ fn retention(
         (Ok(engines), _) if !engines.local.is_local() => return Retention::Elsewhere,
         (Ok(engines), Ok(survey)) => {
             let everywhere = settings::DiskSettings { paths: vec![], limit: verify.prune.disk.limit };
-            survey.disk_places(world, engines, &everywhere).map(|places| places.measured)
+            survey.disk_places(world, engines, &everywhere).await.map(|places| places.measured)
         }
         (Err(why), _) | (_, Err(why)) => Err(why.clone()),
     };
@@ -131,14 +131,14 @@ fn retention(
     }
 }
 
-fn disk(
+async fn disk(
     world: &ThisHost<'_>,
     engines: &Answer<Engines>,
     survey: &Answer<Survey>,
     prune: &settings::PruneSettings,
 ) -> DiskCheck {
     let gate = match (engines, survey) {
-        (Ok(engines), Ok(survey)) => survey.disk(world, engines, &prune.disk),
+        (Ok(engines), Ok(survey)) => survey.disk(world, engines, &prune.disk).await,
         (Err(why), _) | (_, Err(why)) => Gate::disk_unavailable(why.clone()),
     };
     let critical = match &gate {

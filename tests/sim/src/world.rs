@@ -368,7 +368,7 @@ impl World for Simulated {
         Some(false)
     }
 
-    fn measure(&self, _: &[PathBuf]) -> Answer<Vec<Filesystem>> {
+    async fn measure(&self, _: &[PathBuf]) -> Answer<Vec<Filesystem>> {
         let state = self.0.state.borrow();
         let used = state.used().min(state.disk_size);
         Ok(vec![Filesystem {
