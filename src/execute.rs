@@ -17,7 +17,8 @@ use crate::engine::watch::StopEvent;
 use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unavailable};
 use crate::gates::disk::{Limit, Usage};
 use crate::gates::{Gate, GateState};
-use crate::plan::{Eviction, ObjectKind, Plan, PlannedRemoval, RemovalReason};
+use crate::plan::images::is_next_to_nothing;
+use crate::plan::{Eviction, Leftover, ObjectKind, PlannedRemoval, RemovalReason};
 use crate::units::Time;
 use crate::world::{EngineApi, EngineEvents, EngineOrders, World};
 
@@ -32,6 +33,16 @@ const BATCH: usize = 32;
 /// Orders for dangling images that are in flight at once, at most. One by one, each waits for its way to the engine
 /// and back: 500 then took 1.33 to 1.38 × of the engine's own prune (20.10 and 26.1, 2 cores).
 const IN_FLIGHT: usize = 3;
+
+/// How often an order is given again that the engine is only too busy for, and how long after the last time.
+const MAX_RETRIES: usize = 5;
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often stale build cache is asked for in a row: a record keeps its parents for one call.
+const MAX_CACHE_PRUNES: usize = 64;
+
+/// So many batches in a row must free nothing before that is believed: others write to the disk too.
+const USELESS_BATCHES: usize = 2;
 
 /// How long the space of a batch may take to come back, seconds.
 const SETTLES_WITHIN: usize = 10;
@@ -70,6 +81,8 @@ pub struct Outcome {
     pub failed: Vec<(PlannedRemoval, EngineError)>,
     /// Why no further image was evicted: the last ones freed nothing.
     pub freed_nothing: Option<FreedNothing>,
+    /// IDs of images of which no eviction has left anything: gone, or with their names and no tag of ours.
+    pub settled: Vec<String>,
     /// Why it ended before its plan was carried out.
     pub stopped: Option<Stop>,
 }
@@ -84,19 +97,21 @@ impl Outcome {
     pub fn has_failed(&self) -> bool {
         let unanswered = match &self.stopped {
             Some(Stop::Gates(gates)) => gates.iter().any(|gate| gate.state() == GateState::Unknown),
-            Some(Stop::Unavailable(_) | Stop::GatesUnsettled | Stop::Event(StopEvent::Lost(_))) => true,
+            Some(
+                Stop::Unavailable(_) | Stop::GatesUnsettled | Stop::NoSpace | Stop::Event(StopEvent::Lost(_)),
+            ) => true,
             Some(Stop::Signal | Stop::Event(_) | Stop::Inhibited(_)) | None => false,
         };
         unanswered || !self.failed.is_empty()
     }
 }
 
-/// Images that were evicted together, and after which the disk was as full as before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Images that were evicted in a row, and after which the disk was as full as before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FreedNothing {
     /// How many they were.
     pub images: usize,
-    /// Bytes that they take by the engine's list, layers that they share included.
+    /// Bytes that should have been free after it.
     pub size: u64,
 }
 
@@ -117,6 +132,12 @@ pub enum Skip {
     EnoughSpace(Usage, Limit),
     /// The images before it were evicted and freed nothing.
     FreedNothing,
+    /// The engine has untagged it and keeps it for an image that was built from it.
+    HasChildren,
+    /// The engine, or a proxy before it, forbids orders of this kind.
+    Forbidden,
+    /// It has tags that no registry may have, and they could not be recorded before they were taken off.
+    Unrecorded,
     /// The run ended before its turn.
     Stopped,
     /// The run ended while it was going: it has lost its names, and its layers are still there.
@@ -136,11 +157,14 @@ pub enum Stop {
     Signal,
     /// Events kept coming while the gates were evaluated, [`MAX_RECHECKS`] times.
     GatesUnsettled,
+    /// The disk is too full for the engine to write what an order changes.
+    NoSpace,
     /// It is not known whether it may go on.
     Unavailable(Unavailable),
 }
 
-struct Execution<'a, W: World, Ask, Measure> {
+/// Carries out one plan, or several parts of it after each other.
+pub struct Execution<'a, W: World, Ask, Measure> {
     site: RunContext<'a, W>,
     orders: Rc<<W::Engine as EngineApi>::Orders>,
     ask: Ask,
@@ -148,77 +172,103 @@ struct Execution<'a, W: World, Ask, Measure> {
     /// For which kind of object, and after how many events, the gates were asked last.
     asked_for: Option<(ObjectKind, usize)>,
     in_use: HashSet<String>,
+    /// Kinds of which the engine forbids the removal.
+    forbidden: Vec<ObjectKind>,
+    /// Batches in a row that freed nothing, and what they should have freed in all.
+    useless: (usize, FreedNothing),
     /// What an inhibitor waits for, as long as an order is in flight.
     lock: Weak<W::RemovalLock>,
-    outcome: Outcome,
+    /// What was done so far.
+    pub outcome: Outcome,
 }
 
-/// Carry the plan out. `ask` asks the gates and looks at the containers anew; `usage` measures the
-/// filesystem that holds the images.
-pub async fn execute<W, Ask, Measure>(
-    plan: Plan,
-    site: RunContext<'_, W>,
-    ask: Ask,
-    usage: Measure,
-) -> Outcome
+impl<'a, W, Ask, Measure> Execution<'a, W, Ask, Measure>
 where
     W: World,
     Ask: AsyncFnMut() -> Recheck,
     Measure: AsyncFn() -> Answer<Usage>,
 {
-    let mut run = Execution {
-        orders: Rc::new(site.engine.orders()),
-        site,
-        ask,
-        usage,
-        asked_for: None,
-        in_use: HashSet::new(),
-        lock: Weak::new(),
-        outcome: Outcome::default(),
-    };
-    for tag in plan.stale_eviction_tags {
-        run.release(&tag).await;
-    }
-    let mut left = VecDeque::from(plan.remove);
-    while let Some(removal) = left.pop_front() {
-        if run.outcome.stopped.is_some() {
-            run.outcome.skipped.push((removal, Skip::Stopped));
-            continue;
-        }
-        match removal.reason {
-            RemovalReason::Unnamed { .. } => run.remove_dangling_images(removal, &mut left).await,
-            RemovalReason::Evicted(Eviction { limit, .. }) => run.evict(removal, limit, &mut left).await,
-            RemovalReason::Finished(_) | RemovalReason::NeverStarted(_) => {
-                let expect = Precondition::Finished(&removal.id, removal.finished);
-                let done = run.order(removal.kind, expect, Order::RemoveContainer(&removal.id)).await;
-                run.record_outcome(removal, done);
-            }
-            RemovalReason::StaleCache { older_than, .. } => {
-                let order = Order::PruneBuildCache(older_than);
-                let done = run.order(removal.kind, Precondition::Anything, order).await;
-                run.record_outcome(removal, done);
-            }
+    /// `ask` asks the gates and looks at the containers anew; `usage` measures the filesystem that holds the images.
+    pub fn new(site: RunContext<'a, W>, ask: Ask, usage: Measure) -> Self {
+        Self {
+            orders: Rc::new(site.engine.orders()),
+            site,
+            ask,
+            usage,
+            asked_for: None,
+            in_use: HashSet::new(),
+            forbidden: vec![],
+            useless: (0, FreedNothing::default()),
+            lock: Weak::new(),
+            outcome: Outcome::default(),
         }
     }
-    run.outcome
-}
 
-impl<W, Ask, Measure> Execution<'_, W, Ask, Measure>
-where
-    W: World,
-    Ask: AsyncFnMut() -> Recheck,
-    Measure: AsyncFn() -> Answer<Usage>,
-{
+    /// Remove these objects, in their order.
+    pub async fn carry_out(&mut self, removals: Vec<PlannedRemoval>) {
+        let mut left = VecDeque::from(removals);
+        while let Some(removal) = left.pop_front() {
+            if self.outcome.stopped.is_some() {
+                self.outcome.skipped.push((removal, Skip::Stopped));
+                continue;
+            }
+            match removal.reason {
+                RemovalReason::Unnamed { .. } => self.remove_dangling_images(removal, &mut left).await,
+                RemovalReason::Evicted(Eviction { limit, .. }) => {
+                    self.evict(removal, Some(limit), &mut left).await;
+                }
+                RemovalReason::Interrupted => self.evict(removal, None, &mut left).await,
+                RemovalReason::Finished(_) | RemovalReason::NeverStarted(_) => {
+                    let expect = Precondition::Finished(&removal.id, removal.finished);
+                    let done = self.order(removal.kind, expect, Order::RemoveContainer(&removal.id)).await;
+                    self.record_outcome(removal, done);
+                }
+                RemovalReason::StaleCache { older_than, .. } => {
+                    let done = self.prune_build_cache(older_than).await;
+                    self.record_outcome(removal, done);
+                }
+            }
+        }
+    }
+
+    /// Ask for stale build cache until there is none: a record keeps its parents for one call.
+    async fn prune_build_cache(&mut self, older_than: Duration) -> Result<Done, NotDone> {
+        let mut done = Done::Whole;
+        for _ in 0..MAX_CACHE_PRUNES {
+            let order = Order::PruneBuildCache(older_than);
+            match self.order(ObjectKind::BuildCache, Precondition::Anything, order).await {
+                Ok(Done::Gone) => break,
+                Err(NotDone::Skipped(Skip::Stopped)) if done == Done::Untagged => break,
+                // Something has gone; whether all has, the next answer tells.
+                answer => drop(answer?),
+            }
+            done = Done::Untagged;
+        }
+        Ok(Done::Whole)
+    }
+
     /// Change the engine: look whether anything began and whether the object is still what the plan saw,
-    /// and give the order in the same breath. [`Execution::remove_dangling_images`] does the same, a few at a time.
+    /// and give the order at once. [`Execution::remove_dangling_images`] does the same, a few at a time.
     async fn order(
         &mut self,
         kind: ObjectKind,
         expect: Precondition<'_>,
         order: Order<'_>,
     ) -> Result<Done, NotDone> {
-        let permit = self.check_preconditions(kind, expect).await?;
-        Ok(permit.give(&*self.orders, order).await?)
+        let mut retries = 0;
+        loop {
+            let permit = self.check_preconditions(kind, expect).await?;
+            match permit.give(&*self.orders, order).await {
+                Err(error) if error.is_busy() && retries < MAX_RETRIES => {
+                    retries += 1;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+                Err(error) if error.is_no_space() && self.site.world.release_reserve() => {
+                    log::info!("the reserve is given up: {error}");
+                }
+                done => return Ok(done?),
+            }
+        }
     }
 
     /// Begin no further order, for this reason if it is the first.
@@ -233,6 +283,9 @@ where
         kind: ObjectKind,
         expect: Precondition<'_>,
     ) -> Result<Permit<W::RemovalLock>, NotDone> {
+        if self.forbidden.contains(&kind) {
+            return Err(NotDone::Skipped(Skip::Forbidden));
+        }
         for _ in 0..MAX_RECHECKS {
             let events = self.events().await?;
             if self.asked_for != Some((kind, events)) {
@@ -278,6 +331,14 @@ where
         }
     }
 
+    /// An image as it is now. That it is gone is believed when the engine says so twice: what is gone is forgotten.
+    async fn image(&self, id: &str) -> Result<Option<Image>, EngineError> {
+        match self.site.engine.image(id).await? {
+            None => self.site.engine.image(id).await,
+            there => Ok(there),
+        }
+    }
+
     /// Is the object still what the plan saw?
     async fn check(&self, expect: Precondition<'_>) -> Result<(), NotDone> {
         let engine = self.site.engine;
@@ -287,7 +348,7 @@ where
                 Some(finished) if Some(finished) != planned => NotDone::Skipped(Skip::RanAgain),
                 _ => return Ok(()),
             },
-            Precondition::Unused(removal) => match engine.image(&removal.id).await? {
+            Precondition::Unused(removal) => match self.image(&removal.id).await? {
                 None => NotDone::Gone,
                 Some(_) if self.in_use.contains(&removal.id) => NotDone::Skipped(Skip::InUse),
                 Some(image) if is_as_planned(&image, removal) => return Ok(()),
@@ -295,11 +356,16 @@ where
             },
             // Whatever has a name again loses no more than our tag; without one our tag is all that
             // keeps it for a container.
-            Precondition::Nameless(id) => match engine.image(id).await? {
+            Precondition::Nameless(id) => match self.image(id).await? {
                 None => NotDone::Gone,
                 Some(image) if self.in_use.contains(id) && image.is_nameless() => {
                     NotDone::Skipped(Skip::InUse)
                 }
+                Some(_) => return Ok(()),
+            },
+            Precondition::Named(id) => match self.image(id).await? {
+                None => NotDone::Gone,
+                Some(image) if image.is_nameless() => NotDone::Skipped(Skip::Renamed),
                 Some(_) => return Ok(()),
             },
         };
@@ -322,26 +388,35 @@ where
                     // It may still be at work on it: nothing more is ordered beside that.
                     self.outcome.stopped = Some(Stop::Unavailable(error.clone().into()));
                 }
+                if error.is_no_space() && self.outcome.stopped.is_none() {
+                    self.outcome.stopped = Some(Stop::NoSpace);
+                }
+                if error.is_forbidden() {
+                    self.forbidden.push(removal.kind);
+                }
                 self.outcome.failed.push((removal, error));
             }
         }
         (self.site.progress)(self.outcome.done());
     }
 
-    /// Take a tag of our own off an image that has its names back.
-    async fn release(&mut self, tag: &str) {
-        if self.outcome.stopped.is_some() {
+    /// Undo what an interrupted eviction left on an image that stays: give it its tags back, and take our tag off.
+    pub async fn undo(&mut self, leftover: Leftover) {
+        let Leftover { id, lost_tags, eviction_tag } = leftover;
+        if self.outcome.stopped.is_some() || !self.restore_tags(&id, &lost_tags).await {
             return;
         }
-        let order = Order::RemoveImage(tag);
-        if let Err(NotDone::Failed(error)) =
-            self.order(ObjectKind::Cached, Precondition::Anything, order).await
-        {
-            self.asked_for = None;
-            if error.timed_out() {
-                self.stop(Stop::Unavailable(error.clone().into()));
+        let Some(tag) = eviction_tag else { return self.outcome.settled.push(id) };
+        match self.order(ObjectKind::Cached, Precondition::Named(&id), Order::RemoveImage(&tag)).await {
+            Ok(_) | Err(NotDone::Gone) => self.outcome.settled.push(id),
+            Err(NotDone::Skipped(_)) => {}
+            Err(NotDone::Failed(error)) => {
+                self.asked_for = None;
+                if error.timed_out() {
+                    self.stop(Stop::Unavailable(error.clone().into()));
+                }
+                log::warn!("the tag {tag} of an interrupted eviction stays: {error}");
             }
-            log::warn!("the tag {tag} of an interrupted eviction stays: {error}");
         }
     }
 
@@ -394,70 +469,135 @@ where
         }
     }
 
-    /// Evict as many cached images, from this one on, as the limit of their rung still wants: take their names
-    /// away, wait a moment, look again, and remove those that were not asked for meanwhile.
-    async fn evict(&mut self, first: PlannedRemoval, limit: Limit, left: &mut VecDeque<PlannedRemoval>) {
-        if self.outcome.freed_nothing.is_some() {
+    /// Evict as many cached images, from this one on, as the limit of their rung still wants: record their names and take
+    /// them away, wait a moment, look again, and remove those that were not asked for meanwhile. Without a limit: as
+    /// many as an interrupted eviction has left without names.
+    async fn evict(
+        &mut self,
+        first: PlannedRemoval,
+        limit: Option<Limit>,
+        left: &mut VecDeque<PlannedRemoval>,
+    ) {
+        if limit.is_some() && self.outcome.freed_nothing.is_some() {
             return self.outcome.skipped.push((first, Skip::FreedNothing));
         }
-        let usage = match (self.usage)().await {
+        let before = match (self.usage)().await {
             Ok(usage) => usage,
             Err(why) => {
                 self.outcome.stopped = Some(Stop::Unavailable(why));
                 return self.outcome.skipped.push((first, Skip::Stopped));
             }
         };
-        if !limit.is_reached(&usage) {
-            let all = std::iter::once(first).chain(std::iter::from_fn(|| pop_of_rung(left, &limit)));
+        if let Some(limit) = limit.filter(|limit| !limit.is_reached(&before)) {
+            let all = std::iter::once(first).chain(std::iter::from_fn(|| pop_of_rung(left, Some(&limit))));
             return self
                 .outcome
                 .skipped
-                .extend(all.map(|removal| (removal, Skip::EnoughSpace(usage.clone(), limit))));
+                .extend(all.map(|removal| (removal, Skip::EnoughSpace(before.clone(), limit))));
         }
-        let wanted = wanted_bytes(&usage, &limit);
+        let wanted = limit.map_or(u64::MAX, |limit| wanted_bytes(&before, &limit));
+        let mut size = first.freed();
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && size < wanted
+            && let Some(removal) = pop_of_rung(left, limit.as_ref())
+        {
+            size = size.saturating_add(removal.freed());
+            batch.push(removal);
+        }
         let mut nameless = Vec::new();
-        let mut size = 0_u64;
-        let mut next = Some(first);
-        while let Some(removal) = next {
-            size = size.saturating_add(removal.size);
-            match self.untag(&removal).await {
-                Ok(eviction_tag) => nameless.push((removal, eviction_tag)),
+        for (removal, image) in self.record_names(batch).await {
+            if self.outcome.stopped.is_some() {
+                self.record_outcome(removal, Err(NotDone::Skipped(Skip::Stopped)));
+                continue;
+            }
+            let mut taken = Vec::new();
+            match self.untag(&removal, image, &mut taken).await {
+                Ok(eviction_tag) => nameless.push((removal, eviction_tag, taken)),
                 Err(why) => {
-                    self.restore_tags(&removal, &why).await;
+                    self.restore(&removal, &taken, &why).await;
                     self.record_outcome(removal, Err(why));
                 }
             }
-            let more = self.outcome.stopped.is_none() && nameless.len() < BATCH && size < wanted;
-            next = if more { pop_of_rung(left, &limit) } else { None };
         }
+        let began = tokio::time::Instant::now();
         if !nameless.is_empty() && self.outcome.stopped.is_none() {
             tokio::time::sleep(EVICTION_GRACE).await;
             self.asked_for = None;
         }
-        let mut gone = FreedNothing { images: 0, size: 0 };
-        for (removal, eviction_tag) in nameless {
+        // Nothing of ours went so far: what the usage has risen by, others have written.
+        let (quiet, idle) = (began.elapsed(), (self.usage)().await.unwrap_or_else(|_| before.clone()));
+        let mut gone = FreedNothing::default();
+        let began = tokio::time::Instant::now();
+        for (removal, eviction_tag, taken) in nameless {
             let done = match self.outcome.stopped {
                 None => self.finish(&removal, &eviction_tag).await,
                 Some(_) => Err(NotDone::Skipped(Skip::Interrupted)),
             };
             match &done {
-                Ok(_) | Err(NotDone::Gone) => {
+                Ok(_) => {
                     gone.images += 1;
-                    gone.size = gone.size.saturating_add(removal.size);
+                    gone.size = gone.size.saturating_add(removal.frees.unwrap_or(0));
                 }
-                Err(why) => self.restore_tags(&removal, why).await,
+                Err(NotDone::Gone) => {}
+                Err(why) => self.restore(&removal, &taken, why).await,
+            }
+            if matches!(done, Ok(_) | Err(NotDone::Gone | NotDone::Skipped(Skip::PulledAgain))) {
+                self.outcome.settled.push(removal.id.clone());
             }
             self.record_outcome(removal, done);
         }
-        if gone.size > 0 && self.outcome.stopped.is_none() {
-            match self.settled_usage(&usage, &limit, gone).await {
-                Ok(after) if freed_nothing(&usage, &after, gone) => {
-                    self.outcome.freed_nothing = Some(gone);
-                }
-                Ok(_) => {}
-                Err(why) => self.outcome.stopped = Some(Stop::Unavailable(why)),
+        let Some(limit) = limit else { return };
+        if gone.size == 0 || self.outcome.stopped.is_some() {
+            return;
+        }
+        let after = match self.settled_usage(&idle, &limit, gone).await {
+            Ok(after) => after,
+            Err(why) => return self.outcome.stopped = Some(Stop::Unavailable(why)),
+        };
+        let written = idle.filesystem.used.saturating_sub(before.filesystem.used);
+        let meanwhile = at_the_same_pace(written, quiet, began.elapsed());
+        if !freed_nothing(&idle, &after, gone) {
+            self.useless = (0, FreedNothing::default());
+        } else if meanwhile < gone.size / 2 {
+            let (batches, sum) = &mut self.useless;
+            *batches += 1;
+            sum.images += gone.images;
+            sum.size = sum.size.saturating_add(gone.size);
+            self.outcome.freed_nothing = (*batches >= USELESS_BATCHES).then_some(*sum);
+        }
+    }
+
+    /// Look at the images of a batch, and record their names before any is taken off: after a kill or a power cut the next
+    /// run gives tags back that no registry may have.
+    async fn record_names(&mut self, batch: Vec<PlannedRemoval>) -> Vec<(PlannedRemoval, Image)> {
+        let mut there = Vec::new();
+        for removal in batch {
+            match self.image(&removal.id).await {
+                Ok(Some(image)) => there.push((removal, image)),
+                Ok(None) => self.record_outcome(removal, Err(NotDone::Gone)),
+                Err(error) => self.record_outcome(removal, Err(error.into())),
             }
         }
+        if self.outcome.stopped.is_some() || there.is_empty() {
+            return there;
+        }
+        let world = self.site.world;
+        let recorded = world.update_ledger(world.now(), |ledger| {
+            for (_, image) in &there {
+                let names = ledger.evicting.entry(image.id.clone()).or_default();
+                names.extend(image.tags.iter().chain(&image.digests).cloned());
+                names.sort();
+                names.dedup();
+            }
+        });
+        if let Err(error) = recorded.await {
+            log::warn!("{error:#}");
+            for (removal, _) in there.extract_if(.., |(_, image)| !image.tags.is_empty()) {
+                self.record_outcome(removal, Err(NotDone::Skipped(Skip::Unrecorded)));
+            }
+        }
+        there
     }
 
     /// How full the disk is after a batch, once the filesystem has returned what went. Docker 20.10 on btrfs keeps layers
@@ -482,9 +622,14 @@ where
     }
 
     /// Give a cached image a tag of our own, so that nothing is deleted, and take its tags and digests away:
-    /// from then on no deploy finds it by name, and one that wants it downloads no layer.
-    async fn untag(&mut self, removal: &PlannedRemoval) -> Result<String, NotDone> {
-        let image: Image = self.site.engine.image(&removal.id).await?.ok_or(NotDone::Gone)?;
+    /// from then on no deploy finds it by name, and one that wants it downloads no layer. `taken`: the tags that are
+    /// off, or may be.
+    async fn untag(
+        &mut self,
+        removal: &PlannedRemoval,
+        image: Image,
+        taken: &mut Vec<String>,
+    ) -> Result<String, NotDone> {
         let expect = Precondition::Unused(removal);
         let eviction_tag = match image.eviction_tag {
             Some(tag) => tag,
@@ -496,6 +641,9 @@ where
         // Each by its name, never by ID: a tag that appears meanwhile keeps the image.
         for reference in image.tags.iter().chain(&image.digests) {
             let done = self.order(removal.kind, expect, Order::RemoveImage(reference)).await;
+            if image.tags.contains(reference) && matches!(done, Ok(_) | Err(NotDone::Failed(_))) {
+                taken.push(reference.clone());
+            }
             match done.map_err(NotDone::interrupted)? {
                 Done::Untagged | Done::Gone => {}
                 // Our tag was taken off by another.
@@ -505,24 +653,40 @@ where
         Ok(eviction_tag)
     }
 
-    /// Give an image that was not removed the tags back that it lost: unlike a cached image, it may be in no registry.
-    /// That deletes nothing, so that it needs no permit.
-    async fn restore_tags(&mut self, removal: &PlannedRemoval, why: &NotDone) {
-        if matches!(why, NotDone::Gone) {
-            return;
+    /// Give an image that was not removed the tags back that it lost: unlike a digest, they may be in no registry.
+    async fn restore(&mut self, removal: &PlannedRemoval, taken: &[String], why: &NotDone) {
+        if !matches!(why, NotDone::Gone) {
+            self.restore_tags(&removal.id, taken).await;
         }
-        for name_tag in &removal.tags {
-            if let Err(error) = self.orders.restore_tag(&removal.id, name_tag).await {
-                log::warn!("the tag {name_tag} of {} is lost: {error}", removal.id);
+    }
+
+    /// Give an image its tags back, each where no image has it meanwhile. Have all names found their image? That deletes
+    /// nothing, so that it needs no permit; but after an order that timed out the engine may still be at work on it.
+    async fn restore_tags(&mut self, id: &str, tags: &[String]) -> bool {
+        let mut restored = true;
+        for name_tag in tags {
+            match self.orders.restore_tag(id, name_tag).await {
+                Ok(Done::Whole) => log::info!("{id} has its tag {name_tag} again"),
+                Ok(Done::Untagged) => log::debug!("an image has the tag {name_tag}"),
+                Ok(Done::Gone) => log::warn!("the tag {name_tag} is lost: its image {id} is gone"),
+                Err(error) => {
+                    restored = false;
+                    log::warn!("the tag {name_tag} of {id} is restored by the next prune: {error}");
+                }
             }
         }
+        restored
     }
 
     /// Remove our tag, and with it the image, unless it was pulled again.
     async fn finish(&mut self, removal: &PlannedRemoval, eviction_tag: &str) -> Result<Done, NotDone> {
         let order = Order::RemoveImage(eviction_tag);
         match self.order(removal.kind, Precondition::Nameless(&removal.id), order).await {
-            Ok(Done::Untagged) => Err(NotDone::Skipped(Skip::PulledAgain)),
+            Ok(Done::Untagged) => match self.image(&removal.id).await? {
+                // An image of the classic builder was made from it, and keeps it without a name.
+                Some(image) if image.is_nameless() => Err(NotDone::Skipped(Skip::HasChildren)),
+                _ => Err(NotDone::Skipped(Skip::PulledAgain)),
+            },
             other => other.map_err(NotDone::interrupted),
         }
     }
@@ -554,21 +718,27 @@ fn is_as_planned(image: &Image, removal: &PlannedRemoval) -> bool {
     }
 }
 
-/// What the engine's own records of an image take at most, bytes: that much less is nothing.
-const RECORDS: u64 = 1 << 20;
-
 /// Did the removal of these images leave the filesystem as full as it was?
 fn freed_nothing(before: &Usage, after: &Usage, gone: FreedNothing) -> bool {
     let (before_, after_) = (&before.filesystem, &after.filesystem);
     let inodes = before.by_inodes() && after_.inodes_used < before_.inodes_used;
-    let records = RECORDS.saturating_mul(u64::try_from(gone.images).unwrap_or(u64::MAX));
-    !inodes && before_.used.saturating_sub(after_.used) < records.min(gone.size / 100)
+    !inodes && is_next_to_nothing(before_.used.saturating_sub(after_.used), gone.images, gone.size)
 }
 
-/// The next removal, if it is an eviction of the rung with this limit.
-fn pop_of_rung(left: &mut VecDeque<PlannedRemoval>, limit: &Limit) -> Option<PlannedRemoval> {
-    let RemovalReason::Evicted(next) = &left.front()?.reason else { return None };
-    if next.limit == *limit { left.pop_front() } else { None }
+/// So many bytes were written in a time: how many in another.
+fn at_the_same_pace(bytes: u64, time: Duration, other: Duration) -> u64 {
+    let scaled = u128::from(bytes) * other.as_millis() / time.as_millis().max(1);
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+/// The next removal, if it is an eviction of the rung with this limit; without one, what an interrupted eviction left.
+fn pop_of_rung(left: &mut VecDeque<PlannedRemoval>, limit: Option<&Limit>) -> Option<PlannedRemoval> {
+    let next = match &left.front()?.reason {
+        RemovalReason::Evicted(next) => Some(&next.limit),
+        RemovalReason::Interrupted => None,
+        _ => return None,
+    };
+    if next == limit { left.pop_front() } else { None }
 }
 
 /// The next removal, if it is of this kind.
@@ -628,6 +798,8 @@ enum Precondition<'a> {
     Unused(&'a PlannedRemoval),
     /// An image with our tag; where that is all it has, no container uses it.
     Nameless(&'a str),
+    /// An image with a name beside our tag.
+    Named(&'a str),
 }
 
 /// Why an object was not removed by an order of ours.

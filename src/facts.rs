@@ -283,7 +283,7 @@ pub struct Image {
     pub created: Option<Time>,
     /// When its tag was last set, where that was asked and is known (`GET /images/{id}/json`).
     pub last_tagged: Option<Time>,
-    /// The ID of the image that the classic builder made it from, where that was asked (`GET /images/{id}/json`).
+    /// The ID of the image that the classic builder made it from.
     pub parent: Option<String>,
     /// How many untagged parents it has, one the child of the other, where that was asked.
     pub untagged_parents: usize,
@@ -291,6 +291,81 @@ pub struct Image {
     pub size: u64,
     /// Of its configuration.
     pub labels: Labels,
+}
+
+/// A layer of an image, with the layers below it: two images share one where all below are the same too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The digest of its content (`RootFS.Layers`), shortened to [`Layer::ID_DIGITS`] digits.
+    pub id: String,
+    /// Bytes that its store keeps of it: on the containerd store packed and unpacked.
+    pub size: u64,
+}
+
+impl Layer {
+    /// Enough to tell the layers of one host apart.
+    pub const ID_DIGITS: usize = 16;
+
+    /// A layer by its digest.
+    pub fn new(digest: &str, size: u64) -> Self {
+        let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
+        Self { id: hex.chars().take(Self::ID_DIGITS).collect(), size }
+    }
+}
+
+/// A step of an image's history (`GET /images/{id}/history`), oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildStep {
+    /// Bytes of its layer, unpacked; 0 of a step that made none.
+    pub size: u64,
+    /// The command.
+    pub created_by: String,
+}
+
+/// The commands that write files, and so make a layer, be it of 0 bytes; all others change the configuration only.
+const LAYER_COMMANDS: [&str; 4] = ["RUN", "COPY", "ADD", "WORKDIR"];
+
+/// The layers of an image, base first, from the digests of its layers, its history, and what it takes in all; `None` where
+/// the three do not fit together.
+///
+/// The history does not say which of its steps made a layer. Those with a size did; of the others as many as are
+/// missing, the commands that write files first. What the image takes beyond the sum of its layers (the containerd
+/// store keeps each layer as it was pulled too) is shared out by size.
+pub fn layers(digests: &[String], history: &[BuildStep], total: u64) -> Option<Vec<Layer>> {
+    let with_size = history.iter().filter(|step| step.size > 0).count();
+    let mut empty = digests.len().checked_sub(with_size)?;
+    if history.len() < digests.len() {
+        return None;
+    }
+    let writes = |step: &BuildStep| {
+        // The classic builder's form; without its `#(nop)` it is a RUN.
+        let command = match step.created_by.strip_prefix("/bin/sh -c ") {
+            Some(command) => match command.strip_prefix("#(nop)") {
+                Some(command) => command.trim_start(),
+                None => return true,
+            },
+            None => &step.created_by,
+        };
+        LAYER_COMMANDS.iter().any(|name| command.starts_with(name))
+    };
+    let mut made: Vec<bool> = history.iter().map(|step| step.size > 0).collect();
+    for only_writing in [true, false] {
+        for (step, made) in history.iter().zip(&mut made) {
+            if empty > 0 && !*made && (writes(step) || !only_writing) {
+                *made = true;
+                empty -= 1;
+            }
+        }
+    }
+    let sizes: Vec<u64> =
+        history.iter().zip(&made).filter(|(_, made)| **made).map(|(step, _)| step.size).collect();
+    let unpacked: u64 = sizes.iter().fold(0, |sum, size| sum.saturating_add(*size));
+    let packed = total.saturating_sub(unpacked);
+    let share = |size: u64| {
+        let of = u128::from(packed) * u128::from(size) / u128::from(unpacked.max(1));
+        size.saturating_add(u64::try_from(of).unwrap_or(u64::MAX))
+    };
+    Some(digests.iter().zip(sizes).map(|(digest, size)| Layer::new(digest, share(size))).collect())
 }
 
 /// The repository of our own tags: an image that is being evicted gets one, loses its names, and
@@ -519,6 +594,52 @@ mod tests {
         for (reference, expected) in table {
             assert_eq!(name_tag(reference).as_deref(), expected, "{reference}");
         }
+    }
+
+    #[test]
+    fn layers_are_told_from_the_history() {
+        let step = |size, created_by: &str| BuildStep { size, created_by: created_by.into() };
+        let digests = |n: usize| (0..n).map(|n| format!("sha256:{n}")).collect::<Vec<_>>();
+        let base = || vec![step(100, "ADD base"), step(0, "CMD [\"sh\"]")];
+        let table = [
+            (digests(1), base(), 100, Some(vec![100])),
+            // BuildKit's and the classic builder's layers of 0 bytes.
+            (
+                digests(2),
+                [base(), vec![step(0, "ENV a=b"), step(0, "WORKDIR /x")]].concat(),
+                100,
+                Some(vec![100, 0]),
+            ),
+            (
+                digests(3),
+                [
+                    vec![step(0, "/bin/sh -c true"), step(0, "/bin/sh -c #(nop)  ENV a=b")],
+                    vec![step(5, "/bin/sh -c #(nop) COPY a /"), step(0, "/bin/sh -c #(nop) WORKDIR /x")],
+                ]
+                .concat(),
+                5,
+                Some(vec![0, 5, 0]),
+            ),
+            // A tool with words of its own: the oldest step of no size.
+            (
+                digests(2),
+                vec![step(0, "bazel build"), step(7, "bazel build"), step(0, "bazel")],
+                7,
+                Some(vec![0, 7]),
+            ),
+            // The containerd store keeps what was pulled too.
+            (digests(2), vec![step(100, "ADD a"), step(300, "ADD b")], 600, Some(vec![150, 450])),
+            (digests(1), vec![step(1, "ADD a"), step(1, "ADD b")], 2, None),
+            (digests(3), base(), 100, None),
+            (vec![], vec![], 0, Some(vec![])),
+        ];
+        for (digests, history, total, expected) in table {
+            let found = layers(&digests, &history, total);
+            let sizes =
+                found.as_ref().map(|layers| layers.iter().map(|layer| layer.size).collect::<Vec<_>>());
+            assert_eq!(sizes, expected, "{history:?}");
+        }
+        assert_eq!(Layer::new("sha256:0123456789abcdef0123", 1).id, "0123456789abcdef");
     }
 
     #[test]

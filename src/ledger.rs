@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use crate::facts::{Image, ImageClass, name_tag};
-use crate::units::{Time, elapsed};
+use crate::facts::{Image, ImageClass, Layer, name_tag};
+use crate::units::{Percent, Time, elapsed};
 
 /// Keyed by image ID. Its times are by its own [`Clock`], but for those of the last runs and of the events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +29,9 @@ pub struct Ledger {
     pub pressure: Option<Pressure>,
     /// The kind and ID of the object whose removal the last run gave up, because it took too long.
     pub stuck: Option<(String, String)>,
+    /// By image ID: the names that an eviction takes off, recorded before the first one goes. What an interrupted
+    /// eviction left is finished or undone by these.
+    pub evicting: BTreeMap<String, Vec<String>>,
 }
 
 /// The ledger's own clock: it goes on by the time that the ledger was kept, and neither jumps nor goes back.
@@ -83,10 +86,22 @@ pub struct Pressure {
     pub reported: Option<Reported>,
     /// Has `record` ended with the exit status for manual intervention?
     pub alarmed: bool,
-    /// Did the last prune end its evictions because they freed nothing? Then only the daily prune tries again, so that
-    /// the cache is not given up for nothing every five minutes.
-    pub freed_nothing: bool,
+    /// Present where the last prune ended its evictions because they freed nothing, so that the cache is not given up
+    /// for nothing every five minutes.
+    pub freed_nothing: Option<UselessEviction>,
 }
+
+/// An eviction that freed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UselessEviction {
+    /// When it ended.
+    pub at: Time,
+    /// How full the filesystem that holds the images was.
+    pub percent: Percent,
+}
+
+/// An eviction that freed nothing is tried again after this.
+pub const USELESS_EVICTION_RETENTION: Duration = Duration::from_secs(3_600);
 
 /// What `record` last reported of a prune that could do nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +120,7 @@ impl Pressure {
             owed_since: None,
             reported: None,
             alarmed: false,
-            freed_nothing: false,
+            freed_nothing: None,
         }
     }
 }
@@ -123,6 +138,10 @@ pub struct Entry {
     pub dangling_since: Option<Time>,
     /// By which `name:tag` it was used, and when last.
     pub references: BTreeMap<String, Time>,
+    /// Base first; absent until the engine was asked, which is once.
+    pub layers: Option<Vec<Layer>>,
+    /// When the engine refused to remove it although it had no names any more.
+    pub refused: Option<Time>,
 }
 
 /// One use of an image.
@@ -173,13 +192,16 @@ impl Observations {
 }
 
 impl Entry {
-    fn new(now: Time) -> Self {
+    /// Of an image that is seen for the first time.
+    pub fn new(now: Time) -> Self {
         Self {
             first_seen: now,
             last_used: None,
             named: false,
             dangling_since: None,
             references: BTreeMap::new(),
+            layers: None,
+            refused: None,
         }
     }
 
@@ -283,9 +305,20 @@ impl Ledger {
                 *last = at.max(*last);
             }
         }
+        let images = &self.images;
+        self.evicting.retain(|id, _| images.contains_key(id));
         self.noted = Some(now);
         self.noted_at = Some(wall);
         self.events_until = Some(by_engine);
+    }
+
+    /// Record the layers of these images.
+    pub fn record_layers(&mut self, layers: &[(String, Vec<Layer>)]) {
+        for (id, layers) in layers {
+            if let Some(entry) = self.images.get_mut(id) {
+                entry.layers = Some(layers.clone());
+            }
+        }
     }
 
     /// The images that were replaced, by ID, each with a `name:tag` that another image has been used by since. Only
@@ -321,6 +354,7 @@ impl Ledger {
     pub fn forget<'a>(&mut self, ids: impl IntoIterator<Item = &'a str>) {
         for id in ids {
             self.images.remove(id);
+            self.evicting.remove(id);
         }
     }
 
@@ -340,11 +374,24 @@ impl Ledger {
         self.pressure.get_or_insert_with(|| Pressure::new(now))
     }
 
-    /// A prune was carried out to its end, and the disk is still under pressure. Did its evictions free nothing?
-    pub fn settle(&mut self, freed_nothing: bool, now: Time) {
-        let pressure = self.mark_pressure(self.time(now));
+    /// A prune was carried out to its end, and the disk is still under pressure. Where its evictions freed nothing, it
+    /// was this full.
+    pub fn settle(&mut self, freed_nothing: Option<Percent>, now: Time) {
+        let now = self.time(now);
+        let pressure = self.mark_pressure(now);
         pressure.owed_since = None;
-        pressure.freed_nothing = freed_nothing;
+        if let Some(percent) = freed_nothing {
+            pressure.freed_nothing = Some(UselessEviction { at: now, percent });
+        }
+    }
+
+    /// How long ago an eviction freed nothing, where that still holds on a disk that is this full: it is tried again
+    /// after an hour, once the disk is fuller by a point, and once it is `critical`.
+    pub fn eviction_is_useless(&self, percent: Percent, critical: Percent, wall: Time) -> Option<Duration> {
+        let last = self.pressure.as_ref()?.freed_nothing?;
+        let ago = elapsed(self.time(wall), last.at);
+        let risen = percent > last.percent || (percent >= critical && last.percent < critical);
+        (ago < USELESS_EVICTION_RETENTION && !risen).then_some(ago)
     }
 
     /// The disk is not under pressure (any more).
@@ -455,7 +502,7 @@ mod tests {
         let pressure = ledger.pressure.clone().unwrap();
         assert_eq!((Some(pressure.since), pressure.owed_since), (ago("3d"), ago("3d")));
         assert_eq!(pressure.blocked, BTreeMap::from([("runs".into(), 2), ("converge".into(), 1)]));
-        ledger.settle(false, now());
+        ledger.settle(None, now());
         assert_eq!(ledger.pressure.clone().unwrap().owed_since, None);
         assert_eq!(ledger.pressure.clone().unwrap().since, pressure.since);
         ledger.clear_pressure();

@@ -10,8 +10,9 @@ use crate::engine::containers::ContainerScope;
 use crate::engine::events::ImageEvent;
 use crate::engine::{EngineError, deploy};
 use crate::facts::{
-    Answer, Container, Info, Inhibitor, Mode, Service, SwarmState, Task, Unavailable, name_tag,
+    Answer, Container, Image, Info, Inhibitor, Layer, Mode, Service, SwarmState, Task, Unavailable, name_tag,
 };
+use crate::gates::disk::Usage;
 use crate::gates::{Gate, converge, disk, runs};
 use crate::ledger::{ImageUse, Ledger, Observations};
 use crate::plan::{self, Inventory, ObjectKind, Unread, containers, images};
@@ -291,38 +292,38 @@ pub fn list(seen: &mut Observations, inventory: &Inventory, now: Time) {
     seen.list(&inventory.images);
 }
 
-/// Everything that is there.
-pub async fn inventory(engine: &impl EngineApi, survey: &Survey) -> Answer<Inventory> {
+/// Everything that is there but the images.
+pub fn inventory(survey: &Survey) -> Answer<Inventory> {
     Ok(Inventory {
         containers: survey.containers.clone()?,
         services: survey.services.clone()?,
         tasks: survey.tasks.clone()?,
-        images: engine.images().await?,
+        images: vec![],
         build_cache: vec![],
         unread: vec![],
     })
 }
 
-/// Complete the inventory by what only single questions tell: for those objects that may go.
-pub async fn complete(
+/// List the images. Where that takes too long they stay, and everything else goes all the same.
+pub async fn images(engine: &impl EngineApi, inventory: &mut Inventory) {
+    match engine.images().await {
+        Ok(images) => inventory.images = images,
+        Err(error) => inventory.unread.push(unread(ObjectKind::Cached, "", error)),
+    }
+}
+
+/// One object that cannot be asked about must not keep everything else from being pruned.
+fn unread(kind: ObjectKind, id: &str, error: EngineError) -> Unread {
+    Unread { kind, id: id.to_owned(), why: error.into() }
+}
+
+/// Complete the inventory by the build cache, and by what only single questions tell of containers that may go.
+pub async fn complete_containers(
     engine: &impl EngineApi,
     inventory: &mut Inventory,
-    ledger: &Ledger,
     policy: &plan::Policy,
     now: Time,
 ) {
-    // One object that cannot be asked about must not keep everything else from being pruned.
-    let unread = |kind, id: &str, error: EngineError| Unread { kind, id: id.to_owned(), why: error.into() };
-    let dangling: Vec<String> =
-        images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
-    let inspected = stream::iter(dangling).map(|id| async move {
-        let mut image = engine.image(&id).await;
-        if let Ok(Some(image)) = &mut image {
-            image.untagged_parents = untagged_parents(engine, image.parent.clone()).await;
-        }
-        (id, image)
-    });
-    let inspected = inspected.buffer_unordered(AT_A_TIME).collect::<HashMap<String, _>>();
     let ended = inventory
         .containers
         .iter_mut()
@@ -338,12 +339,32 @@ pub async fn complete(
     });
     let finished =
         finished.buffer_unordered(AT_A_TIME).filter_map(|unread| async { unread }).collect::<Vec<_>>();
-    let (build_cache, mut inspected, mut unanswered) =
-        tokio::join!(engine.build_cache(), inspected, finished);
+    let (build_cache, unanswered) = tokio::join!(engine.build_cache(), finished);
+    inventory.unread.extend(unanswered);
     match build_cache {
         Ok(records) => inventory.build_cache = records,
-        Err(error) => unanswered.push(unread(ObjectKind::BuildCache, "", error)),
+        Err(error) => inventory.unread.push(unread(ObjectKind::BuildCache, "", error)),
     }
+}
+
+/// Complete the inventory by what only single questions tell of dangling images that may go.
+pub async fn complete_images(
+    engine: &impl EngineApi,
+    inventory: &mut Inventory,
+    ledger: &Ledger,
+    policy: &plan::Policy,
+    now: Time,
+) {
+    let dangling: Vec<String> =
+        images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
+    let inspected = stream::iter(dangling).map(|id| async move {
+        let mut image = engine.image(&id).await;
+        if let Ok(Some(image)) = &mut image {
+            image.untagged_parents = untagged_parents(engine, image.parent.clone()).await;
+        }
+        (id, image)
+    });
+    let mut inspected = inspected.buffer_unordered(AT_A_TIME).collect::<HashMap<String, _>>().await;
     for image in &mut inventory.images {
         match inspected.remove(&image.id) {
             Some(Ok(None)) | None => {}
@@ -351,10 +372,34 @@ pub async fn complete(
                 image.last_tagged = inspected.last_tagged;
                 image.untagged_parents = inspected.untagged_parents;
             }
-            Some(Err(error)) => unanswered.push(unread(ObjectKind::Dangling, &image.id, error)),
+            Some(Err(error)) => inventory.unread.push(unread(ObjectKind::Dangling, &image.id, error)),
         }
     }
-    inventory.unread = unanswered;
+}
+
+/// The layers of the images of which the ledger does not know them so far, where images may be evicted: which layers an
+/// image has never changes, so that each is asked about once.
+pub async fn layers(
+    engine: &impl EngineApi,
+    inventory: &Inventory,
+    ledger: &Ledger,
+    policy: &plan::Policy,
+    usage: Option<&Usage>,
+    now: Time,
+) -> Vec<(String, Vec<Layer>)> {
+    if !images::wants_layers(inventory, ledger, policy, usage, now) {
+        return vec![];
+    }
+    let is_unknown =
+        |image: &&Image| ledger.images.get(&image.id).is_some_and(|entry| entry.layers.is_none());
+    let unknown = stream::iter(inventory.images.iter().filter(is_unknown)).map(|image| async move {
+        let layers = engine.layers(image).await.unwrap_or_else(|error| {
+            log::debug!("{error}");
+            None
+        });
+        Some((image.id.clone(), layers?))
+    });
+    unknown.buffer_unordered(AT_A_TIME).filter_map(|known| async { known }).collect().await
 }
 
 /// A chain of parents that is longer than any Dockerfile is not followed.

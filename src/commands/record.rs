@@ -110,9 +110,7 @@ pub async fn record_in(
 fn is_due(prune_at: Percent, measured: &Measured, ledger: &Ledger) -> bool {
     let urgent =
         measured.usages.iter().any(|usage| usage.percent >= prune_at || measured.limit.lacks_space(usage));
-    let pressure = ledger.pressure.as_ref();
-    let useless = pressure.is_some_and(|pressure| pressure.freed_nothing);
-    (urgent && !useless) || pressure.is_some_and(|pressure| pressure.owed_since.is_some())
+    urgent || ledger.pressure.as_ref().is_some_and(|pressure| pressure.owed_since.is_some())
 }
 
 /// With which status to end, and whether the attempt says anything that the last one did not. Manual intervention is

@@ -29,6 +29,13 @@ impl Engine {
         Ok(containers.into_iter().map(Into::into).collect())
     }
 
+    /// Is there such a container?
+    pub async fn is_container(&self, id: &str) -> Result<bool, EngineError> {
+        let found: Option<serde::de::IgnoredAny> =
+            gone_is_none(self.get(&format!("/containers/{id}/json")).await)?;
+        Ok(found.is_some())
+    }
+
     /// When a container ended; `None` where it is gone, or has not.
     pub async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError> {
         #[derive(Deserialize)]

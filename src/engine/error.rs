@@ -46,6 +46,9 @@ pub(super) enum Failure {
     /// Not JSON, or not of the shape that the API has.
     #[error("{0}")]
     MalformedResponse(String),
+    /// It answers an order with 404, and still shows the object.
+    #[error("404")]
+    StillThere,
     #[error("{0}")]
     ConnectionLost(String),
     #[error(transparent)]
@@ -103,7 +106,11 @@ impl Failure {
             Self::SlowRemoval(_) => {
                 "see whether it hangs (journalctl -u docker), or allow more with --removal-timeout"
             }
+            Self::Status { status: 403, .. } => {
+                "where a proxy stands before the engine, allow it this request; see journalctl -u docker else"
+            }
             Self::Status { .. } => return None,
+            Self::StillThere => "its store may be damaged: see journalctl -u docker, and restart it",
             Self::MalformedResponse(_) => "is it a Docker engine?",
             Self::ConnectionLost(_) => "see journalctl -u docker",
             Self::Certificate(_) => "see DOCKER_CERT_PATH",
@@ -171,6 +178,34 @@ impl EngineError {
         Self::new(&HostUrl::Unix("/simulated".into()), request, failure)
     }
 
+    /// An order was answered with 404, and the object is still there.
+    pub(super) fn still_there(host: &HostUrl, request: &str) -> Self {
+        Self::new(host, request, Failure::StillThere)
+    }
+
+    /// The same of the simulated engine.
+    pub fn simulated_still_there(request: &str) -> Self {
+        Self::simulated(request, Failure::StillThere)
+    }
+
+    /// Is the engine only busy with something that ends by itself ("a prune operation is already running", "removal of
+    /// container … is already in progress")?
+    pub fn is_busy(&self) -> bool {
+        matches!(self.status(), Some((409, why)) if why.contains("already running") || why.contains("in progress"))
+    }
+
+    /// Is the disk too full for the engine to write what an order changes? In the kernel's words (ENOSPC, EDQUOT).
+    pub fn is_no_space(&self) -> bool {
+        self.status().is_some_and(|(_, why)| {
+            ["no space left on device", "disk quota exceeded"].iter().any(|words| why.contains(words))
+        })
+    }
+
+    /// Does the engine, or a proxy before it, forbid the request?
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self.status(), Some((403, _)))
+    }
+
     /// Did the engine take too long, so that it may still be at work?
     pub fn timed_out(&self) -> bool {
         matches!(self.failure, Failure::TimedOut(_) | Failure::SlowRemoval(_))
@@ -198,6 +233,12 @@ impl fmt::Display for EngineError {
                 write!(f, "{engine} has not finished {request} in {failure}, and may still be at work on it")
             }
             Failure::Status { .. } => write!(f, "{engine} answered {request} with {failure}"),
+            Failure::StillThere => {
+                write!(
+                    f,
+                    "{engine} answered {request} with {failure} (there is no such thing), and still shows it"
+                )
+            }
             Failure::MalformedResponse(_) => {
                 write!(f, "cannot understand the answer of {host} to {request}: {failure}")
             }

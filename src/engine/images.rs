@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::wire::{from_seconds, gone_is_none, parse_time};
 use super::{Engine, EngineError};
-use crate::facts::{Image, Labels, References};
+use crate::facts::{self, BuildStep, Image, Labels, Layer, References};
 
 impl Engine {
     /// `GET /images/json`.
@@ -19,6 +19,30 @@ impl Engine {
             gone_is_none(self.get(&format!("/images/{reference}/json")).await)?;
         Ok(image.map(Into::into))
     }
+
+    /// The layers of a listed image, base first, with their sizes; `None` where there is no such image, or where its
+    /// history does not tell.
+    pub async fn sized_layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Step {
+            #[serde(default)]
+            size: i64,
+            #[serde(default)]
+            created_by: String,
+        }
+        let id = &image.id;
+        let history = async { gone_is_none(self.get::<Vec<Step>>(&format!("/images/{id}/history")).await) };
+        let (digests, steps) = tokio::join!(self.layers(id), history);
+        let (Some(digests), Some(steps)) = (digests?, steps?) else { return Ok(None) };
+        let step = |step: Step| BuildStep {
+            size: u64::try_from(step.size).unwrap_or(0),
+            created_by: step.created_by,
+        };
+        // The engine tells the newest first.
+        let history: Vec<_> = steps.into_iter().rev().map(step).collect();
+        Ok(facts::layers(&digests, &history, image.size))
+    }
 }
 
 #[derive(Deserialize)]
@@ -31,6 +55,7 @@ pub(super) struct ImageAnswer {
     #[serde(default)]
     size: i64,
     labels: Option<Labels>,
+    parent_id: Option<String>,
 }
 
 impl From<ImageAnswer> for Image {
@@ -44,7 +69,7 @@ impl From<ImageAnswer> for Image {
             eviction_tag,
             created: from_seconds(image.created),
             last_tagged: None,
-            parent: None,
+            parent: image.parent_id.filter(|id| !id.is_empty()),
             untagged_parents: 0,
             size: u64::try_from(image.size).unwrap_or(0),
             labels: image.labels.unwrap_or_default(),
@@ -82,7 +107,6 @@ impl From<InspectAnswer> for Image {
     fn from(image: InspectAnswer) -> Self {
         let created = image.created.as_deref().and_then(parse_time);
         let last_tagged = image.metadata.unwrap_or_default().last_tag_time.as_deref().and_then(parse_time);
-        let parent = image.parent.filter(|id| !id.is_empty());
         let listed = ImageAnswer {
             id: image.id,
             repo_tags: image.repo_tags,
@@ -90,7 +114,8 @@ impl From<InspectAnswer> for Image {
             created: None,
             size: image.size,
             labels: image.config.unwrap_or_default().labels,
+            parent_id: image.parent,
         };
-        Self { created, last_tagged, parent, ..listed.into() }
+        Self { created, last_tagged, ..listed.into() }
     }
 }

@@ -49,21 +49,34 @@ impl Remover {
     /// `DELETE /containers/{id}`: its anonymous volumes stay.
     pub async fn container(&self, id: &str) -> Result<Done, EngineError> {
         let options = RemoveContainerOptions { v: false, force: false, link: false };
-        self.carry_out(&format!("DELETE /containers/{id}"), async {
+        let request = format!("DELETE /containers/{id}");
+        let done = self.carry_out(&request, async {
             self.engine.docker.remove_container(id, Some(options)).await.map(|()| Done::Whole)
-        })
-        .await
+        });
+        match done.await? {
+            Done::Gone if self.engine.is_container(id).await? => Err(self.still_there(&request)),
+            done => Ok(done),
+        }
     }
 
     /// `DELETE /images/{reference}`: the reference goes, and with the last one the image.
     pub async fn image(&self, reference: &str) -> Result<Done, EngineError> {
         let options = RemoveImageOptions { force: false, noprune: false, ..RemoveImageOptions::default() };
-        self.carry_out(&format!("DELETE /images/{reference}"), async {
+        let request = format!("DELETE /images/{reference}");
+        let done = self.carry_out(&request, async {
             let done = self.engine.docker.remove_image(reference, Some(options), None).await?;
             let whole = done.iter().any(|done| done.deleted.is_some());
             Ok(if whole { Done::Whole } else { Done::Untagged })
-        })
-        .await
+        });
+        match done.await? {
+            Done::Gone if self.engine.image(reference).await?.is_some() => Err(self.still_there(&request)),
+            done => Ok(done),
+        }
+    }
+
+    /// A 404 is looked at again: engines answer it for objects that they still list (docker/for-linux #477).
+    fn still_there(&self, request: &str) -> EngineError {
+        EngineError::still_there(&self.engine.host, request)
     }
 
     /// `POST /images/{id}/tag`: give an image its [`eviction_tag`], which deletes nothing.
@@ -71,8 +84,12 @@ impl Remover {
         self.tag_as(id, EVICTION_REPOSITORY, id.trim_start_matches("sha256:")).await
     }
 
-    /// `POST /images/{id}/tag` with a `name:tag` that it had.
+    /// `POST /images/{id}/tag` with a `name:tag` that it had, unless an image has that name: [`Done::Untagged`] then. The
+    /// API has no such condition, so that one which gets the name within these milliseconds loses it.
     pub async fn restore(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
+        if self.engine.image(name_tag).await?.is_some() {
+            return Ok(Done::Untagged);
+        }
         let (name, tag) = name_tag.rsplit_once(':').unwrap_or((name_tag, "latest"));
         self.tag_as(id, name, tag).await
     }
@@ -85,14 +102,17 @@ impl Remover {
         .await
     }
 
-    /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share.
+    /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share. [`Done::Gone`] where
+    /// nothing was freed.
     pub async fn build_cache(&self, older_than: Duration) -> Result<Done, EngineError> {
         // The engine parses Go durations, which know no days.
         let until = vec![format!("{}s", older_than.as_secs())];
         let filters = Some(HashMap::from([("until".to_owned(), until)]));
         let options = PruneBuildOptions { filters, ..PruneBuildOptions::default() };
         self.carry_out("POST /build/prune", async {
-            self.engine.docker.prune_build(Some(options)).await.map(|_| Done::Whole)
+            let pruned = self.engine.docker.prune_build(Some(options)).await?;
+            let freed = pruned.space_reclaimed.is_some_and(|bytes| bytes > 0);
+            Ok(if freed { Done::Whole } else { Done::Gone })
         })
         .await
     }

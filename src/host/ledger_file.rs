@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::error::{Cause, HostError, Result, SetAside};
 use super::lock::{lock_soon, open};
 use super::replace;
-use crate::ledger::{Clock, Entry, Ledger, Pressure, Reading, Reported, Returns};
-use crate::units::Time;
+use crate::facts::Layer;
+use crate::ledger::{Clock, Entry, Ledger, Pressure, Reading, Reported, Returns, UselessEviction};
+use crate::units::{Percent, Time};
 
 const SCHEMA: u32 = 1;
 
@@ -38,6 +39,8 @@ struct LedgerJson {
     pressure: Option<PressureJson>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stuck: Option<(String, String)>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    evicting: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,8 +64,14 @@ struct PressureJson {
     reported: Option<ReportedJson>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     alarmed: bool,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    freed_nothing: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    freed_nothing: Option<UselessEvictionJson>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UselessEvictionJson {
+    at: Time,
+    used_percent: u8,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,6 +98,24 @@ struct EntryJson {
     dangling_since: Option<Time>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     references: BTreeMap<String, Time>,
+    /// `ID:BYTES …`: a line an image, where a list would take four a layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layers: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<Time>,
+}
+
+fn shown_layers(layers: &[Layer]) -> String {
+    layers.iter().map(|Layer { id, size }| format!("{id}:{size}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Layers that cannot be understood are asked for again.
+fn parse_layers(text: &str) -> Option<Vec<Layer>> {
+    let layer = |word: &str| {
+        let (id, size) = word.split_once(':')?;
+        Some(Layer { id: id.to_owned(), size: size.parse().ok()? })
+    };
+    text.split_whitespace().map(layer).collect()
 }
 
 impl From<PressureJson> for Pressure {
@@ -99,7 +126,9 @@ impl From<PressureJson> for Pressure {
             owed_since: json.owed_since,
             reported: json.reported.map(|ReportedJson { at, what }| Reported { at, what }),
             alarmed: json.alarmed,
-            freed_nothing: json.freed_nothing,
+            freed_nothing: json.freed_nothing.and_then(|UselessEvictionJson { at, used_percent }| {
+                Some(UselessEviction { at, percent: Percent::of(used_percent.into(), 100)? })
+            }),
         }
     }
 }
@@ -113,19 +142,23 @@ impl From<&Pressure> for PressureJson {
             owed_since: pressure.owed_since,
             reported: reported.map(|Reported { at, what }| ReportedJson { at, what }),
             alarmed: pressure.alarmed,
-            freed_nothing: pressure.freed_nothing,
+            freed_nothing: pressure.freed_nothing.map(|UselessEviction { at, percent }| {
+                UselessEvictionJson { at, used_percent: percent.get() }
+            }),
         }
     }
 }
 
 impl From<LedgerJson> for Ledger {
     fn from(json: LedgerJson) -> Self {
-        let entry = |EntryJson { first_seen, last_used, named, dangling_since, references }| Entry {
-            first_seen,
-            last_used,
-            named,
-            dangling_since,
-            references,
+        let entry = |json: EntryJson| Entry {
+            first_seen: json.first_seen,
+            last_used: json.last_used,
+            named: json.named,
+            dangling_since: json.dangling_since,
+            references: json.references,
+            layers: json.layers.as_deref().and_then(parse_layers),
+            refused: json.refused,
         };
         let returns = |ReturnsJson { images, returns, last_used }| Returns { images, returns, last_used };
         let clock = |ClockJson { time, wall, boot_id, boot_seconds }| {
@@ -147,6 +180,7 @@ impl From<LedgerJson> for Ledger {
             last_success: json.last_success,
             pressure: json.pressure.map(Into::into),
             stuck: json.stuck,
+            evicting: json.evicting,
         }
     }
 }
@@ -159,6 +193,8 @@ impl From<&Ledger> for LedgerJson {
             named: entry.named,
             dangling_since: entry.dangling_since,
             references: entry.references.clone(),
+            layers: entry.layers.as_deref().map(shown_layers),
+            refused: entry.refused,
         };
         let returns = |returns: &Returns| ReturnsJson {
             images: returns.images,
@@ -188,6 +224,7 @@ impl From<&Ledger> for LedgerJson {
             last_success: ledger.last_success,
             pressure: ledger.pressure.as_ref().map(Into::into),
             stuck: ledger.stuck.clone(),
+            evicting: ledger.evicting.clone(),
         }
     }
 }
@@ -290,7 +327,9 @@ mod tests {
     fn ledger() -> Ledger {
         let references = BTreeMap::from([("app:1".into(), now())]);
         let last_used = Some(now());
-        let entry = Entry { first_seen: now(), last_used, named: true, dangling_since: None, references };
+        let layers = Some(vec![Layer::new("sha256:aa", 7), Layer::new("sha256:bb", 0)]);
+        let refused = Some(now());
+        let entry = Entry { last_used, named: true, references, layers, refused, ..Entry::new(now()) };
         let (boot_id, since_boot) = (Some("boot".into()), Some(Duration::from_millis(1_500)));
         Ledger {
             clock: Some(Clock { time: now(), reading: Reading { wall: now(), boot_id, since_boot } }),
@@ -310,9 +349,10 @@ mod tests {
                 owed_since: Some(now()),
                 reported: Some(Reported { at: now(), what: "held: runs".into() }),
                 alarmed: true,
-                freed_nothing: true,
+                freed_nothing: Some(UselessEviction { at: now(), percent: Percent::FULL }),
             }),
             stuck: Some(("container".into(), "c".into())),
+            evicting: BTreeMap::from([("sha256:a".into(), vec!["app:1".into()])]),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod filesystem;
 pub mod inhibitors;
 pub mod ledger_file;
 pub mod lock;
+pub mod reserve;
 pub mod systemd;
 
 use std::fs::{self, File};

@@ -49,7 +49,16 @@ pub(super) fn decide(inventory: &Inventory, policy: &Policy, now: Time, plan: &m
             Ok(reason) => {
                 let (tags, finished) = (vec![], container.finished);
                 let kind = ObjectKind::Container;
-                plan.remove.push(PlannedRemoval { kind, id, names, tags, size: 0, finished, reason });
+                plan.remove.push(PlannedRemoval {
+                    kind,
+                    id,
+                    names,
+                    tags,
+                    size: 0,
+                    frees: None,
+                    finished,
+                    reason,
+                });
             }
             Err(reason) => plan.keep.push(KeptObject { class: None, id, names, size: 0, reason }),
         }

@@ -181,13 +181,8 @@ mod tests {
     #[test]
     fn objects_are_found_by_the_names_that_people_type() {
         let inventory = inventory();
-        let entry = Entry {
-            first_seen: now(),
-            last_used: ago("1h"),
-            named: true,
-            dangling_since: None,
-            references: BTreeMap::from([("redis:6".into(), now())]),
-        };
+        let references = BTreeMap::from([("redis:6".into(), now())]);
+        let entry = Entry { last_used: ago("1h"), named: true, references, ..Entry::new(now()) };
         let ledger = Ledger { images: [("sha256:bbbb2222".into(), entry)].into(), ..Ledger::default() };
         let table = [
             ("redis:7", "aaaa1111"),

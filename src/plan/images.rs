@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::sharing::Sharing;
 use super::{
-    Condition, Eviction, Inventory, KeepReason, KeptObject, LastUse, ObjectKind, Plan, PlannedRemoval,
-    Policy, RemovalReason, Rung, users,
+    Condition, Eviction, Inventory, KeepReason, KeptObject, LastUse, Leftover, ObjectKind, Plan,
+    PlannedRemoval, Policy, RemovalReason, Rung, users,
 };
 use crate::facts::{Container, Image, ImageClass, Labels, name_tag};
 use crate::gates::disk::Usage;
@@ -25,13 +26,48 @@ pub(super) fn decide(
     now: Time,
     plan: &mut Plan,
 ) {
+    let (removals, kept) = judge(inventory, ledger, policy, usage, now);
+    let (removals, shared) = without_shared(removals, inventory, ledger);
+    for (image, reason) in kept.into_iter().chain(shared) {
+        plan.leftovers.extend(leftover(image, ledger));
+        let names = if image.tags.is_empty() { image.digests.clone() } else { image.tags.clone() };
+        let (class, id, size) = (Some(image.class()), image.id.clone(), image.size);
+        plan.keep.push(KeptObject { class, id, names, size, reason });
+    }
+    let mut sharing = Sharing::new(&inventory.images, ledger);
+    for (image, mut removal) in removals {
+        removal.frees = sharing.remove(&removal.id);
+        // Its own tag is used by the eviction; a tag that it lost it gets back first.
+        let lost = leftover(image, ledger).filter(|left| !left.lost_tags.is_empty() && !image.is_nameless());
+        plan.leftovers.extend(lost.map(|left| Leftover { eviction_tag: None, ..left }));
+        plan.remove.push(removal);
+    }
+}
+
+type Removals<'a> = Vec<(&'a Image, PlannedRemoval)>;
+type Kept<'a> = Vec<(&'a Image, KeepReason)>;
+
+/// What may go of each image by its references, its age and the disk's usage, in the order in which it goes.
+fn judge<'a>(
+    inventory: &'a Inventory,
+    ledger: &Ledger,
+    policy: &Policy,
+    usage: Option<&Usage>,
+    now: Time,
+) -> (Removals<'a>, Kept<'a>) {
     let protection = Protection::new(inventory);
     let superseded = ledger.superseded();
-    let mut evicted = Vec::new();
+    let (mut removals, mut kept) = (Vec::new(), Vec::new());
     for image in &inventory.images {
-        let reason = match (protection.of(image, policy), image.class()) {
+        let taken = taken_names(image, ledger);
+        let reason = match (protection.of(image, taken, policy), image.class()) {
             (Some(protected), _) => Err(protected),
-            (None, ImageClass::Tagged) if !is_evictable(image, policy) => Err(KeepReason::Tagged),
+            (None, _) if let Some(ago) = refusal(image, ledger, now) => Err(KeepReason::Refused(ago)),
+            (None, ImageClass::Cached) if image.is_nameless() => match is_evictable(taken, policy) {
+                false if taken.iter().any(|name| !name.contains('@')) => Err(KeepReason::Tagged),
+                _ => Ok(RemovalReason::Interrupted),
+            },
+            (None, ImageClass::Tagged) if !is_evictable(&image.tags, policy) => Err(KeepReason::Tagged),
             (None, ImageClass::Tagged | ImageClass::Cached) => {
                 let superseded = superseded.get(image.id.as_str()).copied();
                 eviction(image, ledger, superseded, policy, usage, now).map(RemovalReason::Evicted)
@@ -42,30 +78,97 @@ pub(super) fn decide(
                 dangling_age(image, ledger, policy, now).map(|age| RemovalReason::Unnamed { age, parents })
             }
         };
-        let (id, tags, size) = (image.id.clone(), image.tags.clone(), image.size);
-        let names = if tags.is_empty() { image.digests.clone() } else { tags.clone() };
         match reason {
-            Err(reason) => {
-                if !image.is_nameless() {
-                    plan.stale_eviction_tags.extend(image.eviction_tag.clone());
-                }
-                plan.keep.push(KeptObject { class: Some(image.class()), id, names, size, reason });
-            }
+            Err(reason) => kept.push((image, reason)),
             Ok(reason) => {
-                let is_evicted = matches!(reason, RemovalReason::Evicted(_));
-                let (kind, to) = match is_evicted {
-                    true => (ObjectKind::Cached, &mut evicted),
-                    false => (ObjectKind::Dangling, &mut plan.remove),
+                let kind = match reason {
+                    RemovalReason::Unnamed { .. } => ObjectKind::Dangling,
+                    _ => ObjectKind::Cached,
                 };
-                to.push(PlannedRemoval { kind, id, names, tags, size, finished: None, reason });
+                let (id, tags, size) = (image.id.clone(), image.tags.clone(), image.size);
+                let names = if tags.is_empty() { image.digests.clone() } else { tags.clone() };
+                let (frees, finished) = (None, None);
+                removals
+                    .push((image, PlannedRemoval { kind, id, names, tags, size, frees, finished, reason }));
             }
         }
     }
     // A plan is the same whichever way the engine lists.
-    evicted.sort_by_cached_key(|evicted| {
-        (eviction_order(evicted, ledger.weight(&evicted.id)), evicted.id.clone())
+    removals.sort_by_cached_key(|(_, removal)| {
+        let order = eviction_order(removal, ledger.weight(&removal.id));
+        (removal.kind, order, removal.id.clone())
     });
-    plan.remove.extend(evicted);
+    (removals, kept)
+}
+
+/// Are there images that may be evicted now, so that it matters which layers images have in common?
+pub fn wants_layers(
+    inventory: &Inventory,
+    ledger: &Ledger,
+    policy: &Policy,
+    usage: Option<&Usage>,
+    now: Time,
+) -> bool {
+    let (removals, _) = judge(inventory, ledger, policy, usage, now);
+    removals.iter().any(|(_, removal)| matches!(removal.reason, RemovalReason::Evicted(_)))
+}
+
+/// Pass over the evictions that would free next to nothing, because images that stay have the same layers.
+fn without_shared<'a>(
+    removals: Removals<'a>,
+    inventory: &Inventory,
+    ledger: &Ledger,
+) -> (Removals<'a>, Kept<'a>) {
+    let going = removals.iter().map(|(_, removal)| removal.id.as_str()).collect();
+    let own = Sharing::new(&inventory.images, ledger).own_among(&going);
+    let mut shared = Vec::new();
+    let left = removals.into_iter().filter(|(image, removal)| match &removal.reason {
+        RemovalReason::Evicted(eviction)
+            if own.get(image.id.as_str()).is_some_and(|own| is_next_to_nothing(*own, 1, image.size)) =>
+        {
+            shared.push((*image, KeepReason::SharesLayers(eviction.last_use)));
+            false
+        }
+        _ => true,
+    });
+    (left.collect(), shared)
+}
+
+/// What the engine's own records of an image take at most, bytes.
+const RECORDS: u64 = 1 << 20;
+
+/// Are so many bytes, freed by so many images that should free `size` or take that much by the engine's list, no more than
+/// the engine's own records of them?
+pub fn is_next_to_nothing(freed: u64, images: usize, size: u64) -> bool {
+    let records = RECORDS.saturating_mul(u64::try_from(images).unwrap_or(u64::MAX));
+    freed < records.min(size / 100)
+}
+
+/// The names that an eviction under way, or interrupted, has taken or is about to take.
+fn taken_names<'a>(image: &Image, ledger: &'a Ledger) -> &'a [String] {
+    ledger.evicting.get(&image.id).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// An image whose removal the engine refused is not asked for again for this long: whatever holds it is not seen.
+const REFUSAL_RETENTION: Duration = Duration::from_secs(7 * 86_400);
+
+fn refusal(image: &Image, ledger: &Ledger, now: Time) -> Option<Duration> {
+    let ago = elapsed(ledger.time(now), ledger.images.get(&image.id)?.refused?);
+    (ago < REFUSAL_RETENTION).then_some(ago)
+}
+
+/// What an interrupted eviction left on an image that stays: lost tags, and a tag of our own that it no longer needs.
+fn leftover(image: &Image, ledger: &Ledger) -> Option<Leftover> {
+    let lost = |name: &&String| !name.contains('@') && !image.tags.contains(name);
+    let lost_tags: Vec<String> = taken_names(image, ledger).iter().filter(lost).cloned().collect();
+    // Without a name our tag is all that keeps it.
+    let is_over = !image.is_nameless() || !lost_tags.is_empty();
+    let eviction_tag = image.eviction_tag.clone();
+    (is_over && (eviction_tag.is_some() || ledger.evicting.contains_key(&image.id))).then(|| Leftover {
+        id: image.id.clone(),
+        lost_tags,
+        eviction_tag,
+    })
 }
 
 /// By rung, then superseded images first, then least recently used first, where what comes back often counts as used
@@ -75,10 +178,11 @@ fn eviction_order(removal: &PlannedRemoval, weight: f64) -> Option<(Rung, bool, 
     Some((eviction.rung, eviction.superseded.is_none(), Reverse(eviction.last_use.ago().div_f64(weight))))
 }
 
-/// Did the operator consent to evict this tagged image, by each of its tags?
-fn is_evictable(image: &Image, policy: &Policy) -> bool {
+/// Did the operator consent to evict an image with these names, by each tag among them?
+fn is_evictable(names: &[String], policy: &Policy) -> bool {
     let matches = |tag: &String| policy.evict_tagged.iter().any(|pattern| pattern.is_match(tag));
-    !image.tags.is_empty() && image.tags.iter().all(matches)
+    let mut tags = names.iter().filter(|name| !name.contains('@')).peekable();
+    tags.peek().is_some() && tags.all(matches)
 }
 
 /// Why a cached image may go now, if its time since last use and the disk allow it; never by its build date.
@@ -92,6 +196,11 @@ fn eviction(
 ) -> Result<Eviction, KeepReason> {
     let entry = ledger.images.get(&image.id).ok_or(KeepReason::AgeUnknown)?;
     let last_use = last_use(entry, ledger, now);
+    if let Some(ago) =
+        usage.and_then(|usage| ledger.eviction_is_useless(usage.percent, policy.critical.percent, now))
+    {
+        return Err(KeepReason::EvictionUseless(ago));
+    }
     let steps = ladder(superseded.is_some(), policy);
     let step = steps.iter().find(|(_, unused_for)| last_use.ago() >= *unused_for);
     match (step, usage) {
@@ -138,9 +247,9 @@ pub(super) fn protections(image: &Image, inventory: &Inventory, policy: &Policy)
     // One of each kind: who else names it adds nothing.
     let unused = Inventory { containers: vec![], ..inventory.clone() };
     let unlabelled = Image { labels: Labels::new(), ..image.clone() };
-    reasons.extend(Protection::new(&unused).of(&unlabelled, policy));
+    reasons.extend(Protection::new(&unused).of(&unlabelled, &[], policy));
     reasons.extend(policy.kept_by(&image.labels).map(|label| KeepReason::Label(label.clone())));
-    if image.class() == ImageClass::Tagged && !is_evictable(image, policy) {
+    if image.class() == ImageClass::Tagged && !is_evictable(&image.tags, policy) {
         reasons.push(KeepReason::Tagged);
     }
     reasons
@@ -153,7 +262,7 @@ pub(super) fn eviction_conditions(
     policy: &Policy,
     now: Time,
 ) -> Option<(LastUse, Vec<Condition>)> {
-    let cached = image.class() == ImageClass::Cached || is_evictable(image, policy);
+    let cached = image.class() == ImageClass::Cached || is_evictable(&image.tags, policy);
     let entry = ledger.images.get(&image.id).filter(|_| cached)?;
     let superseded = ledger.superseded().contains_key(image.id.as_str());
     Some((last_use(entry, ledger, now), conditions(&ladder(superseded, policy), policy)))
@@ -183,7 +292,7 @@ pub fn wanting_tag_time<'a>(
     let protection = Protection::new(inventory);
     inventory.images.iter().filter(move |image| {
         image.class() == ImageClass::Dangling
-            && protection.of(image, policy).is_none()
+            && protection.of(image, &[], policy).is_none()
             && dangling_age(image, ledger, policy, now).is_ok()
     })
 }
@@ -228,16 +337,17 @@ impl<'a> Protection<'a> {
         Self { users: users(&inventory.containers), named, tags }
     }
 
-    fn of(&self, image: &Image, policy: &Policy) -> Option<KeepReason> {
+    /// `taken`: names that it had before an eviction.
+    fn of(&self, image: &Image, taken: &[String], policy: &Policy) -> Option<KeepReason> {
         if let Some(user) = self.users.get(image.id.as_str()) {
             return Some(KeepReason::UsedBy((*user).to_owned()));
         }
-        let references = image.tags.iter().chain(&image.digests);
+        let references = image.tags.iter().chain(&image.digests).chain(taken);
         let digests =
             references.clone().filter_map(|reference| reference.split_once('@')).map(|(_, digest)| digest);
         let id = [image.id.as_str(), image.id.trim_start_matches("sha256:")];
         let mut keys = references.map(String::as_str).chain(digests).chain(id);
-        let by_tag = || image.tags.iter().find_map(|tag| self.tags.get(&name_tag(tag)?));
+        let by_tag = || image.tags.iter().chain(taken).find_map(|tag| self.tags.get(&name_tag(tag)?));
         if let Some(why) = keys.find_map(|key| self.named.get(key)).or_else(by_tag) {
             return Some(why.clone());
         }
@@ -260,7 +370,6 @@ fn dangling_age(image: &Image, ledger: &Ledger, policy: &Policy, now: Time) -> R
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
     use regex::Regex;
@@ -271,13 +380,8 @@ mod tests {
 
     /// A ledger that saw each of these images in use so long ago.
     fn ledger(images: &[(&str, &str)]) -> Ledger {
-        let entry = |used: &str| Entry {
-            first_seen: ago("90d").unwrap(),
-            last_used: ago(used),
-            named: true,
-            dangling_since: None,
-            references: BTreeMap::new(),
-        };
+        let entry =
+            |used: &str| Entry { last_used: ago(used), named: true, ..Entry::new(ago("90d").unwrap()) };
         let images = images.iter().map(|&(id, used)| (format!("sha256:{id}"), entry(used))).collect();
         Ledger { images, ..Ledger::default() }
     }
@@ -450,13 +554,124 @@ mod tests {
     fn an_interrupted_eviction_is_finished_or_undone() {
         let tag = "ci-docker-prune.invalid/evicting:a";
         let eviction_tag = Some(tag.to_owned());
-        let nameless = Image { digests: vec![], eviction_tag: eviction_tag.clone(), ..image("a") };
-        assert!(verdict(&only(nameless.clone()), &ledger(&[("a", "90d")])).is_ok());
-        assert!(plan(&only(nameless), &ledger(&[("a", "1h")]), 85).stale_eviction_tags.is_empty());
-        let back = only(Image { eviction_tag, ..image("a") });
-        assert_eq!(plan(&back, &ledger(&[("a", "1h")]), 85).stale_eviction_tags, [tag]);
-        assert_eq!(plan(&back, &ledger(&[("a", "90d")]), 50).stale_eviction_tags, [tag], "below the target");
-        assert!(plan(&back, &ledger(&[("a", "90d")]), 85).stale_eviction_tags.is_empty(), "it goes anyway");
+        let undone = |lost_tags: &[&str], eviction_tag: Option<&str>| {
+            let (id, eviction_tag) = ("sha256:a".to_owned(), eviction_tag.map(str::to_owned));
+            vec![Leftover {
+                id,
+                lost_tags: lost_tags.iter().map(|&tag| tag.to_owned()).collect(),
+                eviction_tag,
+            }]
+        };
+        let nameless = || Image { digests: vec![], eviction_tag: eviction_tag.clone(), ..image("a") };
+        let judged = |image: Image, taken: &[&str], policy: &Policy, percent| {
+            let mut ledger = ledger(&[("a", "1h")]);
+            if !taken.is_empty() {
+                let taken = taken.iter().map(|&name| name.to_owned()).collect();
+                ledger.evicting.insert("sha256:a".into(), taken);
+            }
+            let plan = plan_by(policy, &only(image), &ledger, percent);
+            let goes = plan.remove.iter().any(|removal| removal.reason == RemovalReason::Interrupted);
+            (goes, plan.leftovers)
+        };
+        let consent = Policy { evict_tagged: vec![Regex::new("^ci:").unwrap()], ..policy() };
+        // However full the disk: nothing can ask for it by name.
+        for percent in [1, 85] {
+            assert_eq!(judged(nameless(), &[], &policy(), percent), (true, vec![]));
+            assert_eq!(judged(nameless(), &["app@sha256:da"], &policy(), percent), (true, vec![]));
+            assert_eq!(judged(nameless(), &["ci:1", "app@sha256:da"], &consent, percent), (true, vec![]));
+        }
+        // Consent was withdrawn, or was never for that tag: it gets its tags back.
+        for policy in [&policy(), &consent] {
+            let taken = if policy.evict_tagged.is_empty() { "ci:1" } else { "app:1" };
+            assert_eq!(judged(nameless(), &[taken], policy, 85), (false, undone(&[taken], Some(tag))));
+        }
+        // With a name again, or still, it loses our tag, and gets back what it has lost.
+        let named = || Image { eviction_tag: eviction_tag.clone(), ..image("a") };
+        assert_eq!(judged(named(), &[], &policy(), 85), (false, undone(&[], Some(tag))));
+        assert_eq!(judged(named(), &["ci:1"], &consent, 85), (false, undone(&["ci:1"], Some(tag))));
+        // All is well already: the ledger may forget it.
+        assert_eq!(judged(image("a"), &["app@sha256:da"], &policy(), 85), (false, undone(&[], None)));
+        assert_eq!(judged(image("a"), &[], &policy(), 85), (false, vec![]));
+        // One that goes anyway keeps our tag, and has its lost tag back first: it might be stopped.
+        let mut old = ledger(&[("a", "90d")]);
+        old.evicting.insert("sha256:a".into(), vec!["ci:1".into()]);
+        let plan = plan_by(&consent, &only(named()), &old, 85);
+        assert_eq!((plan.remove.len(), plan.leftovers), (1, undone(&["ci:1"], None)));
+    }
+
+    #[test]
+    fn what_an_eviction_has_taken_still_protects() {
+        let mut ledger = ledger(&[("a", "90d")]);
+        let nameless = Image { digests: vec![], eviction_tag: Some("x".into()), ..image("a") };
+        let spec = |image: &str| Service { image: image.into(), ..service() };
+        for (taken, spec) in [("app@sha256:da", spec("app:1@sha256:da")), ("ci:1", spec("ci:1"))] {
+            ledger.evicting.insert("sha256:a".into(), vec![taken.into()]);
+            let inventory = Inventory { services: vec![spec], ..only(nameless.clone()) };
+            assert_eq!(verdict(&inventory, &ledger), Err(KeepReason::NamedBy("app".into())), "{taken}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_frees_nothing_is_passed_over_and_the_others_free_what_is_their_own() {
+        let images = ["a", "b", "c", "d", "e"].map(|id| Image { size: 200_000_000, ..image(id) });
+        let used = Container { image_id: "sha256:e".into(), ..container() };
+        let inventory = Inventory { images: images.into(), containers: vec![used], ..Inventory::default() };
+        let mut ledger = ledger(&[("a", "40d"), ("b", "30d"), ("c", "20d"), ("d", "10d"), ("e", "1h")]);
+        let layer = |(id, size): &(&str, u64)| crate::facts::Layer { id: (*id).to_owned(), size: *size };
+        for (id, layers) in [
+            // All of it, and next to all of it, is another's that stays.
+            ("a", vec![("base", 200_000_000)]),
+            ("b", vec![("base", 200_000_000), ("b", 1_000_000)]),
+            // These two share a layer, which goes with the second.
+            ("c", vec![("own", 150_000_000), ("c", 50_000_000)]),
+            ("d", vec![("own", 150_000_000)]),
+            ("e", vec![("base", 200_000_000)]),
+        ] {
+            let layers = layers.iter().map(layer).collect();
+            ledger.images.get_mut(&format!("sha256:{id}")).unwrap().layers = Some(layers);
+        }
+        let found = plan(&inventory, &ledger, 85);
+        let frees: Vec<_> = found.remove.iter().map(|removal| (removal.id.as_str(), removal.frees)).collect();
+        assert_eq!(frees, [("sha256:c", Some(50_000_000)), ("sha256:d", Some(150_000_000))]);
+        let kept = |id: &str| found.keep.iter().find(|kept| kept.id == id).unwrap().reason.clone();
+        for id in ["sha256:a", "sha256:b"] {
+            assert!(matches!(kept(id), KeepReason::SharesLayers(_)), "{id}");
+        }
+        // Where nothing else has the layers they go.
+        let alone = Inventory { containers: vec![], ..inventory };
+        ledger.images.get_mut("sha256:e").unwrap().last_used = ago("5d");
+        assert_eq!(plan(&alone, &ledger, 85).remove.len(), 5);
+    }
+
+    #[test]
+    fn what_the_engine_refused_and_what_freed_nothing_is_not_tried_all_the_time() {
+        let inventory = only(image("a"));
+        let mut known = ledger(&[("a", "90d")]);
+        for (refused, stays) in [("1h", true), ("6d", true), ("7d", false)] {
+            known.images.get_mut("sha256:a").unwrap().refused = ago(refused);
+            let kept = matches!(verdict(&inventory, &known), Err(KeepReason::Refused(_)));
+            assert_eq!(kept, stays, "{refused}");
+        }
+        let mut known = ledger(&[("a", "90d")]);
+        let at = |percent: u64| usage(percent).percent;
+        for (percent_then, since, percent, stays) in [
+            (85, "5m", 85, true),
+            (85, "5m", 84, true),
+            (85, "5m", 86, false),
+            (85, "1h", 85, false),
+            (94, "5m", 95, false),
+            (96, "5m", 96, true),
+        ] {
+            known.settle(Some(at(percent_then)), ago(since).unwrap());
+            let plan = plan(&inventory, &known, percent);
+            let kept = plan.keep.first().map(|kept| &kept.reason);
+            assert_eq!(
+                matches!(kept, Some(KeepReason::EvictionUseless(_))),
+                stays,
+                "{percent_then} {since} {percent}"
+            );
+            known.clear_pressure();
+        }
     }
 
     #[test]
@@ -470,11 +685,9 @@ mod tests {
     fn the_age_of_a_dangling_image_is_the_latest_of_what_can_be_believed() {
         let day = Duration::from_secs(86_400);
         let entry = |first_seen: &str, dangling: Option<&str>| Entry {
-            first_seen: ago(first_seen).unwrap(),
-            last_used: None,
             named: dangling.is_some(),
             dangling_since: dangling.and_then(ago),
-            references: BTreeMap::new(),
+            ..Entry::new(ago(first_seen).unwrap())
         };
         let date = |text: &str| Some(text.parse::<Time>().unwrap());
         let built = ago("9d");

@@ -5,6 +5,7 @@ pub mod explain;
 pub mod images;
 #[cfg(test)]
 mod properties;
+mod sharing;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -45,7 +46,7 @@ impl Inventory {
 pub struct Unread {
     /// What kind of object it is.
     pub kind: ObjectKind,
-    /// Empty for the build cache.
+    /// Empty for the build cache, and for the images where they could not be listed.
     pub id: String,
     /// Why there is no answer.
     pub why: Unavailable,
@@ -123,15 +124,20 @@ impl Policy {
 pub enum ObjectKind {
     /// A container that ended or never started.
     Container,
-    /// An image without any name.
-    Dangling,
     /// Before the cached images: what it frees need not be evicted.
     BuildCache,
+    /// An image without any name.
+    Dangling,
     /// An image with a digest and no tag, or one that `evict_tagged` names.
     Cached,
 }
 
 impl ObjectKind {
+    /// Is it planned without a list of images?
+    pub fn needs_no_images(self) -> bool {
+        matches!(self, Self::Container | Self::BuildCache)
+    }
+
     /// As in the JSON and the tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -211,6 +217,9 @@ pub struct PlannedRemoval {
     /// Bytes; for an image with the layers that it shares, for a container 0 (the engine would have
     /// to walk its files to tell).
     pub size: u64,
+    /// Bytes that its removal frees once all planned before it are gone; absent where that is not known: of a container,
+    /// and of an image whose layers the engine did not tell.
+    pub frees: Option<u64>,
     /// When a container ended; it is left alone if it ran again since.
     pub finished: Option<Time>,
     /// Why it goes.
@@ -218,6 +227,11 @@ pub struct PlannedRemoval {
 }
 
 impl PlannedRemoval {
+    /// Bytes that its removal frees, or at most frees.
+    pub fn freed(&self) -> u64 {
+        self.frees.unwrap_or(self.size)
+    }
+
     /// Its first name, else its ID.
     pub fn label(&self) -> &str {
         self.names.first().unwrap_or(&self.id)
@@ -240,6 +254,8 @@ pub enum RemovalReason {
     },
     /// A cached image, under disk pressure.
     Evicted(Eviction),
+    /// An eviction that was interrupted has taken all of its names: no deploy can find it.
+    Interrupted,
     /// Records of the build cache that were not used for long enough.
     StaleCache {
         /// How many.
@@ -307,6 +323,12 @@ pub enum KeepReason {
     },
     /// Cached, and the usage of the disk is not known.
     DiskUnknown,
+    /// Cached, and images that stay have its layers: its removal would free next to nothing.
+    SharesLayers(LastUse),
+    /// Cached, and evictions freed nothing so long ago.
+    EvictionUseless(Duration),
+    /// The engine refused, so long ago, to remove it although it had no name any more.
+    Refused(Duration),
 }
 
 /// What a prune would do and why everything else stays. It is used up by carrying it out.
@@ -316,10 +338,21 @@ pub struct Plan {
     pub remove: Vec<PlannedRemoval>,
     /// Everything else, each with its reason.
     pub keep: Vec<KeptObject>,
-    /// Tags of our own to take off images that have their names back: an eviction was interrupted.
-    pub stale_eviction_tags: Vec<String>,
+    /// Images that stay, and of which an interrupted eviction has left something to undo.
+    pub leftovers: Vec<Leftover>,
     /// What could not be decided about, and stays.
     pub unread: Vec<Unread>,
+}
+
+/// What an interrupted eviction left on an image that stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// The engine's ID of it.
+    pub id: String,
+    /// The `name:tag`s that the eviction took off, to be given back where no image has them.
+    pub lost_tags: Vec<String>,
+    /// The tag of our own, to be taken off once it has another name.
+    pub eviction_tag: Option<String>,
 }
 
 /// Decide about everything. `usage` is that of the filesystem that holds the images, where it could be measured.
@@ -342,23 +375,25 @@ pub fn build(
     plan
 }
 
-/// How full the filesystem that holds the images would be if the plan freed all that its objects take by the engine's
-/// list. Images share layers, so that it may end fuller.
-pub fn projected(plan: &Plan, usage: &Usage) -> Usage {
+/// How full the filesystem that holds the images would be after the plan, and whether all that it frees is known: else it
+/// is by the sizes of the engine's list, and may end fuller, for images share layers.
+pub fn projected(plan: &Plan, usage: &Usage) -> (Usage, bool) {
     let mut usage = usage.clone();
+    let mut is_known = true;
     for removal in &plan.remove {
         if let RemovalReason::Evicted(eviction) = &removal.reason
             && !eviction.limit.is_reached(&usage)
         {
             continue;
         }
+        is_known &= removal.frees.is_some() || removal.kind == ObjectKind::Container;
         let filesystem = &mut usage.filesystem;
-        let freed = removal.size.min(filesystem.used);
+        let freed = removal.freed().min(filesystem.used);
         filesystem.used -= freed;
         filesystem.available = filesystem.available.saturating_add(freed);
         usage.percent = filesystem.percent().unwrap_or(usage.percent);
     }
-    usage
+    (usage, is_known)
 }
 
 fn build_cache(records: &[CacheRecord], policy: &Policy, now: Time, plan: &mut Plan) {
@@ -375,6 +410,7 @@ fn build_cache(records: &[CacheRecord], policy: &Policy, now: Time, plan: &mut P
             names: vec![],
             tags: vec![],
             size,
+            frees: Some(size),
             finished: None,
             reason: RemovalReason::StaleCache { records, older_than: policy.older_than },
         });
@@ -432,6 +468,7 @@ mod tests {
                 names: vec![],
                 tags: vec![],
                 size,
+                frees: None,
                 finished: None,
                 reason: percent.map_or(RemovalReason::Unnamed { age, parents: 0 }, |value| {
                     RemovalReason::Evicted(evicted(value))
@@ -446,7 +483,7 @@ mod tests {
             removal(10, Some("80")),
         ];
         let plan = Plan { remove, ..Plan::default() };
-        let end = |percent| projected(&plan, &crate::testing::usage(percent)).percent.get();
+        let end = |percent| projected(&plan, &crate::testing::usage(percent)).0.percent.get();
         // 85: 80 without what goes anyway, then 74, 68, and below 70 no more.
         assert_eq!((end(85), end(60), end(3)), (68, 55, 0));
     }

@@ -97,7 +97,7 @@ prop_compose! {
             .into_iter()
             .filter_map(|(id, first_seen, last_used, dangling_since, named, (name, used))| {
                 let references = used.map(|at| (format!("app:{name}"), at)).into_iter().collect();
-                let entry = Entry { first_seen: first_seen?, last_used, named, dangling_since, references };
+                let entry = Entry { last_used, named, dangling_since, references, ..Entry::new(first_seen?) };
                 Some((format!("sha256:{id}"), entry))
             })
             .collect();

@@ -3,21 +3,22 @@
 mod disk_consumers;
 pub mod outcome;
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::watch::StopEvent;
-use crate::execute::{Outcome, Recheck, RunContext, Stop, execute};
+use crate::execute::{Execution, Outcome, Recheck, RunContext, Skip, Stop};
 use crate::facts::{Answer, Unavailable};
 use crate::gates::disk::{Usage, usages};
 use crate::gates::{Gate, GateState, Verdict, all_unavailable, combined_state, converge};
 use crate::host::lock::Acquisition;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Observations};
 use crate::observe::{self, Questions, Survey};
-use crate::plan::{self, Inventory, Plan};
+use crate::plan::{self, Inventory, ObjectKind, Plan};
 use crate::settings::PruneSettings;
-use crate::units::{Time, age};
+use crate::units::{Percent, Time, age};
 use crate::world::{EngineApi, World};
 use disk_consumers::Observed;
 use outcome::{OngoingPressure, PruneOutcome, PruneResult, measured};
@@ -159,9 +160,10 @@ pub async fn planned<W: World>(
     usage: Option<Usage>,
     now: Time,
 ) -> Answer<Planned> {
-    let mut inventory = observe::inventory(engine, survey).await?;
+    let mut inventory = observe::inventory(survey)?;
     let mut known = world.ledger();
     let mut seen = observe::image_uses(engine, survey, known.events_until, now).await?;
+    observe::images(engine, &mut inventory).await;
     observe::list(&mut seen, &inventory, now);
     known.record(&seen, now);
     let usage = match usage {
@@ -171,7 +173,10 @@ pub async fn planned<W: World>(
             Err(_) => None,
         },
     };
-    observe::complete(engine, &mut inventory, &known, &prune.policy, now).await;
+    observe::complete_containers(engine, &mut inventory, &prune.policy, now).await;
+    observe::complete_images(engine, &mut inventory, &known, &prune.policy, now).await;
+    let layers = observe::layers(engine, &inventory, &known, &prune.policy, usage.as_ref(), now).await;
+    known.record_layers(&layers);
     let plan = plan::build(&inventory, &known, &prune.policy, usage.as_ref(), now);
     Ok(Planned { plan, inventory, known, usage })
 }
@@ -226,13 +231,22 @@ async fn carry_out(
     if combined_state(&evaluated.gates) == GateState::Unknown {
         return Ok(PruneResult::without_removals(evaluated.gates, PruneOutcome::Unavailable));
     }
-    // Recorded on every day, so that ages are known on the day when the disk is full.
-    let inventory = observe::inventory(&engine, &evaluated.survey).await?;
-    let known = record(world, &engine, &evaluated.survey, &inventory, &evaluated.gates, now).await?;
-    if combined_state(&evaluated.gates) == GateState::Closed {
-        return Ok(evaluated.blocked(&inventory, &known, consumers).await);
+    let seen = observe::image_uses(&engine, &evaluated.survey, world.ledger().events_until, now).await?;
+    let pressed = is_under_pressure(&evaluated.gates);
+    let known = record(world, now, |ledger| {
+        ledger.record(&seen, now);
+        if !pressed {
+            ledger.clear_pressure();
+        }
+    });
+    let known = known.await;
+    match combined_state(&evaluated.gates) {
+        GateState::Open => evaluated.remove(seen, known, &events, consumers, progress).await,
+        _ if known.evicting.is_empty() || evaluated.are_deploys_blocking() => {
+            Ok(evaluated.blocked(&known, consumers).await)
+        }
+        _ => evaluated.finish(known, &events).await,
     }
-    evaluated.remove(inventory, &known, &events, consumers, progress).await
 }
 
 impl<W: World> Evaluated<'_, W> {
@@ -248,58 +262,137 @@ impl<W: World> Evaluated<'_, W> {
         }
     }
 
-    /// The report of a prune that a gate blocked.
-    async fn blocked(self, inventory: &Inventory, known: &Ledger, consumers: bool) -> PruneResult {
+    /// Is another gate than `disk` closed?
+    fn are_deploys_blocking(&self) -> bool {
+        self.gates.iter().any(|gate| !matches!(gate, Gate::Disk(_)) && gate.state() != GateState::Open)
+    }
+
+    /// The report of a prune that a gate blocked. It asks for no list of images, which takes long on some hosts.
+    async fn blocked(self, known: &Ledger, consumers: bool) -> PruneResult {
         let pressure = OngoingPressure::of(known, self.now);
         let mut result =
             PruneResult { pressure, ..PruneResult::without_removals(self.gates, PruneOutcome::Blocked) };
         // A run that waits for space waits for ever: then an operator must know what takes it.
         let critical = result.after.first().is_some_and(|usage| self.prune.policy.critical.is_reached(usage));
         if critical && consumers {
+            let inventory = observe::inventory(&self.survey).unwrap_or_default();
             let (survey, removed, now) = (&self.survey, HashSet::new(), self.now);
-            let observed = Observed { survey, inventory, ledger: known, removed, after: &result.after, now };
+            let observed =
+                Observed { survey, inventory: &inventory, ledger: known, removed, after: &result.after, now };
             result.disk_consumers = Some(observed.disk_consumers(self.world, self.engine).await);
         }
         result
     }
 
-    /// Plan and carry out, and tell what came of it.
+    /// What carries plans out, and stops where a gate closes.
+    fn execution<'b>(
+        &'b self,
+        events: &'b <W::Engine as EngineApi>::Events,
+        images: &'b [PathBuf],
+        progress: &'b dyn Fn(usize),
+    ) -> Execution<'b, W, impl AsyncFnMut() -> Recheck, impl AsyncFn() -> Answer<Usage>> {
+        let Self { world, engine, prune, .. } = *self;
+        let context = RunContext { world, engine, events, progress };
+        let ask = async || ask_again(world, engine, prune).await;
+        Execution::new(context, ask, async || fullest(world, images).await)
+    }
+
+    /// Finish or undo what an interrupted eviction left, on a disk that needs no prune.
+    async fn finish(&self, known: Ledger, events: &<W::Engine as EngineApi>::Events) -> Answer<PruneResult> {
+        let Self { world, engine, prune, ref survey, now, .. } = *self;
+        let mut inventory = observe::inventory(survey)?;
+        for id in known.evicting.keys() {
+            match engine.image(id).await {
+                Ok(image) => inventory.images.extend(image),
+                Err(error) => log::warn!("an interrupted eviction is not finished: {error}"),
+            }
+        }
+        let there: HashSet<&str> = inventory.images.iter().map(|image| image.id.as_str()).collect();
+        let gone = known.evicting.keys().filter(|id| !there.contains(id.as_str())).cloned().collect();
+        let mut plan = plan::build(&inventory, &known, &prune.policy, None, now);
+        plan.remove.retain(|removal| removal.reason == plan::RemovalReason::Interrupted);
+        let places = survey.disk_places(world, engine, &prune.disk).await?;
+        let mut run = self.execution(events, &places.images, &|_| ());
+        run.outcome.settled = gone;
+        for leftover in plan.leftovers.clone() {
+            run.undo(leftover).await;
+        }
+        run.carry_out(plan.remove.clone()).await;
+        let outcome = run.outcome;
+        record(world, now, |ledger| settle(ledger, &outcome, true, None, now)).await;
+        let silent = outcome.removed.is_empty() && !outcome.has_failed();
+        let ending = if silent { PruneOutcome::Blocked } else { PruneOutcome::CarriedOut(outcome) };
+        let plan = Some(plan).filter(|_| !silent);
+        Ok(PruneResult { plan, ..PruneResult::without_removals(self.gates.clone(), ending) })
+    }
+
+    /// Plan and carry out, and tell what came of it. Containers and build cache wait for no list of images.
     async fn remove(
-        self,
-        mut inventory: Inventory,
-        known: &Ledger,
+        &self,
+        mut seen: Observations,
+        known: Ledger,
         events: &<W::Engine as EngineApi>::Events,
         consumers: bool,
         progress: Progress<'_>,
     ) -> Answer<PruneResult> {
-        let Self { world, engine, prune, ref survey, now, .. } = self;
+        let Self { world, engine, prune, ref survey, now, .. } = *self;
+        let policy = &prune.policy;
         let before = measured(&self.gates);
         let places = survey.disk_places(world, engine, &prune.disk).await?;
-        let usage = fullest(world, &places.images).await?;
-        observe::complete(engine, &mut inventory, known, &prune.policy, now).await;
-        let plan = plan::build(&inventory, known, &prune.policy, Some(&usage), now);
+        let mut usage = fullest(world, &places.images).await?;
+        let mut inventory = observe::inventory(survey)?;
+        observe::complete_containers(engine, &mut inventory, policy, now).await;
+        let mut plan = plan::build(&inventory, &known, policy, Some(&usage), now);
 
-        let planned = plan.remove.len();
-        progress(Some((0, planned)));
-        let step = |done| progress(Some((done, planned)));
-        let context = RunContext { world, engine, events, progress: &step };
-        let ask = async || ask_again(world, engine, prune).await;
-        let outcome =
-            execute(plan.clone(), context, ask, async || fullest(world, &places.images).await).await;
+        let planned = Cell::new(plan.remove.len());
+        progress(Some((0, planned.get())));
+        let step = |done| progress(Some((done, planned.get())));
+        let mut run = self.execution(events, &places.images, &step);
+        let first = plan.remove.iter().take_while(|removal| removal.kind.needs_no_images());
+        let first: Vec<_> = first.cloned().collect();
+        let carried_out = first.len();
+        run.carry_out(first).await;
+
+        let mut known = known;
+        if run.outcome.stopped.is_none() {
+            observe::images(engine, &mut inventory).await;
+            observe::list(&mut seen, &inventory, now);
+            known.record(&seen, now);
+            observe::complete_images(engine, &mut inventory, &known, policy, now).await;
+            usage = fullest(world, &places.images).await.unwrap_or(usage);
+            let layers = observe::layers(engine, &inventory, &known, policy, Some(&usage), now).await;
+            known = record(world, now, |ledger| {
+                ledger.record(&seen, now);
+                ledger.record_layers(&layers);
+            })
+            .await;
+            plan = plan::build(&inventory, &known, policy, Some(&usage), now);
+            planned.set(plan.remove.len());
+            for leftover in plan.leftovers.clone() {
+                run.undo(leftover).await;
+            }
+        }
+        run.carry_out(plan.remove.iter().skip(carried_out).cloned().collect()).await;
         progress(None);
+        let outcome = run.outcome;
 
         let after = usages(world.measure(&places.measured).await).unwrap_or_else(|why| {
             log::warn!("after the prune: {}", why.0);
             before.clone()
         });
         let relieved = !after.iter().any(|usage| prune.disk.limit.is_reached(usage));
-        let change = |ledger: &mut Ledger| settle(ledger, &outcome, relieved, now);
+        let at_the_end = fullest(world, &places.images).await.ok();
+        if at_the_end.as_ref().is_some_and(|usage| !policy.target.is_reached(usage)) {
+            world.keep_reserve(&places.images);
+        }
+        let images_at = at_the_end.map(|usage| usage.percent);
+        let change = |ledger: &mut Ledger| settle(ledger, &outcome, relieved, images_at, now);
         let pressure = match world.update_ledger(now, change).await {
             Ok(ledger) => OngoingPressure::of(&ledger, now),
             // On a full disk it may be so: what was known at the start holds.
             Err(error) => {
                 log::warn!("{error:#}");
-                OngoingPressure::of(known, now).filter(|_| !relieved)
+                OngoingPressure::of(&known, now).filter(|_| !relieved)
             }
         };
         let reclaimed = used(&before).saturating_sub(used(&after));
@@ -307,8 +400,8 @@ impl<W: World> Evaluated<'_, W> {
         let disk_consumers = match consumers && !relieved && !world.shutdown_requested() {
             true => {
                 let removed = outcome.removed.iter().map(|removal| removal.id.as_str()).collect();
-                let (inventory, after) = (&inventory, after.as_slice());
-                let observed = Observed { survey, inventory, ledger: known, removed, after, now };
+                let (inventory, ledger, after) = (&inventory, &known, after.as_slice());
+                let observed = Observed { survey, inventory, ledger, removed, after, now };
                 Some(observed.disk_consumers(world, engine).await)
             }
             false => None,
@@ -316,7 +409,7 @@ impl<W: World> Evaluated<'_, W> {
         Ok(PruneResult {
             preview: false,
             plan: Some(plan),
-            gates: self.gates,
+            gates: self.gates.clone(),
             ending: PruneOutcome::CarriedOut(outcome),
             before,
             after,
@@ -329,8 +422,17 @@ impl<W: World> Evaluated<'_, W> {
 }
 
 /// What a ledger keeps of a prune that was carried out as far as it went.
-fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, now: Time) {
+fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images_at: Option<Percent>, now: Time) {
     ledger.forget(outcome.removed.iter().map(|removal| removal.id.as_str()));
+    outcome.settled.iter().for_each(|id| drop(ledger.evicting.remove(id)));
+    let time = ledger.time(now);
+    for (removal, why) in &outcome.skipped {
+        let refused =
+            removal.kind == ObjectKind::Cached && matches!(why, Skip::Refused(_) | Skip::HasChildren);
+        if let (true, Some(entry)) = (refused, ledger.images.get_mut(&removal.id)) {
+            entry.refused = Some(time);
+        }
+    }
     let stuck = outcome.failed.iter().find(|(_, error)| error.timed_out());
     let stuck = stuck.map(|(removal, _)| (removal.kind.name().to_owned(), removal.id.clone()));
     // One that had no turn this time is still last the next time.
@@ -340,7 +442,7 @@ fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, now: Time) {
     match relieved {
         true => ledger.clear_pressure(),
         false if outcome.stopped.is_some() || outcome.has_failed() => ledger.owe(stopped_by(outcome), now),
-        false => ledger.settle(outcome.freed_nothing.is_some(), now),
+        false => ledger.settle(images_at.filter(|_| outcome.freed_nothing.is_some()), now),
     }
 }
 
@@ -353,7 +455,11 @@ fn stopped_by(outcome: &Outcome) -> Vec<&'static str> {
             StopEvent::ServiceCreated(_) | StopEvent::ServiceUpdated(_) | StopEvent::Pulled(_),
         )) => vec!["converge"],
         Some(
-            Stop::Event(StopEvent::Lost(_)) | Stop::Signal | Stop::GatesUnsettled | Stop::Unavailable(_),
+            Stop::Event(StopEvent::Lost(_))
+            | Stop::Signal
+            | Stop::GatesUnsettled
+            | Stop::NoSpace
+            | Stop::Unavailable(_),
         )
         | None => vec![],
     }
@@ -378,30 +484,15 @@ async fn ask_again<W: World>(world: &W, engine: &W::Engine, prune: &PruneSetting
     Recheck { closed, in_use }
 }
 
-/// Record everything that is there; where that cannot be written the run goes on with what is known.
-async fn record<W: World>(
-    world: &W,
-    engine: &W::Engine,
-    survey: &Survey,
-    inventory: &Inventory,
-    gates: &[Gate],
-    now: Time,
-) -> Answer<Ledger> {
-    let mut known = world.ledger();
-    let mut seen = observe::image_uses(engine, survey, known.events_until, now).await?;
-    observe::list(&mut seen, inventory, now);
-    let change = |ledger: &mut Ledger| {
-        ledger.record(&seen, now);
-        if !is_under_pressure(gates) {
-            ledger.clear_pressure();
-        }
-    };
-    match world.update_ledger(now, change).await {
-        Ok(ledger) => Ok(ledger),
+/// Record this; where that cannot be written the run goes on with what is known.
+async fn record(world: &impl World, now: Time, change: impl Fn(&mut Ledger)) -> Ledger {
+    match world.update_ledger(now, &change).await {
+        Ok(ledger) => ledger,
         Err(error) => {
             log::warn!("{error:#}; going on with what is known");
+            let mut known = world.ledger();
             change(&mut known);
-            Ok(known)
+            known
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::facts::{ImageClass, Inhibitor};
 use crate::gates::disk::Usage;
 use crate::gates::{Gate, GateState, combined_state};
 use crate::plan::explain::{Decision, Explanation};
-use crate::plan::{self, KeptObject, ObjectKind, PlannedRemoval};
+use crate::plan::{self, KeptObject, Leftover, ObjectKind, PlannedRemoval};
 use crate::prune::outcome::{OngoingPressure, PruneOutcome, PruneResult};
 use crate::units::{Time, elapsed};
 
@@ -114,12 +114,19 @@ struct PressureJson {
 struct PlanJson {
     remove: Vec<ObjectJson>,
     keep: Vec<ObjectJson>,
-    /// Tags of our own that come off images whose eviction was interrupted.
+    /// What interrupted evictions left on images that stay, and is undone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    eviction_tags: Vec<String>,
+    leftovers: Vec<LeftoverJson>,
     /// What the engine would not tell, and stays for that.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unread: Vec<UnreadJson>,
+}
+
+#[derive(Serialize)]
+struct LeftoverJson {
+    id: String,
+    lost_tags: Vec<String>,
+    eviction_tag: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -146,6 +153,9 @@ struct ObjectJson {
     id: String,
     names: Vec<String>,
     size_bytes: u64,
+    /// Of what goes: bytes that are free then, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frees_bytes: Option<u64>,
     reason: Reason,
 }
 
@@ -191,7 +201,7 @@ fn prune_json(report: &PruneResult) -> PruneJson {
             .map(|removal| planned(removal, reason::removal(&removal.reason)))
             .collect(),
         keep: plan.keep.iter().map(kept).collect(),
-        eviction_tags: plan.stale_eviction_tags.clone(),
+        leftovers: plan.leftovers.iter().map(leftover).collect(),
         unread: plan.unread.iter().map(unread).collect(),
     });
     let projected = report.plan.as_ref().zip(report.images_on.as_ref());
@@ -204,7 +214,7 @@ fn prune_json(report: &PruneResult) -> PruneJson {
         outcome: outcome_word(report),
         gates: report.gates.iter().map(gate).collect(),
         advice: advice::blocked_on_a_full_disk(&report.gates),
-        projected_percent: projected.map(|(plan, usage)| plan::projected(plan, usage).percent.get()),
+        projected_percent: projected.map(|(plan, usage)| plan::projected(plan, usage).0.percent.get()),
         plan: plan.unwrap_or_default(),
         removed: removed.collect(),
         skipped: skipped.collect(),
@@ -223,6 +233,14 @@ fn prune_json(report: &PruneResult) -> PruneJson {
         freed_nothing: outcome
             .freed_nothing
             .map(|freed| FreedNothingJson { images: freed.images, size_bytes: freed.size }),
+    }
+}
+
+fn leftover(left: &Leftover) -> LeftoverJson {
+    LeftoverJson {
+        id: left.id.clone(),
+        lost_tags: left.lost_tags.clone(),
+        eviction_tag: left.eviction_tag.clone(),
     }
 }
 
@@ -296,6 +314,7 @@ fn planned(removal: &PlannedRemoval, reason: Reason) -> ObjectJson {
         id: removal.id.clone(),
         names: removal.names.clone(),
         size_bytes: removal.size,
+        frees_bytes: removal.frees,
         reason,
     }
 }
@@ -306,6 +325,7 @@ fn kept(kept: &KeptObject) -> ObjectJson {
         id: kept.id.clone(),
         names: kept.names.clone(),
         size_bytes: kept.size,
+        frees_bytes: None,
         reason: reason::keep(&kept.reason),
     }
 }

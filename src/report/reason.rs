@@ -162,6 +162,9 @@ pub fn keep(reason: &KeepReason) -> Reason {
             (code, figures)
         }
         KeepReason::DiskUnknown => ("disk_unknown", Value::Null),
+        KeepReason::SharesLayers(last_use) => ("cached_frees_nothing", last_use_json(*last_use)),
+        KeepReason::EvictionUseless(ago) => ("eviction_useless", json!({"age_seconds": ago.as_secs()})),
+        KeepReason::Refused(ago) => ("removal_refused", json!({"age_seconds": ago.as_secs()})),
     };
     Reason::new(code, text::keep_reason(reason), figures)
 }
@@ -191,6 +194,7 @@ pub fn removal(reason: &RemovalReason) -> Reason {
             ("dangling", json!({"age_seconds": age.as_secs(), "untagged_parents": parents}))
         }
         RemovalReason::Evicted(eviction) => evicted(eviction),
+        RemovalReason::Interrupted => ("eviction_interrupted", Value::Null),
         RemovalReason::StaleCache { records, older_than } => {
             ("build_cache_idle", json!({"records": records, "older_than_seconds": older_than.as_secs()}))
         }
@@ -234,6 +238,9 @@ pub fn skip(reason: &Skip) -> Reason {
             return Reason::new("enough_space", text::skip(reason), figures);
         }
         Skip::FreedNothing => "freed_nothing",
+        Skip::HasChildren => "has_children",
+        Skip::Forbidden => "forbidden",
+        Skip::Unrecorded => "tags_not_recorded",
         Skip::Stopped => "stopped",
         Skip::Interrupted => "interrupted",
     };
@@ -262,6 +269,7 @@ pub fn stop(reason: &Stop) -> Reason {
         }
         Stop::Signal => ("signal", Value::Null),
         Stop::GatesUnsettled => ("gates_unsettled", Value::Null),
+        Stop::NoSpace => ("no_space", Value::Null),
         Stop::Unavailable(_) => ("not_available", Value::Null),
     };
     Reason::new(code, text::stop(reason), figures)

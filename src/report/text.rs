@@ -276,7 +276,10 @@ pub fn prune(out: &mut impl Write, report: &PruneResult, verbose: bool) -> io::R
         carried_out(out, outcome, report, verbose)?;
     }
     for unread in report.plan.iter().flat_map(|plan| &plan.unread) {
-        let name = format!("{} {}", unread.kind.name(), unread.id);
+        let name = match (unread.kind, unread.id.as_str()) {
+            (ObjectKind::Cached, "") => "images".into(),
+            (kind, id) => format!("{} {id}", kind.name()),
+        };
         writeln!(out, "could not be read, and stays: {}: {}", clean(name.trim()), clean(&unread.why.0))?;
     }
     Ok(())
@@ -353,14 +356,26 @@ fn plan_text(out: &mut impl Write, plan: &Plan, usage: Option<&Usage>, verbose: 
         removals(out, &plan.remove)?;
         writeln!(out, "{}", total(&plan.remove))?;
         if let Some(usage) = usage {
-            let end = plan::projected(plan, usage);
-            let from = usage_line(usage);
-            writeln!(out, "{from}; by these sizes it would end at {} (images share layers)", end.percent)?;
+            let (end, is_known) = plan::projected(plan, usage);
+            let (from, shared) = (usage_line(usage), if is_known { "" } else { SHARED });
+            writeln!(out, "{from}, and would end at {}{shared}", end.percent)?;
         }
+    }
+    for left in &plan.leftovers {
+        let tags = if left.lost_tags.is_empty() { "no tag".into() } else { left.lost_tags.join(", ") };
+        writeln!(
+            out,
+            "Would undo an interrupted eviction of {}: give back {}",
+            short_id(&left.id),
+            clean(&tags)
+        )?;
     }
     writeln!(out)?;
     stays(out, &plan.keep, verbose)
 }
+
+/// After a figure that is an upper bound.
+const SHARED: &str = " at the best: not all of their layers are known, and images share layers";
 
 /// Removals in their order, those of each rung of eviction under the usage that they ask for.
 fn removals(out: &mut impl Write, removals: &[PlannedRemoval]) -> io::Result<()> {
@@ -481,8 +496,8 @@ fn total(removals: &[PlannedRemoval]) -> String {
             ObjectKind::BuildCache => "build cache".into(),
         })
         .collect();
-    let bytes = removals.iter().fold(0_u64, |sum, value| sum.saturating_add(value.size));
-    format!("{}: at most {} (images share layers)", parts.join(", "), size(bytes))
+    let bytes = removals.iter().fold(0_u64, |sum, value| sum.saturating_add(value.freed()));
+    format!("{}: {}", parts.join(", "), size(bytes))
 }
 
 /// `1 image`, `2 images`.
@@ -508,6 +523,7 @@ fn remove_reason(reason: &RemovalReason) -> (String, String) {
         RemovalReason::Evicted(Eviction { last_use: LastUse::NeverUsed(since), .. }) => {
             (age(*since), "cached, never seen in use".into())
         }
+        RemovalReason::Interrupted => ("-".into(), "its eviction was interrupted".into()),
         RemovalReason::StaleCache { records, older_than } => {
             (format!("> {}", duration(*older_than)), format!("{} idle", amount(*records, "record")))
         }
@@ -553,6 +569,9 @@ fn keep_group(reason: &KeepReason) -> String {
         KeepReason::NamedBy(_) => "a service names it".into(),
         KeepReason::RollbackOf(_) => "a service may roll back to it".into(),
         KeepReason::ComposeProject(_) => "belongs to a Compose project that runs".into(),
+        KeepReason::SharesLayers(_) => "cached, and images that stay have their layers".into(),
+        KeepReason::EvictionUseless(_) => "cached, and the last evictions freed nothing".into(),
+        KeepReason::Refused(_) => "the engine refuses to remove it".into(),
         KeepReason::Cached { satisfied: Some(condition), .. } => {
             format!("cached, may go {}", disk_of(condition))
         }
@@ -577,10 +596,7 @@ pub fn keep_reason(reason: &KeepReason) -> String {
         KeepReason::RollbackOf(service) => format!("service {service} may roll back to it"),
         KeepReason::ComposeProject(project) => format!("belongs to Compose project {project}, which runs"),
         KeepReason::Cached { last_use, conditions, satisfied } => {
-            let seen = match last_use {
-                LastUse::Used(ago) => format!("in use {} ago", age(*ago)),
-                LastUse::NeverUsed(ago) => format!("first seen {} ago, never seen in use", age(*ago)),
-            };
+            let seen = last_use_text(*last_use);
             // What comes first in time comes first.
             let still = conditions
                 .iter()
@@ -591,11 +607,29 @@ pub fn keep_reason(reason: &KeepReason) -> String {
             });
             format!("cached, {seen}; may go {}", still.collect::<Vec<_>>().join(", "))
         }
+        KeepReason::SharesLayers(last_use) => format!(
+            "cached, {}; images that stay have its layers, so that its removal frees next to nothing",
+            last_use_text(*last_use)
+        ),
+        KeepReason::EvictionUseless(ago) => format!(
+            "cached; evictions freed nothing {} ago, and are tried again after an hour, or on a fuller disk",
+            age(*ago)
+        ),
+        KeepReason::Refused(ago) => {
+            format!("{} {} ago, without a name that would keep it", keep_group(reason), age(*ago))
+        }
         KeepReason::Live(_)
         | KeepReason::AgeUnknown
         | KeepReason::Unread
         | KeepReason::DiskUnknown
         | KeepReason::Tagged => keep_group(reason),
+    }
+}
+
+fn last_use_text(last_use: LastUse) -> String {
+    match last_use {
+        LastUse::Used(ago) => format!("in use {} ago", age(ago)),
+        LastUse::NeverUsed(ago) => format!("first seen {} ago, never seen in use", age(ago)),
     }
 }
 
@@ -690,7 +724,7 @@ fn still_full(
 
 /// Does this reason say the same of every object that shares it?
 fn is_common(why: &Skip) -> bool {
-    matches!(why, Skip::EnoughSpace(..) | Skip::FreedNothing | Skip::Stopped)
+    matches!(why, Skip::EnoughSpace(..) | Skip::FreedNothing | Skip::Forbidden | Skip::Stopped)
 }
 
 /// Why something was skipped.
@@ -706,6 +740,14 @@ pub fn skip(why: &Skip) -> String {
         }
         Skip::EnoughSpace(usage, limit) => against(usage, limit),
         Skip::FreedNothing => "the images evicted before it freed nothing".into(),
+        Skip::HasChildren => {
+            "the engine keeps it for an image that was built from it; docker image history tells which".into()
+        }
+        Skip::Forbidden => "the engine forbids it".into(),
+        Skip::Unrecorded => {
+            "its tags cannot be recorded in the ledger, without which an interrupted eviction would lose them"
+                .into()
+        }
         Skip::Stopped => "the run ended before its turn".into(),
     }
 }
@@ -729,6 +771,12 @@ pub fn stop(why: &Stop) -> String {
             each.collect::<Vec<_>>().join(", ")
         }
         Stop::GatesUnsettled => "containers kept starting while the gates were evaluated; retry later".into(),
+        Stop::NoSpace => {
+            "the disk is too full for the engine to write what a removal changes; make some MiB of room: \
+             journalctl --vacuum-size=50M, docker builder prune, or docker image rm a dangling image by its ID \
+             (docker image ls --filter dangling=true)"
+                .into()
+        }
         Stop::Unavailable(why) => why.0.clone(),
         Stop::Signal => "interrupted by a signal".into(),
     }
@@ -918,10 +966,15 @@ pub fn recorded(out: &mut impl Write, used: usize, known: usize) -> io::Result<(
 /// The first name and how many more there are, else the beginning of the ID.
 fn label(names: &[String], id: &str) -> String {
     match names {
-        [] => id.trim_start_matches("sha256:").chars().take(12).collect(),
+        [] => short_id(id),
         [name] => short(name),
         [name, more @ ..] => format!("{} (+{})", short(name), more.len()),
     }
+}
+
+/// The beginning of an ID, as docker(1) shows it.
+fn short_id(id: &str) -> String {
+    id.trim_start_matches("sha256:").chars().take(12).collect()
 }
 
 /// A name with its digest cut short: in full it fills a line and tells an operator no more than its beginning. The JSON has

@@ -15,7 +15,8 @@ use crate::engine::events::ImageEvent;
 use crate::engine::remove::Done;
 use crate::engine::watch::StopEvent;
 use crate::facts::{
-    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Service, Task,
+    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Layer, Service,
+    Task,
 };
 use crate::host::error::Result;
 use crate::host::lock::Acquisition;
@@ -67,6 +68,12 @@ pub trait World {
     /// # Errors
     /// It cannot be stored; what was there stays as it was.
     async fn update_ledger(&self, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger>;
+
+    /// Keep some space of the filesystem that holds these paths in reserve, where the ledger lies on it too.
+    fn keep_reserve(&self, images: &[PathBuf]);
+
+    /// Give the reserve up. Was there any?
+    fn release_reserve(&self) -> bool;
 
     /// Make the directories of locks and inhibitors where they are missing.
     ///
@@ -134,6 +141,8 @@ pub trait EngineApi {
     async fn images(&self) -> Result<Vec<Image>, EngineError>;
     /// One image by any reference; `None` where there is none.
     async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError>;
+    /// The layers of an image, base first; `None` where there is no such image, or where they cannot be told.
+    async fn layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError>;
     /// When a container ended; `None` where it is gone, or has not.
     async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError>;
     /// Records of BuildKit's cache.
@@ -160,8 +169,9 @@ pub trait EngineOrders {
     async fn remove_image(&self, reference: &str) -> Result<Done, EngineError>;
     /// `POST /images/{id}/tag`: give an image a tag of our own, which deletes nothing.
     async fn tag_image(&self, id: &str) -> Result<Done, EngineError>;
-    /// `POST /images/{id}/tag`: give an image a `name:tag` back that an eviction took, which deletes nothing.
+    /// `POST /images/{id}/tag`: give an image a `name:tag` back that an eviction took, unless an image has it
+    /// ([`Done::Untagged`]); this deletes nothing.
     async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError>;
-    /// `POST /build/prune` with `until` and without `all`.
+    /// `POST /build/prune` with `until` and without `all`; [`Done::Gone`] where nothing was freed.
     async fn prune_build_cache(&self, older_than: Duration) -> Result<Done, EngineError>;
 }

@@ -18,14 +18,14 @@ use crate::engine::remove::{Done, Remover};
 use crate::engine::watch::{Scope, StopEvent, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::facts::{
-    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Service, Task,
-    Unavailable,
+    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Layer, Service,
+    Task, Unavailable,
 };
 use crate::host::child::{self, Signal};
 use crate::host::error::{Context, Result};
 use crate::host::ledger_file::{self, Content};
 use crate::host::lock::{self, Acquisition, Lock, Removing};
-use crate::host::{boot_clock, engine_files, filesystem, inhibitors};
+use crate::host::{boot_clock, engine_files, filesystem, inhibitors, reserve};
 use crate::ledger::{Ledger, Reading};
 use crate::settings;
 use crate::units::Time;
@@ -156,6 +156,14 @@ impl World for ThisHost<'_> {
             log::warn!("{set_aside}; starting a new ledger");
         }
         Ok(ledger)
+    }
+
+    fn keep_reserve(&self, images: &[PathBuf]) {
+        reserve::keep(self.state_dir, images);
+    }
+
+    fn release_reserve(&self) -> bool {
+        reserve::release(self.state_dir)
     }
 
     fn prepare(&self) -> Result<()> {
@@ -289,6 +297,10 @@ impl EngineApi for Engines {
 
     async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
         self.local.image(reference).await
+    }
+
+    async fn layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError> {
+        self.local.sized_layers(image).await
     }
 
     async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError> {

@@ -165,6 +165,10 @@ pub enum Violation {
     Endless,
     /// Something of ours was left behind after a further prune.
     LeftBehind(String),
+    /// A tag is gone although its image, or a newer one that had it, is there.
+    NameLost(String),
+    /// A tag names an older image than the one that was given it last.
+    NameMoved(String),
 }
 
 /// Everything.
@@ -185,6 +189,13 @@ pub struct State {
     pub disk_size: u64,
     /// Bytes on the disk that are none of Docker's.
     pub ballast: u64,
+    /// Is there build cache that no build has used for long?
+    pub stale_cache: bool,
+    /// Bytes that the program keeps in reserve.
+    reserve: u64,
+    /// What a tag named before the program began, by `name:tag`, and what it must name at the end: the latest image that
+    /// was given it.
+    pub names: BTreeMap<String, String>,
     pub down_until: u64,
     pub settling_until: u64,
     /// When the event streams broke last.
@@ -212,6 +223,9 @@ impl State {
             sequence: 0,
             disk_size,
             ballast: 0,
+            stale_cache: true,
+            reserve: 0,
+            names: BTreeMap::new(),
             down_until: 0,
             settling_until: 0,
             streams_lost_at: None,
@@ -230,7 +244,47 @@ impl State {
 
     /// Bytes in use on the disk.
     pub fn used(&self) -> u64 {
-        self.ballast + self.layers().values().sum::<u64>()
+        self.ballast + self.reserve + self.layers().values().sum::<u64>()
+    }
+
+    /// Can the engine write nothing any more?
+    pub fn is_full(&self) -> bool {
+        self.used() >= self.disk_size
+    }
+
+    /// Others write to the disk, as far as there is space.
+    pub fn write(&mut self, bytes: u64) {
+        self.ballast += bytes.min(self.disk_size.saturating_sub(self.used()));
+    }
+
+    /// Keep 16 MB, if they are not kept.
+    pub fn keep_reserve(&mut self) {
+        self.reserve = 16_000_000;
+    }
+
+    /// Give them up; were they kept?
+    pub fn release_reserve(&mut self) -> bool {
+        std::mem::take(&mut self.reserve) > 0
+    }
+
+    /// `docker tag`: the name moves.
+    pub fn tag(&mut self, id: &str, name_tag: &str) {
+        for stored in self.images.values_mut() {
+            stored.references.remove(name_tag);
+        }
+        if let Some(stored) = self.images.get_mut(id) {
+            stored.references.insert(name_tag.to_owned());
+        }
+    }
+
+    /// `docker build -t`: a new image takes the tag over.
+    pub fn build(&mut self, now: u64, name: &str, tag: &str) {
+        let image = Image::new(name, vec![(format!("{name}-own"), 1_000_000)]);
+        let id = image.id();
+        self.add_built(image, None);
+        self.tag(&id, tag);
+        self.names.insert(tag.to_owned(), id.clone());
+        self.tell(now, "image", "tag", &id, tag, None);
     }
 
     /// What a pull by an image's reference leaves as its name.
@@ -252,6 +306,7 @@ impl State {
     /// Put an image into the engine under this tag, or without any name.
     pub fn add_built(&mut self, image: Image, tag: Option<&str>) {
         let references = tag.map(str::to_owned).into_iter().collect();
+        self.names.extend(tag.map(|tag| (tag.to_owned(), image.id())));
         self.images.insert(image.id(), Stored { image, references });
     }
 
@@ -278,7 +333,7 @@ impl State {
         self.queue.insert((at, self.sequence, step));
     }
 
-    fn tell(&mut self, now: u64, kind: &str, action: &str, id: &str, name: &str, image: Option<&str>) {
+    pub fn tell(&mut self, now: u64, kind: &str, action: &str, id: &str, name: &str, image: Option<&str>) {
         let attributes = [Some(("name", name)), image.map(|image| ("image", image))];
         let attributes = attributes.into_iter().flatten().map(|(key, value)| (key.into(), value.into()));
         let actor = Actor { id: id.into(), attributes: Some(attributes.collect()) };
@@ -549,6 +604,22 @@ impl State {
                 }
             }
             Delete::NotFound | Delete::Conflict(_) => {}
+        }
+    }
+
+    /// Does each tag name the image that was given it last, as long as that is there?
+    pub fn check_names(&mut self) {
+        for (tag, id) in &self.names {
+            let holder = self.images.values().find(|stored| stored.references.contains(tag));
+            match holder.map(|stored| stored.image.id()) {
+                Some(holder) if holder != *id => {
+                    self.violations.insert(Violation::NameMoved(tag.clone()));
+                }
+                None if self.images.contains_key(id) => {
+                    self.violations.insert(Violation::NameLost(tag.clone()));
+                }
+                _ => {}
+            }
         }
     }
 

@@ -1,9 +1,10 @@
 //! One run of the program in a simulated world, and what must hold at its end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use ci_docker_prune::commands::prune;
+use ci_docker_prune::facts::Layer;
 use ci_docker_prune::ledger::{Entry, Ledger};
 use ci_docker_prune::prune::outcome::{PruneOutcome, PruneResult};
 use ci_docker_prune::report::progress;
@@ -26,6 +27,12 @@ pub enum Deed {
     Signal,
     /// Of the daemon.
     Restart,
+    /// So many bytes are written to the disk, by none of the engine's.
+    Write(u64),
+    /// `docker build -t TAG`: a new image of this name takes the tag over.
+    Build(String, String),
+    /// A service is announced, and its tasks come later.
+    Announce,
 }
 
 /// What begins, and before which step.
@@ -97,6 +104,10 @@ pub fn scene(store: Store) -> (State, Ledger) {
         state.add_built(own(&format!("nameless{n}"), 5), None);
     }
     state.add_built(own("base", 10), Some("base:1"));
+    // The CI's own build, in no registry: with consent it goes as cached images do.
+    state.add_built(own("commit", 30), Some("ci/app:1"));
+    state.names.insert("ci/app:also".into(), "sha256:commit".into());
+    state.tag("sha256:commit", "ci/app:also");
     state.registry.insert("base".into(), own("base", 10));
     state.registry.insert("new".into(), own("new", 30));
     for n in 1..=2 {
@@ -112,15 +123,19 @@ pub fn scene(store: Store) -> (State, Ledger) {
     }
     // 86 %.
     state.ballast = 860 * MB - state.used();
-    let entry = |days: i64| Entry {
-        first_seen: epoch() - jiff::SignedDuration::from_hours(24 * days),
-        last_used: Some(epoch() - jiff::SignedDuration::from_hours(24 * days)),
-        named: true,
-        dangling_since: None,
-        references: [].into(),
+    let entry = |days: i64| {
+        let at = epoch() - jiff::SignedDuration::from_hours(24 * days);
+        Entry { last_used: Some(at), named: true, ..Entry::new(at) }
     };
-    let ages = [("one", 40), ("two", 35), ("three", 30), ("four", 25), ("five", 20)];
-    let images = ages.iter().map(|(name, days)| (format!("sha256:{name}"), entry(*days))).collect();
+    let ages = [("one", 40), ("two", 35), ("commit", 32), ("three", 30), ("four", 25), ("five", 20)];
+    let mut images: BTreeMap<_, _> =
+        ages.iter().map(|(name, days)| (format!("sha256:{name}"), entry(*days))).collect();
+    // The layers of all but one are known already.
+    for (id, stored) in state.images.iter().filter(|(id, _)| *id != "sha256:five") {
+        let layers = stored.image.layers.iter().map(|(id, size)| Layer { id: id.clone(), size: *size });
+        let entry = images.entry(id.clone()).or_insert_with(|| Entry::new(epoch()));
+        entry.layers = Some(layers.collect());
+    }
     (state, Ledger { images, ..Ledger::default() })
 }
 
@@ -131,7 +146,8 @@ pub fn play(case: &Case) -> Verdict {
 }
 
 // Read once: that costs more than a simulated run.
-static PRUNE: LazyLock<PruneSettings> = LazyLock::new(|| settings("--disk-target 66 --disk-critical 100"));
+static PRUNE: LazyLock<PruneSettings> =
+    LazyLock::new(|| settings("--disk-target 64 --disk-critical 100 --evict-tagged ^ci/"));
 /// Whatever its age: an engine that falsely said that an image is gone made the ledger forget it.
 static NEXT_PRUNE: LazyLock<PruneSettings> = LazyLock::new(|| {
     settings("--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100")
@@ -170,10 +186,17 @@ async fn played(case: &Case) -> Verdict {
         shared.begins.borrow_mut().clear();
         let attempt = prune::attempt(&world, &NEXT_PRUNE, false, &bars).await;
         let mut state = shared.state.borrow_mut();
-        let tags = state.eviction_tags();
+        // What the engine refused to remove is left alone for a week.
+        let ledger = shared.ledger.borrow();
+        let is_refused = |tag: &String| {
+            let hex = tag.rsplit_once(':').map_or("", |(_, hex)| hex);
+            ledger.images.get(&format!("sha256:{hex}")).is_some_and(|entry| entry.refused.is_some())
+        };
+        let tags: Vec<_> = state.eviction_tags().into_iter().filter(|tag| !is_refused(tag)).collect();
         if !matches!(attempt.report.ending, PruneOutcome::Blocked) && !tags.is_empty() {
             state.violations.insert(Violation::LeftBehind(tags.join(" ")));
         }
+        state.check_names();
     }
     let state = shared.state.borrow();
     Verdict { steps, orders, violations: state.violations.clone(), trace, ending }

@@ -16,8 +16,8 @@ use ci_docker_prune::engine::remove::{Done, eviction_tag};
 use ci_docker_prune::engine::watch::{Meaning, StopEvent, classify};
 use ci_docker_prune::facts::{
     Answer, CacheRecord, Container, ContainerState, DiskUsage, Files, Filesystem, Image, Info, Inhibitor,
-    Labels, Mode, References, Restart, Service, Swarm, SwarmState, Task, TaskCounts, TaskState, Unavailable,
-    Update,
+    Labels, Layer, Mode, References, Restart, Service, Swarm, SwarmState, Task, TaskCounts, TaskState,
+    Unavailable, Update,
 };
 use ci_docker_prune::host::error::Result;
 use ci_docker_prune::host::lock::Acquisition;
@@ -162,6 +162,9 @@ impl Shared {
             }
             Deed::Signal => self.shutdown.set(Some(step)),
             Deed::Restart => state.restart(now),
+            Deed::Write(bytes) => state.write(*bytes),
+            Deed::Build(name, tag) => state.build(now, name, tag),
+            Deed::Announce => state.tell(now, "service", "create", "app", "app", None),
         }
     }
 
@@ -259,7 +262,10 @@ impl Shared {
 
     async fn failed(&self, name: &str, fault: Option<Fault>) -> Result<Done, EngineError> {
         match self.fault(name, fault).await {
-            Err(error) if error.status().is_some_and(|(status, _)| status == 404) => Ok(Done::Gone),
+            // The program looks again, and the object is there.
+            Err(error) if error.status().is_some_and(|(status, _)| status == 404) => {
+                Err(EngineError::simulated_still_there(name))
+            }
             answer => answer.map(|()| Done::Whole),
         }
     }
@@ -403,6 +409,14 @@ impl World for Simulated {
         change(&mut ledger);
         drop(ledger);
         Ok(self.ledger())
+    }
+
+    fn keep_reserve(&self, _: &[PathBuf]) {
+        self.0.state.borrow_mut().keep_reserve();
+    }
+
+    fn release_reserve(&self) -> bool {
+        self.0.state.borrow_mut().release_reserve()
     }
 
     fn prepare(&self) -> Result<()> {
@@ -619,6 +633,15 @@ impl EngineApi for Simulated {
         Ok(state.resolve(reference).map(|id| image(state.store, &state.images[&id], true)))
     }
 
+    async fn layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError> {
+        self.0.ask("GET /images/ID/history").await?;
+        let state = self.0.state.borrow();
+        let layers = |stored: &engine::Stored| {
+            stored.image.layers.iter().map(|(id, size)| Layer { id: id.clone(), size: *size }).collect()
+        };
+        Ok(state.images.get(&image.id).map(layers))
+    }
+
     async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError> {
         match self.0.ask("GET /containers/ID/json").await {
             Err(error) if error.status().is_some_and(|(status, _)| status == 404) => return Ok(None),
@@ -632,6 +655,9 @@ impl EngineApi for Simulated {
 
     async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {
         self.0.ask("GET /system/df").await?;
+        if !self.0.state.borrow().stale_cache {
+            return Ok(vec![]);
+        }
         let last_used = at(-30 * 86_400_000);
         Ok(vec![CacheRecord { size: 1, in_use: false, shared: false, internal: false, last_used }])
     }
@@ -713,6 +739,10 @@ impl EngineOrders for Simulated {
                 if shared.breakage == Some(Breakage::OneStep) {
                     return Order::Done(Ok(Done::Whole));
                 }
+                if state.is_full() {
+                    let why = "write repositories.json: no space left on device";
+                    return Order::Done(Err(EngineError::simulated_status("POST /images/ID/tag", 500, why)));
+                }
                 Order::Done(match state.images.get_mut(id) {
                     None => Ok(Done::Gone),
                     Some(stored) => {
@@ -725,19 +755,29 @@ impl EngineOrders for Simulated {
     }
 
     async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
+        // The look and the order lie within one round trip: nothing of ours can be seen in between.
         self.0.step("POST /images/ID/tag (restore)").await;
+        let fault = self.0.faults.borrow_mut().remove(&(self.0.steps.get() - 1));
         self.0.pass().await;
-        let mut state = self.0.state.borrow_mut();
-        match state.images.get_mut(id) {
-            None => Ok(Done::Gone),
-            Some(stored) => {
-                stored.references.insert(name_tag.to_owned());
-                Ok(Done::Whole)
-            }
+        if let Err(error) = self.0.fault("POST /images/ID/tag (restore)", fault).await {
+            return Err(error);
         }
+        let mut state = self.0.state.borrow_mut();
+        if state.resolve(name_tag).is_some() {
+            return Ok(Done::Untagged);
+        }
+        if !state.images.contains_key(id) {
+            return Ok(Done::Gone);
+        }
+        state.tag(id, name_tag);
+        Ok(Done::Whole)
     }
 
     async fn prune_build_cache(&self, _: Duration) -> Result<Done, EngineError> {
-        self.0.order("POST /build/prune", |_| Order::Done(Ok(Done::Whole))).await
+        let stale = |shared: &Shared| {
+            let freed = std::mem::take(&mut shared.state.borrow_mut().stale_cache);
+            Order::Done(Ok(if freed { Done::Whole } else { Done::Gone }))
+        };
+        self.0.order("POST /build/prune", stale).await
     }
 }

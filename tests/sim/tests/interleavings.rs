@@ -12,7 +12,9 @@ fn deeds() -> Vec<Deed> {
     let deploys = ["one", "two", "four", "five", "base", "new"].map(|image| Deed::Deploy(image.into()));
     let pulls = ["one", "five", "new"].map(|image| Deed::Pull(image.into()));
     let runs = [Deed::Run("base:1".into()), Deed::Run("five".into())];
-    deploys.into_iter().chain(pulls).chain(runs).chain([Deed::Inhibit, Deed::Signal, Deed::Restart]).collect()
+    let build = Deed::Build("newer".into(), "ci/app:1".into());
+    let others = [Deed::Inhibit, Deed::Signal, Deed::Restart, Deed::Announce, Deed::Write(20_000_000), build];
+    deploys.into_iter().chain(pulls).chain(runs).chain(others).collect()
 }
 
 /// How many steps a run takes in peace.
@@ -47,7 +49,7 @@ fn in_peace_everything_that_is_planned_goes() {
         assert_eq!(verdict.ending, "carried out", "{verdict:?}");
         assert!(verdict.orders > 15 && verdict.steps > 60, "{verdict:?}");
         let (state, ledger) = scene(store);
-        assert!(state.eviction_tags().is_empty() && ledger.images.len() == 5);
+        assert!(state.eviction_tags().is_empty() && ledger.images.len() == 10);
     }
 }
 
