@@ -385,7 +385,8 @@ impl<W: World> Evaluated<'_, W> {
         if at_the_end.as_ref().is_some_and(|usage| !policy.target.is_reached(usage)) {
             world.keep_reserve(&places.images);
         }
-        let images_at = at_the_end.map(|usage| usage.percent);
+        // As full as it was, or is: its own records must not count as a point more.
+        let images_at = at_the_end.map(|end| end.percent.max(usage.percent));
         let change = |ledger: &mut Ledger| settle(ledger, &outcome, relieved, images_at, now);
         let pressure = match world.update_ledger(now, change).await {
             Ok(ledger) => OngoingPressure::of(&ledger, now),

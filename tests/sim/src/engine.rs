@@ -189,6 +189,10 @@ pub struct State {
     pub disk_size: u64,
     /// Bytes on the disk that are none of Docker's.
     pub ballast: u64,
+    /// Does the filesystem keep what is removed?
+    pub keeps_snapshots: bool,
+    /// Until then the event stream is broken off, and subscribed again after it.
+    pub cut_until: u64,
     /// Is there build cache that no build has used for long?
     pub stale_cache: bool,
     /// Bytes that the program keeps in reserve.
@@ -223,6 +227,8 @@ impl State {
             sequence: 0,
             disk_size,
             ballast: 0,
+            keeps_snapshots: false,
+            cut_until: 0,
             stale_cache: true,
             reserve: 0,
             names: BTreeMap::new(),
@@ -338,7 +344,8 @@ impl State {
         let attributes = attributes.into_iter().flatten().map(|(key, value)| (key.into(), value.into()));
         let actor = Actor { id: id.into(), attributes: Some(attributes.collect()) };
         let event = Event { kind: kind.into(), action: action.into(), actor };
-        self.events.push(Seen { at: now, visible: now + self.event_delay, event });
+        let visible = (now + self.event_delay).max(self.cut_until);
+        self.events.push(Seen { at: now, visible, event });
     }
 
     /// `docker service create`.
@@ -596,7 +603,11 @@ impl State {
     pub fn delete(&mut self, decided: &Delete) {
         match decided {
             Delete::Whole(id) => {
+                let before = self.used();
                 self.images.remove(id);
+                if self.keeps_snapshots {
+                    self.ballast += before - self.used();
+                }
             }
             Delete::Untag(id, references) => {
                 if let Some(stored) = self.images.get_mut(id) {

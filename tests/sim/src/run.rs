@@ -31,6 +31,8 @@ pub enum Deed {
     Write(u64),
     /// `docker build -t TAG`: a new image of this name takes the tag over.
     Build(String, String),
+    /// What lies between the program and the engine ends the event stream, which is subscribed again for what it missed.
+    Cut,
     /// A service is announced, and its tasks come later.
     Announce,
 }
@@ -180,6 +182,9 @@ async fn played(case: &Case) -> Verdict {
     };
     peace(&world).await;
     let trace = shared.trace.borrow().clone();
+    if case.breakage == Some(Breakage::BlindRestore) {
+        shared.state.borrow_mut().check_names();
+    }
     // What the first run began, the next one finishes or undoes.
     if case.breakage.is_none() {
         shared.kill_at.set(None);

@@ -48,6 +48,8 @@ pub enum Breakage {
     NoInhibitors,
     /// The lock that an inhibitor waits for is not held.
     NoLock,
+    /// A tag is given back without looking whether another image has it.
+    BlindRestore,
 }
 
 /// A fault of one step.
@@ -60,6 +62,8 @@ pub enum Fault {
     LostBefore,
     /// What was asked is done, and the answer is lost.
     LostAfter,
+    /// The disk is too full for what the engine wants to write.
+    NoSpace,
 }
 
 /// What is shared by the world, its engine, its events and its orders.
@@ -164,6 +168,7 @@ impl Shared {
             Deed::Restart => state.restart(now),
             Deed::Write(bytes) => state.write(*bytes),
             Deed::Build(name, tag) => state.build(now, name, tag),
+            Deed::Cut => state.cut_until = now + RESUBSCRIPTION,
             Deed::Announce => state.tell(now, "service", "create", "app", "app", None),
         }
     }
@@ -184,6 +189,9 @@ impl Shared {
         match fault {
             None => Ok(()),
             Some(Fault::Status(status)) => Err(EngineError::simulated_status(name, status, "simulated")),
+            Some(Fault::NoSpace) => {
+                Err(EngineError::simulated_status(name, 500, "write: no space left on device"))
+            }
             Some(Fault::MalformedResponse) => Err(EngineError::simulated_malformed_response(name)),
             Some(Fault::LostBefore | Fault::LostAfter) => Err(EngineError::simulated_loss(name)),
             Some(Fault::Hang) => {
@@ -313,6 +321,9 @@ impl Reader {
         }
     }
 }
+
+/// How long it takes until a broken event stream is subscribed again, ms.
+const RESUBSCRIPTION: u64 = 100;
 
 /// The host.
 #[derive(Clone)]
@@ -689,6 +700,15 @@ pub struct Events {
 
 impl EngineEvents for Events {
     async fn poll(&self) -> (Option<StopEvent>, usize) {
+        // Until it is subscribed again nothing is known.
+        loop {
+            let (now, cut_until) = (self.shared.millis(), self.shared.state.borrow().cut_until);
+            if now >= cut_until {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(cut_until - now)).await;
+            self.shared.state.borrow_mut().advance(self.shared.millis());
+        }
         let now = self.shared.millis();
         let state = self.shared.state.borrow();
         let mut reader = self.reader.borrow_mut();
@@ -763,7 +783,7 @@ impl EngineOrders for Simulated {
             return Err(error);
         }
         let mut state = self.0.state.borrow_mut();
-        if state.resolve(name_tag).is_some() {
+        if self.0.breakage != Some(Breakage::BlindRestore) && state.resolve(name_tag).is_some() {
             return Ok(Done::Untagged);
         }
         if !state.images.contains_key(id) {

@@ -13,7 +13,15 @@ fn deeds() -> Vec<Deed> {
     let pulls = ["one", "five", "new"].map(|image| Deed::Pull(image.into()));
     let runs = [Deed::Run("base:1".into()), Deed::Run("five".into())];
     let build = Deed::Build("newer".into(), "ci/app:1".into());
-    let others = [Deed::Inhibit, Deed::Signal, Deed::Restart, Deed::Announce, Deed::Write(20_000_000), build];
+    let others = [
+        Deed::Inhibit,
+        Deed::Signal,
+        Deed::Restart,
+        Deed::Announce,
+        Deed::Cut,
+        Deed::Write(20_000_000),
+        build,
+    ];
     deploys.into_iter().chain(pulls).chain(runs).chain(others).collect()
 }
 
@@ -90,6 +98,7 @@ fn whatever_two_begin_at_any_two_steps_no_deploy_suffers() {
         }
     }
     told("two beginnings", &endings);
+    assert!(endings["stopped"] > 1_000 && endings["carried out"] > 100, "{endings:?}");
 }
 
 /// Up to three deeds at random steps, with random times; a failing seed is printed, and replays.
@@ -111,6 +120,7 @@ fn random_schedules_by_seed() {
         must_hold(&Case { begins, latency, seed, ..Case::new(store) }, &mut endings);
     }
     told("random", &endings);
+    assert!(endings["stopped"] > 1_000 && endings["carried out"] > 100, "{endings:?}");
 }
 
 #[test]
@@ -122,6 +132,7 @@ fn a_fault_of_any_step_ends_the_run_in_order() {
         Fault::MalformedResponse,
         Fault::LostBefore,
         Fault::LostAfter,
+        Fault::NoSpace,
     ]);
     for (store, fault) in STORES.into_iter().flat_map(|store| faults.clone().map(move |fault| (store, fault)))
     {
@@ -132,6 +143,7 @@ fn a_fault_of_any_step_ends_the_run_in_order() {
         }
     }
     told("faults", &endings);
+    assert!(endings["failed"] > 500 && endings["stopped"] > 100, "{endings:?}");
 }
 
 #[test]
@@ -146,6 +158,7 @@ fn after_a_kill_at_any_step_the_next_run_finishes_or_undoes_it() {
         }
     }
     told("kills", &endings);
+    assert!(endings.keys().eq(["killed"]), "{endings:?}");
 }
 
 #[test]
@@ -157,6 +170,7 @@ fn every_breakage_of_the_protocol_is_found() {
         Breakage::LateSubscription,
         Breakage::NoInhibitors,
         Breakage::NoLock,
+        Breakage::BlindRestore,
     ];
     for breakage in breakages {
         let mut played = 0;

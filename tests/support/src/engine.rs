@@ -462,6 +462,12 @@ impl Engine {
         fill_to(&self.data(), percent);
     }
 
+    /// Fill the data filesystem until nobody can write to it.
+    #[track_caller]
+    pub fn fill_up(&self) {
+        fill_up(&self.data());
+    }
+
     /// The percentage that `df` shows for the data filesystem.
     pub fn df_percent(&self) -> u64 {
         df_percent(&self.data())
@@ -545,6 +551,17 @@ pub fn fill_to(mount_point: &Path, percent: u64) {
     let file = fs::File::create(ballast).expect("create the ballast");
     let bytes = (want - used) * stat.fragment_size();
     nix::fcntl::posix_fallocate(&file, 0, bytes.try_into().expect("a small size")).expect("fill the disk");
+}
+
+/// Fill the filesystem that is mounted here to the last byte, what is reserved for root included.
+#[track_caller]
+pub fn fill_up(mount_point: &Path) {
+    let _ = fs::remove_file(mount_point.join("ballast"));
+    let mut full = fs::File::create(mount_point.join("ballast")).expect("create the ballast");
+    for size in [1 << 20, 512] {
+        while full.write_all(&vec![0; size]).is_ok() {}
+        full.sync_all().expect("write the ballast");
+    }
 }
 
 /// What `df` shows for the filesystem that holds a path.

@@ -19,6 +19,8 @@ pub enum Fault {
     CutAfter,
     /// Answer this status in the engine's stead.
     Status(u16),
+    /// Answer this status with a message in the engine's stead.
+    Says(u16, &'static str),
     /// Answer 200 with something that is no JSON.
     Malformed,
     /// Answer 200 with JSON that ends too early.
@@ -142,6 +144,9 @@ fn serve(mut client: UnixStream, engine: &Path, state: &Mutex<State>) -> std::io
         }
         Some(Fault::Status(status)) => {
             return answer(&mut client, status, "{\"message\":\"the proxy says no\"}");
+        }
+        Some(Fault::Says(status, message)) => {
+            return answer(&mut client, status, &format!("{{\"message\":\"{message}\"}}"));
         }
         Some(Fault::Answer(body)) => return answer(&mut client, 200, body),
         Some(Fault::Malformed) => return answer(&mut client, 200, "<html>I am no engine</html>"),
