@@ -81,8 +81,8 @@ fn whatever_begins_at_any_step_no_deploy_suffers() {
 #[test]
 fn whatever_two_begin_at_any_two_steps_no_deploy_suffers() {
     let mut endings = BTreeMap::new();
-    let firsts =
-        [Deed::Run("base:1".into()), Deed::Pull("one".into()), Deed::Deploy("five".into()), Deed::Restart];
+    let build = Deed::Build("newer".into(), "ci/app:1".into());
+    let firsts = [Deed::Run("base:1".into()), build, Deed::Deploy("five".into()), Deed::Restart];
     let seconds = [Deed::Deploy("one".into()), Deed::Deploy("four".into()), Deed::Inhibit, Deed::Signal];
     for store in STORES {
         let steps = steps(store);
@@ -179,7 +179,9 @@ fn every_breakage_of_the_protocol_is_found() {
             deeds().into_iter().flat_map(move |deed| (0..steps).map(move |step| (store, step, deed.clone())))
         });
         let found = cases.into_iter().find_map(|(store, step, deed)| {
-            let begins = vec![(step, deed)];
+            let mut begins = vec![(step, deed)];
+            // A name is given back where a run stops.
+            begins.extend((breakage == Breakage::BlindRestore).then_some((step + 1, Deed::Signal)));
             let case = Case { begins, latency: 20, breakage: Some(breakage), ..Case::new(store) };
             played += 1;
             play(&case).violations.pop_first()
