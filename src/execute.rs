@@ -66,7 +66,7 @@ pub struct RunContext<'a, W: World> {
 pub struct Recheck {
     /// `runs` and `converge`, where they are not open.
     pub closed: Vec<Gate>,
-    /// IDs of the images that any container uses.
+    /// What tells the images that containers use ([`crate::facts::Container::images`]).
     pub in_use: HashSet<String>,
 }
 
@@ -344,13 +344,15 @@ where
         let engine = self.site.engine;
         let not_done = match expect {
             Precondition::Anything => return Ok(()),
-            Precondition::Finished(id, planned) => match engine.finish_time(id).await? {
-                Some(finished) if Some(finished) != planned => NotDone::Skipped(Skip::RanAgain),
-                _ => return Ok(()),
-            },
+            Precondition::Finished(id, planned) => {
+                match engine.inspect_container(id).await?.and_then(|now| now.finished) {
+                    Some(finished) if Some(finished) != planned => NotDone::Skipped(Skip::RanAgain),
+                    _ => return Ok(()),
+                }
+            }
             Precondition::Unused(removal) => match self.image(&removal.id).await? {
                 None => NotDone::Gone,
-                Some(_) if self.in_use.contains(&removal.id) => NotDone::Skipped(Skip::InUse),
+                Some(image) if self.is_in_use(&image) => NotDone::Skipped(Skip::InUse),
                 Some(image) if is_as_planned(&image, removal) => return Ok(()),
                 Some(_) => NotDone::Skipped(Skip::Renamed),
             },
@@ -358,9 +360,7 @@ where
             // keeps it for a container.
             Precondition::Nameless(id) => match self.image(id).await? {
                 None => NotDone::Gone,
-                Some(image) if self.in_use.contains(id) && image.is_nameless() => {
-                    NotDone::Skipped(Skip::InUse)
-                }
+                Some(image) if self.is_in_use(&image) && image.is_nameless() => NotDone::Skipped(Skip::InUse),
                 Some(_) => return Ok(()),
             },
             Precondition::Named(id) => match self.image(id).await? {
@@ -370,6 +370,10 @@ where
             },
         };
         Err(not_done)
+    }
+
+    fn is_in_use(&self, image: &Image) -> bool {
+        self.in_use.contains(&image.id) || self.in_use.iter().any(|used| image.is_named(used))
     }
 
     fn record_outcome(&mut self, removal: PlannedRemoval, done: Result<Done, NotDone>) {

@@ -200,6 +200,21 @@ pub mod label {
     pub const SERVICE_ID: &str = "com.docker.swarm.service.id";
     /// The same by name.
     pub const SERVICE_NAME: &str = "com.docker.swarm.service.name";
+    /// What Compose gives to containers alone. Its builds bake project, service and version into images, whose labels
+    /// every container of them has (docker/compose: `prepareLabels`, `getImageBuildLabels`).
+    const COMPOSE_CONTAINER: [&str; 2] =
+        ["com.docker.compose.config-hash", "com.docker.compose.container-number"];
+
+    /// The stack of a container, whatever its image's own labels say.
+    pub fn stack(labels: &super::Labels) -> Option<&str> {
+        labels.get(STACK).filter(|_| labels.contains_key(SERVICE_ID)).map(String::as_str)
+    }
+
+    /// The Compose project of a container, whatever its image's own labels say.
+    pub fn compose_project(labels: &super::Labels) -> Option<&str> {
+        let by_compose = COMPOSE_CONTAINER.iter().any(|key| labels.contains_key(*key));
+        labels.get(COMPOSE_PROJECT).filter(|_| by_compose).map(String::as_str)
+    }
 }
 
 /// Docker labels, by key.
@@ -216,6 +231,10 @@ pub struct Container {
     pub image: String,
     /// The ID of that image; empty where the engine no longer knows it.
     pub image_id: String,
+    /// The images that it mounts (`type=image`), as they were asked for.
+    pub mounted_images: Vec<String>,
+    /// The volumes that it mounts, by name.
+    pub volumes: Vec<String>,
     /// Its state when the list was made.
     pub state: ContainerState,
     /// Those of its image included.
@@ -224,6 +243,25 @@ pub struct Container {
     pub created: Option<Time>,
     /// When it ended, where that was asked (`GET /containers/{id}/json`).
     pub finished: Option<Time>,
+    /// Its restart policy, such as `always`, where that was asked.
+    pub restart_policy: Option<String>,
+}
+
+impl Container {
+    /// What tells the images that it uses: the ID of the one that it runs, and the references of those that it mounts.
+    /// [`Image::is_named`] tells which images these are.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.image_id.as_str()).chain(self.mounted_images.iter().map(String::as_str))
+    }
+}
+
+/// What only inspecting a container tells (`GET /containers/{id}/json`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspected {
+    /// When it ended; `None` where it has not.
+    pub finished: Option<Time>,
+    /// Its restart policy, such as `always`.
+    pub restart_policy: Option<String>,
 }
 
 /// The state of a container, as the engine's list names it.
@@ -394,7 +432,25 @@ pub enum ImageClass {
     Dangling,
 }
 
+/// The shortest beginning of an image's ID that is taken for one, in hexadecimal digits.
+const SHORTEST_ID: usize = 4;
+
 impl Image {
+    /// Does this reference of a container mean this image: by its ID or the beginning of it, by a `name:tag` or by a digest?
+    pub fn is_named(&self, reference: &str) -> bool {
+        let (id, hex) = (self.id.trim_start_matches("sha256:"), reference.trim_start_matches("sha256:"));
+        let digests = || self.digests.iter().filter_map(|own| own.split_once('@'));
+        let by_name = || match reference.split_once('@') {
+            // On the containerd store the digest is the ID.
+            Some((_, digest)) => digest == self.id || digests().any(|(_, own)| own == digest),
+            None => name_tag(reference).is_some_and(|wanted| {
+                // Short names are as good as full ones.
+                self.tags.iter().any(|tag| name_tag(tag).as_ref() == Some(&wanted))
+            }),
+        };
+        reference == self.id || (hex.len() >= SHORTEST_ID && id.starts_with(hex)) || by_name()
+    }
+
     /// Has it no name but perhaps our own?
     pub fn is_nameless(&self) -> bool {
         self.tags.is_empty() && self.digests.is_empty()
@@ -574,6 +630,49 @@ mod tests {
             };
             assert_eq!(image.class(), expected, "{shown}");
         }
+    }
+
+    #[test]
+    fn an_image_is_named_by_its_id_a_tag_or_a_digest() {
+        let image = Image {
+            tags: words(&["tools:1", "localhost:5000/tools:latest"]),
+            digests: words(&["tools@sha256:d1", "tools:2@sha256:d2"]),
+            ..crate::testing::image("f02e934b7a31ab9c")
+        };
+        let table = [
+            ("sha256:f02e934b7a31ab9c", true),
+            ("f02e934b7a31", true),
+            ("f02e", true),
+            ("f0", false),
+            ("sha256:", false),
+            ("", false),
+            ("e934b7a31ab9", false),
+            ("tools:1", true),
+            ("docker.io/library/tools:1", true),
+            ("localhost:5000/tools", true),
+            ("tools", false),
+            ("tools:2", false),
+            ("tools@sha256:d1", true),
+            ("tools:1@sha256:d2", true),
+            ("tools:1@sha256:d3", false),
+            ("other@sha256:f02e934b7a31ab9c", true),
+        ];
+        for (reference, expected) in table {
+            assert_eq!(image.is_named(reference), expected, "{reference}");
+        }
+    }
+
+    #[test]
+    fn a_container_is_of_a_project_or_stack_only_by_labels_that_no_image_has() {
+        let labels = crate::testing::labels;
+        let (project, stack) = ((label::COMPOSE_PROJECT, "shop"), (label::STACK, "shop"));
+        let of_project = |also| label::compose_project(&labels(&[project, (also, "1")])).is_some();
+        assert!(of_project("com.docker.compose.config-hash"));
+        assert!(of_project("com.docker.compose.container-number"));
+        assert!(!of_project("com.docker.compose.service") && !of_project(label::SERVICE_ID));
+        let of_stack = |also| label::stack(&labels(&[stack, (also, "1")])).is_some();
+        assert!(of_stack(label::SERVICE_ID) && !of_stack("com.docker.compose.config-hash"));
+        assert_eq!(label::compose_project(&labels(&[("com.docker.compose.config-hash", "1")])), None);
     }
 
     #[test]

@@ -252,6 +252,9 @@ pub async fn image_uses(
             at: until,
         });
     }
+    // A mount names its image only as it was asked for.
+    let mounted = containers.iter().flat_map(|container| &container.mounted_images);
+    latest.extend(mounted.map(|reference| (reference.clone(), until)));
     for (reference, at) in latest {
         match engine.image(&reference).await {
             Ok(image) => uses.extend(image.map(|image| ImageUse {
@@ -324,26 +327,30 @@ pub async fn complete_containers(
     policy: &plan::Policy,
     now: Time,
 ) {
-    let ended = inventory
-        .containers
-        .iter_mut()
-        .filter(|container| containers::wants_finish_time(container, policy, now));
-    let finished = stream::iter(ended).map(|container| async move {
-        match engine.finish_time(&container.id).await {
-            Ok(finished) => {
-                container.finished = finished;
-                None
-            }
-            Err(error) => Some(unread(ObjectKind::Container, &container.id, error)),
-        }
+    let ended: Vec<String> = containers::wanting_inspection(inventory, policy, now)
+        .map(|container| container.id.clone())
+        .collect();
+    let ended = stream::iter(ended).map(|id| async move {
+        let container = engine.inspect_container(&id).await;
+        (id, container)
     });
-    let finished =
-        finished.buffer_unordered(AT_A_TIME).filter_map(|unread| async { unread }).collect::<Vec<_>>();
-    let (build_cache, unanswered) = tokio::join!(engine.build_cache(), finished);
-    inventory.unread.extend(unanswered);
+    let ended = ended.buffer_unordered(AT_A_TIME).collect::<HashMap<String, _>>();
+    let (build_cache, mut ended) = tokio::join!(engine.build_cache(), ended);
     match build_cache {
         Ok(records) => inventory.build_cache = records,
         Err(error) => inventory.unread.push(unread(ObjectKind::BuildCache, "", error)),
+    }
+    for container in &mut inventory.containers {
+        match ended.remove(&container.id) {
+            Some(Ok(None)) | None => {}
+            Some(Ok(Some(inspected))) => {
+                container.finished = inspected.finished;
+                container.restart_policy = inspected.restart_policy;
+            }
+            Some(Err(error)) => {
+                inventory.unread.push(unread(ObjectKind::Container, &container.id, error));
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Plain objects for the core's tables: a test changes the one field that it is about.
 
+use regex::Regex;
+
 use crate::facts::{
     Container, ContainerState, Filesystem, Image, Labels, Mode, Restart, Service, Task, TaskCounts,
     TaskState, Update,
@@ -32,6 +34,7 @@ pub fn policy() -> Policy {
         critical: limit("95"),
         keep_labels: vec!["keep".parse().expect("a label")],
         evict_tagged: vec![],
+        runs: Regex::new(crate::cli::RUN_PATTERN).expect("a pattern"),
     }
 }
 
@@ -94,10 +97,13 @@ pub fn container() -> Container {
         names: vec!["plain".into()],
         image: "app:1".into(),
         image_id: "sha256:1a".into(),
+        mounted_images: vec![],
+        volumes: vec![],
         state: ContainerState::Running,
         labels: Labels::new(),
         created: ago("30d"),
         finished: None,
+        restart_policy: Some("no".into()),
     }
 }
 

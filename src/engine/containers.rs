@@ -5,8 +5,7 @@ use serde_json::json;
 
 use super::wire::{encode, from_seconds, gone_is_none, parse_time};
 use super::{Engine, EngineError};
-use crate::facts::{Container, ContainerState, Labels};
-use crate::units::Time;
+use crate::facts::{Container, ContainerState, Inspected, Labels};
 
 /// Which containers to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,27 +28,34 @@ impl Engine {
         Ok(containers.into_iter().map(Into::into).collect())
     }
 
-    /// Is there such a container?
-    pub async fn is_container(&self, id: &str) -> Result<bool, EngineError> {
-        let found: Option<serde::de::IgnoredAny> =
-            gone_is_none(self.get(&format!("/containers/{id}/json")).await)?;
-        Ok(found.is_some())
-    }
-
-    /// When a container ended; `None` where it is gone, or has not.
-    pub async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError> {
+    /// `GET /containers/{id}/json`; `None` where it is gone.
+    pub async fn inspect_container(&self, id: &str) -> Result<Option<Inspected>, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Response {
             state: State,
+            host_config: Option<HostConfig>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct State {
             finished_at: Option<String>,
         }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct HostConfig {
+            restart_policy: Option<RestartPolicy>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct RestartPolicy {
+            name: String,
+        }
         let answer: Option<Response> = gone_is_none(self.get(&format!("/containers/{id}/json")).await)?;
-        Ok(answer.and_then(|answer| parse_time(&answer.state.finished_at?)))
+        Ok(answer.map(|answer| Inspected {
+            finished: answer.state.finished_at.as_deref().and_then(parse_time),
+            restart_policy: answer.host_config.and_then(|config| Some(config.restart_policy?.name)),
+        }))
     }
 }
 
@@ -66,16 +72,33 @@ pub(super) struct ContainerAnswer {
     state: String,
     labels: Option<Labels>,
     created: Option<i64>,
+    mounts: Option<Vec<MountAnswer>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct MountAnswer {
+    #[serde(rename = "Type")]
+    kind: String,
+    /// Of a volume its name, of an image the reference as it was asked for (observed on 28.5).
+    name: String,
 }
 
 impl From<ContainerAnswer> for Container {
     fn from(container: ContainerAnswer) -> Self {
         let names = container.names.unwrap_or_default();
+        let mounts = container.mounts.unwrap_or_default();
+        let mounted = |kind: &str| {
+            let of_kind = mounts.iter().filter(|mount| mount.kind == kind && !mount.name.is_empty());
+            of_kind.map(|mount| mount.name.clone()).collect()
+        };
         Self {
             id: container.id,
             names: names.iter().map(|name| name.trim_start_matches('/').to_owned()).collect(),
             image: container.image,
             image_id: container.image_id,
+            mounted_images: mounted("image"),
+            volumes: mounted("volume"),
             state: match container.state.as_str() {
                 "created" => ContainerState::Created,
                 "running" => ContainerState::Running,
@@ -89,6 +112,7 @@ impl From<ContainerAnswer> for Container {
             labels: container.labels.unwrap_or_default(),
             created: from_seconds(container.created),
             finished: None,
+            restart_policy: None,
         }
     }
 }

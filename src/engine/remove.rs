@@ -54,7 +54,9 @@ impl Remover {
             self.engine.docker.remove_container(id, Some(options)).await.map(|()| Done::Whole)
         });
         match done.await? {
-            Done::Gone if self.engine.is_container(id).await? => Err(self.still_there(&request)),
+            Done::Gone if self.engine.inspect_container(id).await?.is_some() => {
+                Err(self.still_there(&request))
+            }
             done => Ok(done),
         }
     }

@@ -192,10 +192,11 @@ pub fn classify(event: Event, run_pattern: &Regex) -> Meaning {
             Meaning::Ignore
         }
         ("container", _) => {
-            let labels = [label::STACK, label::COMPOSE_PROJECT];
-            let names = labels.into_iter().filter_map(|label| attributes.get(label)).chain([&name]);
-            let run = names.into_iter().find(|name| run_pattern.is_match(name));
-            run.map_or(Meaning::Recheck, |name| Meaning::Stop(StopEvent::Run(name.clone())))
+            // Attributes include labels.
+            let of_labels = [label::stack(&attributes), label::compose_project(&attributes)];
+            let mut names = of_labels.into_iter().flatten().chain([name.as_str()]);
+            let run = names.find(|name| run_pattern.is_match(name));
+            run.map_or(Meaning::Recheck, |name| Meaning::Stop(StopEvent::Run(name.to_owned())))
         }
         ("network" | "volume" | "secret" | "config", _) if run_pattern.is_match(&name) => {
             Meaning::Stop(StopEvent::Run(name))
@@ -230,12 +231,19 @@ mod tests {
         ];
         let pattern = Regex::new("_ci_commoninternet_net").unwrap();
         for (kind, action, name, stack, expected) in table {
-            let attributes = HashMap::from(
-                [("name", name), ("com.docker.stack.namespace", stack)].map(|(k, v)| (k.into(), v.into())),
-            );
+            let mut attributes = crate::testing::labels(&[("name", name)]);
+            if !stack.is_empty() {
+                let of_stack = [(label::STACK, stack), (label::SERVICE_ID, "service")];
+                attributes.extend(crate::testing::labels(&of_stack));
+            }
             let actor = Actor { id: "id".into(), attributes: Some(attributes) };
             let event = Event { kind: kind.into(), action: action.into(), actor };
             assert_eq!(classify(event, &pattern), expected, "{kind} {action} {name}");
         }
+        // What an image's own labels say counts for nothing.
+        let baked = [("name", "web"), (label::STACK, run), (label::COMPOSE_PROJECT, run)];
+        let actor = Actor { id: "id".into(), attributes: Some(crate::testing::labels(&baked)) };
+        let event = Event { kind: "container".into(), action: "create".into(), actor };
+        assert_eq!(classify(event, &pattern), Meaning::Recheck);
     }
 }

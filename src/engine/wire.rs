@@ -40,7 +40,7 @@ mod tests {
         Size|Config|Metadata|LastTagTime|Spec|PreviousSpec|Name|TaskTemplate|ContainerSpec|Mode|Replicated|Global|\
         Replicas|UpdateStatus|ServiceStatus|RunningTasks|DesiredTasks|CompletedTasks|JobStatus|JobIteration|Index|\
         RestartPolicy|Condition|ServiceID|Slot|NodeID|Status|DesiredState|Err|ContainerStatus|ContainerID|ExitCode|\
-        DockerRootDir|DriverStatus|SystemTime|Swarm|LocalNodeState|ControlAvailable|Type|InUse|Shared|LastUsedAt|X";
+        Mounts|DockerRootDir|DriverStatus|SystemTime|Swarm|LocalNodeState|ControlAvailable|Type|InUse|Shared|LastUsedAt|X";
 
     /// What an engine might say there.
     fn anything() -> impl Strategy<Value = Value> {

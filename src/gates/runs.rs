@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::facts::{Answer, Container, Inhibitor, Labels, Service, Unavailable, label};
+use crate::facts::{Answer, Container, Inhibitor, Service, Unavailable, label};
 use crate::units::{Time, elapsed};
 
 /// A run older than this was probably left behind: runs take minutes, not days.
@@ -103,22 +103,17 @@ pub fn evaluate(facts: &RunFacts, policy: &RunPolicy, now: Time) -> Verdict {
     }
 }
 
-fn by_label<'a>(labels: &'a Labels, policy: &RunPolicy) -> Option<(RunKind, &'a str)> {
-    [(label::STACK, RunKind::Stack), (label::COMPOSE_PROJECT, RunKind::ComposeProject)].into_iter().find_map(
-        |(key, kind)| {
-            let name = labels.get(key).filter(|name| policy.pattern.is_match(name))?;
-            Some((kind, name.as_str()))
-        },
-    )
-}
-
 fn of_service<'a>(service: &'a Service, policy: &RunPolicy) -> Option<(RunKind, &'a str)> {
-    by_label(&service.labels, policy)
-        .or_else(|| policy.pattern.is_match(&service.name).then_some((RunKind::Service, &service.name)))
+    let stack = service.labels.get(label::STACK).map(|name| (RunKind::Stack, name.as_str()));
+    let names = stack.into_iter().chain([(RunKind::Service, service.name.as_str())]);
+    names.into_iter().find(|(_, name)| policy.pattern.is_match(name))
 }
 
 fn of_container<'a>(container: &'a Container, policy: &RunPolicy) -> Option<(RunKind, &'a str)> {
-    by_label(&container.labels, policy).or_else(|| {
+    let stack = label::stack(&container.labels).map(|name| (RunKind::Stack, name));
+    let project = label::compose_project(&container.labels).map(|name| (RunKind::ComposeProject, name));
+    let mut labels = stack.into_iter().chain(project);
+    labels.find(|(_, name)| policy.pattern.is_match(name)).or_else(|| {
         let name = container.names.iter().find(|name| policy.pattern.is_match(name))?;
         // A task's container is named after its service, which is shown under that name already.
         match container.labels.get(label::SERVICE_NAME) {
@@ -168,13 +163,17 @@ mod tests {
             };
             let named = Service { name: name.into(), ..service() };
             let stack = Service { labels: labels(&[(label::STACK, name)]), ..service() };
-            let compose = Container { labels: labels(&[(label::COMPOSE_PROJECT, name)]), ..container() };
+            let project = (label::COMPOSE_PROJECT, name);
+            let number = ("com.docker.compose.container-number", "1");
+            let compose = Container { labels: labels(&[project, number]), ..container() };
+            let built = Container { labels: labels(&[project, (label::STACK, name)]), ..container() };
             let plain = Container { names: vec![name.into()], ..container() };
             let ended = Container { state: ContainerState::Exited, ..plain.clone() };
             assert_eq!(closed(vec![named], vec![]), expected, "service {name}");
             assert_eq!(closed(vec![stack], vec![]), expected, "stack {name}");
             assert_eq!(closed(vec![], vec![compose]), expected, "project {name}");
             assert_eq!(closed(vec![], vec![plain]), expected, "container {name}");
+            assert!(!closed(vec![], vec![built]), "container of an image with labels {name}");
             assert!(!closed(vec![], vec![ended]), "ended container {name}");
         }
     }
@@ -191,7 +190,7 @@ mod tests {
             inhibitors: Ok(vec![]),
             services: Ok(vec![part("2026-11-19T12:00:00Z"), part("2026-11-20T11:00:00Z")]),
             containers: Ok(vec![Container {
-                labels: labels(&[(label::STACK, name)]),
+                labels: labels(&[(label::STACK, name), (label::SERVICE_ID, "service")]),
                 created: None,
                 ..container()
             }]),

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use regex::Regex;
+
 use super::{Inventory, KeepReason, KeptObject, ObjectKind, Plan, PlannedRemoval, Policy, RemovalReason};
-use crate::facts::label::{COMPOSE_PROJECT, SERVICE_ID, SERVICE_NAME};
+use crate::facts::label::{SERVICE_ID, SERVICE_NAME, compose_project};
 use crate::facts::{Container, ContainerState};
 use crate::units::{Time, elapsed};
 
@@ -12,22 +14,22 @@ use crate::units::{Time, elapsed};
 struct Owners<'a> {
     /// IDs of the services that exist.
     services: HashSet<&'a str>,
-    /// Compose projects with a container that runs, or is about to: `docker compose logs` and `start` want the
-    /// ended ones beside it.
+    /// Compose projects with a container that runs, or is about to.
     projects: HashSet<&'a str>,
+    /// The Compose projects of these names end with their run; any other is started again (`docker compose start`).
+    runs: &'a Regex,
 }
 
 impl<'a> Owners<'a> {
-    fn new(inventory: &'a Inventory) -> Self {
+    fn new(inventory: &'a Inventory, policy: &'a Policy) -> Self {
         // A project whose containers were all created and never started would keep itself for ever.
         let runs =
             |container: &&Container| container.state.is_live() && container.state != ContainerState::Created;
         let running = inventory.containers.iter().filter(runs);
         Self {
             services: inventory.services.iter().map(|service| service.id.as_str()).collect(),
-            projects: running
-                .filter_map(|project| project.labels.get(COMPOSE_PROJECT).map(String::as_str))
-                .collect(),
+            projects: running.filter_map(|container| compose_project(&container.labels)).collect(),
+            runs: &policy.runs,
         }
     }
 
@@ -36,13 +38,24 @@ impl<'a> Owners<'a> {
         if let Some(id) = label(SERVICE_ID).filter(|id| self.services.contains(id.as_str())) {
             return Some(KeepReason::TaskOf(label(SERVICE_NAME).unwrap_or(id).clone()));
         }
-        let project = label(COMPOSE_PROJECT).filter(|name| self.projects.contains(name.as_str()))?;
-        Some(KeepReason::ComposeProject(project.clone()))
+        let stays = |name: &&str| self.projects.contains(name) || !self.runs.is_match(name);
+        let project = compose_project(&container.labels).filter(stays);
+        let by_project = project.map(|name| KeepReason::ComposeProject(name.to_owned()));
+        by_project.or_else(|| builder(container).map(|name| KeepReason::Builder(name.to_owned())))
     }
 }
 
+/// The BuildKit builder of a container whose volume, with the build cache, is there: the engine removes no volume that a
+/// container has. Its nodes are named `NAME0`, `NAME1` and so on (docker/buildx: `store.NodeGroup.nextNodeName`).
+fn builder(container: &Container) -> Option<&str> {
+    let is_state = |name: &&String| container.volumes.contains(&format!("{name}_state"));
+    let node =
+        container.names.iter().filter(is_state).find_map(|name| name.strip_prefix("buildx_buildkit_"))?;
+    Some(node.strip_suffix(|last: char| last.is_ascii_digit()).unwrap_or(node))
+}
+
 pub(super) fn decide(inventory: &Inventory, policy: &Policy, now: Time, plan: &mut Plan) {
-    let owners = Owners::new(inventory);
+    let owners = Owners::new(inventory, policy);
     for container in &inventory.containers {
         let (id, names) = (container.id.clone(), container.names.clone());
         match decide_container(container, &owners, inventory.is_unread(&container.id), policy, now) {
@@ -71,15 +84,31 @@ pub(super) fn protections(container: &Container, inventory: &Inventory, policy: 
         !matches!(container.state, ContainerState::Exited | ContainerState::Dead | ContainerState::Created);
     let label = policy.kept_by(&container.labels).map(|label| KeepReason::Label(label.clone()));
     let live = live.then(|| KeepReason::Live(container.state.name()));
-    live.into_iter().chain(label).chain(Owners::new(inventory).of(container)).collect()
+    let restarts = restarts(container).map(|policy| KeepReason::RestartPolicy(policy.to_owned()));
+    let owner = Owners::new(inventory, policy).of(container);
+    live.into_iter().chain(label).chain(owner).chain(restarts).collect()
 }
 
-/// Must the engine be asked when this container finished? Only where nothing else keeps it: it was
-/// created before it finished, so one that was created lately is too young anyway.
-pub fn wants_finish_time(container: &Container, policy: &Policy, now: Time) -> bool {
-    matches!(container.state, ContainerState::Exited | ContainerState::Dead)
-        && policy.kept_by(&container.labels).is_none()
-        && old_enough(container.created, policy, now).is_ok()
+/// The restart policy by which the engine starts a container again whatever it ended with: that is no finished job.
+fn restarts(container: &Container) -> Option<&str> {
+    container.restart_policy.as_deref().filter(|policy| ["always", "unless-stopped"].contains(policy))
+}
+
+/// The containers that the engine must be asked about, for their end and their restart policy: those that nothing else
+/// keeps. Each was created before it finished, so one that was created lately is too young anyway.
+pub fn wanting_inspection<'a>(
+    inventory: &'a Inventory,
+    policy: &'a Policy,
+    now: Time,
+) -> impl Iterator<Item = &'a Container> {
+    let owners = Owners::new(inventory, policy);
+    inventory.containers.iter().filter(move |container| {
+        let ended = [ContainerState::Exited, ContainerState::Dead, ContainerState::Created];
+        ended.contains(&container.state)
+            && policy.kept_by(&container.labels).is_none()
+            && owners.of(container).is_none()
+            && old_enough(container.created, policy, now).is_ok()
+    })
 }
 
 fn decide_container(
@@ -105,6 +134,9 @@ fn decide_container(
     }
     // A container cannot have ended before it was made: the later time tells.
     old_enough(container.created, policy, now)?;
+    if let Some(policy) = restarts(container) {
+        return Err(KeepReason::RestartPolicy(policy.to_owned()));
+    }
     old_enough(since, policy, now).map(why)
 }
 
@@ -181,29 +213,82 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_container_stays_while_its_compose_project_has_a_running_one() {
+    fn a_container_of_a_compose_project_stays_unless_that_is_a_run_with_nothing_live() {
+        const RUN: &str = "abcd-0123ef_ci_commoninternet_net";
         let of = |project: &str, state| Container {
-            labels: labels(&[(COMPOSE_PROJECT, project)]),
+            labels: labels(&[
+                ("com.docker.compose.project", project),
+                ("com.docker.compose.config-hash", "01"),
+            ]),
             state,
             finished: ago("9d"),
             ..container()
         };
-        let ended = of("shop", ContainerState::Exited);
-        for (state, project, stays) in [
-            (ContainerState::Running, "shop", true),
-            (ContainerState::Paused, "shop", true),
-            (ContainerState::Restarting, "shop", true),
-            (ContainerState::Created, "shop", false),
-            (ContainerState::Exited, "shop", false),
-            (ContainerState::Running, "other", false),
+        for (project, state, other, stays) in [
+            (RUN, ContainerState::Running, RUN, true),
+            (RUN, ContainerState::Paused, RUN, true),
+            (RUN, ContainerState::Restarting, RUN, true),
+            (RUN, ContainerState::Created, RUN, false),
+            (RUN, ContainerState::Exited, RUN, false),
+            (RUN, ContainerState::Running, "other", false),
+            ("shop", ContainerState::Running, "shop", true),
+            ("shop", ContainerState::Exited, "shop", true),
+            ("shop", ContainerState::Running, "other", true),
         ] {
-            let other = Container { id: "other".into(), ..of(project, state) };
-            let inventory = Inventory { containers: vec![ended.clone(), other], ..Inventory::default() };
+            let ended = of(project, ContainerState::Exited);
+            let beside = Container { id: "other".into(), ..of(other, state) };
+            let inventory = Inventory { containers: vec![ended.clone(), beside], ..Inventory::default() };
             let mut plan = Plan::default();
             decide(&inventory, &policy(), now(), &mut plan);
             let kept = plan.keep.iter().find(|kept| kept.id == ended.id).map(|kept| kept.reason.clone());
-            let expected = stays.then(|| KeepReason::ComposeProject("shop".into()));
-            assert_eq!(kept, expected, "{state:?} in {project}");
+            let expected = stays.then(|| KeepReason::ComposeProject(project.into()));
+            assert_eq!(kept, expected, "{project} beside {state:?} of {other}");
+        }
+        // Compose bakes the project into the images that it builds.
+        let labels = labels(&[("com.docker.compose.project", "shop"), ("com.docker.compose.service", "web")]);
+        let built = Container { labels, ..of("shop", ContainerState::Exited) };
+        assert!(verdict(built).is_ok());
+    }
+
+    #[test]
+    fn a_container_that_the_engine_starts_again_is_no_finished_job() {
+        for (state, restart_policy, stays) in [
+            (ContainerState::Exited, Some("always"), true),
+            (ContainerState::Exited, Some("unless-stopped"), true),
+            (ContainerState::Dead, Some("always"), true),
+            (ContainerState::Created, Some("always"), true),
+            (ContainerState::Exited, Some("on-failure"), false),
+            (ContainerState::Exited, Some("no"), false),
+            (ContainerState::Exited, Some(""), false),
+            (ContainerState::Created, Some("no"), false),
+        ] {
+            let restart_policy = restart_policy.map(str::to_owned);
+            let ended = Container { state, restart_policy, finished: ago("9d"), ..container() };
+            let expected = ended.restart_policy.clone().filter(|_| stays).map(KeepReason::RestartPolicy);
+            assert_eq!(verdict(ended).err(), expected, "{state:?} {expected:?}");
+        }
+    }
+
+    #[test]
+    fn the_container_of_a_builder_stays_as_long_as_its_volume_is_there() {
+        let of = |name: &str, volumes: &[&str]| Container {
+            names: vec![name.into()],
+            volumes: volumes.iter().map(|&name| name.to_owned()).collect(),
+            state: ContainerState::Exited,
+            finished: ago("9d"),
+            ..container()
+        };
+        let table = [
+            ("buildx_buildkit_ci0", "buildx_buildkit_ci0_state", Some("ci")),
+            ("buildx_buildkit_builder-1f20", "buildx_buildkit_builder-1f20_state", Some("builder-1f2")),
+            ("buildx_buildkit_mine", "buildx_buildkit_mine_state", Some("mine")),
+            ("buildx_buildkit_ci0", "data", None),
+            ("buildx_buildkit_ci0", "buildx_buildkit_other0_state", None),
+            ("db", "db_state", None),
+        ];
+        for (name, volume, builder) in table {
+            let expected = builder.map(|builder| KeepReason::Builder(builder.into()));
+            assert_eq!(verdict(of(name, &[volume])).err(), expected, "{name} {volume}");
         }
     }
 }

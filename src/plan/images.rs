@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::sharing::Sharing;
 use super::{
     Condition, Eviction, Inventory, KeepReason, KeptObject, LastUse, Leftover, ObjectKind, Plan,
-    PlannedRemoval, Policy, RemovalReason, Rung, users,
+    PlannedRemoval, Policy, RemovalReason, Rung, Users,
 };
 use crate::facts::{Container, Image, ImageClass, Labels, name_tag};
 use crate::gates::disk::Usage;
@@ -241,7 +241,8 @@ fn ladder(superseded: bool, policy: &Policy) -> Vec<(Rung, Duration)> {
 
 /// Everything that keeps an image whatever its age and the disk's usage.
 pub(super) fn protections(image: &Image, inventory: &Inventory, policy: &Policy) -> Vec<KeepReason> {
-    let users = inventory.containers.iter().filter(|container| container.image_id == image.id);
+    let uses = |container: &&Container| container.images().any(|used| image.is_named(used));
+    let users = inventory.containers.iter().filter(uses);
     let name = |container: &Container| container.names.first().unwrap_or(&container.id).clone();
     let mut reasons: Vec<_> = users.map(|container| KeepReason::UsedBy(name(container))).collect();
     // One of each kind: who else names it adds nothing.
@@ -299,8 +300,7 @@ pub fn wanting_tag_time<'a>(
 
 /// Who needs which image, for whatever reason but its age.
 struct Protection<'a> {
-    /// Container name by image ID.
-    users: HashMap<&'a str, &'a str>,
+    users: Users<'a>,
     /// By reference as written, and by the digest in it.
     named: HashMap<&'a str, KeepReason>,
     /// By the `name:tag` in the reference.
@@ -334,13 +334,13 @@ impl<'a> Protection<'a> {
             let service = names.get(&task.service).unwrap_or(&&task.service).to_string();
             protect(&task.image, KeepReason::NamedBy(service));
         }
-        Self { users: users(&inventory.containers), named, tags }
+        Self { users: Users::new(&inventory.containers), named, tags }
     }
 
     /// `taken`: names that it had before an eviction.
     fn of(&self, image: &Image, taken: &[String], policy: &Policy) -> Option<KeepReason> {
-        if let Some(user) = self.users.get(image.id.as_str()) {
-            return Some(KeepReason::UsedBy((*user).to_owned()));
+        if let Some(user) = self.users.of(image) {
+            return Some(KeepReason::UsedBy(user.to_owned()));
         }
         let references = image.tags.iter().chain(&image.digests).chain(taken);
         let digests =
@@ -524,6 +524,11 @@ mod tests {
             with(&|inventory| inventory.containers = vec![exited.clone()]),
             Err(KeepReason::UsedBy("plain".into()))
         );
+        for reference in ["sha256:a", "other/name@sha256:da", named] {
+            let mounting = Container { mounted_images: vec![reference.into()], ..container() };
+            let kept = with(&|inventory| inventory.containers = vec![mounting.clone()]);
+            assert_eq!(kept, Err(KeepReason::UsedBy("plain".into())), "{reference}");
+        }
         let spec = Service { image: named.into(), ..service() };
         assert_eq!(
             with(&|inventory| inventory.services = vec![spec.clone()]),

@@ -71,6 +71,8 @@ pub struct Policy {
     pub keep_labels: Vec<KeepLabel>,
     /// An image whose every tag matches one of these is treated as a cached image.
     pub evict_tagged: Vec<Regex>,
+    /// The name of a run's Compose project matches this.
+    pub runs: Regex,
 }
 
 /// A label that protects: any value, or this one.
@@ -296,8 +298,12 @@ pub enum KeepReason {
     Label(KeepLabel),
     /// The container belongs to a task of this service.
     TaskOf(String),
-    /// The container belongs to this Compose project, which has a running container.
+    /// The container belongs to this Compose project, which is no run, or has a running container.
     ComposeProject(String),
+    /// The engine starts the container again, by this restart policy.
+    RestartPolicy(String),
+    /// The container is that of this BuildKit builder, whose volume is there.
+    Builder(String),
     /// This old, and the minimum age is the second.
     TooYoung(Duration, Duration),
     /// Nothing trustworthy says how old it is.
@@ -417,14 +423,30 @@ fn build_cache(records: &[CacheRecord], policy: &Policy, now: Time, plan: &mut P
     }
 }
 
-/// The first container that uses each image, by image ID.
-fn users(containers: &[Container]) -> HashMap<&str, &str> {
-    let mut users = HashMap::new();
-    for container in containers {
-        let name = container.names.first().unwrap_or(&container.id);
-        users.entry(container.image_id.as_str()).or_insert(name.as_str());
+/// The containers that use images.
+struct Users<'a> {
+    /// The first one of each image, by image ID.
+    by_image: HashMap<&'a str, &'a str>,
+    /// Those that mount images, with each reference by which they do.
+    mounting: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Users<'a> {
+    fn new(containers: &'a [Container]) -> Self {
+        let mut users = Self { by_image: HashMap::new(), mounting: vec![] };
+        for container in containers {
+            let name = container.names.first().unwrap_or(&container.id).as_str();
+            users.by_image.entry(container.image_id.as_str()).or_insert(name);
+            users.mounting.extend(container.mounted_images.iter().map(|image| (image.as_str(), name)));
+        }
+        users
     }
-    users
+
+    /// The name of one that uses an image.
+    fn of(&self, image: &Image) -> Option<&'a str> {
+        let mounting = || self.mounting.iter().find(|(reference, _)| image.is_named(reference));
+        self.by_image.get(image.id.as_str()).copied().or_else(|| Some(mounting()?.1))
+    }
 }
 
 #[cfg(test)]

@@ -132,6 +132,7 @@ proptest! {
             threshold: limit(1, min_free),
             critical: limit(2, None),
             keep_labels: vec!["keep".parse().unwrap()],
+            runs: Regex::new("^run-").unwrap(),
             evict_tagged: if consent { vec![Regex::new("^app:[0-3]$").unwrap()] } else { vec![] },
         };
         let usage = usage(percent);

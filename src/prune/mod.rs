@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::engine::watch::StopEvent;
 use crate::execute::{Execution, Outcome, Recheck, RunContext, Skip, Stop};
-use crate::facts::{Answer, Unavailable};
+use crate::facts::{Answer, Container, Unavailable};
 use crate::gates::disk::{Usage, usages};
 use crate::gates::{Gate, GateState, Verdict, all_unavailable, combined_state, converge};
 use crate::host::lock::Acquisition;
@@ -481,7 +481,7 @@ async fn ask_again<W: World>(world: &W, engine: &W::Engine, prune: &PruneSetting
     let now = world.now();
     let mut closed = vec![survey.runs(world, &prune.runs, now), survey.converge(now)];
     closed.retain(|gate| gate.state() != GateState::Open);
-    let in_use = survey.containers.iter().flatten().map(|container| container.image_id.clone()).collect();
+    let in_use = survey.containers.iter().flatten().flat_map(Container::images).map(str::to_owned).collect();
     Recheck { closed, in_use }
 }
 

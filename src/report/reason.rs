@@ -141,7 +141,9 @@ pub fn keep(reason: &KeepReason) -> Reason {
         KeepReason::Live(state) => ("container_live", json!({"state": state})),
         KeepReason::Label(label) => ("keep_label", json!({"key": label.key, "value": label.value})),
         KeepReason::TaskOf(service) => ("task_of_service", json!({"service": service})),
-        KeepReason::ComposeProject(project) => ("compose_project_live", json!({"project": project})),
+        KeepReason::ComposeProject(project) => ("compose_project", json!({"project": project})),
+        KeepReason::RestartPolicy(policy) => ("restart_policy", json!({"policy": policy})),
+        KeepReason::Builder(builder) => ("buildkit_builder", json!({"builder": builder})),
         KeepReason::TooYoung(age, least) => {
             ("too_young", json!({"age_seconds": age.as_secs(), "older_than_seconds": least.as_secs()}))
         }

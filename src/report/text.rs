@@ -568,7 +568,9 @@ fn keep_group(reason: &KeepReason) -> String {
         KeepReason::UsedBy(_) => "used by a container".into(),
         KeepReason::NamedBy(_) => "a service names it".into(),
         KeepReason::RollbackOf(_) => "a service may roll back to it".into(),
-        KeepReason::ComposeProject(_) => "belongs to a Compose project that runs".into(),
+        KeepReason::ComposeProject(_) => "belongs to a Compose project".into(),
+        KeepReason::RestartPolicy(policy) => format!("restart policy {policy}"),
+        KeepReason::Builder(_) => "belongs to a BuildKit builder whose volume is there".into(),
         KeepReason::SharesLayers(_) => "cached, and images that stay have their layers".into(),
         KeepReason::EvictionUseless(_) => "cached, and the last evictions freed nothing".into(),
         KeepReason::Refused(_) => "the engine refuses to remove it".into(),
@@ -594,7 +596,12 @@ pub fn keep_reason(reason: &KeepReason) -> String {
         KeepReason::UsedBy(container) => format!("used by container {container}"),
         KeepReason::NamedBy(service) => format!("service {service} names it"),
         KeepReason::RollbackOf(service) => format!("service {service} may roll back to it"),
-        KeepReason::ComposeProject(project) => format!("belongs to Compose project {project}, which runs"),
+        KeepReason::ComposeProject(project) => format!("belongs to Compose project {project}"),
+        KeepReason::Builder(builder) => {
+            format!(
+                "belongs to BuildKit builder {builder}, whose volume is there (docker buildx rm {builder})"
+            )
+        }
         KeepReason::Cached { last_use, conditions, satisfied } => {
             let seen = last_use_text(*last_use);
             // What comes first in time comes first.
@@ -619,6 +626,7 @@ pub fn keep_reason(reason: &KeepReason) -> String {
             format!("{} {} ago, without a name that would keep it", keep_group(reason), age(*ago))
         }
         KeepReason::Live(_)
+        | KeepReason::RestartPolicy(_)
         | KeepReason::AgeUnknown
         | KeepReason::Unread
         | KeepReason::DiskUnknown

@@ -476,7 +476,7 @@ fn prune(options: cli::Options, sources: &Sources) -> Result<PruneSettings, clap
     Ok(PruneSettings {
         dry_run: false,
         disk: DiskSettings { paths: options.disk_path, limit },
-        runs: RunsSettings { policy: runs::RunPolicy { pattern: options.run_pattern }, runtime_dir },
+        runs: RunsSettings { policy: runs::RunPolicy { pattern: options.run_pattern.clone() }, runtime_dir },
         policy: plan::Policy {
             older_than: options.older_than,
             cache_age: options.cache_age,
@@ -487,6 +487,7 @@ fn prune(options: cli::Options, sources: &Sources) -> Result<PruneSettings, clap
             critical: disk::Limit { percent: critical, min_free: None },
             keep_labels: options.keep_label,
             evict_tagged: options.evict_tagged,
+            runs: options.run_pattern,
         },
         state_dir: directory(options.state_dir, "STATE_DIRECTORY", "/var/lib/ci-docker-prune"),
         metrics_file: options.metrics_file,

@@ -15,8 +15,8 @@ use crate::engine::events::ImageEvent;
 use crate::engine::remove::Done;
 use crate::engine::watch::StopEvent;
 use crate::facts::{
-    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Layer, Service,
-    Task,
+    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Inspected, Layer,
+    Service, Task,
 };
 use crate::host::error::Result;
 use crate::host::lock::Acquisition;
@@ -143,8 +143,8 @@ pub trait EngineApi {
     async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError>;
     /// The layers of an image, base first; `None` where there is no such image, or where they cannot be told.
     async fn layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError>;
-    /// When a container ended; `None` where it is gone, or has not.
-    async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError>;
+    /// When a container ended, and its restart policy; `None` where it is gone.
+    async fn inspect_container(&self, id: &str) -> Result<Option<Inspected>, EngineError>;
     /// Records of BuildKit's cache.
     async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError>;
     /// The images of recent container events, as far as the engine remembers them.

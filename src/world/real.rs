@@ -18,8 +18,8 @@ use crate::engine::remove::{Done, Remover};
 use crate::engine::watch::{Scope, StopEvent, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::facts::{
-    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Layer, Service,
-    Task, Unavailable,
+    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Inspected, Layer,
+    Service, Task, Unavailable,
 };
 use crate::host::child::{self, Signal};
 use crate::host::error::{Context, Result};
@@ -303,8 +303,8 @@ impl EngineApi for Engines {
         self.local.sized_layers(image).await
     }
 
-    async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError> {
-        self.local.finish_time(id).await
+    async fn inspect_container(&self, id: &str) -> Result<Option<Inspected>, EngineError> {
+        self.local.inspect_container(id).await
     }
 
     async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {

@@ -64,7 +64,8 @@ fn names_of_containers_and_labels_never_reach_a_terminal_or_the_log_raw() {
     let engine = Engine::start();
     engine.publish(&Image::new("app", "1"));
     let project = format!("com.docker.compose.project={RUN}_{HOSTILE}{}", "y".repeat(4096));
-    engine.docker(["run", "--detach", "--label", &project, "127.0.0.1:5000/app:1"]);
+    let hash = "com.docker.compose.config-hash=01";
+    engine.docker(["run", "--detach", "--label", &project, "--label", hash, "127.0.0.1:5000/app:1"]);
     engine.fill_to(85);
     let assert = program(&engine).args(["prune", "-vvv"]).assert().success();
     let output = assert.get_output();

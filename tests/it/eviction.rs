@@ -515,31 +515,6 @@ fn on_a_disk_without_a_free_byte_and_without_a_reserve_the_run_stops_and_says_wh
 }
 
 #[test]
-fn an_ended_container_of_a_compose_project_that_runs_stays() {
-    let engine = Engine::start();
-    engine.publish(&Image::new("app", "1"));
-    let run = |name: &str, project: &str, words: &[&str]| {
-        let label = format!("com.docker.compose.project={project}");
-        let mut arguments = vec!["run", "--name", name, "--label", &label];
-        arguments.extend(words.iter().take_while(|word| word.starts_with("--")));
-        arguments.push("127.0.0.1:5000/app:1");
-        arguments.extend(words.iter().skip_while(|word| word.starts_with("--")));
-        engine.docker(arguments);
-    };
-    run("web", "shop", &["--detach"]);
-    run("migrate", "shop", &["true"]);
-    run("alone", "done", &["true"]);
-    engine.fill_to(85);
-    engine.eventually("they are a second old", || {
-        prune(&engine, "--older-than 1s");
-        engine.docker(["ps", "--all", "--quiet", "--filter", "name=alone"]).is_empty()
-    });
-    let report = prune(&engine, "--older-than 1s");
-    assert!(report["plan"]["keep"].to_string().contains("Compose project shop"), "{report}");
-    assert!(!engine.docker(["ps", "--all", "--quiet", "--filter", "name=migrate"]).is_empty());
-}
-
-#[test]
 fn a_full_disk_says_why_a_run_hangs_what_holds_the_space_and_how_to_free_more() {
     let engine = Engine::start();
     let [(name, id)] = large(&engine, ["large"]);

@@ -10,6 +10,7 @@ mod disk;
 mod errors;
 mod eviction;
 mod explain;
+mod in_use;
 mod inhibit;
 mod interrupt;
 mod ledger;

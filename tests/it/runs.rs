@@ -36,7 +36,11 @@ fn stacks_services_projects_and_containers_of_a_run_close_the_gate() {
     open(&engine);
 
     let label = format!("com.docker.compose.project={RUN}");
-    engine.docker(["run", "--detach", "--name", "one", "--label", &label, IMAGE]);
+    // As a container of an image that Compose built: its image's labels make it no part of a project.
+    engine.docker(["run", "--detach", "--name", "built", "--label", &label, IMAGE]);
+    open(&engine);
+    let hash = "com.docker.compose.config-hash=01";
+    engine.docker(["run", "--detach", "--name", "one", "--label", &label, "--label", hash, IMAGE]);
     blocked_by(&engine, &format!("compose project {RUN} ("));
     engine.docker(["pause", "one"]);
     blocked_by(&engine, &format!("compose project {RUN} ("));

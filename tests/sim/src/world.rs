@@ -16,8 +16,8 @@ use ci_docker_prune::engine::remove::{Done, eviction_tag};
 use ci_docker_prune::engine::watch::{Meaning, StopEvent, classify};
 use ci_docker_prune::facts::{
     Answer, CacheRecord, Container, ContainerState, DiskUsage, Files, Filesystem, Image, Info, Inhibitor,
-    Labels, Layer, Mode, References, Restart, Service, Swarm, SwarmState, Task, TaskCounts, TaskState,
-    Unavailable, Update,
+    Inspected, Labels, Layer, Mode, References, Restart, Service, Swarm, SwarmState, Task, TaskCounts,
+    TaskState, Unavailable, Update,
 };
 use ci_docker_prune::host::error::Result;
 use ci_docker_prune::host::lock::Acquisition;
@@ -623,6 +623,9 @@ impl EngineApi for Simulated {
                 labels: labels.collect(),
                 created: at(container.created),
                 finished: None,
+                restart_policy: None,
+                mounted_images: vec![],
+                volumes: vec![],
             }
         };
         let listed = state.containers.iter().map(container);
@@ -653,14 +656,17 @@ impl EngineApi for Simulated {
         Ok(state.images.get(&image.id).map(layers))
     }
 
-    async fn finish_time(&self, id: &str) -> Result<Option<Time>, EngineError> {
+    async fn inspect_container(&self, id: &str) -> Result<Option<Inspected>, EngineError> {
         match self.0.ask("GET /containers/ID/json").await {
             Err(error) if error.status().is_some_and(|(status, _)| status == 404) => return Ok(None),
             answer => answer?,
         }
-        Ok(self.0.state.borrow().containers.get(id).and_then(|container| match container.state {
-            engine::ContainerState::Exited(_) => at(container.created),
-            _ => None,
+        Ok(self.0.state.borrow().containers.get(id).map(|container| Inspected {
+            finished: match container.state {
+                engine::ContainerState::Exited(_) => at(container.created),
+                _ => None,
+            },
+            restart_policy: Some("no".into()),
         }))
     }
 
