@@ -71,7 +71,9 @@ let
           The engine to ask about services: on a Swarm worker, a manager. Null: the engine itself. Where TLS is
           wanted, {option}`services.ci-docker-prune.environmentFile` can set `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`.
         '';
-        timeout = setting duration "30s" "1m" "Timeout for one request to the engine.";
+        timeout = setting duration "30s" "1m" ''
+          Timeout for one request to the engine; a list of images or containers may take ten times as long.
+        '';
         removal-timeout = setting duration "10m" "30m" ''
           Timeout for one removal, while the engine answers other requests.
         '';

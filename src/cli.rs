@@ -202,7 +202,7 @@ pub struct Options {
     /// The engine to ask about services: on a Swarm worker, a manager [default: as --host]
     #[arg(long, global = true, value_name = "URL", help_heading = group::ENGINE)]
     pub swarm_host: Option<String>,
-    /// Timeout for one request to the engine
+    /// Timeout for one request to the engine; a list of images or containers may take ten times as long
     #[arg(long, global = true, value_name = "DUR", help_heading = group::ENGINE)]
     #[arg(default_value = "30s", value_parser = parse_duration)]
     pub timeout: Duration,

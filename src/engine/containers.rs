@@ -24,7 +24,7 @@ impl Engine {
             ContainerScope::All => "/containers/json?all=1".to_owned(),
             ContainerScope::Live => format!("/containers/json?filters={}", encode(&live.to_string())),
         };
-        let containers: Vec<ContainerAnswer> = self.get(&path).await?;
+        let containers: Vec<ContainerAnswer> = self.get_list(self.version, &path).await?;
         Ok(containers.into_iter().map(Into::into).collect())
     }
 

@@ -83,7 +83,7 @@ impl Engine {
     /// 1.52), and an engine that no longer speaks 1.51 must say so, not seem empty.
     async fn get_df<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
         let version = self.version.min(Version { major: 1, minor: 51 });
-        self.get_unversioned(&format!("/v{version}{path}")).await
+        self.get_list(version, path).await
     }
 }
 

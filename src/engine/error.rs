@@ -38,6 +38,9 @@ pub(super) enum Failure {
     /// Without an answer for this long.
     #[error("{}", humantime::format_duration(*.0))]
     TimedOut(Duration),
+    /// A list took this long, beside which the engine answers other requests.
+    #[error("{}", humantime::format_duration(*.0))]
+    SlowList(Duration),
     /// A removal took longer than this, or the engine does not answer other requests beside it.
     #[error("{}", humantime::format_duration(Duration::from_secs(.0.as_secs().max(1))))]
     SlowRemoval(Duration),
@@ -103,6 +106,9 @@ impl Failure {
             }
             Self::Unresolved(_) => "correct the name (--host, --swarm-host), or name an address",
             Self::TimedOut(_) => "see whether it hangs (journalctl -u docker), or allow more with --timeout",
+            Self::SlowList(_) => {
+                "it answers other requests, and a list may take ten times --timeout; allow more with --timeout"
+            }
             Self::SlowRemoval(_) => {
                 "see whether it hangs (journalctl -u docker), or allow more with --removal-timeout"
             }
@@ -208,7 +214,7 @@ impl EngineError {
 
     /// Did the engine take too long, so that it may still be at work?
     pub fn timed_out(&self) -> bool {
-        matches!(self.failure, Failure::TimedOut(_) | Failure::SlowRemoval(_))
+        matches!(self.failure, Failure::TimedOut(_) | Failure::SlowList(_) | Failure::SlowRemoval(_))
     }
 
     /// The engine's HTTP status and message, where it answered with an error.
@@ -228,7 +234,9 @@ impl fmt::Display for EngineError {
             Failure::NoSocket | Failure::Refused(_) => write!(f, "no Docker engine at {host}: {failure}"),
             Failure::PermissionDenied => write!(f, "not permitted to use {engine}"),
             Failure::Unresolved(_) => write!(f, "cannot resolve the host of {host}: {failure}"),
-            Failure::TimedOut(_) => write!(f, "no answer from {engine} to {request} in {failure}"),
+            Failure::TimedOut(_) | Failure::SlowList(_) => {
+                write!(f, "no answer from {engine} to {request} in {failure}")
+            }
             Failure::SlowRemoval(_) => {
                 write!(f, "{engine} has not finished {request} in {failure}, and may still be at work on it")
             }

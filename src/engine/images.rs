@@ -9,7 +9,7 @@ use crate::facts::{self, BuildStep, Image, Labels, Layer, References};
 impl Engine {
     /// `GET /images/json`.
     pub async fn images(&self) -> Result<Vec<Image>, EngineError> {
-        let images: Vec<ImageAnswer> = self.get("/images/json").await?;
+        let images: Vec<ImageAnswer> = self.get_list(self.version, "/images/json").await?;
         Ok(images.into_iter().map(Into::into).collect())
     }
 

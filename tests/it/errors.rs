@@ -106,6 +106,45 @@ fn an_engine_that_hangs_fails_or_talks_nonsense_is_unknown_and_nothing_is_remove
 }
 
 #[test]
+fn a_list_may_take_ten_timeouts_while_the_engine_answers_something_small() {
+    let engine = Engine::start();
+    let [dangling] = dangling(&engine);
+    engine.fill_to(85);
+    let (proxy, _) = proxy(&engine);
+    let prune = || {
+        let mut command = program(&engine);
+        command.args(["prune", "--older-than", "0s", "--timeout", "1s", "--host", &proxy.url()]);
+        let began = std::time::Instant::now();
+        (command.assert(), began.elapsed().as_secs())
+    };
+    // It never comes.
+    proxy.on_request(|_, line| line.ends_with("/images/json").then_some(Fault::Hang));
+    let (assert, took) = prune();
+    let output = assert.code(1).get_output().clone();
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(text.contains("/images/json in 10s; ") && text.contains("ten times --timeout"), "{text}");
+    assert!((10..20).contains(&took), "{took} s");
+    // Nothing else is answered any more.
+    let mut hangs = false;
+    proxy.on_request(move |_, line| {
+        hangs |= line.ends_with("/images/json");
+        hangs.then_some(Fault::Hang)
+    });
+    let (assert, took) = prune();
+    assert.code(1);
+    assert!(took < 8, "{took} s");
+    assert!(engine.has_image(&dangling));
+    // It comes late.
+    let lists = ["/images/json", "/containers/json", "/system/df"];
+    proxy.on_request(move |_, line| {
+        lists.iter().any(|list| line.contains(list)).then_some(Fault::Delay(2_500))
+    });
+    prune().0.success();
+    assert!(!engine.has_image(&dangling));
+}
+
+#[test]
 fn a_name_that_does_not_resolve_is_called_that() {
     let assert = bare().args(["disk", "--host", "tcp://manager.invalid:2375"]).assert().code(255);
     assert.stdout(contains("cannot resolve the host of tcp://manager.invalid:2375").and(contains("--host")));
