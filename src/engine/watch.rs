@@ -1,16 +1,16 @@
 //! The engine's event stream: tells a prune under way that something began.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Bytes, Incoming};
 use regex::Regex;
 use serde::Deserialize;
-use serde_json::json;
+use tokio::sync::watch as channel;
+use tokio::time::Instant;
 
 use super::error::Failure;
-use super::wire::encode;
 use super::{Engine, EngineError};
 use crate::facts::{EVICTION_REPOSITORY, label};
 use crate::units::Time;
@@ -31,27 +31,28 @@ pub enum StopEvent {
 }
 
 /// Which events.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// All of this host's engine, and those that it remembers since then: it answers a subscription
-    /// first and subscribes after that (source: moby `api/server/router/system`, `getEvents`).
-    Everything(Time),
+    /// All of this host's engine.
+    Everything,
     /// Of a manager elsewhere: its pulls and containers are none of our business.
     Services,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Seen {
     /// The first.
     stop: Option<StopEvent>,
     /// How many other events there were: each makes the gates worth asking again.
     others: usize,
+    /// The stream ended, and whether events were missed is not known so far.
+    is_interrupted: bool,
 }
 
 /// A subscription; it ends with the value.
 #[derive(Debug)]
 pub struct Watch {
-    seen: Arc<Mutex<Seen>>,
+    seen: channel::Receiver<Seen>,
     reader: tokio::task::JoinHandle<()>,
 }
 
@@ -86,22 +87,72 @@ pub struct Actor {
     pub attributes: Option<HashMap<String, String>>,
 }
 
+/// An event as the engine sends it.
+#[derive(Deserialize)]
+struct Timed {
+    #[serde(flatten)]
+    event: Event,
+    #[serde(rename = "timeNano")]
+    time: i64,
+}
+
+/// What tells an event from all others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Key {
+    time: i64,
+    kind: String,
+    action: String,
+    id: String,
+}
+
+impl Timed {
+    fn key(&self) -> Key {
+        let Event { kind, action, actor } = &self.event;
+        Key { time: self.time, kind: kind.clone(), action: action.clone(), id: actor.id.clone() }
+    }
+}
+
+/// How many events the engine remembers (moby: `daemon/events`, `eventsLimit`).
+const REMEMBERED: usize = 256;
+/// Between two subscriptions.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A stream that lasted so long did not end because it was subscribed to.
+const STEADY: Duration = Duration::from_secs(5);
+/// So many streams in a row that are less steady and bring nothing new are one that cannot be had.
+const ATTEMPTS: usize = 5;
+
 impl Engine {
-    /// Subscribe.
+    /// Subscribe to what happens since then, by the engine's clock; where that is not known, from now on.
+    ///
+    /// A stream that ends is subscribed again, and goes on where it ended. It is lost where it cannot be told that no event was
+    /// missed in between: the engine must remember one that was seen.
     ///
     /// # Errors
     /// The engine does not answer the subscription.
-    pub async fn watch(&self, scope: Scope, run_pattern: Regex) -> Result<Watch, EngineError> {
-        let (kinds, since): (&[&str], _) = match scope {
-            Scope::Everything(since) => {
-                let since = format!("since={}.{:09}&", since.as_second(), since.subsec_nanosecond().max(0));
-                (&["container", "image", "service", "network", "volume", "secret", "config"], since)
-            }
-            Scope::Services => (&["service", "network", "secret", "config"], String::new()),
+    pub async fn watch(
+        &self,
+        scope: Scope,
+        since: Option<Time>,
+        run_pattern: Regex,
+    ) -> Result<Watch, EngineError> {
+        let stamp = |at: Time| format!("{}.{:09}", at.as_second(), at.subsec_nanosecond().max(0));
+        // The engine answers a subscription first and subscribes after that (source: moby `api/server/router/system`,
+        // `getEvents`): what happens in between it replays.
+        let lines = self.events(since.map(stamp).as_deref()).await?;
+        let past: Vec<Timed> = match since {
+            Some(since) => self.get_lines(&format!("/events?since=0&until={}", stamp(since))).await?,
+            None => vec![],
         };
-        let actions = ["create", "start", "rename", "update", "pull", "tag", "load", "import"];
-        let filters = encode(&json!({"type": kinds, "event": actions}).to_string());
-        let path = format!("/v{}/events?{since}filters={filters}", self.version);
+        let (sender, seen) = channel::channel(Seen::default());
+        let known = past.iter().map(Timed::key).collect();
+        let reader = Reader { engine: self.clone(), scope, run_pattern, known, seen: sender };
+        Ok(Watch { seen, reader: tokio::spawn(reader.run(lines)) })
+    }
+
+    /// Everything that happens, and what the engine remembers since then.
+    async fn events(&self, since: Option<&str>) -> Result<Lines<Incoming>, EngineError> {
+        let since = since.map(|since| format!("?since={since}")).unwrap_or_default();
+        let path = format!("/v{}/events{since}", self.version);
         let error = |failure| EngineError::new(&self.host, "GET /events", failure);
         let response = match tokio::time::timeout(self.timeout, self.transport.request(&path)).await {
             Err(_) => return Err(error(Failure::TimedOut(self.timeout))),
@@ -112,58 +163,146 @@ impl Engine {
         if !status.is_success() {
             return Err(error(Failure::Status { status: status.as_u16(), message: status.to_string() }));
         }
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let reader = tokio::spawn(read(response.into_body(), Arc::clone(&seen), run_pattern));
-        Ok(Watch { seen, reader })
+        Ok(Lines { body: response.into_body(), pending: Vec::new() })
     }
 }
 
 impl Watch {
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The first event after which no removal is safe, and how many lesser events there were.
+    /// The first event after which no removal is safe, and how many lesser events there were. While the stream is subscribed
+    /// again this waits.
     pub async fn poll_state(&self) -> (Option<StopEvent>, usize) {
         // A yield lets the runtime look at its sockets and the reader work off what came in.
         for _ in 0..2 {
             tokio::task::yield_now().await;
         }
-        let seen = self.seen();
+        let mut seen = self.seen.clone();
+        // A reader that has ended says nothing more.
+        let _ = seen.wait_for(|seen| !seen.is_interrupted).await;
+        let seen = self.seen.borrow();
         (seen.stop.clone(), seen.others)
     }
 }
 
-async fn read(mut body: Incoming, seen: Arc<Mutex<Seen>>, run_pattern: Regex) {
-    let note = |stop: Option<StopEvent>| {
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match stop {
-            Some(stop) => drop(seen.stop.get_or_insert(stop)),
-            None => seen.others += 1,
-        }
-    };
-    let mut pending = Vec::new();
-    loop {
-        let frame = match body.frame().await {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return note(Some(StopEvent::Lost(error.to_string()))),
-            None => return note(Some(StopEvent::Lost("the engine closed it".into()))),
-        };
-        pending.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-        // One event a line.
-        while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            match serde_json::from_slice::<Event>(&line) {
-                Ok(event) => match classify(event, &run_pattern) {
-                    Meaning::Stop(stop) => note(Some(stop)),
-                    Meaning::Recheck => note(None),
-                    Meaning::Ignore => {}
-                },
-                Err(error) => {
-                    return note(Some(StopEvent::Lost(format!("an event makes no sense: {error}"))));
-                }
+/// What an event stream brings next.
+enum Next {
+    Event(Timed),
+    /// It was closed, or cut, for this reason.
+    End(String),
+    Malformed(String),
+}
+
+/// An event stream: one event a line.
+struct Lines<B> {
+    body: B,
+    pending: Vec<u8>,
+}
+
+impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> Lines<B> {
+    async fn next(&mut self) -> Next {
+        let malformed = |error| Next::Malformed(format!("an event makes no sense: {error}"));
+        loop {
+            if let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                return serde_json::from_slice(&line).map_or_else(malformed, Next::Event);
             }
+            let frame = match self.body.frame().await {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Next::End(error.to_string()),
+                None if self.pending.is_empty() => return Next::End("the engine closed it".into()),
+                None => {
+                    let line = std::mem::take(&mut self.pending);
+                    return serde_json::from_slice(&line).map_or_else(malformed, Next::Event);
+                }
+            };
+            self.pending.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         }
+    }
+}
+
+/// Reads the stream, and subscribes again when it ends.
+struct Reader {
+    engine: Engine,
+    scope: Scope,
+    run_pattern: Regex,
+    /// The latest events, also those from before the subscription: as many as the engine may remember.
+    known: VecDeque<Key>,
+    seen: channel::Sender<Seen>,
+}
+
+impl Reader {
+    async fn run(mut self, mut lines: Lines<Incoming>) {
+        let mut unsteady = 0;
+        let lost = loop {
+            let began = Instant::now();
+            let mut brought = false;
+            let why = loop {
+                match lines.next().await {
+                    Next::Event(event) => brought |= self.take(event),
+                    Next::End(why) => break why,
+                    Next::Malformed(why) => return self.lose(why),
+                }
+            };
+            unsteady = if brought || began.elapsed() >= STEADY { 0 } else { unsteady + 1 };
+            if unsteady == ATTEMPTS {
+                break why;
+            }
+            self.seen.send_modify(|seen| seen.is_interrupted = true);
+            tokio::time::sleep_until(began + PAUSE).await;
+            match self.subscribe_again().await {
+                Ok(again) => lines = again,
+                Err(gap) => break format!("{why}; {gap}"),
+            }
+            // What happened meanwhile is still to be read, and the gates already know it.
+            self.seen.send_modify(|seen| {
+                seen.is_interrupted = false;
+                seen.others += 1;
+            });
+        };
+        self.lose(lost);
+    }
+
+    /// The stream from the engine's first remembered event on, which must be a known one: then none was missed.
+    async fn subscribe_again(&self) -> Result<Lines<Incoming>, String> {
+        let mut lines = self.engine.events(Some("0")).await.map_err(|error| error.to_string())?;
+        match tokio::time::timeout(self.engine.timeout, lines.next()).await {
+            Ok(Next::Event(first)) if self.known.contains(&first.key()) => Ok(lines),
+            Ok(Next::Event(_)) => {
+                Err("the engine remembers no event of before: it was restarted, or is busy".into())
+            }
+            Ok(Next::End(why) | Next::Malformed(why)) => Err(why),
+            Err(_) => Err("the engine remembers no event: it was restarted".into()),
+        }
+    }
+
+    fn lose(&self, why: String) {
+        self.seen.send_modify(|seen| {
+            seen.stop.get_or_insert(StopEvent::Lost(why));
+            seen.is_interrupted = false;
+        });
+    }
+
+    /// Take in an event, unless it is known; is it new?
+    fn take(&mut self, event: Timed) -> bool {
+        let key = event.key();
+        if self.known.contains(&key) {
+            return false;
+        }
+        if self.known.len() == REMEMBERED {
+            self.known.pop_front();
+        }
+        self.known.push_back(key);
+        let about_services = ["service", "network", "secret", "config"].contains(&event.event.kind.as_str());
+        if self.scope == Scope::Services && !about_services {
+            return true;
+        }
+        match classify(event.event, &self.run_pattern) {
+            Meaning::Stop(stop) => self.seen.send_modify(|seen| {
+                seen.stop.get_or_insert(stop);
+            }),
+            Meaning::Recheck => self.seen.send_modify(|seen| seen.others += 1),
+            Meaning::Ignore => {}
+        }
+        true
     }
 }
 
@@ -180,6 +319,10 @@ pub enum Meaning {
 
 /// What does this event mean?
 pub fn classify(event: Event, run_pattern: &Regex) -> Meaning {
+    let begins = ["create", "start", "rename", "update", "pull", "tag", "load", "import"];
+    if !begins.contains(&event.action.as_str()) {
+        return Meaning::Ignore;
+    }
     let attributes = event.actor.attributes.unwrap_or_default();
     let name = attributes.get("name").unwrap_or(&event.actor.id).clone();
     match (event.kind.as_str(), event.action.as_str()) {
@@ -202,13 +345,54 @@ pub fn classify(event: Event, run_pattern: &Regex) -> Meaning {
             Meaning::Stop(StopEvent::Run(name))
         }
         ("volume" | "secret" | "config", _) => Meaning::Ignore,
-        _ => Meaning::Recheck,
+        ("image" | "network", _) => Meaning::Recheck,
+        _ => Meaning::Ignore,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+
     use super::*;
+
+    /// A stream in these pieces.
+    async fn read(pieces: &[&str], then: Option<&str>) -> String {
+        let pieces = pieces.iter().map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece.as_bytes()))));
+        let cut = then.map(|why| Err(why.to_owned()));
+        let frames: Vec<Result<Frame<Bytes>, String>> = pieces.chain(cut).collect();
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let mut lines = Lines { body, pending: Vec::new() };
+        let mut shown = String::new();
+        loop {
+            match lines.next().await {
+                Next::Event(event) => shown += &format!("{} ", event.time),
+                Next::End(why) => return shown + "end: " + &why,
+                Next::Malformed(why) => return shown + why.split(':').next().unwrap_or_default(),
+            }
+        }
+    }
+
+    fn line(time: i64) -> String {
+        let actor = r#"{"ID": "id", "Attributes": {"name": "app"}}"#;
+        format!(r#"{{"Type": "service", "Action": "create", "Actor": {actor}, "timeNano": {time}}}"#) + "\n"
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_one_event_a_line_until_it_is_closed_or_cut() {
+        let (one, two) = (line(1), line(2));
+        let (half, rest) = two.split_at(20);
+        let closed = "end: the engine closed it";
+        assert_eq!(read(&[], None).await, closed);
+        assert_eq!(read(&[&one, &two], None).await, format!("1 2 {closed}"));
+        assert_eq!(read(&[&(one.clone() + half), rest], None).await, format!("1 2 {closed}"));
+        assert_eq!(read(&[&one, two.trim_end()], None).await, format!("1 2 {closed}"));
+        assert_eq!(read(&[&one, half], None).await, "1 an event makes no sense");
+        assert_eq!(read(&[&one, "<html>\n", &two], None).await, "1 an event makes no sense");
+        assert_eq!(read(&[&one, "{}\n", &two], None).await, "1 an event makes no sense");
+        assert_eq!(read(&[&one, half], Some("reset")).await, "1 end: reset");
+    }
 
     #[test]
     fn events_are_told_apart() {
@@ -225,6 +409,10 @@ mod tests {
             // As `compose up` begins.
             ("network", "create", "other", "", Meaning::Recheck),
             ("volume", "create", "other", "", Meaning::Ignore),
+            ("container", "exec_start: true", run, "", Meaning::Ignore),
+            ("container", "die", run, "", Meaning::Ignore),
+            ("network", "destroy", run, "", Meaning::Ignore),
+            ("daemon", "reload", "host", "", Meaning::Ignore),
             ("container", "create", "cron", "", Meaning::Recheck),
             ("container", "start", run, "", Meaning::Stop(StopEvent::Run(run.into()))),
             ("container", "create", "task", run, Meaning::Stop(StopEvent::Run(run.into()))),

@@ -264,9 +264,11 @@ impl EngineApi for Engines {
     }
 
     async fn subscribe(&self, since: Time, run_pattern: &Regex) -> Result<Vec<Watch>, EngineError> {
-        let mut watches = vec![self.local.watch(Scope::Everything(since), run_pattern.clone()).await?];
+        let mut watches = vec![self.local.watch(Scope::Everything, Some(since), run_pattern.clone()).await?];
         if let Some(manager) = &self.manager {
-            watches.push(manager.watch(Scope::Services, run_pattern.clone()).await?);
+            // By its own clock, where it tells it.
+            let since = manager.info().await.ok().and_then(|info| info.time);
+            watches.push(manager.watch(Scope::Services, since, run_pattern.clone()).await?);
         }
         Ok(watches)
     }

@@ -8,6 +8,7 @@ mod converge;
 mod deploys;
 mod disk;
 mod errors;
+mod events;
 mod eviction;
 mod explain;
 mod in_use;

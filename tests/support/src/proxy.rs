@@ -31,13 +31,18 @@ pub enum Fault {
     Hang,
     /// Answer 200 with this in the engine's stead.
     Answer(&'static str),
-    /// Close every event stream that is open, and pass this request on.
+    /// Cut every event stream that is open, and pass this request on.
     LoseEvents,
+    /// Close them in order, as for want of traffic.
+    EndEvents,
 }
 
 /// Decides what happens to a request, by its number from 1 and its line (`GET /v1.41/info`); it may
 /// take its time and do things to the engine first.
 pub type Decide = dyn FnMut(usize, &str) -> Option<Fault> + Send;
+
+/// Ends an answer that comes in chunks (RFC 9112, 7.1).
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 struct State {
     requests: Vec<String>,
@@ -128,8 +133,11 @@ fn serve(mut client: UnixStream, engine: &Path, state: &Mutex<State>) -> std::io
         }
         let number = state.requests.len();
         let fault = (state.decide)(number, &line);
-        if fault == Some(Fault::LoseEvents) {
-            for stream in state.event_streams.drain(..) {
+        if let Some(Fault::LoseEvents | Fault::EndEvents) = fault {
+            for mut stream in state.event_streams.drain(..) {
+                if fault == Some(Fault::EndEvents) {
+                    let _ = stream.write_all(LAST_CHUNK);
+                }
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
@@ -151,7 +159,9 @@ fn serve(mut client: UnixStream, engine: &Path, state: &Mutex<State>) -> std::io
         Some(Fault::Answer(body)) => return answer(&mut client, 200, body),
         Some(Fault::Malformed) => return answer(&mut client, 200, "<html>I am no engine</html>"),
         Some(Fault::Truncated) => return answer(&mut client, 200, "[{\"Id\":\"sha256:"),
-        None | Some(Fault::CutMiddle | Fault::CutAfter | Fault::Delay(_) | Fault::LoseEvents) => {}
+        None
+        | Some(Fault::CutMiddle | Fault::CutAfter | Fault::Delay(_) | Fault::LoseEvents | Fault::EndEvents) =>
+            {}
     }
     let mut upstream = UnixStream::connect(engine)?;
     upstream.write_all(&one_request(&head))?;
