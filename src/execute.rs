@@ -325,9 +325,10 @@ where
         if self.site.world.shutdown_requested() {
             return Err(self.stop(Stop::Signal));
         }
-        match self.site.events.poll().await {
-            (Some(sign), _) => Err(self.stop(Stop::Event(sign))),
-            (None, others) => Ok(others),
+        let seen = self.site.events.poll().await;
+        match seen.stop {
+            Some(event) => Err(self.stop(Stop::Event(event))),
+            None => Ok(seen.others),
         }
     }
 

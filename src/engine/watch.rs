@@ -22,8 +22,6 @@ pub enum StopEvent {
     ServiceCreated(String),
     /// A service of this name.
     ServiceUpdated(String),
-    /// An image by this reference.
-    Pulled(String),
     /// A container, network, volume, secret or config of a CI run.
     Run(String),
     /// The stream ended, for this reason.
@@ -39,12 +37,36 @@ pub enum Scope {
     Services,
 }
 
+/// What events have told since the subscription.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The first after which no removal is safe.
+    pub stop: Option<StopEvent>,
+    /// How many others there were that make the gates worth asking again.
+    pub others: usize,
+    /// The images that were pulled, tagged, loaded or imported, and those of containers that were created or started, by ID or
+    /// reference, in order.
+    pub images: Vec<String>,
+}
+
+impl Seen {
+    /// Take in an event.
+    pub fn record(&mut self, event: Event, run_pattern: &Regex) {
+        let images = images(&event);
+        match classify(event, run_pattern) {
+            Meaning::Ignore => return,
+            Meaning::Recheck => self.others += 1,
+            Meaning::Stop(stop) => {
+                self.stop.get_or_insert(stop);
+            }
+        }
+        self.images.extend(images);
+    }
+}
+
 #[derive(Debug, Clone, Default)]
-struct Seen {
-    /// The first.
-    stop: Option<StopEvent>,
-    /// How many other events there were: each makes the gates worth asking again.
-    others: usize,
+struct State {
+    seen: Seen,
     /// The stream ended, and whether events were missed is not known so far.
     is_interrupted: bool,
 }
@@ -52,7 +74,7 @@ struct Seen {
 /// A subscription; it ends with the value.
 #[derive(Debug)]
 pub struct Watch {
-    seen: channel::Receiver<Seen>,
+    state: channel::Receiver<State>,
     reader: tokio::task::JoinHandle<()>,
 }
 
@@ -143,10 +165,10 @@ impl Engine {
             Some(since) => self.get_lines(&format!("/events?since=0&until={}", stamp(since))).await?,
             None => vec![],
         };
-        let (sender, seen) = channel::channel(Seen::default());
+        let (sender, state) = channel::channel(State::default());
         let known = past.iter().map(Timed::key).collect();
-        let reader = Reader { engine: self.clone(), scope, run_pattern, known, seen: sender };
-        Ok(Watch { seen, reader: tokio::spawn(reader.run(lines)) })
+        let reader = Reader { engine: self.clone(), scope, run_pattern, known, state: sender };
+        Ok(Watch { state, reader: tokio::spawn(reader.run(lines)) })
     }
 
     /// Everything that happens, and what the engine remembers since then.
@@ -168,18 +190,16 @@ impl Engine {
 }
 
 impl Watch {
-    /// The first event after which no removal is safe, and how many lesser events there were. While the stream is subscribed
-    /// again this waits.
-    pub async fn poll_state(&self) -> (Option<StopEvent>, usize) {
+    /// What was seen so far. While the stream is subscribed again this waits.
+    pub async fn poll_state(&self) -> Seen {
         // A yield lets the runtime look at its sockets and the reader work off what came in.
         for _ in 0..2 {
             tokio::task::yield_now().await;
         }
-        let mut seen = self.seen.clone();
+        let mut state = self.state.clone();
         // A reader that has ended says nothing more.
-        let _ = seen.wait_for(|seen| !seen.is_interrupted).await;
-        let seen = self.seen.borrow();
-        (seen.stop.clone(), seen.others)
+        let _ = state.wait_for(|state| !state.is_interrupted).await;
+        self.state.borrow().seen.clone()
     }
 }
 
@@ -226,7 +246,7 @@ struct Reader {
     run_pattern: Regex,
     /// The latest events, also those from before the subscription: as many as the engine may remember.
     known: VecDeque<Key>,
-    seen: channel::Sender<Seen>,
+    state: channel::Sender<State>,
 }
 
 impl Reader {
@@ -246,16 +266,16 @@ impl Reader {
             if unsteady == ATTEMPTS {
                 break why;
             }
-            self.seen.send_modify(|seen| seen.is_interrupted = true);
+            self.state.send_modify(|state| state.is_interrupted = true);
             tokio::time::sleep_until(began + PAUSE).await;
             match self.subscribe_again().await {
                 Ok(again) => lines = again,
                 Err(gap) => break format!("{why}; {gap}"),
             }
             // What happened meanwhile is still to be read, and the gates already know it.
-            self.seen.send_modify(|seen| {
-                seen.is_interrupted = false;
-                seen.others += 1;
+            self.state.send_modify(|state| {
+                state.is_interrupted = false;
+                state.seen.others += 1;
             });
         };
         self.lose(lost);
@@ -275,9 +295,9 @@ impl Reader {
     }
 
     fn lose(&self, why: String) {
-        self.seen.send_modify(|seen| {
-            seen.stop.get_or_insert(StopEvent::Lost(why));
-            seen.is_interrupted = false;
+        self.state.send_modify(|state| {
+            state.seen.stop.get_or_insert(StopEvent::Lost(why));
+            state.is_interrupted = false;
         });
     }
 
@@ -295,13 +315,7 @@ impl Reader {
         if self.scope == Scope::Services && !about_services {
             return true;
         }
-        match classify(event.event, &self.run_pattern) {
-            Meaning::Stop(stop) => self.seen.send_modify(|seen| {
-                seen.stop.get_or_insert(stop);
-            }),
-            Meaning::Recheck => self.seen.send_modify(|seen| seen.others += 1),
-            Meaning::Ignore => {}
-        }
+        self.state.send_modify(|state| state.seen.record(event.event, &self.run_pattern));
         true
     }
 }
@@ -317,6 +331,20 @@ pub enum Meaning {
     Ignore,
 }
 
+/// The images that an event names as used or asked for, as far as it is one that matters.
+fn images(event: &Event) -> Vec<String> {
+    let attribute = |key| event.actor.attributes.as_ref().and_then(|attributes| attributes.get(key));
+    let id = Some(&event.actor.id);
+    let images = match (event.kind.as_str(), event.action.as_str()) {
+        // Its name is that of the repository.
+        ("image", "pull") => [id, None],
+        ("image", "tag" | "load" | "import") => [id, attribute("name")],
+        ("container", "create" | "start") => [attribute("image"), None],
+        _ => [None, None],
+    };
+    images.into_iter().flatten().filter(|image| !image.is_empty()).cloned().collect()
+}
+
 /// What does this event mean?
 pub fn classify(event: Event, run_pattern: &Regex) -> Meaning {
     let begins = ["create", "start", "rename", "update", "pull", "tag", "load", "import"];
@@ -328,7 +356,6 @@ pub fn classify(event: Event, run_pattern: &Regex) -> Meaning {
     match (event.kind.as_str(), event.action.as_str()) {
         ("service", "create") => Meaning::Stop(StopEvent::ServiceCreated(name)),
         ("service", "update") => Meaning::Stop(StopEvent::ServiceUpdated(name)),
-        ("image", "pull") => Meaning::Stop(StopEvent::Pulled(event.actor.id)),
         ("image", "tag")
             if name.starts_with(EVICTION_REPOSITORY) || event.actor.id.starts_with(EVICTION_REPOSITORY) =>
         {
@@ -356,6 +383,34 @@ mod tests {
     use hyper::body::Frame;
 
     use super::*;
+
+    #[test]
+    fn events_name_the_images_that_are_asked_for_or_used() {
+        let own = "ci-docker-prune.invalid/evicting:aa";
+        let table = [
+            ("image", "pull", "app:1", "app", "app:1"),
+            ("image", "pull", "app@sha256:aa", "app", "app@sha256:aa"),
+            ("image", "tag", "sha256:aa", "app:1", "sha256:aa app:1"),
+            ("image", "tag", "sha256:aa", own, ""),
+            ("image", "load", "sha256:aa", "app:1", "sha256:aa app:1"),
+            ("image", "import", "sha256:aa", "", "sha256:aa"),
+            ("image", "untag", "sha256:aa", "sha256:aa", ""),
+            ("image", "delete", "sha256:aa", "sha256:aa", ""),
+            ("container", "create", "0123", "web", "web:1"),
+            ("container", "start", "0123", "web", "web:1"),
+            ("container", "die", "0123", "web", ""),
+            ("container", "rename", "0123", "web", ""),
+            ("service", "create", "0123", "web", ""),
+        ];
+        let pattern = Regex::new("^run-").unwrap();
+        for (kind, action, id, name, expected) in table {
+            let attributes = crate::testing::labels(&[("name", name), ("image", "web:1")]);
+            let actor = Actor { id: id.into(), attributes: Some(attributes) };
+            let mut seen = Seen::default();
+            seen.record(Event { kind: kind.into(), action: action.into(), actor }, &pattern);
+            assert_eq!(seen.images.join(" "), expected, "{kind} {action} {name}");
+        }
+    }
 
     /// A stream in these pieces.
     async fn read(pieces: &[&str], then: Option<&str>) -> String {
@@ -401,7 +456,7 @@ mod tests {
         let table = [
             ("service", "create", "app", "", Meaning::Stop(StopEvent::ServiceCreated("app".into()))),
             ("service", "update", "app", "", Meaning::Stop(StopEvent::ServiceUpdated("app".into()))),
-            ("image", "pull", "app", "", Meaning::Stop(StopEvent::Pulled("id".into()))),
+            ("image", "pull", "app", "", Meaning::Recheck),
             ("image", "tag", "app:1", "", Meaning::Recheck),
             ("image", "tag", own, "", Meaning::Ignore),
             ("image", "load", "app:1", "", Meaning::Recheck),

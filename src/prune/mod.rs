@@ -452,9 +452,7 @@ fn stopped_by(outcome: &Outcome) -> Vec<&'static str> {
     match &outcome.stopped {
         Some(Stop::Gates(gates)) => gates.iter().map(Gate::name).collect(),
         Some(Stop::Inhibited(_) | Stop::Event(StopEvent::Run(_))) => vec!["runs"],
-        Some(Stop::Event(
-            StopEvent::ServiceCreated(_) | StopEvent::ServiceUpdated(_) | StopEvent::Pulled(_),
-        )) => vec!["converge"],
+        Some(Stop::Event(StopEvent::ServiceCreated(_) | StopEvent::ServiceUpdated(_))) => vec!["converge"],
         Some(
             Stop::Event(StopEvent::Lost(_))
             | Stop::Signal

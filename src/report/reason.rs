@@ -263,7 +263,6 @@ pub fn stop(reason: &Stop) -> Reason {
         }
         Stop::Event(StopEvent::ServiceCreated(name)) => ("service_created", json!({"service": name})),
         Stop::Event(StopEvent::ServiceUpdated(name)) => ("service_updated", json!({"service": name})),
-        Stop::Event(StopEvent::Pulled(name)) => ("image_pulled", json!({"image": name})),
         Stop::Event(StopEvent::Run(name)) => ("run_began", json!({"run": name})),
         Stop::Event(StopEvent::Lost(_)) => ("events_lost", Value::Null),
         Stop::Inhibited(by) => {

@@ -771,7 +771,6 @@ pub fn stop(why: &Stop) -> String {
         }
         Stop::Event(StopEvent::ServiceCreated(name)) => format!("service {name} was created"),
         Stop::Event(StopEvent::ServiceUpdated(name)) => format!("service {name} was updated"),
-        Stop::Event(StopEvent::Pulled(name)) => format!("image {name} was pulled"),
         Stop::Event(StopEvent::Run(name)) => format!("a CI run began: {name}"),
         Stop::Event(StopEvent::Lost(why)) => format!("the engine's event stream was lost: {why}"),
         Stop::Inhibited(by) => {

@@ -13,7 +13,7 @@ use crate::engine::EngineError;
 use crate::engine::containers::ContainerScope;
 use crate::engine::events::ImageEvent;
 use crate::engine::remove::Done;
-use crate::engine::watch::StopEvent;
+use crate::engine::watch::Seen;
 use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Inspected, Layer,
     Service, Task,
@@ -156,8 +156,8 @@ pub trait EngineApi {
 /// A subscription to the engine's events.
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait EngineEvents {
-    /// The first event after which no removal is safe, and how many others there were so far.
-    async fn poll(&self) -> (Option<StopEvent>, usize);
+    /// What the events have told so far.
+    async fn poll(&self) -> Seen;
 }
 
 /// What changes the engine: removals by reference, never by force.

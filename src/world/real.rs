@@ -15,7 +15,7 @@ use super::{EngineApi, EngineEvents, EngineOrders, World};
 use crate::engine::containers::ContainerScope;
 use crate::engine::events::ImageEvent;
 use crate::engine::remove::{Done, Remover};
-use crate::engine::watch::{Scope, StopEvent, Watch};
+use crate::engine::watch::{Scope, Seen, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Inspected, Layer,
@@ -323,14 +323,15 @@ impl EngineApi for Engines {
 }
 
 impl EngineEvents for Vec<Watch> {
-    async fn poll(&self) -> (Option<StopEvent>, usize) {
-        let (mut first, mut others) = (None, 0);
+    async fn poll(&self) -> Seen {
+        let mut all = Seen::default();
         for watch in self {
-            let (sign, more) = watch.poll_state().await;
-            others += more;
-            first = first.or(sign);
+            let Seen { stop, others, images } = watch.poll_state().await;
+            all.stop = all.stop.or(stop);
+            all.others += others;
+            all.images.extend(images);
         }
-        (first, others)
+        all
     }
 }
 

@@ -71,6 +71,20 @@ fn a_foreign_container_makes_it_ask_again_and_go_on() {
 }
 
 #[test]
+fn a_foreign_pull_makes_it_ask_again_and_go_on() {
+    let (engine, proxy, cached) = scene();
+    let report = json_of(&meanwhile(&engine, &proxy, docker(&engine, &["pull", "--quiet", APP])).success());
+    assert_eq!(report["outcome"], "pruned", "{report}");
+    assert!(cached.iter().all(|(_, id)| !engine.has_image(id)), "{report}");
+    let requests = proxy.requests();
+    let order = requests.iter().position(|request| request.starts_with("DELETE /images/127.0.0.1")).unwrap();
+    let after = |is: fn(&str) -> bool| requests[order + 1..].iter().position(|request| is(request)).unwrap();
+    let (asked, next) =
+        (after(|line| line.starts_with("GET /services")), after(|line| !line.starts_with("GET ")));
+    assert!(asked < next, "{requests:?}");
+}
+
+#[test]
 fn a_container_of_an_image_that_is_to_go_keeps_it() {
     let (engine, proxy, cached) = scene();
     // The first has lost its name already; the second is still to lose it.
@@ -87,13 +101,12 @@ fn a_container_of_an_image_that_is_to_go_keeps_it() {
 
 #[test]
 fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 3] = [
         (&["service", "create", "--quiet", "--detach", "--name", "new", APP], "service new was created"),
         (
             &["service", "update", "--quiet", "--detach", "--replicas", "2", "there"],
             "service there was updated",
         ),
-        (&["pull", "--quiet", APP], "was pulled"),
         (&["run", "--detach", "--name", RUN, APP], "a CI run began"),
     ];
     for (act, why) in cases {

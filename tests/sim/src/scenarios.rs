@@ -194,7 +194,7 @@ pub async fn play<S: Stage>(scenario: &Scenario, stage: &S) -> Vec<String> {
         let mut sign = None;
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            sign = events.poll().await.0;
+            sign = events.poll().await.stop;
             if sign.is_some() {
                 break;
             }
@@ -282,7 +282,6 @@ fn shown_sign(sign: Option<StopEvent>) -> &'static str {
         None => "nothing that stops",
         Some(StopEvent::ServiceCreated(_)) => "service created",
         Some(StopEvent::ServiceUpdated(_)) => "service updated",
-        Some(StopEvent::Pulled(_)) => "pulled",
         Some(StopEvent::Run(_)) => "run",
         Some(StopEvent::Lost(_)) => "lost",
     }

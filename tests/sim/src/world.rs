@@ -13,7 +13,7 @@ use ci_docker_prune::engine::EngineError;
 use ci_docker_prune::engine::containers::ContainerScope;
 use ci_docker_prune::engine::events::ImageEvent;
 use ci_docker_prune::engine::remove::{Done, eviction_tag};
-use ci_docker_prune::engine::watch::{Meaning, StopEvent, classify};
+use ci_docker_prune::engine::watch::{Seen, StopEvent};
 use ci_docker_prune::facts::{
     Answer, CacheRecord, Container, ContainerState, DiskUsage, Files, Filesystem, Image, Info, Inhibitor,
     Inspected, Labels, Layer, Mode, References, Restart, Service, Swarm, SwarmState, Task, TaskCounts,
@@ -228,7 +228,7 @@ impl Shared {
         let mut reader = events.borrow_mut();
         reader.read(&self.state.borrow(), now);
         // Not what begins with this very step.
-        if reader.sign.is_some() && reader.sign_at < now {
+        if reader.seen.stop.is_some() && reader.sign_at < now {
             self.violate(Violation::OrderAfter("a stop event"));
         }
     }
@@ -290,16 +290,15 @@ pub struct Reader {
     since: u64,
     began: u64,
     pattern: Regex,
-    sign: Option<StopEvent>,
-    /// When it could first be seen.
+    seen: Seen,
+    /// When the first stop event could first be seen.
     sign_at: u64,
-    others: usize,
 }
 
 impl Reader {
     fn read(&mut self, state: &State, now: u64) {
-        if state.streams_lost_at.is_some_and(|at| at >= self.began && at <= now) && self.sign.is_none() {
-            self.sign = Some(StopEvent::Lost("the engine closed it".into()));
+        if state.streams_lost_at.is_some_and(|at| at >= self.began && at <= now) && self.seen.stop.is_none() {
+            self.seen.stop = Some(StopEvent::Lost("the engine closed it".into()));
             self.sign_at = state.streams_lost_at.unwrap_or(now);
         }
         // Delays may let a later event be seen first.
@@ -308,15 +307,10 @@ impl Reader {
             if seen.at < self.since {
                 continue;
             }
-            match classify(seen.event.clone(), &self.pattern) {
-                Meaning::Stop(sign) => {
-                    if self.sign.is_none() {
-                        self.sign_at = seen.visible;
-                        self.sign = Some(sign);
-                    }
-                }
-                Meaning::Recheck => self.others += 1,
-                Meaning::Ignore => {}
+            let stopped = self.seen.stop.is_some();
+            self.seen.record(seen.event.clone(), &self.pattern);
+            if !stopped && self.seen.stop.is_some() {
+                self.sign_at = seen.visible;
             }
         }
     }
@@ -525,7 +519,7 @@ impl EngineApi for Simulated {
         let reader = || {
             let pattern = pattern.clone();
             let next = self.0.state.borrow().events.partition_point(|seen| seen.at < since);
-            Reader { next, since, began, pattern, sign: None, sign_at: 0, others: 0 }
+            Reader { next, since, began, pattern, seen: Seen::default(), sign_at: 0 }
         };
         // One reader for the program, and one to judge it by.
         *self.0.events.borrow_mut() = Some(RefCell::new(reader()));
@@ -705,7 +699,7 @@ pub struct Events {
 }
 
 impl EngineEvents for Events {
-    async fn poll(&self) -> (Option<StopEvent>, usize) {
+    async fn poll(&self) -> Seen {
         // Until it is subscribed again nothing is known.
         loop {
             let (now, cut_until) = (self.shared.millis(), self.shared.state.borrow().cut_until);
@@ -720,13 +714,13 @@ impl EngineEvents for Events {
         let mut reader = self.reader.borrow_mut();
         reader.read(&state, now);
         match self.shared.breakage {
-            Some(Breakage::NoEvents) => (None, 0),
+            Some(Breakage::NoEvents) => Seen::default(),
             // What came before the first look was not subscribed to.
             Some(Breakage::LateSubscription) if self.first_look.replace(false) => {
-                reader.sign = None;
-                (None, reader.others)
+                reader.seen.stop = None;
+                reader.seen.clone()
             }
-            _ => (reader.sign.clone(), reader.others),
+            _ => reader.seen.clone(),
         }
     }
 }
