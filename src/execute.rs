@@ -47,6 +47,9 @@ const USELESS_BATCHES: usize = 2;
 /// How long the space of a batch may take to come back, seconds.
 const SETTLES_WITHIN: usize = 10;
 
+/// How often everything is asked anew in a row before only what the events tell is looked at.
+const MAX_SURVEYS: usize = 3;
+
 /// How often the gates are asked anew because of events that came while they were asked.
 const MAX_RECHECKS: usize = 20;
 
@@ -122,7 +125,7 @@ pub enum Skip {
     Refused(String),
     /// Since the plan was made it got another name than it had.
     Renamed,
-    /// Since the plan was made a container uses it.
+    /// Since the plan was made it was pulled, or a container uses it.
     InUse,
     /// Since the plan was made the container ran again.
     RanAgain,
@@ -163,15 +166,24 @@ pub enum Stop {
     Unavailable(Unavailable),
 }
 
+/// How many events there were that make the gates worth asking again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Events {
+    others: usize,
+    of_services: usize,
+}
+
 /// Carries out one plan, or several parts of it after each other.
 pub struct Execution<'a, W: World, Ask, Measure> {
     site: RunContext<'a, W>,
     orders: Rc<<W::Engine as EngineApi>::Orders>,
     ask: Ask,
     usage: Measure,
-    /// For which kind of object, and after how many events, the gates were asked last.
-    asked_for: Option<(ObjectKind, usize)>,
+    /// For which kind of object, and after which events, the gates were asked last.
+    asked_for: Option<(ObjectKind, Events)>,
     in_use: HashSet<String>,
+    /// Images that were pulled, tagged or used since the subscription, by ID or reference.
+    named_by_events: Vec<String>,
     /// Kinds of which the engine forbids the removal.
     forbidden: Vec<ObjectKind>,
     /// Batches in a row that freed nothing, and what they should have freed in all.
@@ -197,6 +209,7 @@ where
             usage,
             asked_for: None,
             in_use: HashSet::new(),
+            named_by_events: vec![],
             forbidden: vec![],
             useless: (0, FreedNothing::default()),
             lock: Weak::new(),
@@ -286,17 +299,30 @@ where
         if self.forbidden.contains(&kind) {
             return Err(NotDone::Skipped(Skip::Forbidden));
         }
+        let mut surveys = 0;
         for _ in 0..MAX_RECHECKS {
             let events = self.events().await?;
-            if self.asked_for != Some((kind, events)) {
-                let asked = (self.ask)().await;
-                if !asked.closed.is_empty() {
-                    return Err(self.stop(Stop::Gates(asked.closed)));
+            match self.asked_for {
+                Some(asked) if asked == (kind, events) => {}
+                // On a host where containers start all the time what changed is known: the images that they use.
+                Some((of_kind, asked))
+                    if of_kind == kind
+                        && asked.of_services == events.of_services
+                        && surveys >= MAX_SURVEYS =>
+                {
+                    self.asked_for = Some((kind, events));
                 }
-                self.in_use = asked.in_use;
-                self.asked_for = Some((kind, events));
-                // Asking took its time: look at the events once more.
-                continue;
+                _ => {
+                    let asked = (self.ask)().await;
+                    if !asked.closed.is_empty() {
+                        return Err(self.stop(Stop::Gates(asked.closed)));
+                    }
+                    self.in_use = asked.in_use;
+                    self.asked_for = Some((kind, events));
+                    surveys += 1;
+                    // Asking took its time: look at the events once more.
+                    continue;
+                }
             }
             let unanswered = |error| Stop::Unavailable(Unavailable::from(error));
             let lock = match self.lock.upgrade() {
@@ -321,14 +347,17 @@ where
     }
 
     /// How many events there were, if none of them, and no signal, says that this must end.
-    async fn events(&mut self) -> Result<usize, NotDone> {
+    async fn events(&mut self) -> Result<Events, NotDone> {
         if self.site.world.shutdown_requested() {
             return Err(self.stop(Stop::Signal));
         }
         let seen = self.site.events.poll().await;
         match seen.stop {
             Some(event) => Err(self.stop(Stop::Event(event))),
-            None => Ok(seen.others),
+            None => {
+                self.named_by_events = seen.images;
+                Ok(Events { others: seen.others, of_services: seen.of_services })
+            }
         }
     }
 
@@ -374,7 +403,8 @@ where
     }
 
     fn is_in_use(&self, image: &Image) -> bool {
-        self.in_use.contains(&image.id) || self.in_use.iter().any(|used| image.is_named(used))
+        let mut used = self.in_use.iter().chain(&self.named_by_events);
+        self.in_use.contains(&image.id) || used.any(|used| image.is_named(used))
     }
 
     fn record_outcome(&mut self, removal: PlannedRemoval, done: Result<Done, NotDone>) {

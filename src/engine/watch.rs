@@ -44,6 +44,8 @@ pub struct Seen {
     pub stop: Option<StopEvent>,
     /// How many others there were that make the gates worth asking again.
     pub others: usize,
+    /// How many of these are of containers of Swarm's services, and so may change what the services run.
+    pub of_services: usize,
     /// The images that were pulled, tagged, loaded or imported, and those of containers that were created or started, by ID or
     /// reference, in order.
     pub images: Vec<String>,
@@ -53,9 +55,14 @@ impl Seen {
     /// Take in an event.
     pub fn record(&mut self, event: Event, run_pattern: &Regex) {
         let images = images(&event);
+        let attributes = event.actor.attributes.as_ref();
+        let of_service = attributes.is_some_and(|attributes| attributes.contains_key(label::SERVICE_ID));
         match classify(event, run_pattern) {
             Meaning::Ignore => return,
-            Meaning::Recheck => self.others += 1,
+            Meaning::Recheck => {
+                self.others += 1;
+                self.of_services += usize::from(of_service);
+            }
             Meaning::Stop(stop) => {
                 self.stop.get_or_insert(stop);
             }
@@ -276,6 +283,7 @@ impl Reader {
             self.state.send_modify(|state| {
                 state.is_interrupted = false;
                 state.seen.others += 1;
+                state.seen.of_services += 1;
             });
         };
         self.lose(lost);

@@ -741,7 +741,7 @@ pub fn skip(why: &Skip) -> String {
         Skip::Refused(words) => words.clone(),
         Skip::Renamed => "it got another name since the plan was made".into(),
         Skip::RanAgain => "it ran again since the plan was made".into(),
-        Skip::InUse => "a container uses it since the plan was made".into(),
+        Skip::InUse => "it was pulled, or a container uses it, since the plan was made".into(),
         Skip::PulledAgain => "pulled again during eviction".into(),
         Skip::Interrupted => {
             "interrupted; its layers are there, and the next prune completes or reverts the eviction".into()

@@ -326,9 +326,10 @@ impl EngineEvents for Vec<Watch> {
     async fn poll(&self) -> Seen {
         let mut all = Seen::default();
         for watch in self {
-            let Seen { stop, others, images } = watch.poll_state().await;
+            let Seen { stop, others, of_services, images } = watch.poll_state().await;
             all.stop = all.stop.or(stop);
             all.others += others;
+            all.of_services += of_services;
             all.images.extend(images);
         }
         all

@@ -348,6 +348,14 @@ impl State {
         self.events.push(Seen { at: now, visible, event });
     }
 
+    /// The last event was of a task's container.
+    fn of_service(&mut self) {
+        let attributes = self.events.last_mut().and_then(|seen| seen.event.actor.attributes.as_mut());
+        attributes.into_iter().for_each(|attributes| {
+            attributes.insert("com.docker.swarm.service.id".into(), "service".into());
+        });
+    }
+
     /// `docker service create`.
     pub fn create_service(&mut self, now: u64, name: &str, image: &str) {
         let image = self.registry[image].clone();
@@ -523,6 +531,7 @@ impl State {
                 self.tasks[task].container = Some(id.clone());
                 self.tasks[task].state = TaskState::Starting;
                 self.tell(now, "container", "create", &id, &id, Some(&service.image));
+                self.of_service();
                 self.later(now + 10, Step::StartContainer(task));
             }
             Step::StartContainer(task) => {
@@ -533,6 +542,7 @@ impl State {
                 }
                 self.tasks[task].state = TaskState::Running;
                 self.tell(now, "container", "start", &id, &id, Some(&service.image));
+                self.of_service();
             }
             Step::Retry(task) => {
                 let service = self.tasks[task].service.clone();

@@ -161,6 +161,27 @@ fn after_a_kill_at_any_step_the_next_run_finishes_or_undoes_it() {
     assert!(endings.keys().eq(["killed"]), "{endings:?}");
 }
 
+/// Containers that start, or pulls of what is there, all the time: not one of them is a deploy.
+#[test]
+fn a_host_that_is_never_still_starves_no_prune() {
+    for (store, deed) in STORES
+        .into_iter()
+        .flat_map(|store| [Deed::Run("base:1".into()), Deed::Pull("new".into())].map(|deed| (store, deed)))
+    {
+        let needed = play(&Case::new(store)).orders;
+        for every in [2, 3, 4, 5, 6] {
+            let begins = (5..1_000).step_by(every).map(|step| (step, deed.clone())).collect();
+            let verdict = play(&Case { begins, ..Case::new(store) });
+            assert_eq!(
+                (verdict.ending.as_str(), verdict.violations.len()),
+                ("carried out", 0),
+                "{every} {verdict:?}"
+            );
+            assert_eq!(verdict.orders, needed, "{every} {deed:?}");
+        }
+    }
+}
+
 #[test]
 #[expect(clippy::print_stdout, reason = "what it took to find it")]
 fn every_breakage_of_the_protocol_is_found() {
