@@ -757,7 +757,9 @@ fn is_as_planned(image: &Image, removal: &PlannedRemoval) -> bool {
 fn freed_nothing(before: &Usage, after: &Usage, gone: FreedNothing) -> bool {
     let (before_, after_) = (&before.filesystem, &after.filesystem);
     let inodes = before.by_inodes() && after_.inodes_used < before_.inodes_used;
-    !inodes && is_next_to_nothing(before_.used.saturating_sub(after_.used), gone.images, gone.size)
+    let metadata = before.by_metadata() && after_.metadata_used < before_.metadata_used;
+    let freed = before_.used.saturating_sub(after_.used);
+    !inodes && !metadata && is_next_to_nothing(freed, gone.images, gone.size)
 }
 
 /// So many bytes were written in a time: how many in another.
@@ -781,12 +783,12 @@ fn pop(left: &mut VecDeque<PlannedRemoval>, kind: ObjectKind) -> Option<PlannedR
     if left.front()?.kind == kind { left.pop_front() } else { None }
 }
 
-/// How many bytes must go until the filesystem is below the limit; where its inodes decide, one
-/// image at a time.
+/// How many bytes must go until the filesystem is below the limit; where its inodes or its
+/// metadata decide, one image at a time.
 fn wanted_bytes(usage: &Usage, limit: &Limit) -> u64 {
     let filesystem = &usage.filesystem;
     let missing = limit.min_free.unwrap_or(0).saturating_sub(filesystem.available);
-    if usage.by_inodes() {
+    if usage.by_inodes() || usage.by_metadata() {
         return missing;
     }
     let whole = u128::from(filesystem.used) + u128::from(filesystem.available);
@@ -879,6 +881,8 @@ mod tests {
                 available: 1000 - used,
                 inodes: 100,
                 inodes_used,
+                metadata: 0,
+                metadata_used: 0,
             };
             Usage { percent: filesystem.percent().unwrap(), filesystem }
         };
@@ -942,6 +946,8 @@ mod tests {
                 available,
                 inodes: u64::MAX,
                 inodes_used: u64::MAX / 10,
+                metadata: 0,
+                metadata_used: 0,
             };
             let usage = Usage { percent: filesystem.percent().unwrap(), filesystem };
             assert_eq!(usage.percent.get(), 85);

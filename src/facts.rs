@@ -20,6 +20,14 @@ pub type Answer<T> = Result<T, Unavailable>;
 pub struct Info {
     /// Where the engine keeps its data (`DockerRootDir`).
     pub root: PathBuf,
+    /// What tells it from other engines (`ID`); empty where it shows none.
+    pub id: String,
+    /// Of the machine that it runs on (`Name`); empty where it shows none.
+    pub host_name: String,
+    /// Memory of that machine in bytes (`MemTotal`); 0 where it shows none.
+    pub memory: u64,
+    /// The socket of the containerd that it uses (`Containerd.Address`, Docker 27 and later).
+    pub containerd: Option<PathBuf>,
     /// Does the containerd image store hold the images?
     pub containerd_store: bool,
     /// This node's part in a Swarm.
@@ -28,6 +36,67 @@ pub struct Info {
     pub version: String,
     /// The engine's own clock, where it shows one.
     pub time: Option<Time>,
+}
+
+/// What this host shows of the engine that answers on a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EngineTraces {
+    /// Is there something at the engine's root? `None` where this user may not look.
+    pub root_exists: Option<bool>,
+    /// Does the engine's process see there what this program sees? `None` where that process is not known.
+    pub root_is_shared: Option<bool>,
+    /// The ID of the engine whose data lie there (`engine-id`, Docker 23 and later).
+    pub engine_id: Option<String>,
+    /// Does a Docker daemon of this kernel listen on the socket?
+    pub daemon_listens: bool,
+    /// This host's.
+    pub host_name: String,
+    /// This host's, in bytes.
+    pub memory: Option<u64>,
+    /// The containerd that holds the images, where that image store is used.
+    pub containerd: Option<Containerd>,
+}
+
+/// The containerd that an engine uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Containerd {
+    /// Was it started by something else than the engine?
+    pub separate: bool,
+    /// Where it keeps its data, as its process or its configuration says.
+    pub root: Option<PathBuf>,
+}
+
+/// Where a containerd keeps its data that was told nothing else (containerd: `defaults.DefaultRootDir`).
+pub const CONTAINERD_ROOT: &str = "/var/lib/containerd";
+
+impl EngineTraces {
+    /// Is the engine on this host, so that its paths are ours? A socket may lead elsewhere (`ssh -L`, a virtual machine,
+    /// an engine in a container). `None` where nothing tells.
+    pub fn is_here(&self, engine: &Info) -> Option<bool> {
+        let same_engine = self.engine_id.as_ref().map(|id| *id == engine.id);
+        let other_memory = engine.memory > 0 && self.memory.is_some_and(|memory| memory != engine.memory);
+        match (self.root_exists, self.root_is_shared.or(same_engine)) {
+            (Some(false), _) => Some(false),
+            (_, Some(here)) => Some(here),
+            _ if other_memory => Some(false),
+            _ if engine.host_name.is_empty() => None,
+            _ if engine.host_name == self.host_name => Some(true),
+            // The host names of two containers on one host differ, and their disks may be the same.
+            _ if self.daemon_listens => None,
+            _ => Some(false),
+        }
+    }
+
+    /// Where the images lie, and whether that is certain.
+    pub fn images(&self, engine: &Info) -> (PathBuf, bool) {
+        match &self.containerd {
+            _ if !engine.containerd_store => (engine.root.clone(), true),
+            Some(Containerd { root: Some(root), .. }) => (root.clone(), true),
+            Some(Containerd { separate: true, .. }) => (CONTAINERD_ROOT.into(), false),
+            // moby: initContainerd in daemon/command/daemon_unix.go
+            _ => (engine.root.join("containerd/daemon"), false),
+        }
+    }
 }
 
 /// What this node is to a Swarm.
@@ -568,6 +637,11 @@ pub struct Filesystem {
     pub inodes: u64,
     /// Inodes that are not free.
     pub inodes_used: u64,
+    /// What btrfs can have for its metadata, in bytes: what it has set aside, and what the rest of the devices can still
+    /// give. 0 on other filesystems.
+    pub metadata: u64,
+    /// What of it is taken.
+    pub metadata_used: u64,
 }
 
 impl Filesystem {
@@ -581,9 +655,15 @@ impl Filesystem {
         Percent::of(self.inodes_used, self.inodes)
     }
 
-    /// The larger of the two; `None` for a filesystem of no size.
+    /// How much of what btrfs can have for its metadata is taken. Nothing can be written when all of it is, whatever
+    /// `df` shows. `None` on other filesystems.
+    pub fn metadata_percent(&self) -> Option<Percent> {
+        Percent::of(self.metadata_used, self.metadata)
+    }
+
+    /// The largest of them; `None` for a filesystem of no size.
     pub fn percent(&self) -> Option<Percent> {
-        self.block_percent().map(|blocks| self.inode_percent().map_or(blocks, |inodes| inodes.max(blocks)))
+        self.block_percent().max(self.block_percent().and(self.inode_percent().max(self.metadata_percent())))
     }
 }
 
@@ -629,6 +709,94 @@ mod tests {
                 labels: Labels::new(),
             };
             assert_eq!(image.class(), expected, "{shown}");
+        }
+    }
+
+    fn docker(root: &str, containerd_store: bool) -> Info {
+        Info {
+            root: root.into(),
+            id: "1f".into(),
+            host_name: "ci".into(),
+            memory: 1 << 34,
+            containerd: None,
+            containerd_store,
+            swarm: Swarm { state: SwarmState::Inactive, node: None },
+            version: "28.5.2".into(),
+            time: None,
+        }
+    }
+
+    #[test]
+    fn an_engine_on_another_host_is_told_by_what_this_host_shows() {
+        let engine = docker("/var/lib/docker", false);
+        // As a service sees it, which may neither enter the engine's folder nor look at its process.
+        let service = EngineTraces {
+            root_exists: Some(true),
+            host_name: "ci".into(),
+            memory: Some(1 << 34),
+            ..EngineTraces::default()
+        };
+        let other = EngineTraces { host_name: "laptop".into(), ..service.clone() };
+        let id = |id: &str| Some(id.to_owned());
+        let table = [
+            ("its own host", service.clone(), Some(true)),
+            (
+                "a root that may not be looked at",
+                EngineTraces { root_exists: None, ..service.clone() },
+                Some(true),
+            ),
+            ("no such root", EngineTraces { root_exists: Some(false), ..service.clone() }, Some(false)),
+            ("another name", other.clone(), Some(false)),
+            (
+                "the same name, other memory",
+                EngineTraces { memory: Some(1 << 33), ..service.clone() },
+                Some(false),
+            ),
+            (
+                "the same name, another engine's data",
+                EngineTraces { engine_id: id("2e"), ..service.clone() },
+                Some(false),
+            ),
+            (
+                "in a container, with the engine's data",
+                EngineTraces { engine_id: id("1f"), ..other.clone() },
+                Some(true),
+            ),
+            ("a daemon of this kernel", EngineTraces { daemon_listens: true, ..other.clone() }, None),
+            ("its root is ours", EngineTraces { root_is_shared: Some(true), ..other.clone() }, Some(true)),
+            (
+                "its root is another",
+                EngineTraces { root_is_shared: Some(false), ..service.clone() },
+                Some(false),
+            ),
+        ];
+        for (what, traces, expected) in table {
+            assert_eq!(traces.is_here(&engine), expected, "{what}");
+        }
+        let nameless = Info { host_name: String::new(), ..engine };
+        assert_eq!(service.is_here(&nameless), None);
+    }
+
+    #[test]
+    fn the_images_lie_where_the_containerd_in_use_keeps_them() {
+        let containerd =
+            |separate, root: Option<&str>| Some(Containerd { separate, root: root.map(PathBuf::from) });
+        let table = [
+            (false, None, ("/data/docker", true)),
+            (false, containerd(true, Some("/data/containerd")), ("/data/docker", true)),
+            (true, containerd(true, Some("/data/containerd")), ("/data/containerd", true)),
+            (true, containerd(true, None), (CONTAINERD_ROOT, false)),
+            (
+                true,
+                containerd(false, Some("/data/docker/containerd/daemon")),
+                ("/data/docker/containerd/daemon", true),
+            ),
+            (true, containerd(false, None), ("/data/docker/containerd/daemon", false)),
+        ];
+        for (store, containerd, (place, certain)) in table {
+            let shown = format!("{store} {containerd:?}");
+            let traces = EngineTraces { containerd, ..EngineTraces::default() };
+            assert_eq!(traces.images(&docker("/data/docker", store)), (place.into(), certain), "{shown}");
         }
     }
 
@@ -744,6 +912,8 @@ mod tests {
     #[test]
     fn usage_is_the_larger_of_blocks_and_inodes() {
         let disk = |used, available, inodes_used, inodes| Filesystem {
+            metadata: 0,
+            metadata_used: 0,
             mount_point: "/".into(),
             size: 1000,
             used,
@@ -759,6 +929,7 @@ mod tests {
             (disk(0, 0, 1, 100), None),
             (disk(700, 0, 1, 100), Some(100)), // only root's reserve is left
             (disk(90 << 40, 10 << 40, 1, 4 << 30), Some(90)),
+            (Filesystem { metadata: 100, metadata_used: 97, ..disk(570, 430, 0, 0) }, Some(97)), // full, and df shows 57%
         ];
         for (filesystem, expected) in table {
             assert_eq!(filesystem.percent().map(Percent::get), expected, "{filesystem:?}");

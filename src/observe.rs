@@ -1,7 +1,7 @@
 //! What a run asks of the engine and the host: each question once, all at a time.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use futures_util::future::{OptionFuture, join4};
 use futures_util::{StreamExt, stream};
@@ -175,7 +175,7 @@ impl Survey {
         Gate::Disk(disk::evaluate(&disk::DiskFacts { filesystems }, &settings.limit))
     }
 
-    /// The paths whose filesystems hold the engine's data.
+    /// The paths whose filesystems are measured: what `--disk-path` names, else what holds the engine's data.
     ///
     /// # Errors
     /// The engine is on another host and no path is named, or it could not be asked.
@@ -185,44 +185,80 @@ impl Survey {
         engine: &W::Engine,
         settings: &settings::DiskSettings,
     ) -> Answer<DiskPlaces> {
-        let named = &settings.paths;
+        DiskPlaces::choose(self.engine_places(world, engine).await?, &settings.paths)
+    }
+
+    /// Where the engine keeps its data; `None` where that is on another host. The gate, evictions and disk consumers all
+    /// go by this.
+    ///
+    /// # Errors
+    /// The engine could not be asked.
+    pub async fn engine_places<W: World>(
+        &self,
+        world: &W,
+        engine: &W::Engine,
+    ) -> Answer<Option<EnginePlaces>> {
         if !engine.is_local() {
-            if named.is_empty() {
-                return Err(Unavailable(
-                    "the engine is on another host, whose disk cannot be measured from here; \
-                     name a path that shows it with --disk-path"
-                        .into(),
-                ));
-            }
-            return Ok(DiskPlaces { measured: named.clone(), images: named.clone() });
+            return Ok(None);
         }
         let info = self.info.as_ref().map_err(Clone::clone)?;
-        // A containerd that the engine runs itself keeps its data below the engine's; a separate one
-        // in its own root.
-        let separate = Path::new("/var/lib/containerd");
-        // Where that may not be looked at (only root may), the engine uses the separate one if it runs
-        // (moby: initContainerd in cmd/dockerd/daemon_unix.go).
-        let there = |path: &Path| world.exists(path) == Some(true);
-        let running = || there(Path::new("/run/containerd/containerd.sock"));
-        let own = world.exists(&info.root.join("containerd/daemon")).unwrap_or_else(|| !running());
-        let mut own_places = vec![info.root.clone()];
-        if info.containerd_store && !own && there(separate) {
-            own_places.push(separate.to_owned());
-        }
-        let images = own_places.last().filter(|path| there(path)).cloned();
-        let measured = if named.is_empty() { own_places } else { named.clone() };
-        let images = images.map_or_else(|| measured.clone(), |path| vec![path]);
-        Ok(DiskPlaces { measured, images })
+        let traces = world.engine_traces(info).await;
+        let here = traces.is_here(info);
+        let (images, known) = traces.images(info);
+        log::debug!(
+            "the images lie in {}: on this host {here:?}, known {known}, by {traces:?}",
+            images.display()
+        );
+        let places = EnginePlaces { root: info.root.clone(), images, certain: known && here == Some(true) };
+        Ok((here != Some(false)).then_some(places))
+    }
+}
+
+/// Where an engine on this host keeps its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnginePlaces {
+    /// Everything, but perhaps the images.
+    pub root: PathBuf,
+    /// The images.
+    pub images: PathBuf,
+    /// Is it certain that the images lie there?
+    pub certain: bool,
+}
+
+impl EnginePlaces {
+    /// All of them.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let images = Some(&self.images).filter(|images| **images != self.root);
+        std::iter::once(&self.root).chain(images).cloned().collect()
     }
 }
 
 /// Where to measure how full the disk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskPlaces {
     /// For the gate: what `--disk-path` names, else all that holds the engine's data.
     pub measured: Vec<PathBuf>,
-    /// For evictions: what holds the images. Where it cannot be seen from here (the engine is on another host), all of
-    /// the others: then the fullest decides.
+    /// For evictions: what holds the images. Where that is not certain, what `--disk-path` names: then the fullest
+    /// decides.
     pub images: Vec<PathBuf>,
+}
+
+impl DiskPlaces {
+    fn choose(engine: Option<EnginePlaces>, named: &[PathBuf]) -> Answer<Self> {
+        let named = Some(named.to_vec()).filter(|named| !named.is_empty());
+        match (engine, named) {
+            (Some(engine), Some(named)) if engine.certain => {
+                Ok(Self { measured: named, images: vec![engine.images] })
+            }
+            (_, Some(named)) => Ok(Self { measured: named.clone(), images: named }),
+            (Some(engine), None) => Ok(Self { measured: engine.all(), images: vec![engine.images] }),
+            (None, None) => Err(Unavailable(
+                "the engine is on another host, whose disk cannot be measured from here; \
+                 name a path that shows it with --disk-path"
+                    .into(),
+            )),
+        }
+    }
 }
 
 /// What containers show to be in use, and the events since the last note.
@@ -443,4 +479,35 @@ pub async fn record_usage<W: World>(
         change(ledger);
     };
     Ok(world.update_ledger(now, change).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_paths_are_measured_and_evictions_look_where_the_images_certainly_lie() {
+        let engine = |images: &str, certain| {
+            Some(EnginePlaces { root: "/var/lib/docker".into(), images: images.into(), certain })
+        };
+        let elsewhere = || None;
+        let table = [
+            (engine("/var/lib/docker", true), "", Ok(("/var/lib/docker", "/var/lib/docker"))),
+            (engine("/data/c", true), "", Ok(("/var/lib/docker /data/c", "/data/c"))),
+            (engine("/data/c", false), "", Ok(("/var/lib/docker /data/c", "/data/c"))),
+            (engine("/var/lib/docker", true), "/mnt", Ok(("/mnt", "/var/lib/docker"))),
+            (engine("/data/c", true), "/mnt", Ok(("/mnt", "/data/c"))),
+            (engine("/data/c", false), "/mnt", Ok(("/mnt", "/mnt"))),
+            (elsewhere(), "/mnt /srv", Ok(("/mnt /srv", "/mnt /srv"))),
+            (elsewhere(), "", Err(())),
+        ];
+        let paths = |paths: &str| paths.split_whitespace().map(PathBuf::from).collect::<Vec<_>>();
+        for (engine, named, expected) in table {
+            let shown = format!("{engine:?} {named:?}");
+            let expected = expected
+                .map(|(measured, images)| DiskPlaces { measured: paths(measured), images: paths(images) });
+            let chosen = DiskPlaces::choose(engine, &paths(named)).map_err(|_| ());
+            assert_eq!(chosen, expected, "{shown}");
+        }
+    }
 }

@@ -47,6 +47,8 @@ pub fn usage(percent: u64) -> Usage {
         available: 1000 - percent * 10,
         inodes: 0,
         inodes_used: 0,
+        metadata: 0,
+        metadata_used: 0,
     };
     Usage { percent: filesystem.percent().expect("it has blocks"), filesystem }
 }

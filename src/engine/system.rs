@@ -15,6 +15,13 @@ impl Engine {
         let containerd = "io.containerd.snapshotter.v1";
         Ok(Info {
             root: info.docker_root_dir,
+            id: info.id,
+            host_name: info.name,
+            memory: info.mem_total,
+            containerd: info
+                .containerd
+                .map(|containerd| containerd.address)
+                .filter(|path| path.is_absolute()),
             containerd_store: info
                 .driver_status
                 .unwrap_or_default()
@@ -31,11 +38,25 @@ impl Engine {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct InfoAnswer {
     docker_root_dir: PathBuf,
+    #[serde(default, rename = "ID")]
+    id: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    mem_total: u64,
+    containerd: Option<ContainerdAnswer>,
     #[serde(default)]
     server_version: String,
     driver_status: Option<Vec<Vec<String>>>,
     system_time: Option<String>,
     pub(super) swarm: Option<SwarmAnswer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerdAnswer {
+    #[serde(default)]
+    address: PathBuf,
 }
 
 #[derive(Deserialize, Default)]

@@ -15,7 +15,7 @@ pub struct DiskFacts {
 /// How full a filesystem must be: at or above a percentage, or with less space available than this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// Of blocks or of inodes, whichever is larger.
+    /// Of blocks, inodes or metadata, whichever is largest.
     pub percent: Percent,
     /// Bytes available to users.
     pub min_free: Option<u64>,
@@ -36,7 +36,7 @@ impl Limit {
 /// A disk at or above this is as good as full: the default of `--disk-critical`.
 pub const NEARLY_FULL: u8 = 95;
 
-/// Usage of one filesystem: the larger of blocks and inodes.
+/// Usage of one filesystem: the largest of blocks, inodes and metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
     /// What was measured.
@@ -48,14 +48,29 @@ pub struct Usage {
 impl Usage {
     /// A filesystem with nothing left.
     pub fn full() -> Self {
-        let filesystem =
-            Filesystem { mount_point: "/".into(), size: 1, used: 1, available: 0, inodes: 0, inodes_used: 0 };
+        let filesystem = Filesystem {
+            mount_point: "/".into(),
+            size: 1,
+            used: 1,
+            available: 0,
+            inodes: 0,
+            inodes_used: 0,
+            metadata: 0,
+            metadata_used: 0,
+        };
         Self { percent: Percent::FULL, filesystem }
     }
 
     /// Do the inodes decide?
     pub fn by_inodes(&self) -> bool {
-        self.filesystem.block_percent() < self.filesystem.inode_percent()
+        let inodes = self.filesystem.inode_percent();
+        self.filesystem.block_percent() < inodes && self.filesystem.metadata_percent() <= inodes
+    }
+
+    /// Does the metadata of btrfs decide?
+    pub fn by_metadata(&self) -> bool {
+        self.filesystem.block_percent().max(self.filesystem.inode_percent())
+            < self.filesystem.metadata_percent()
     }
 }
 
@@ -133,6 +148,8 @@ mod tests {
             available: 1000 - used,
             inodes: 0,
             inodes_used: 0,
+            metadata: 0,
+            metadata_used: 0,
         }
     }
 

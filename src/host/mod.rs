@@ -1,10 +1,12 @@
 //! The host: filesystems, files, locks, child processes, systemd. The only place that asks the kernel.
 
 pub mod boot_clock;
+mod btrfs;
 pub mod child;
 pub mod docker_config;
 pub mod docker_hub;
 pub mod engine_files;
+pub mod engine_traces;
 pub mod error;
 pub mod filesystem;
 pub mod inhibitors;

@@ -1,13 +1,11 @@
 //! What fills the disk, asked of the engine and of its folder, where a prune does not help.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 use crate::disk_consumers::{self, ConsumerKind, DiskConsumer, DiskConsumers, ImageUsage, Measurements};
 use crate::facts::{Answer, Files, Image, Unavailable};
-use crate::gates::disk::Usage;
 use crate::ledger::Ledger;
-use crate::observe::Survey;
+use crate::observe::{EnginePlaces, Survey};
 use crate::plan::Inventory;
 use crate::units::{Time, elapsed};
 use crate::world::{EngineApi, World};
@@ -19,14 +17,13 @@ pub struct Observed<'a> {
     pub ledger: &'a Ledger,
     /// IDs of what is gone, or would be.
     pub removed: HashSet<&'a str>,
-    pub after: &'a [Usage],
     pub now: Time,
 }
 
 impl Observed<'_> {
     /// What fills the disk, as far as it can be seen.
     pub async fn disk_consumers<W: World>(&self, world: &W, engine: &W::Engine) -> DiskConsumers {
-        let Self { survey, inventory, ledger, removed, after, now } = self;
+        let Self { survey, inventory, ledger, removed, now } = self;
         let gone: HashSet<&str> = inventory
             .containers
             .iter()
@@ -50,6 +47,7 @@ impl Observed<'_> {
         };
         let there = inventory.images.iter().filter(|image| !removed.contains(image.id.as_str()));
         let info = survey.info.as_ref().map_err(Clone::clone);
+        let places = survey.engine_places(world, engine).await.ok().flatten();
         let (usage, files) = match &info {
             Err(why) => (Err(why.clone()), Err(why.clone())),
             Ok(info) => {
@@ -58,35 +56,29 @@ impl Observed<'_> {
                     usage.containers.retain(|(name, _)| !gone.contains(name.as_str()));
                     usage
                 });
-                (usage, files(world, engine, &info.root, inventory, removed).await)
+                (usage, files(world, places.as_ref(), inventory, removed).await)
             }
         };
-        let holds = |usage: &&Usage| {
-            info.as_ref().is_ok_and(|info| info.root.starts_with(&usage.filesystem.mount_point))
+        // Of each filesystem that holds the engine's data, whatever the gate measures.
+        let filesystems = match &places {
+            Some(places) => world.measure(&places.all()).await.ok(),
+            None => None,
         };
         let used =
-            after.iter().filter(holds).max_by_key(|usage| usage.filesystem.mount_point.as_os_str().len());
-        disk_consumers::rank(Measurements {
-            images: there.map(image).collect(),
-            usage,
-            files,
-            used: used.map(|usage| usage.filesystem.used),
-        })
+            filesystems.map(|found| found.iter().fold(0, |sum: u64, one| sum.saturating_add(one.used)));
+        disk_consumers::rank(Measurements { images: there.map(image).collect(), usage, files, used })
     }
 }
 
 /// Logs, by their containers' names, and forgotten folders.
 async fn files<W: World>(
     world: &W,
-    engine: &W::Engine,
-    root: &Path,
+    places: Option<&EnginePlaces>,
     inventory: &Inventory,
     removed: &HashSet<&str>,
 ) -> Answer<Files> {
-    if !engine.is_local() {
-        return Err(Unavailable("logs are on the engine's own host".into()));
-    }
-    let mut files = world.engine_files(root).await?;
+    let Some(places) = places else { return Err(Unavailable("logs are on the engine's own host".into())) };
+    let mut files = world.engine_files(&places.root).await?;
     files.logs.retain(|(id, _)| !removed.contains(id.as_str()));
     let names: HashMap<&str, &String> = inventory
         .containers

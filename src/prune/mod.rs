@@ -130,7 +130,7 @@ pub async fn preview(
     if consumers {
         let removed = plan.remove.iter().map(|removal| removal.id.as_str()).collect();
         let (inventory, ledger) = (&inventory, &known);
-        let observed = Observed { survey: &survey, inventory, ledger, removed, after: &result.after, now };
+        let observed = Observed { survey: &survey, inventory, ledger, removed, now };
         result.disk_consumers = Some(observed.disk_consumers(world, &engine).await);
     }
     Ok(PruneResult { plan: Some(plan), images_on: usage, ..result })
@@ -277,8 +277,7 @@ impl<W: World> Evaluated<'_, W> {
         if critical && consumers {
             let inventory = observe::inventory(&self.survey).unwrap_or_default();
             let (survey, removed, now) = (&self.survey, HashSet::new(), self.now);
-            let observed =
-                Observed { survey, inventory: &inventory, ledger: known, removed, after: &result.after, now };
+            let observed = Observed { survey, inventory: &inventory, ledger: known, removed, now };
             result.disk_consumers = Some(observed.disk_consumers(self.world, self.engine).await);
         }
         result
@@ -401,8 +400,7 @@ impl<W: World> Evaluated<'_, W> {
         let disk_consumers = match consumers && !relieved && !world.shutdown_requested() {
             true => {
                 let removed = outcome.removed.iter().map(|removal| removal.id.as_str()).collect();
-                let (inventory, ledger, after) = (&inventory, &known, after.as_slice());
-                let observed = Observed { survey, inventory, ledger, removed, after, now };
+                let observed = Observed { survey, inventory: &inventory, ledger: &known, removed, now };
                 Some(observed.disk_consumers(world, engine).await)
             }
             false => None,

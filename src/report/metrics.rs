@@ -140,8 +140,11 @@ fn disk(file: &File, report: &PruneResult, run: &RunInfo) -> Result<()> {
     )?;
     for usage in &report.after {
         let path = clean(&usage.filesystem.mount_point.display().to_string());
-        let resources =
-            [("blocks", usage.filesystem.block_percent()), ("inodes", usage.filesystem.inode_percent())];
+        let resources = [
+            ("blocks", usage.filesystem.block_percent()),
+            ("inodes", usage.filesystem.inode_percent()),
+            ("metadata", usage.filesystem.metadata_percent()),
+        ];
         for (resource, percent) in resources {
             if let Some(percent) = percent {
                 used.with_label_values(&[path.as_str(), resource]).set(ratio(percent));

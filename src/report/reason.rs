@@ -71,6 +71,7 @@ pub fn filesystem(usage: &Usage) -> Value {
         "used_percent": usage.percent.get(),
         "block_percent": filesystem.block_percent().map(crate::units::Percent::get),
         "inode_percent": filesystem.inode_percent().map(crate::units::Percent::get),
+        "metadata_percent": filesystem.metadata_percent().map(crate::units::Percent::get),
         "size_bytes": filesystem.size,
         "used_bytes": filesystem.used,
         "available_bytes": filesystem.available,

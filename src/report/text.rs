@@ -134,10 +134,14 @@ fn measured_line<'a>(usages: impl Iterator<Item = &'a Usage>, limit: &Limit) -> 
 }
 
 fn against(usage: &Usage, limit: &Limit) -> String {
-    let inodes = if usage.by_inodes() { " of its inodes" } else { "" };
+    let resource = match (usage.by_inodes(), usage.by_metadata()) {
+        (true, _) => " of its inodes",
+        (_, true) => " of its metadata",
+        _ => "",
+    };
     let relation = if usage.percent >= limit.percent { ">=" } else { "<" };
     let place = usage.filesystem.mount_point.display();
-    let mut line = format!("{place} at {}{inodes} ({relation} {})", usage.percent, limit.percent);
+    let mut line = format!("{place} at {}{resource} ({relation} {})", usage.percent, limit.percent);
     if let Some(min_free) = limit.min_free {
         let relation = if limit.lacks_space(usage) { "<" } else { ">=" };
         let available = size(usage.filesystem.available);

@@ -15,8 +15,8 @@ use crate::engine::events::ImageEvent;
 use crate::engine::remove::Done;
 use crate::engine::watch::Seen;
 use crate::facts::{
-    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Inspected, Layer,
-    Service, Task,
+    Answer, CacheRecord, Container, DiskUsage, EngineTraces, Files, Filesystem, Image, Info, Inhibitor,
+    Inspected, Layer, Service, Task,
 };
 use crate::host::error::Result;
 use crate::host::lock::Acquisition;
@@ -42,8 +42,8 @@ pub trait World {
     /// It cannot be reached, or speaks no API version that this program knows.
     async fn connect(&self) -> Answer<Self::Engine>;
 
-    /// Is there something at this path? `None` where this user may not look.
-    fn exists(&self, path: &Path) -> Option<bool>;
+    /// What this host shows of the engine that answers on its Unix socket.
+    async fn engine_traces(&self, info: &Info) -> EngineTraces;
 
     /// The filesystems that hold these paths, each once.
     ///

@@ -18,14 +18,14 @@ use crate::engine::remove::{Done, Remover};
 use crate::engine::watch::{Scope, Seen, Watch};
 use crate::engine::{Engine, EngineError};
 use crate::facts::{
-    Answer, CacheRecord, Container, DiskUsage, Files, Filesystem, Image, Info, Inhibitor, Inspected, Layer,
-    Service, Task, Unavailable,
+    Answer, CacheRecord, Container, DiskUsage, EngineTraces, Files, Filesystem, Image, Info, Inhibitor,
+    Inspected, Layer, Service, Task, Unavailable,
 };
 use crate::host::child::{self, Signal};
 use crate::host::error::{Context, Result};
 use crate::host::ledger_file::{self, Content};
 use crate::host::lock::{self, Acquisition, Lock, Removing};
-use crate::host::{boot_clock, engine_files, filesystem, inhibitors, reserve};
+use crate::host::{boot_clock, engine_files, engine_traces, filesystem, inhibitors, reserve};
 use crate::ledger::{Ledger, Reading};
 use crate::settings;
 use crate::units::Time;
@@ -70,8 +70,8 @@ impl World for ThisHost<'_> {
         Ok(Engines { shutdown_requested, ..Engines::connect(self.engine).await? })
     }
 
-    fn exists(&self, path: &Path) -> Option<bool> {
-        path.try_exists().ok()
+    async fn engine_traces(&self, info: &Info) -> EngineTraces {
+        engine_traces::look(self.engine.host.socket(), info).await
     }
 
     /// In a thread of its own: on a disk that others write to, a commit takes seconds, in which events and signals want

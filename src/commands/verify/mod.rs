@@ -107,15 +107,12 @@ async fn retention(
     verify: &VerifySettings,
 ) -> Retention {
     let places = match (engines, survey) {
-        (Ok(engines), _) if !engines.local.is_local() => return Retention::Elsewhere,
-        (Ok(engines), Ok(survey)) => {
-            let everywhere = settings::DiskSettings { paths: vec![], limit: verify.prune.disk.limit };
-            survey.disk_places(world, engines, &everywhere).await.map(|places| places.measured)
-        }
+        (Ok(engines), Ok(survey)) => survey.engine_places(world, engines).await,
         (Err(why), _) | (_, Err(why)) => Err(why.clone()),
     };
     let places = match places {
-        Ok(places) => places,
+        Ok(Some(places)) => places.all(),
+        Ok(None) => return Retention::Elsewhere,
         Err(why) => return Retention::Unknown(why),
     };
     for place in &places {

@@ -15,9 +15,9 @@ use ci_docker_prune::engine::events::ImageEvent;
 use ci_docker_prune::engine::remove::{Done, eviction_tag};
 use ci_docker_prune::engine::watch::{Seen, StopEvent};
 use ci_docker_prune::facts::{
-    Answer, CacheRecord, Container, ContainerState, DiskUsage, Files, Filesystem, Image, Info, Inhibitor,
-    Inspected, Labels, Layer, Mode, References, Restart, Service, Swarm, SwarmState, Task, TaskCounts,
-    TaskState, Unavailable, Update,
+    Answer, CacheRecord, Container, ContainerState, Containerd, DiskUsage, EngineTraces, Files, Filesystem,
+    Image, Info, Inhibitor, Inspected, Labels, Layer, Mode, References, Restart, Service, Swarm, SwarmState,
+    Task, TaskCounts, TaskState, Unavailable, Update,
 };
 use ci_docker_prune::host::error::Result;
 use ci_docker_prune::host::lock::Acquisition;
@@ -375,8 +375,10 @@ impl World for Simulated {
         Ok(self.clone())
     }
 
-    fn exists(&self, _: &Path) -> Option<bool> {
-        Some(false)
+    async fn engine_traces(&self, _: &Info) -> EngineTraces {
+        let containerd =
+            Some(Containerd { separate: false, root: Some("/var/lib/docker/containerd/daemon".into()) });
+        EngineTraces { root_is_shared: Some(true), containerd, ..EngineTraces::default() }
     }
 
     async fn measure(&self, _: &[PathBuf]) -> Answer<Vec<Filesystem>> {
@@ -389,6 +391,8 @@ impl World for Simulated {
             available: state.disk_size - used,
             inodes: 0,
             inodes_used: 0,
+            metadata: 0,
+            metadata_used: 0,
         }])
     }
 
@@ -531,6 +535,10 @@ impl EngineApi for Simulated {
         self.0.ask("GET /info").await?;
         Ok(Info {
             root: "/var/lib/docker".into(),
+            id: String::new(),
+            host_name: String::new(),
+            memory: 0,
+            containerd: None,
             containerd_store: self.0.state.borrow().store == Store::Containerd,
             swarm: Swarm { state: SwarmState::Manager, node: Some("node".into()) },
             version: "simulated".into(),

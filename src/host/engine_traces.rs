@@ -1,0 +1,281 @@
+//! Where the data of the engine behind a Unix socket lie, as far as this host shows.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use tokio::net::UnixStream;
+
+use crate::facts::{CONTAINERD_ROOT, Containerd, EngineTraces, Info};
+
+/// Where a containerd of its own listens (containerd: `defaults.DefaultAddress`; moby takes it where it is there).
+const SEPARATE: &str = "/run/containerd/containerd.sock";
+/// Where dockerd keeps what runs (moby: `--exec-root`).
+const EXEC_ROOT: &str = "/run/docker";
+
+/// Look at the socket's listener, the engine's folder and the containerd in use. What this user may not see tells
+/// nothing.
+pub async fn look(socket: Option<&Path>, engine: &Info) -> EngineTraces {
+    let listener = match socket {
+        Some(socket) => listener(socket).await,
+        None => Listener::Nobody,
+    };
+    let listens = listener.process().filter(|process| process.is("dockerd"));
+    let daemon_listens = listens.is_some();
+    // systemd or a proxy may listen in its place.
+    let daemon =
+        listens.or_else(|| processes().find(|process| process.is("dockerd") && process.is_engine(engine)));
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let theirs = daemon.as_ref().and_then(|daemon| identity(&daemon.sees(&engine.root)));
+    let containerd =
+        if engine.containerd_store { Some(containerd(daemon.as_ref(), engine).await) } else { None };
+    EngineTraces {
+        root_exists: engine.root.try_exists().ok(),
+        root_is_shared: theirs.zip(identity(&engine.root)).map(|(theirs, ours)| theirs == ours),
+        engine_id: engine_id(&engine.root),
+        daemon_listens,
+        host_name: nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned(),
+        memory: memory(),
+        containerd,
+    }
+}
+
+/// moby: `loadOrCreateID` in daemon/id.go.
+fn engine_id(root: &Path) -> Option<String> {
+    Some(fs::read_to_string(root.join("engine-id")).ok()?.trim().to_owned())
+}
+
+/// As the engine counts it, in bytes.
+fn memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"))?;
+    kib.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Whatever listens on a Unix socket.
+enum Listener {
+    /// A process, as far as it can be seen from here.
+    Process(Process),
+    /// This user may not connect.
+    Unknown,
+    /// There is no socket, or nobody listens any more.
+    Nobody,
+}
+
+impl Listener {
+    fn process(self) -> Option<Process> {
+        match self {
+            Self::Process(process) => Some(process),
+            Self::Unknown | Self::Nobody => None,
+        }
+    }
+}
+
+async fn listener(socket: &Path) -> Listener {
+    match UnixStream::connect(socket).await.and_then(|stream| stream.peer_cred()) {
+        // 0 for a process of another PID namespace.
+        Ok(peer) => {
+            peer.pid().filter(|pid| *pid > 0).map_or(Listener::Unknown, |pid| Listener::Process(Process(pid)))
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && socket.exists() => Listener::Unknown,
+        Err(_) => Listener::Nobody,
+    }
+}
+
+/// The containerd that the engine uses: the one that it names (Docker 27 and later), else its own, which listens below its
+/// exec root, else a separate one.
+async fn containerd(daemon: Option<&Process>, engine: &Info) -> Containerd {
+    let arguments = daemon.map(Process::arguments).unwrap_or_default();
+    let exec_root = option(&arguments, &["--exec-root"]).unwrap_or(EXEC_ROOT);
+    let own = Path::new(exec_root).join("containerd/containerd.sock");
+    let named =
+        engine.containerd.clone().or_else(|| option(&arguments, &["--containerd"]).map(PathBuf::from));
+    // A service may know the engine's process, and not what it sees.
+    let entered = daemon.filter(|daemon| daemon.sees(Path::new("/")).exists());
+    let candidates = named.map_or_else(|| vec![own.clone(), SEPARATE.into()], |named| vec![named]);
+    for socket in &candidates {
+        let separate = !is_own(socket, &own);
+        match listener(&entered.map_or_else(|| real(socket), |daemon| daemon.sees(socket))).await {
+            Listener::Process(process) if process.is("containerd") => {
+                return Containerd { separate, root: process.containerd_root(socket, separate) };
+            }
+            Listener::Nobody if candidates.len() > 1 => {}
+            Listener::Process(_) | Listener::Unknown | Listener::Nobody => {
+                return Containerd { separate, root: root_by_configuration(socket, separate) };
+            }
+        }
+    }
+    // It may be embedded in the engine (29.7), or not be seen from here.
+    Containerd { separate: false, root: None }
+}
+
+/// Was it started by the engine?
+fn is_own(socket: &Path, own: &Path) -> bool {
+    let rootless = socket.ends_with("docker/containerd/containerd.sock");
+    real(socket) == real(own) || rootless
+}
+
+/// The root of a separate containerd whose listener cannot be seen.
+fn root_by_configuration(socket: &Path, separate: bool) -> Option<PathBuf> {
+    let listens = |process: &Process| {
+        let arguments = process.arguments();
+        let address = option(&arguments, &["--address", "-a"]).unwrap_or(SEPARATE);
+        let own = option(&arguments, &["--config", "-c"])
+            .is_some_and(|config| config.contains("/docker/containerd/"));
+        process.is("containerd") && !own && real(Path::new(address)) == real(socket)
+    };
+    match processes().find(|process| separate && listens(process)) {
+        Some(process) => process.containerd_root(socket, separate),
+        None => read_root(&default_configuration(socket, separate)).ok().flatten(),
+    }
+}
+
+/// containerd: `defaults.DefaultConfigDir`; moby writes that of its own beside its socket (`libcontainerd/supervisor`).
+fn default_configuration(socket: &Path, separate: bool) -> PathBuf {
+    if separate {
+        "/etc/containerd/config.toml".into()
+    } else {
+        real(&socket.with_file_name("containerd.toml"))
+    }
+}
+
+/// What a configuration of containerd gives as its root, if anything.
+fn read_root(configuration: &Path) -> std::io::Result<Option<PathBuf>> {
+    let text = fs::read_to_string(configuration);
+    let text = text.inspect_err(|error| log::debug!("{}: {error}", configuration.display()))?;
+    Ok(root(&text))
+}
+
+fn root(configuration: &str) -> Option<PathBuf> {
+    let table = toml::de::DeTable::parse(configuration).ok()?;
+    let root = table.get_ref().get("root")?.get_ref().as_str()?;
+    Some(PathBuf::from(root)).filter(|root| root.is_absolute())
+}
+
+/// `/var/run` is a link to `/run` (FHS 3.0), which a look into another process's root would follow to our own.
+fn real(path: &Path) -> PathBuf {
+    path.strip_prefix("/var/run").map_or_else(|_| path.to_owned(), |rest| Path::new("/run").join(rest))
+}
+
+/// The value of an option in a command line.
+fn option<'a>(arguments: &'a [String], names: &[&str]) -> Option<&'a str> {
+    arguments.iter().enumerate().find_map(|(at, argument)| match argument.split_once('=') {
+        Some((name, value)) if names.contains(&name) => Some(value),
+        None if names.contains(&argument.as_str()) => arguments.get(at + 1).map(String::as_str),
+        _ => None,
+    })
+}
+
+/// A process, by its ID.
+struct Process(i32);
+
+fn processes() -> impl Iterator<Item = Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some(Process(entry.file_name().to_str()?.parse().ok()?)))
+}
+
+impl Process {
+    fn folder(&self) -> PathBuf {
+        Path::new("/proc").join(self.0.to_string())
+    }
+
+    /// By its name, which NixOS puts into another one (`.dockerd-wrapped`).
+    fn is(&self, program: &str) -> bool {
+        let name = fs::read_to_string(self.folder().join("comm")).unwrap_or_default();
+        name.contains(program) && !name.contains("shim")
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let line = fs::read(self.folder().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+    }
+
+    /// What the process sees at this path.
+    fn sees(&self, path: &Path) -> PathBuf {
+        let path = real(path);
+        self.folder().join("root").join(path.strip_prefix("/").unwrap_or(&path))
+    }
+
+    /// Is it the process of this engine? Docker 20.10 makes its ID of its key (moby: `daemon/trustkey.go`).
+    fn is_engine(&self, engine: &Info) -> bool {
+        #[derive(Deserialize)]
+        struct Key {
+            kid: String,
+        }
+        let key = fs::read(self.sees(Path::new("/etc/docker/key.json"))).ok();
+        let key = key.and_then(|key| serde_json::from_slice(&key).ok()).map(|Key { kid }| kid);
+        let ids = [engine_id(&self.sees(&engine.root)), key];
+        !engine.id.is_empty() && ids.into_iter().flatten().any(|id| id == engine.id)
+    }
+
+    /// Where this containerd keeps its data: by its command line, else by its configuration, else by default. `None`
+    /// where its configuration may not be read.
+    fn containerd_root(&self, socket: &Path, separate: bool) -> Option<PathBuf> {
+        let arguments = self.arguments();
+        if let Some(root) = option(&arguments, &["--root"]) {
+            return Some(root.into());
+        }
+        let given = option(&arguments, &["--config", "-c"]).map(PathBuf::from);
+        let configuration = given.unwrap_or_else(|| default_configuration(socket, separate));
+        let found = match read_root(&self.sees(&configuration)) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => read_root(&configuration),
+            found => found,
+        };
+        match found {
+            Err(error) if error.kind() != ErrorKind::NotFound => None,
+            found => Some(found.ok().flatten().unwrap_or_else(|| CONTAINERD_ROOT.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_gives_containerds_root() {
+        let table = [
+            ("version = 2\nroot = \"/data/containerd\"\n[grpc]\n", Some("/data/containerd")),
+            ("root = '/data/containerd' # moved\nstate = '/run/containerd'", Some("/data/containerd")),
+            ("#root = \"/var/lib/containerd\"\n", None),
+            ("[plugins.\"io.containerd.grpc.v1.cri\"]\nroot = \"/other\"\n", None),
+            ("root = ", None),
+            ("root = ''", None),
+            ("", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(root(text), expected.map(PathBuf::from), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_option_is_found_in_a_command_line() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let table = [
+            ("containerd --config /etc/c.toml", Some("/etc/c.toml")),
+            ("containerd --config=/etc/c.toml --log-level info", Some("/etc/c.toml")),
+            ("containerd -c /etc/c.toml", Some("/etc/c.toml")),
+            ("containerd --configuration /etc/c.toml", None),
+            ("containerd --config", None),
+        ];
+        for (line, expected) in table {
+            assert_eq!(option(&words(line), &["--config", "-c"]), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_engines_own_containerd_is_told_by_its_socket() {
+        for (socket, own) in [
+            ("/var/run/docker/containerd/containerd.sock", true),
+            ("/run/user/1000/docker/containerd/containerd.sock", true),
+            ("/run/worker1/containerd/containerd.sock", true),
+            ("/run/containerd/containerd.sock", false),
+            ("/run/k3s/containerd/containerd.sock", false),
+        ] {
+            let exec_root = Path::new("/var/run/worker1/containerd/containerd.sock");
+            assert_eq!(is_own(Path::new(socket), exec_root), own, "{socket}");
+        }
+    }
+}
