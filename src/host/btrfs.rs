@@ -41,10 +41,12 @@ fn read(filesystem: &Path) -> io::Result<Option<(u64, u64)>> {
     if !allocation.join("metadata").exists() {
         return Ok(None);
     }
+    // The first of each device is never allocated (kernel: `BTRFS_DEVICE_RANGE_RESERVED`).
+    let allocatable = |size: u64| size.saturating_mul(512).saturating_sub(1 << 20);
     let mut unallocated = 0_u64;
     for device in fs::read_dir(filesystem.join("devices"))? {
         // In sectors of 512 bytes, whatever the device's own are (kernel: Documentation/block/stat.rst).
-        unallocated = unallocated.saturating_add(number(&device?.path().join("size"))?.saturating_mul(512));
+        unallocated = unallocated.saturating_add(allocatable(number(&device?.path().join("size"))?));
     }
     for kind in ["data", "metadata", "system"] {
         unallocated = unallocated.saturating_sub(of(kind, "disk_total")?);
@@ -74,7 +76,7 @@ mod tests {
             write(&format!("allocation/{kind}/disk_total"), copies * total * MIB);
             write(&format!("allocation/{kind}/bytes_used"), used * MIB);
         };
-        write("devices/loop0/size", 1024 * MIB / 512);
+        write("devices/loop0/size", 1025 * MIB / 512);
         fs::create_dir(root.path().join("allocation")).unwrap();
         assert_eq!(read(root.path()).unwrap(), None, "mixed");
         chunks("data", 800, 1, 300);

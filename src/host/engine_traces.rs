@@ -12,8 +12,12 @@ use crate::facts::{CONTAINERD_ROOT, Containerd, EngineTraces, Info};
 
 /// Where a containerd of its own listens (containerd: `defaults.DefaultAddress`; moby takes it where it is there).
 const SEPARATE: &str = "/run/containerd/containerd.sock";
+/// Where a containerd is configured that was told nothing else (containerd: `defaults.DefaultConfigDir`).
+const CONFIGURATION: &str = "/etc/containerd/config.toml";
 /// Where dockerd keeps what runs (moby: `--exec-root`).
 const EXEC_ROOT: &str = "/run/docker";
+/// What dockerd writes for its own containerd, beside that one's socket (moby: `libcontainerd/supervisor`).
+const OWN_CONFIGURATION: &str = "/containerd/containerd.toml";
 
 /// Look at the socket's listener, the engine's folder and the containerd in use. What this user may not see tells
 /// nothing.
@@ -92,14 +96,15 @@ async fn containerd(daemon: Option<&Process>, engine: &Info) -> Containerd {
     let own = Path::new(exec_root).join("containerd/containerd.sock");
     let named =
         engine.containerd.clone().or_else(|| option(&arguments, &["--containerd"]).map(PathBuf::from));
+    let candidates = named.map_or_else(|| vec![own, SEPARATE.into()], |named| vec![named]);
     // A service may know the engine's process, and not what it sees.
     let entered = daemon.filter(|daemon| daemon.sees(Path::new("/")).exists());
-    let candidates = named.map_or_else(|| vec![own.clone(), SEPARATE.into()], |named| vec![named]);
     for socket in &candidates {
-        let separate = !is_own(socket, &own);
+        // An engine may have another exec root than usual; hardly any uses a separate containerd that listens elsewhere.
+        let separate = real(socket) == Path::new(SEPARATE);
         match listener(&entered.map_or_else(|| real(socket), |daemon| daemon.sees(socket))).await {
             Listener::Process(process) if process.is("containerd") => {
-                return Containerd { separate, root: process.containerd_root(socket, separate) };
+                return Containerd { separate, root: process.containerd_root() };
             }
             Listener::Nobody if candidates.len() > 1 => {}
             Listener::Process(_) | Listener::Unknown | Listener::Nobody => {
@@ -111,33 +116,19 @@ async fn containerd(daemon: Option<&Process>, engine: &Info) -> Containerd {
     Containerd { separate: false, root: None }
 }
 
-/// Was it started by the engine?
-fn is_own(socket: &Path, own: &Path) -> bool {
-    let rootless = socket.ends_with("docker/containerd/containerd.sock");
-    real(socket) == real(own) || rootless
-}
-
-/// The root of a separate containerd whose listener cannot be seen.
+/// The root of a containerd whose listener cannot be seen.
 fn root_by_configuration(socket: &Path, separate: bool) -> Option<PathBuf> {
     let listens = |process: &Process| {
         let arguments = process.arguments();
         let address = option(&arguments, &["--address", "-a"]).unwrap_or(SEPARATE);
-        let own = option(&arguments, &["--config", "-c"])
-            .is_some_and(|config| config.contains("/docker/containerd/"));
-        process.is("containerd") && !own && real(Path::new(address)) == real(socket)
+        let is_own =
+            option(&arguments, &["--config", "-c"]).is_some_and(|config| config.ends_with(OWN_CONFIGURATION));
+        process.is("containerd") && !is_own && real(Path::new(address)) == real(socket)
     };
-    match processes().find(|process| separate && listens(process)) {
-        Some(process) => process.containerd_root(socket, separate),
-        None => read_root(&default_configuration(socket, separate)).ok().flatten(),
-    }
-}
-
-/// containerd: `defaults.DefaultConfigDir`; moby writes that of its own beside its socket (`libcontainerd/supervisor`).
-fn default_configuration(socket: &Path, separate: bool) -> PathBuf {
-    if separate {
-        "/etc/containerd/config.toml".into()
-    } else {
-        real(&socket.with_file_name("containerd.toml"))
+    let own = real(&socket.with_file_name("containerd.toml"));
+    match processes().find(listens) {
+        Some(process) => process.containerd_root(),
+        None => read_root(if separate { Path::new(CONFIGURATION) } else { &own }).ok().flatten(),
     }
 }
 
@@ -212,13 +203,13 @@ impl Process {
 
     /// Where this containerd keeps its data: by its command line, else by its configuration, else by default. `None`
     /// where its configuration may not be read.
-    fn containerd_root(&self, socket: &Path, separate: bool) -> Option<PathBuf> {
+    fn containerd_root(&self) -> Option<PathBuf> {
         let arguments = self.arguments();
         if let Some(root) = option(&arguments, &["--root"]) {
             return Some(root.into());
         }
         let given = option(&arguments, &["--config", "-c"]).map(PathBuf::from);
-        let configuration = given.unwrap_or_else(|| default_configuration(socket, separate));
+        let configuration = given.unwrap_or_else(|| CONFIGURATION.into());
         let found = match read_root(&self.sees(&configuration)) {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => read_root(&configuration),
             found => found,
@@ -262,20 +253,6 @@ mod tests {
         ];
         for (line, expected) in table {
             assert_eq!(option(&words(line), &["--config", "-c"]), expected, "{line}");
-        }
-    }
-
-    #[test]
-    fn the_engines_own_containerd_is_told_by_its_socket() {
-        for (socket, own) in [
-            ("/var/run/docker/containerd/containerd.sock", true),
-            ("/run/user/1000/docker/containerd/containerd.sock", true),
-            ("/run/worker1/containerd/containerd.sock", true),
-            ("/run/containerd/containerd.sock", false),
-            ("/run/k3s/containerd/containerd.sock", false),
-        ] {
-            let exec_root = Path::new("/var/run/worker1/containerd/containerd.sock");
-            assert_eq!(is_own(Path::new(socket), exec_root), own, "{socket}");
         }
     }
 }

@@ -1,15 +1,17 @@
 //! The `disk` gate against `df`, on real filesystems.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use lab::engine::df_percent;
-use lab::{Engine, Image, Kind, Options};
+use lab::{Engine, Fault, Image, Kind, Options, Proxy};
 use predicates::str::contains;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{json_of, program, prune, remember};
+use crate::support::{json_of, names, program, prune, reachable, remember, stdout};
 
 fn facts(engine: &Engine, path: &Path) -> Value {
     let assert = program(engine).args(["disk", "-o", "json", "--disk-path"]).arg(path).assert();
@@ -160,4 +162,186 @@ fn on_btrfs_no_more_is_evicted_than_on_ext4() {
         gone.push(report["removed"].as_array().unwrap().len());
     }
     assert!(gone[1] <= gone[0] + 1 && gone[1] < 6, "{gone:?}");
+}
+
+/// A disk that the engine and the program see at the same place.
+fn shared_disk(engine: &Engine, name: &str) -> PathBuf {
+    let image = engine.folder().join(format!("{name}.img"));
+    fs::File::create(&image).unwrap().set_len(400 << 20).unwrap();
+    let output = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    output(Command::new("/sbin/mkfs.ext4").arg("-q").arg(&image));
+    let device = output(Command::new("/sbin/losetup").args(["--find", "--show"]).arg(&image));
+    output(engine.inside("mkdir").arg(engine.folder().join(name)));
+    output(engine.inside("mount").arg(&device).arg(engine.folder().join(name)));
+    output(Command::new("mount").arg(&device).arg(engine.folder().join(name)));
+    // It goes with its last mount.
+    output(Command::new("/sbin/losetup").args(["--detach", &device]));
+    engine.folder().join(name)
+}
+
+/// An engine that changes from its own containerd to a separate one leaves `containerd/daemon` behind.
+#[test]
+fn images_are_measured_where_the_containerd_in_use_keeps_them() {
+    let engine = Engine::start_with(Options { swarm: false, ..Options::default() });
+    let place = shared_disk(&engine, "images");
+    fs::create_dir_all(engine.data().join("containerd/daemon")).unwrap();
+    let configuration = engine.folder().join("containerd.toml");
+    fs::write(&configuration, format!("version = 2\nroot = \"{}\"\n", place.display())).unwrap();
+    let mut containerd = engine.inside("containerd");
+    containerd.arg("--config").arg(&configuration).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut containerd = containerd.spawn().unwrap();
+    engine.eventually("containerd listens", || {
+        let mut there = engine.inside("test");
+        there.args(["-S", "/run/containerd/containerd.sock"]).status().unwrap().success()
+    });
+    engine.restart();
+    let pulled = format!("127.0.0.1:5000/app@{}", engine.publish(&Image::new("app", "1").size_mib(8)));
+    engine.docker(["pull", "--quiet", &pulled]);
+    remember(&engine, &[(&engine.image_id(&pulled), 30)]);
+    lab::engine::fill_to(&place, 90);
+    let disk = program(&engine).args(["disk"]).assert();
+    if engine.kind.containerd_store() {
+        disk.code(0).stdout(contains(format!("{} at 9", place.display())));
+        // Paths that are named are measured, and evictions look where the images lie.
+        let data = engine.data();
+        let closed = program(&engine).args(["disk", "--disk-path"]).arg(&data).assert().code(3);
+        assert!(!stdout(&closed).contains(place.to_str().unwrap()), "{}", stdout(&closed));
+        let words = format!("--disk-path {} --disk-path {}", data.display(), place.display());
+        let report = prune(&engine, &words);
+        assert_eq!(names(&report["removed"]), ["app"], "{report}");
+    } else {
+        disk.code(3).stdout(contains(engine.data().to_str().unwrap()));
+    }
+    drop(engine);
+    containerd.wait().unwrap();
+}
+
+/// What an engine that is another one says of itself.
+fn another(engine: &Engine, changes: Value) -> &'static str {
+    let (_, mut info) = engine.get("/info");
+    for (key, value) in changes.as_object().unwrap() {
+        info[key] = value.clone();
+    }
+    info.to_string().leak()
+}
+
+#[test]
+fn a_socket_that_leads_to_another_host_is_not_measured_here() {
+    let engine = Engine::start();
+    let name = format!("127.0.0.1:5000/app@{}", engine.publish(&Image::new("app", "1").size_mib(8)));
+    engine.docker(["pull", "--quiet", &name]);
+    remember(&engine, &[(&engine.image_id(&name), 30)]);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    // Some proxy stands in front of this host's engine.
+    program(&engine).args(["disk", "--host", &proxy.url()]).assert().code(3);
+    let elsewhere = mount(&engine, &["-t", "tmpfs", "-o", "size=16M", "tmpfs"], "elsewhere");
+    fs::write(elsewhere.join("ballast"), vec![0; 14 << 20]).unwrap();
+    let check = |host: &str| {
+        let gate = program(&engine).args(["disk", "--host", host]).assert().code(255);
+        gate.stdout(contains("the engine is on another host")).stdout(contains("--disk-path"));
+        program(&engine)
+            .args(["verify", "--host", host])
+            .assert()
+            .stdout(contains("the engine is on another host"));
+        let explain = program(&engine)
+            .args(["explain", "-o", "json", "--host", host, "--disk-path"])
+            .arg(&elsewhere)
+            .arg(&name)
+            .assert()
+            .code(0);
+        assert_eq!(json_of(&explain)["disk"]["path"], elsewhere.to_str().unwrap(), "{}", stdout(&explain));
+        let report = program(&engine)
+            .args(["prune", "--dry-run", "-o", "json", "--host", host, "-v", "--disk-path"])
+            .arg(&elsewhere)
+            .assert();
+        let report = json_of(&report);
+        assert!(report.to_string().contains("logs are on the engine's own host"), "{report}");
+    };
+    // An engine with the same paths, by its name and ID.
+    let answer = another(&engine, json!({"Name": "build-7", "ID": "another"}));
+    proxy.on_request(move |_, line| (line == "GET /info").then_some(Fault::Answer(answer)));
+    check(&proxy.url());
+    proxy.on_request(|_, _| None);
+    // The engine's folder here is another one than the engine sees, directly or through a proxy.
+    let status = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(engine.data()).status().unwrap();
+    assert!(status.success());
+    check(&engine.url());
+    check(&proxy.url());
+}
+
+#[test]
+fn a_folder_that_may_not_be_entered_is_measured_by_its_mount() {
+    let engine = Engine::start_with(Options { swarm: false, ..Options::default() });
+    let closed = engine.data().join("closed");
+    fs::create_dir_all(closed.join("100000.100000/containerd/daemon")).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    // As with userns-remap.
+    let root = closed.join("100000.100000");
+    let answer = another(&engine, json!({"Name": host.trim(), "DockerRootDir": root}));
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    proxy.on_request(move |_, line| (line == "GET /info").then_some(Fault::Answer(answer)));
+    fs::set_permissions(engine.folder().join("proxy.sock"), fs::Permissions::from_mode(0o666)).unwrap();
+    let mut command = Command::new(reachable(&engine));
+    command.uid(65534).gid(65534).env_clear().args(["disk", "--host", &proxy.url()]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    let shown = format!("{} at {}% (< 80%)", engine.data().display(), engine.df_percent());
+    assert!(text.contains(&shown), "{text}");
+}
+
+#[test]
+fn subvolumes_of_a_btrfs_are_one_filesystem() {
+    let engine = Engine::start_with(Options { swarm: false, filesystem: "btrfs", ..Options::default() });
+    let data = engine.data();
+    let mut words = vec!["disk".to_owned(), "-o".into(), "json".into()];
+    for name in ["one", "two"] {
+        let subvolume = data.join(name);
+        let created = engine.inside("btrfs").args(["subvolume", "create"]).arg(&subvolume).output().unwrap();
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+        words.extend(["--disk-path".to_owned(), subvolume.to_str().unwrap().to_owned()]);
+    }
+    let assert = program(&engine).args(words).assert().code(3);
+    let filesystems = json_of(&assert)["gates"][0]["reason"]["filesystems"].clone();
+    assert_eq!(filesystems.as_array().unwrap().len(), 1, "{filesystems}");
+    assert_eq!(filesystems[0]["path"], data.to_str().unwrap());
+}
+
+#[test]
+fn the_metadata_of_btrfs_counts_once_nothing_is_left_to_allocate() {
+    let engine = Engine::start_with(Options { swarm: false, ..Options::default() });
+    let disk = engine.folder().join("btrfs.img");
+    fs::File::create(&disk).unwrap().set_len(256 << 20).unwrap();
+    let status = engine.inside("mkfs.btrfs").arg("-q").arg(&disk).status().unwrap();
+    assert!(status.success(), "mkfs.btrfs");
+    let place = mount(&engine, &["-o", "loop", disk.to_str().unwrap()], "btrfs");
+    assert!(facts(&engine, &place)["metadata_percent"].as_u64().unwrap() < 20);
+    // Data gets all chunks, and leaves them half empty.
+    let large = |n: u64| place.join(format!("large{n}"));
+    let mut count = 0;
+    while df_percent(&place) < 90 {
+        fs::write(large(count), vec![7; 4 << 20]).unwrap();
+        Command::new("sync").arg("-f").arg(&place).status().unwrap();
+        count += 1;
+    }
+    (0..count).step_by(2).for_each(|n| fs::remove_file(large(n)).unwrap());
+    // Small files lie in the metadata.
+    let (mut files, mut found) = (0, facts(&engine, &place));
+    while found["metadata_percent"].as_u64().unwrap() < 65 {
+        for _ in 0..100 {
+            fs::write(place.join(format!("small{files}")), vec![7; 2000]).unwrap();
+            files += 1;
+        }
+        found = facts(&engine, &place);
+    }
+    assert!(df_percent(&place) < 65 && found["block_percent"].as_u64().unwrap() < 65, "{found}");
+    assert_eq!(found["used_percent"], found["metadata_percent"]);
+    let words = ["disk", "--disk-threshold", "65", "--disk-path"];
+    let gate = program(&engine).args(words).arg(&place).assert().code(0);
+    gate.stdout(contains("of its metadata (>= 65%)"));
 }
