@@ -108,7 +108,12 @@ async fn containerd(daemon: Option<&Process>, engine: &Info) -> Containerd {
             }
             Listener::Nobody if candidates.len() > 1 => {}
             Listener::Process(_) | Listener::Unknown | Listener::Nobody => {
-                return Containerd { separate, root: root_by_configuration(socket, separate) };
+                let root = root_by_configuration(socket, separate);
+                // moby: initContainerd in daemon/command/daemon_unix.go
+                let own =
+                    engine.containerd.is_some() && socket.ends_with("docker/containerd/containerd.sock");
+                let root = root.or_else(|| own.then(|| engine.root.join("containerd/daemon")));
+                return Containerd { separate, root };
             }
         }
     }
