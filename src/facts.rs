@@ -47,7 +47,7 @@ pub struct EngineTraces {
     pub root_is_shared: Option<bool>,
     /// The ID of the engine whose data lie there (`engine-id`, Docker 23 and later).
     pub engine_id: Option<String>,
-    /// Does a Docker daemon of this kernel listen on the socket?
+    /// Was a Docker daemon that runs on this kernel told to listen on the socket?
     pub daemon_listens: bool,
     /// This host's.
     pub host_name: String,
@@ -93,7 +93,7 @@ impl EngineTraces {
             _ if !engine.containerd_store => (engine.root.clone(), true),
             Some(Containerd { root: Some(root), .. }) => (root.clone(), true),
             Some(Containerd { separate: true, .. }) => (CONTAINERD_ROOT.into(), false),
-            // moby: initContainerd in daemon/command/daemon_unix.go
+            // moby: containerdRootDir in daemon/command/daemon.go
             _ => (engine.root.join("containerd/daemon"), false),
         }
     }

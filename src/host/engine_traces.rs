@@ -19,18 +19,12 @@ const EXEC_ROOT: &str = "/run/docker";
 /// What dockerd writes for its own containerd, beside that one's socket (moby: `libcontainerd/supervisor`).
 const OWN_CONFIGURATION: &str = "/containerd/containerd.toml";
 
-/// Look at the socket's listener, the engine's folder and the containerd in use. What this user may not see tells
-/// nothing.
+/// Look at the engine's process, its folder and the containerd in use. What this user may not see tells nothing. The
+/// engine's socket is left alone, as a connection without a request would be one too many for what logs or counts them.
 pub async fn look(socket: Option<&Path>, engine: &Info) -> EngineTraces {
-    let listener = match socket {
-        Some(socket) => listener(socket).await,
-        None => Listener::Nobody,
-    };
-    let listens = listener.process().filter(|process| process.is("dockerd"));
-    let daemon_listens = listens.is_some();
-    // systemd or a proxy may listen in its place.
-    let daemon =
-        listens.or_else(|| processes().find(|process| process.is("dockerd") && process.is_engine(engine)));
+    let daemon = daemons().find(|daemon| daemon.is_engine(engine));
+    let daemon_listens =
+        socket.is_some_and(|socket| daemons().any(|daemon| daemon.was_told_to_listen(socket)));
     let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     let theirs = daemon.as_ref().and_then(|daemon| identity(&daemon.sees(&engine.root)));
     let containerd =
@@ -68,15 +62,6 @@ enum Listener {
     Nobody,
 }
 
-impl Listener {
-    fn process(self) -> Option<Process> {
-        match self {
-            Self::Process(process) => Some(process),
-            Self::Unknown | Self::Nobody => None,
-        }
-    }
-}
-
 async fn listener(socket: &Path) -> Listener {
     match UnixStream::connect(socket).await.and_then(|stream| stream.peer_cred()) {
         // 0 for a process of another PID namespace.
@@ -99,6 +84,8 @@ async fn containerd(daemon: Option<&Process>, engine: &Info) -> Containerd {
     let candidates = named.map_or_else(|| vec![own, SEPARATE.into()], |named| vec![named]);
     // A service may know the engine's process, and not what it sees.
     let entered = daemon.filter(|daemon| daemon.sees(Path::new("/")).exists());
+    // moby: containerdRootDir in daemon/command/daemon.go
+    let own_root = || engine.root.join("containerd/daemon");
     for socket in &candidates {
         // An engine may have another exec root than usual; hardly any uses a separate containerd that listens elsewhere.
         let separate = real(socket) == Path::new(SEPARATE);
@@ -106,18 +93,22 @@ async fn containerd(daemon: Option<&Process>, engine: &Info) -> Containerd {
             Listener::Process(process) if process.is("containerd") => {
                 return Containerd { separate, root: process.containerd_root() };
             }
+            // Embedded in the engine (29.7, experimental).
+            Listener::Process(process) if process.is("dockerd") => {
+                let root = process.variable("DOCKER_CONTAINERD_ROOT").map(PathBuf::from);
+                return Containerd { separate, root: root.or_else(|| Some(own_root())) };
+            }
             Listener::Nobody if candidates.len() > 1 => {}
             Listener::Process(_) | Listener::Unknown | Listener::Nobody => {
                 let root = root_by_configuration(socket, separate);
-                // moby: initContainerd in daemon/command/daemon_unix.go
                 let own =
                     engine.containerd.is_some() && socket.ends_with("docker/containerd/containerd.sock");
-                let root = root.or_else(|| own.then(|| engine.root.join("containerd/daemon")));
+                let root = root.or_else(|| own.then(own_root));
                 return Containerd { separate, root };
             }
         }
     }
-    // It may be embedded in the engine (29.7), or not be seen from here.
+    // It cannot be seen from here.
     Containerd { separate: false, root: None }
 }
 
@@ -172,6 +163,10 @@ fn processes() -> impl Iterator<Item = Process> {
     entries.filter_map(|entry| Some(Process(entry.file_name().to_str()?.parse().ok()?)))
 }
 
+fn daemons() -> impl Iterator<Item = Process> {
+    processes().filter(|process| process.is("dockerd"))
+}
+
 impl Process {
     fn folder(&self) -> PathBuf {
         Path::new("/proc").join(self.0.to_string())
@@ -188,10 +183,26 @@ impl Process {
         line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
     }
 
+    /// A variable of its environment.
+    fn variable(&self, name: &str) -> Option<String> {
+        let variables = fs::read(self.folder().join("environ")).ok()?;
+        let mut variables = variables.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        variables.find_map(|variable| Some(variable.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+    }
+
     /// What the process sees at this path.
     fn sees(&self, path: &Path) -> PathBuf {
         let path = real(path);
         self.folder().join("root").join(path.strip_prefix("/").unwrap_or(&path))
+    }
+
+    /// Does its command line name this socket (`-H unix://…`)?
+    fn was_told_to_listen(&self, socket: &Path) -> bool {
+        let url = format!("unix://{}", socket.display());
+        self.arguments().iter().any(|argument| {
+            let value = argument.trim_start_matches("--host").trim_start_matches("-H");
+            value.trim_start_matches('=') == url
+        })
     }
 
     /// Is it the process of this engine? Docker 20.10 makes its ID of its key (moby: `daemon/trustkey.go`).
