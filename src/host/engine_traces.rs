@@ -16,8 +16,6 @@ const SEPARATE: &str = "/run/containerd/containerd.sock";
 const CONFIGURATION: &str = "/etc/containerd/config.toml";
 /// Where dockerd keeps what runs (moby: `--exec-root`).
 const EXEC_ROOT: &str = "/run/docker";
-/// What dockerd writes for its own containerd, beside that one's socket (moby: `libcontainerd/supervisor`).
-const OWN_CONFIGURATION: &str = "/containerd/containerd.toml";
 
 /// Look at the engine's process, its folder and the containerd in use. What this user may not see tells nothing. The
 /// engine's socket is left alone, as a connection without a request would be one too many for what logs or counts them.
@@ -117,8 +115,9 @@ fn root_by_configuration(socket: &Path, separate: bool) -> Option<PathBuf> {
     let listens = |process: &Process| {
         let arguments = process.arguments();
         let address = option(&arguments, &["--address", "-a"]).unwrap_or(SEPARATE);
-        let is_own =
-            option(&arguments, &["--config", "-c"]).is_some_and(|config| config.ends_with(OWN_CONFIGURATION));
+        // The engine's own is told its address by the file that moby writes for it (libcontainerd/supervisor).
+        let is_own = option(&arguments, &["--config", "-c"])
+            .is_some_and(|config| real(Path::new(config)).starts_with("/run"));
         process.is("containerd") && !is_own && real(Path::new(address)) == real(socket)
     };
     let own = real(&socket.with_file_name("containerd.toml"));

@@ -175,12 +175,18 @@ mod request {
     nix::ioctl_none!(btrfs_sync, 0x94, 8);
 }
 
+/// The path, or its mount point where this user may not reach it.
+fn reachable(path: &Path) -> PathBuf {
+    Place::of(path, &mounts()).map_or_else(|_| path.to_owned(), |place| place.reachable)
+}
+
 /// What holds a path, where that does not outlive a reboot.
 ///
 /// # Errors
 /// Names the path that cannot be asked about.
 pub fn volatile(path: &Path) -> Result<Option<&'static str>> {
-    let stat = statfs(path).with_context(|| format!("cannot ask what holds {}: statfs", path.display()))?;
+    let stat = statfs(&reachable(path))
+        .with_context(|| format!("cannot ask what holds {}: statfs", path.display()))?;
     // linux/magic.h
     Ok(match stat.filesystem_type() {
         TMPFS_MAGIC => Some("tmpfs"),
@@ -194,7 +200,7 @@ pub fn volatile(path: &Path) -> Result<Option<&'static str>> {
 /// that a pool that is nearly full reads as nearly empty.
 pub fn is_zfs(path: &Path) -> bool {
     // ZFS_SUPER_MAGIC (openzfs: include/sys/zfs_vfsops_os.h)
-    statfs(path).is_ok_and(|stat| stat.filesystem_type() == FsType(0x2fc1_2fc1))
+    statfs(&reachable(path)).is_ok_and(|stat| stat.filesystem_type() == FsType(0x2fc1_2fc1))
 }
 
 #[cfg(test)]
