@@ -13,6 +13,7 @@ use crate::cli::{self, Output};
 use crate::exit::Exit;
 use crate::facts::Answer;
 use crate::host;
+use crate::host::error::HostError;
 use crate::ledger::Ledger;
 use crate::prune::outcome::{Intervention, PruneOutcome, PruneResult};
 use crate::prune::{preview, prune as carry_out};
@@ -71,12 +72,24 @@ pub async fn attempt(world: &impl World, prune: &PruneSettings, consumers: bool,
     if attempt.report.preview || attempt.is_beside_another() {
         return attempt;
     }
-    let ledger = note_run(world, exit).await;
+    let ledger = match note_run(world, exit).await {
+        Ok(ledger) => ledger,
+        Err((error, known)) => {
+            // One that could not even begin has said why.
+            if !matches!(attempt.report.ending, PruneOutcome::Failed(_)) {
+                attempt.report.ledger_error = Some(format!("{error:#}"));
+            }
+            if attempt.exit == Exit::Done {
+                attempt.exit = Exit::Failed;
+            }
+            known
+        }
+    };
     if let Some(path) = &prune.metrics_file
         && let Err(error) = write_metrics(path, &attempt, prune, &ledger, world.now())
     {
         attempt.metrics = Some(error);
-        attempt.exit = if exit == Exit::Done { Exit::Failed } else { exit };
+        attempt.exit = if attempt.exit == Exit::Done { Exit::Failed } else { attempt.exit };
     }
     attempt
 }
@@ -117,6 +130,9 @@ impl Attempt {
         if let Some(error) = &self.metrics {
             log::error!("{error:#}; see --metrics-file");
         }
+        if let Some(error) = &report.ledger_error {
+            log::error!("{error}");
+        }
         if let Some(why) = intervention(report, prune) {
             log::error!("{}: manual intervention required", text::intervention(&why, &report.gates));
         }
@@ -148,8 +164,11 @@ fn intervention<'a>(report: &'a PruneResult, prune: &PruneSettings) -> Option<In
     pressure.owed.filter(|owed| *owed >= BLOCKED_TOO_LONG).map(|_| Intervention::Blocked(pressure))
 }
 
-/// Note in the ledger that a prune ran; what is known where that cannot be written.
-async fn note_run(world: &impl World, exit: Exit) -> Ledger {
+/// Note in the ledger that a prune ran.
+///
+/// # Errors
+/// The ledger can be neither read nor written; with what is known.
+async fn note_run(world: &impl World, exit: Exit) -> Result<Ledger, (HostError, Ledger)> {
     let now = world.now();
     let change = |ledger: &mut Ledger| {
         ledger.last_run = Some(now);
@@ -157,11 +176,10 @@ async fn note_run(world: &impl World, exit: Exit) -> Ledger {
             ledger.last_success = Some(now);
         }
     };
-    world.update_ledger(now, change).await.unwrap_or_else(|error| {
-        log::info!("{error:#}");
+    world.update_ledger(now, change).await.map_err(|error| {
         let mut known = world.ledger();
         change(&mut known);
-        known
+        (error, known)
     })
 }
 

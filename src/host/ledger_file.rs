@@ -1,14 +1,14 @@
 //! The ledger on disk: read whole, written atomically, never lost.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{Cause, HostError, Result, SetAside};
+use super::error::{Cause, Context, HostError, Result, SetAside};
 use super::lock::{lock_soon, open};
 use super::replace;
 use crate::facts::Layer;
@@ -236,22 +236,57 @@ pub enum Content {
     Ledger(Box<Ledger>),
     /// There is no such file.
     Missing,
-    /// It is there and cannot be understood.
-    Unreadable(HostError),
+    /// It was read, and cannot be understood.
+    NotUnderstood(HostError),
+    /// It is there, and was not read; what it holds may be good.
+    Unread(HostError),
 }
 
-fn path(state_dir: &Path) -> PathBuf {
-    state_dir.join("ledger.json")
+/// Where a ledger is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    /// Its directory.
+    pub state_dir: &'a Path,
+    /// Where it is kept while that directory's disk is full: in memory.
+    pub stopgap_dir: &'a Path,
 }
 
-/// Read the ledger and leave the file as it is.
-pub fn read(state_dir: &Path) -> Content {
-    let path = path(state_dir);
+fn path(directory: &Path) -> PathBuf {
+    directory.join("ledger.json")
+}
+
+/// Read the ledger and leave the files as they are.
+pub fn read(places: Places) -> Content {
+    let stopgap = stopgap(places);
+    match read_file(&path(places.state_dir)) {
+        Content::Ledger(stored) => Content::Ledger(Box::new(newer(*stored, stopgap))),
+        other => stopgap.map_or(other, |stopgap| Content::Ledger(Box::new(stopgap))),
+    }
+}
+
+/// The ledger of a time when its disk was full. One that cannot be read is worth no more than none: it is gone with the
+/// next boot in any case.
+fn stopgap(places: Places) -> Option<Ledger> {
+    match read_file(&path(places.stopgap_dir)) {
+        Content::Ledger(ledger) => Some(*ledger),
+        Content::Missing | Content::NotUnderstood(_) | Content::Unread(_) => None,
+    }
+}
+
+fn newer(stored: Ledger, stopgap: Option<Ledger>) -> Ledger {
+    stopgap.filter(|stopgap| stopgap.noted > stored.noted).unwrap_or(stored)
+}
+
+fn read_file(path: &Path) -> Content {
     let context = || format!("cannot read the ledger {}", path.display());
-    let text = match fs::read(&path) {
+    let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Content::Missing,
-        Err(error) => return Content::Unreadable(HostError::new(context(), error)),
+        Err(error) => {
+            let attempt =
+                format!("{}, which stays as it is until it can be read, or is moved away", context());
+            return Content::Unread(HostError::new(attempt, error));
+        }
     };
     let parse = || -> Result<Ledger, Cause> {
         let json: LedgerJson = serde_json::from_slice(&text)?;
@@ -262,56 +297,85 @@ pub fn read(state_dir: &Path) -> Content {
     };
     match parse() {
         Ok(ledger) => Content::Ledger(Box::new(ledger)),
-        Err(error) => Content::Unreadable(HostError::new(context(), error)),
+        Err(error) => Content::NotUnderstood(HostError::new(context(), error)),
     }
 }
 
-/// Read, change and write the ledger, while no other process does. An unreadable file is set aside
-/// under a name of its own, which is returned.
+/// A ledger that was written.
+#[derive(Debug)]
+pub struct Written {
+    /// As it is now.
+    pub ledger: Ledger,
+    /// Is it in the stopgap's directory, because its own disk is full?
+    pub in_stopgap: bool,
+    /// The file that was there and could not be understood.
+    pub set_aside: Option<SetAside>,
+}
+
+/// Read, change and write the ledger, while no other process does. A file that was read and cannot be understood is set
+/// aside under a name of its own; one that cannot be read stays.
+///
+/// Where the disk is too full for it, the ledger is kept in the stopgap's directory until it can be stored again: else
+/// each alarm would ring again every five minutes.
 ///
 /// # Errors
-/// The directory cannot be written, or is full; what was there stays as it was.
-pub async fn update(
-    state_dir: &Path,
-    now: Time,
-    change: impl FnOnce(&mut Ledger),
-) -> Result<(Ledger, Option<SetAside>)> {
-    let failed = |cause| HostError::of_own_directory("cannot write the ledger in", state_dir, cause);
-    update_locked(state_dir, now, change).await.map_err(failed)
+/// It can be neither read nor written; what was there stays as it was.
+pub async fn update(places: Places<'_>, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Written> {
+    let failed = |cause| HostError::of_own_directory("cannot write the ledger in", places.state_dir, cause);
+    update_locked(places, now, change).await.map_err(failed)
+}
+
+fn open_lock(directory: &Path) -> Result<File> {
+    let path = directory.join("ledger.lock");
+    let opened = fs::create_dir_all(directory).and_then(|()| open(&path, 0o600));
+    opened.with_context(|| format!("cannot use the lock {}", path.display()))
 }
 
 async fn update_locked(
-    state_dir: &Path,
+    places: Places<'_>,
     now: Time,
     change: impl FnOnce(&mut Ledger),
-) -> Result<(Ledger, Option<SetAside>), Cause> {
-    fs::create_dir_all(state_dir)?;
-    let lock = open(&state_dir.join("ledger.lock"), 0o600)?;
+) -> Result<Written, Cause> {
+    // For the stopgap too: what one process keeps there while the disk is full, another must not miss.
+    let lock = match open_lock(places.state_dir) {
+        Err(error) if error.is_full() => open_lock(places.stopgap_dir)?,
+        lock => lock?,
+    };
     let _lock = lock_soon(lock).await?;
+    let path = path(places.state_dir);
     let mut set_aside = None;
-    let mut ledger = match read(state_dir) {
+    let stored = match read_file(&path) {
         Content::Ledger(ledger) => *ledger,
         Content::Missing => Ledger::default(),
-        Content::Unreadable(why) => {
-            let aside = state_dir.join(format!("ledger.json.unreadable-{}", now.as_second()));
-            fs::rename(path(state_dir), &aside)?;
+        Content::NotUnderstood(why) => {
+            let aside = path.with_extension(format!("json.unreadable-{}", now.as_second()));
+            fs::rename(&path, &aside)?;
             set_aside = Some(SetAside { path: aside, why });
             Ledger::default()
         }
+        Content::Unread(error) => return Err(error.into()),
     };
+    let mut ledger = newer(stored, stopgap(places));
     change(&mut ledger);
-    write(state_dir, &ledger)?;
-    Ok((ledger, set_aside))
+    let in_stopgap = match write(&path, &ledger) {
+        Err(error) if error.is_full() => {
+            if write(&self::path(places.stopgap_dir), &ledger).is_err() {
+                return Err(error.into());
+            }
+            true
+        }
+        written => {
+            written?;
+            // One that stays is older than the other, and not read.
+            let _ = fs::remove_file(self::path(places.stopgap_dir));
+            false
+        }
+    };
+    Ok(Written { ledger, in_stopgap, set_aside })
 }
 
-/// Remove a ledger that is stored elsewhere now.
-pub fn remove(state_dir: &Path) {
-    // One that stays is older than the other, and not read.
-    let _ = fs::remove_file(path(state_dir));
-}
-
-fn write(state_dir: &Path, ledger: &Ledger) -> Result<()> {
-    replace(&path(state_dir), |file| {
+fn write(path: &Path, ledger: &Ledger) -> Result<()> {
+    replace(path, |file| {
         let mut out = BufWriter::new(file);
         serde_json::to_writer_pretty(&mut out, &LedgerJson::from(ledger))?;
         out.write_all(b"\n")?;
@@ -323,6 +387,10 @@ fn write(state_dir: &Path, ledger: &Ledger) -> Result<()> {
 mod tests {
     use super::*;
     use crate::testing::now;
+
+    fn places(dir: &tempfile::TempDir) -> Places<'_> {
+        Places { state_dir: dir.path(), stopgap_dir: Path::new("/nowhere") }
+    }
 
     fn ledger() -> Ledger {
         let references = BTreeMap::from([("app:1".into(), now())]);
@@ -359,11 +427,48 @@ mod tests {
     #[tokio::test]
     async fn a_ledger_survives_the_disk() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(read(dir.path()), Content::Missing));
-        update(dir.path(), now(), |kept| *kept = ledger()).await.unwrap();
-        assert!(matches!(read(dir.path()), Content::Ledger(read) if *read == ledger()));
+        assert!(matches!(read(places(&dir)), Content::Missing));
+        update(places(&dir), now(), |kept| *kept = ledger()).await.unwrap();
+        assert!(matches!(read(places(&dir)), Content::Ledger(read) if *read == ledger()));
         let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|path| path.unwrap().file_name()).collect();
         assert_eq!(files.len(), 2, "the ledger and its lock: {files:?}");
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_is_not_read_stays_and_is_an_error() {
+        // Reading a folder is EISDIR, and this process's memory at address 0 EIO.
+        for (why, is_folder) in [("Is a directory", true), ("Input/output error", false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = path(dir.path());
+            match is_folder {
+                true => fs::create_dir(&path).unwrap(),
+                false => std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap(),
+            }
+            assert!(matches!(read(places(&dir)), Content::Unread(_)));
+            let error = update(places(&dir), now(), |_| panic!("nothing is known")).await.unwrap_err();
+            let text = format!("{error:#}");
+            assert!(text.contains(why) && text.contains(path.to_str().unwrap()), "{text}");
+            let there = path.symlink_metadata().unwrap();
+            assert_eq!((there.is_dir(), there.is_symlink()), (is_folder, !is_folder), "it is as it was");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_newer_of_ledger_and_stopgap_is_read_and_stored_again() {
+        let at = |hour: i8| Some(now().checked_add(jiff::SignedDuration::from_hours(hour.into())).unwrap());
+        for (stored, kept, noted) in [(Some(0), Some(1), 1), (Some(1), Some(0), 1), (None, Some(1), 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let stopgap_dir = tempfile::tempdir().unwrap();
+            let places = Places { state_dir: dir.path(), stopgap_dir: stopgap_dir.path() };
+            for (directory, hour) in [(&dir, stored), (&stopgap_dir, kept)] {
+                let Some(hour) = hour else { continue };
+                write(&path(directory.path()), &Ledger { noted: at(hour), ..ledger() }).unwrap();
+            }
+            assert!(matches!(read(places), Content::Ledger(read) if read.noted == at(noted)));
+            let written = update(places, now(), |ledger| assert_eq!(ledger.noted, at(noted))).await.unwrap();
+            assert!(!written.in_stopgap && written.ledger.noted == at(noted));
+            assert!(!path(stopgap_dir.path()).exists() && path(dir.path()).exists());
+        }
     }
 
     #[test]
@@ -371,7 +476,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let old = r#"{"schema":1,"noted":null,"images":{"sha256:a":{"first_seen":"2026-11-20T12:00:00Z"}}}"#;
         fs::write(path(dir.path()), old).unwrap();
-        let Content::Ledger(read) = read(dir.path()) else { panic!("it is readable") };
+        let Content::Ledger(read) = read(places(&dir)) else { panic!("it is readable") };
         assert!(read.images["sha256:a"].references.is_empty() && read.superseded().is_empty());
     }
 
@@ -383,10 +488,10 @@ mod tests {
         {
             let dir = tempfile::tempdir().unwrap();
             fs::write(path(dir.path()), broken).unwrap();
-            assert!(matches!(read(dir.path()), Content::Unreadable(_)), "{broken}");
-            let (_, aside) = update(dir.path(), now(), |ledger| ledger.noted = Some(now())).await.unwrap();
-            assert_eq!(fs::read_to_string(aside.unwrap().path).unwrap(), broken);
-            assert!(matches!(read(dir.path()), Content::Ledger(_)));
+            assert!(matches!(read(places(&dir)), Content::NotUnderstood(_)), "{broken}");
+            let written = update(places(&dir), now(), |ledger| ledger.noted = Some(now())).await.unwrap();
+            assert_eq!(fs::read_to_string(written.set_aside.unwrap().path).unwrap(), broken);
+            assert!(matches!(read(places(&dir)), Content::Ledger(_)));
         }
     }
 
@@ -395,7 +500,7 @@ mod tests {
         fn no_bytes_make_the_reader_panic(bytes: Vec<u8>) {
             let dir = tempfile::tempdir().unwrap();
             fs::write(path(dir.path()), bytes).unwrap();
-            let _ = read(dir.path());
+            let _ = read(places(&dir));
         }
     }
 }

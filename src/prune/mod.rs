@@ -416,6 +416,7 @@ impl<W: World> Evaluated<'_, W> {
             pressure,
             disk_consumers,
             images_on: Some(usage),
+            ledger_error: None,
         })
     }
 }

@@ -35,6 +35,8 @@ pub struct PruneResult {
     pub disk_consumers: Option<DiskConsumers>,
     /// The filesystem that holds the images, as the plan saw it.
     pub images_on: Option<Usage>,
+    /// Why the ledger does not know of this prune.
+    pub ledger_error: Option<String>,
 }
 
 impl PruneResult {
@@ -52,6 +54,7 @@ impl PruneResult {
             pressure: None,
             disk_consumers: None,
             images_on: None,
+            ledger_error: None,
         }
     }
 
@@ -67,7 +70,9 @@ impl PruneResult {
             PruneOutcome::CarriedOut(outcome) => outcome.has_failed(),
             PruneOutcome::Previewed | PruneOutcome::Blocked | PruneOutcome::Busy(..) => false,
         };
-        ended_badly || self.plan.as_ref().is_some_and(|plan| !plan.unread.is_empty())
+        ended_badly
+            || self.ledger_error.is_some()
+            || self.plan.as_ref().is_some_and(|plan| !plan.unread.is_empty())
     }
 }
 

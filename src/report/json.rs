@@ -64,6 +64,8 @@ struct PruneJson {
     consumers: Option<ConsumersJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     freed_nothing: Option<FreedNothingJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ledger_error: Option<String>,
 }
 
 /// Present where eviction ended because images that were evicted freed nothing.
@@ -233,6 +235,7 @@ fn prune_json(report: &PruneResult) -> PruneJson {
         freed_nothing: outcome
             .freed_nothing
             .map(|freed| FreedNothingJson { images: freed.images, size_bytes: freed.size }),
+        ledger_error: report.ledger_error.clone(),
     }
 }
 

@@ -250,6 +250,7 @@ pub fn prune(out: &mut impl Write, report: &PruneResult, verbose: bool) -> io::R
         }
         PruneOutcome::Blocked if report.plan.is_none() => {
             writeln!(out, "nothing removed: blocked by {}", not_open(&report.gates))?;
+            ledger_error(out, report)?;
             pressure_line(out, report)?;
             return report
                 .disk_consumers
@@ -279,6 +280,7 @@ pub fn prune(out: &mut impl Write, report: &PruneResult, verbose: bool) -> io::R
     if let PruneOutcome::CarriedOut(outcome) = &report.ending {
         carried_out(out, outcome, report, verbose)?;
     }
+    ledger_error(out, report)?;
     for unread in report.plan.iter().flat_map(|plan| &plan.unread) {
         let name = match (unread.kind, unread.id.as_str()) {
             (ObjectKind::Cached, "") => "images".into(),
@@ -287,6 +289,11 @@ pub fn prune(out: &mut impl Write, report: &PruneResult, verbose: bool) -> io::R
         writeln!(out, "could not be read, and stays: {}: {}", clean(name.trim()), clean(&unread.why.0))?;
     }
     Ok(())
+}
+
+fn ledger_error(out: &mut impl Write, report: &PruneResult) -> io::Result<()> {
+    let Some(error) = &report.ledger_error else { return Ok(()) };
+    writeln!(out, "the ledger does not know of this prune: {}", clean(error))
 }
 
 /// That another prune runs, and in which directory its lock is.

@@ -60,13 +60,14 @@ pub trait World {
     /// What the clocks show.
     fn reading(&self) -> Reading;
 
-    /// The ledger as it is, its clock gone on to now. One that is missing or unreadable knows nothing, and so protects every image.
+    /// The ledger as it is, its clock gone on to now. One that is missing or cannot be read knows nothing, and so protects every
+    /// image.
     fn ledger(&self) -> Ledger;
 
     /// Let the ledger's clock go on to now, change it and store it; what it is then.
     ///
     /// # Errors
-    /// It cannot be stored; what was there stays as it was.
+    /// It can be neither read nor stored; what was there stays as it was.
     async fn update_ledger(&self, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger>;
 
     /// Keep some space of the filesystem that holds these paths in reserve, where the ledger lies on it too.

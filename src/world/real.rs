@@ -47,12 +47,8 @@ impl<'a> ThisHost<'a> {
 }
 
 impl ThisHost<'_> {
-    /// The ledger of a time when its disk was full.
-    fn stopgap(&self) -> Option<Ledger> {
-        match ledger_file::read(self.runtime_dir) {
-            Content::Ledger(ledger) => Some(*ledger),
-            Content::Missing | Content::Unreadable(_) => None,
-        }
+    fn ledger_places(&self) -> ledger_file::Places<'_> {
+        ledger_file::Places { state_dir: self.state_dir, stopgap_dir: self.runtime_dir }
     }
 }
 
@@ -109,53 +105,31 @@ impl World for ThisHost<'_> {
     }
 
     fn ledger(&self) -> Ledger {
-        let stored = match ledger_file::read(self.state_dir) {
+        let mut ledger = match ledger_file::read(self.ledger_places()) {
             Content::Ledger(ledger) => *ledger,
             Content::Missing => Ledger::default(),
-            Content::Unreadable(error) => {
+            Content::NotUnderstood(error) | Content::Unread(error) => {
                 log::warn!("{error:#}; treating all cached images as just used");
                 Ledger::default()
             }
-        };
-        let mut ledger = match self.stopgap() {
-            Some(stopgap) if stopgap.noted > stored.noted => stopgap,
-            _ => stored,
         };
         ledger.advance(self.reading());
         ledger
     }
 
-    /// Where the disk is too full for the ledger, it is kept in the runtime directory, which lies in memory, until it can
-    /// be stored again: else each alarm would ring again every five minutes.
     async fn update_ledger(&self, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger> {
-        let newer = self.stopgap().map(|_| self.ledger());
-        let mut change = Some(change);
-        let mut changed = None;
-        let stored = ledger_file::update(self.state_dir, now, |ledger| {
-            if let Some(newer) = &newer {
-                ledger.clone_from(newer);
-            }
+        let change = |ledger: &mut Ledger| {
             ledger.advance(self.reading());
-            change.take().into_iter().for_each(|change| change(ledger));
-            changed = Some(ledger.clone());
-        });
-        let (ledger, set_aside) = match (stored.await, changed) {
-            (Ok(stored), _) => stored,
-            (Err(error), Some(changed)) if error.is_full() => {
-                let kept = ledger_file::update(self.runtime_dir, now, |ledger| ledger.clone_from(&changed));
-                let kept = kept.await.map_err(|_| error)?;
-                log::info!("the ledger is kept in {} while its disk is full", self.runtime_dir.display());
-                return Ok(kept.0);
-            }
-            (Err(error), _) => return Err(error),
+            change(ledger);
         };
-        if newer.is_some() {
-            ledger_file::remove(self.runtime_dir);
-        }
-        if let Some(set_aside) = set_aside {
+        let written = ledger_file::update(self.ledger_places(), now, change).await?;
+        if let Some(set_aside) = written.set_aside {
             log::warn!("{set_aside}; starting a new ledger");
         }
-        Ok(ledger)
+        if written.in_stopgap {
+            log::info!("the ledger is kept in {} while its disk is full", self.runtime_dir.display());
+        }
+        Ok(written.ledger)
     }
 
     fn keep_reserve(&self, images: &[PathBuf]) {

@@ -8,7 +8,7 @@ use lab::{Engine, Image};
 use predicates::str::contains;
 use serde_json::Value;
 
-use crate::support::{cached, ledger, ledger_path, program, prune, reachable};
+use crate::support::{cached, json_of, ledger, ledger_path, names, program, prune, reachable};
 
 fn app(engine: &Engine) -> &'static str {
     engine.publish(&Image::new("app", "1"));
@@ -81,6 +81,33 @@ fn an_unreadable_ledger_is_set_aside_and_protects_every_cached_image() {
     let aside: Vec<_> =
         aside.filter(|file| file.file_name().to_string_lossy().contains("unreadable")).collect();
     assert_eq!(fs::read_to_string(aside[0].path()).unwrap(), "{half a ledg");
+}
+
+#[test]
+fn a_ledger_that_cannot_be_read_stays_and_fails_the_prune_after_its_work() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["run", "--name", "ended", "127.0.0.1:5000/app:1", "true"]);
+    let name = cached(&engine, &Image::new("cached", "1"));
+    engine.fill_to(90);
+    fs::create_dir_all(engine.folder().join("state")).unwrap();
+    // The memory of whoever reads it, where nothing lies at address 0: EIO, as of a bad disk.
+    std::os::unix::fs::symlink("/proc/self/mem", ledger_path(&engine)).unwrap();
+    let failure = "cannot read the ledger";
+    program(&engine).arg("--dry-run").assert().success().stderr(contains(failure));
+    program(&engine).arg("check-gates").assert().success();
+    program(&engine).arg("record").assert().code(1).stderr(contains(failure));
+    let mut report = Value::Null;
+    engine.eventually("the container is a second old", || {
+        let assert = program(&engine).args(["prune", "--older-than", "1s", "-o", "json"]).assert().code(1);
+        report = json_of(&assert.stderr(contains("Input/output error")));
+        names(&report["removed"]) == ["ended"]
+    });
+    assert_eq!(report["outcome"], "failed");
+    let error = report["ledger_error"].as_str().unwrap();
+    assert!(error.contains(failure) && error.contains("ledger.json"), "{error}");
+    engine.image_id(&name);
+    assert!(ledger_path(&engine).is_symlink(), "it is as it was");
 }
 
 #[test]

@@ -190,7 +190,8 @@ fn a_ledger_that_cannot_be_written_does_not_keep_a_full_disk_from_being_pruned()
     };
     bind(&["--bind"]);
     bind(&["--options", "remount,bind,ro"]);
-    let assert = record(&engine, "").success().stderr(contains("cannot write the ledger"));
+    let assert = record(&engine, "").code(1).stderr(contains("cannot write the ledger"));
     assert!(stdout(&assert).contains("Removed:"), "{}", stdout(&assert));
+    assert!(stdout(&assert).contains("the ledger does not know of this prune"), "{}", stdout(&assert));
     assert!(!engine.has_image(&name));
 }
