@@ -20,7 +20,7 @@ pub type Answer<T> = Result<T, Unavailable>;
 pub struct Info {
     /// Where the engine keeps its data (`DockerRootDir`).
     pub root: PathBuf,
-    /// What tells it from other engines (`ID`); empty where it shows none.
+    /// What tells it from other engines, as long as its data stay (`ID`); empty where it shows none.
     pub id: String,
     /// Of the machine that it runs on (`Name`); empty where it shows none.
     pub host_name: String,

@@ -9,6 +9,8 @@ use crate::units::{Percent, Time, elapsed};
 /// Keyed by image ID. Its times are by its own [`Clock`], but for those of the last runs and of the events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
+    /// The ID of the engine whose images these are; `None` until one came.
+    pub engine: Option<String>,
     /// `None` until it was first kept.
     pub clock: Option<Clock>,
     /// When images were last noted.

@@ -21,6 +21,8 @@ const SCHEMA: u32 = 1;
 struct LedgerJson {
     schema: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    engine: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     clock: Option<ClockJson>,
     #[serde(default)]
     noted: Option<Time>,
@@ -166,6 +168,7 @@ impl From<LedgerJson> for Ledger {
             Clock { time, reading: Reading { wall, boot_id, since_boot } }
         };
         Self {
+            engine: json.engine,
             clock: json.clock.map(clock),
             noted: json.noted,
             noted_at: json.noted_at,
@@ -209,6 +212,7 @@ impl From<&Ledger> for LedgerJson {
         let images = ledger.images.iter().map(|(id, image)| (id.clone(), entry(image))).collect();
         Self {
             schema: SCHEMA,
+            engine: ledger.engine.clone(),
             clock: ledger.clock.as_ref().map(|Clock { time, reading }| ClockJson {
                 time: *time,
                 wall: reading.wall,
@@ -249,16 +253,58 @@ pub struct Places<'a> {
     pub state_dir: &'a Path,
     /// Where it is kept while that directory's disk is full: in memory.
     pub stopgap_dir: &'a Path,
+    /// The ID of the engine that it is about; `None` where that is not known: then it is the first engine's.
+    pub engine: Option<&'a str>,
 }
 
-fn path(directory: &Path) -> PathBuf {
-    directory.join("ledger.json")
+/// A ledger of another engine that was not written for this long is removed.
+const RETENTION: Duration = Duration::from_secs(60 * 86_400);
+
+/// `ledger.json` is of the first engine that came, `ledger-ID.json` of any other.
+fn path(directory: &Path, engine: Option<&str>) -> PathBuf {
+    #[derive(Deserialize)]
+    struct Owner {
+        engine: Option<String>,
+    }
+    let first = directory.join("ledger.json");
+    let Some(engine) = engine else { return first };
+    let own = directory.join(own_name(engine));
+    let owner = || serde_json::from_slice::<Owner>(&fs::read(&first).ok()?).ok()?.engine;
+    if own.exists() || owner().is_some_and(|owner| owner != engine) { own } else { first }
+}
+
+/// An ID is another program's text: letters, digits and hyphens of it, as many as an engine's ID has.
+fn own_name(engine: &str) -> String {
+    let id = engine.chars().take(64);
+    let id = id.map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' });
+    format!("ledger-{}.json", id.collect::<String>())
+}
+
+/// Remove what was not written for [`RETENTION`]; where that was the first engine's, the ledger at `own` takes its place.
+fn drop_abandoned(directory: &Path, own: &Path) {
+    let is_ledger = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name == "ledger.json" || (name.starts_with("ledger-") && name.ends_with(".json"))
+    };
+    let is_abandoned = |path: &PathBuf| {
+        let written = fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
+        written.and_then(|at| at.elapsed().ok()).is_some_and(|since| since >= RETENTION)
+    };
+    let paths = fs::read_dir(directory).into_iter().flatten().flatten().map(|file| file.path());
+    // What cannot be removed now may be by the next who writes.
+    for path in paths.filter(|path| path != own && is_ledger(path) && is_abandoned(path)) {
+        let _ = fs::remove_file(path);
+    }
+    let first = directory.join("ledger.json");
+    if matches!(first.try_exists(), Ok(false)) {
+        let _ = fs::rename(own, first);
+    }
 }
 
 /// Read the ledger and leave the files as they are.
 pub fn read(places: Places) -> Content {
     let stopgap = stopgap(places);
-    match read_file(&path(places.state_dir)) {
+    match read_file(&path(places.state_dir, places.engine)) {
         Content::Ledger(stored) => Content::Ledger(Box::new(newer(*stored, stopgap))),
         other => stopgap.map_or(other, |stopgap| Content::Ledger(Box::new(stopgap))),
     }
@@ -267,7 +313,7 @@ pub fn read(places: Places) -> Content {
 /// The ledger of a time when its disk was full. One that cannot be read is worth no more than none: it is gone with the
 /// next boot in any case.
 fn stopgap(places: Places) -> Option<Ledger> {
-    match read_file(&path(places.stopgap_dir)) {
+    match read_file(&path(places.stopgap_dir, places.engine)) {
         Content::Ledger(ledger) => Some(*ledger),
         Content::Missing | Content::NotUnderstood(_) | Content::Unread(_) => None,
     }
@@ -342,7 +388,7 @@ async fn update_locked(
         lock => lock?,
     };
     let _lock = lock_soon(lock).await?;
-    let path = path(places.state_dir);
+    let path = path(places.state_dir, places.engine);
     let mut set_aside = None;
     let stored = match read_file(&path) {
         Content::Ledger(ledger) => *ledger,
@@ -356,10 +402,14 @@ async fn update_locked(
         Content::Unread(error) => return Err(error.into()),
     };
     let mut ledger = newer(stored, stopgap(places));
+    if places.engine.is_some() {
+        ledger.engine = places.engine.map(str::to_owned);
+    }
     change(&mut ledger);
+    let kept_at = self::path(places.stopgap_dir, places.engine);
     let in_stopgap = match write(&path, &ledger) {
         Err(error) if error.is_full() => {
-            if write(&self::path(places.stopgap_dir), &ledger).is_err() {
+            if write(&kept_at, &ledger).is_err() {
                 return Err(error.into());
             }
             true
@@ -367,7 +417,8 @@ async fn update_locked(
         written => {
             written?;
             // One that stays is older than the other, and not read.
-            let _ = fs::remove_file(self::path(places.stopgap_dir));
+            let _ = fs::remove_file(kept_at);
+            drop_abandoned(places.state_dir, &path);
             false
         }
     };
@@ -389,7 +440,7 @@ mod tests {
     use crate::testing::now;
 
     fn places(dir: &tempfile::TempDir) -> Places<'_> {
-        Places { state_dir: dir.path(), stopgap_dir: Path::new("/nowhere") }
+        Places { state_dir: dir.path(), stopgap_dir: Path::new("/nowhere"), engine: None }
     }
 
     fn ledger() -> Ledger {
@@ -400,6 +451,7 @@ mod tests {
         let entry = Entry { last_used, named: true, references, layers, refused, ..Entry::new(now()) };
         let (boot_id, since_boot) = (Some("boot".into()), Some(Duration::from_millis(1_500)));
         Ledger {
+            engine: Some("first".into()),
             clock: Some(Clock { time: now(), reading: Reading { wall: now(), boot_id, since_boot } }),
             noted: Some(now()),
             noted_at: Some(now()),
@@ -439,7 +491,7 @@ mod tests {
         // Reading a folder is EISDIR, and this process's memory at address 0 EIO.
         for (why, is_folder) in [("Is a directory", true), ("Input/output error", false)] {
             let dir = tempfile::tempdir().unwrap();
-            let path = path(dir.path());
+            let path = path(dir.path(), None);
             match is_folder {
                 true => fs::create_dir(&path).unwrap(),
                 false => std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap(),
@@ -459,23 +511,71 @@ mod tests {
         for (stored, kept, noted) in [(Some(0), Some(1), 1), (Some(1), Some(0), 1), (None, Some(1), 1)] {
             let dir = tempfile::tempdir().unwrap();
             let stopgap_dir = tempfile::tempdir().unwrap();
-            let places = Places { state_dir: dir.path(), stopgap_dir: stopgap_dir.path() };
+            let places = Places { state_dir: dir.path(), stopgap_dir: stopgap_dir.path(), engine: None };
             for (directory, hour) in [(&dir, stored), (&stopgap_dir, kept)] {
                 let Some(hour) = hour else { continue };
-                write(&path(directory.path()), &Ledger { noted: at(hour), ..ledger() }).unwrap();
+                write(&path(directory.path(), None), &Ledger { noted: at(hour), ..ledger() }).unwrap();
             }
             assert!(matches!(read(places), Content::Ledger(read) if read.noted == at(noted)));
             let written = update(places, now(), |ledger| assert_eq!(ledger.noted, at(noted))).await.unwrap();
             assert!(!written.in_stopgap && written.ledger.noted == at(noted));
-            assert!(!path(stopgap_dir.path()).exists() && path(dir.path()).exists());
+            assert!(!path(stopgap_dir.path(), None).exists() && path(dir.path(), None).exists());
         }
+    }
+
+    #[tokio::test]
+    async fn each_engine_has_a_ledger_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |engine| Places { engine, ..places(&dir) };
+        let record = async |engine, image: &str| {
+            let change = |ledger: &mut Ledger| {
+                ledger.images.insert(image.to_owned(), self::ledger().images["sha256:a"].clone());
+            };
+            let ledger = update(of(engine), now(), change).await.unwrap().ledger;
+            ledger.images.into_keys().collect::<Vec<_>>().join(" ")
+        };
+        // From before, without an ID: the first engine adopts it.
+        assert_eq!(record(None, "old").await, "old");
+        for (engine, image, known) in [
+            (Some("A:B"), "a", "a old"),
+            (Some("../c"), "c", "c"),
+            (Some("A:B"), "b", "a b old"),
+            (Some("../c"), "d", "c d"),
+            (None, "e", "a b e old"),
+        ] {
+            assert_eq!(record(engine, image).await, known, "{engine:?}");
+        }
+        let files = || {
+            let files = fs::read_dir(dir.path()).unwrap().flatten();
+            let mut files: Vec<_> =
+                files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+            files.sort_unstable();
+            files
+        };
+        assert_eq!(files(), ["ledger----c.json", "ledger.json", "ledger.lock"]);
+        // The first engine is gone for good, and the other takes its place.
+        let age = |name: &str, days: u64| {
+            let written = std::time::SystemTime::now() - Duration::from_secs(days * 86_400);
+            File::open(dir.path().join(name)).unwrap().set_modified(written).unwrap();
+        };
+        age("ledger.json", 59);
+        assert_eq!(record(Some("../c"), "c").await, "c d");
+        assert_eq!(files(), ["ledger----c.json", "ledger.json", "ledger.lock"]);
+        age("ledger.json", 61);
+        assert_eq!(record(Some("../c"), "c").await, "c d");
+        assert_eq!(files(), ["ledger.json", "ledger.lock"]);
+        assert_eq!(record(Some("../c"), "c").await, "c d");
+        assert_eq!(record(Some("A:B"), "a").await, "a");
+        age("ledger-A-B.json", 61);
+        record(Some("../c"), "c").await;
+        assert_eq!(files(), ["ledger.json", "ledger.lock"]);
     }
 
     #[test]
     fn a_ledger_from_before_references_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let old = r#"{"schema":1,"noted":null,"images":{"sha256:a":{"first_seen":"2026-11-20T12:00:00Z"}}}"#;
-        fs::write(path(dir.path()), old).unwrap();
+        fs::write(path(dir.path(), None), old).unwrap();
         let Content::Ledger(read) = read(places(&dir)) else { panic!("it is readable") };
         assert!(read.images["sha256:a"].references.is_empty() && read.superseded().is_empty());
     }
@@ -487,7 +587,7 @@ mod tests {
             ["", "{", "[]", "\0\u{1}garbage", newer, r#"{"schema":1,"noted":"yesterday","images":{}}"#]
         {
             let dir = tempfile::tempdir().unwrap();
-            fs::write(path(dir.path()), broken).unwrap();
+            fs::write(path(dir.path(), None), broken).unwrap();
             assert!(matches!(read(places(&dir)), Content::NotUnderstood(_)), "{broken}");
             let written = update(places(&dir), now(), |ledger| ledger.noted = Some(now())).await.unwrap();
             assert_eq!(fs::read_to_string(written.set_aside.unwrap().path).unwrap(), broken);
@@ -499,7 +599,7 @@ mod tests {
         #[test]
         fn no_bytes_make_the_reader_panic(bytes: Vec<u8>) {
             let dir = tempfile::tempdir().unwrap();
-            fs::write(path(dir.path()), bytes).unwrap();
+            fs::write(path(dir.path(), None), bytes).unwrap();
             let _ = read(places(&dir));
         }
     }

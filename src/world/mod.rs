@@ -60,11 +60,11 @@ pub trait World {
     /// What the clocks show.
     fn reading(&self) -> Reading;
 
-    /// The ledger as it is, its clock gone on to now. One that is missing or cannot be read knows nothing, and so protects every
+    /// The ledger of the engine that was asked for its `info`, its clock gone on to now. One that is missing or cannot be read knows nothing, and so protects every
     /// image.
     fn ledger(&self) -> Ledger;
 
-    /// Let the ledger's clock go on to now, change it and store it; what it is then.
+    /// Let that ledger's clock go on to now, change it and store it; what it is then.
     ///
     /// # Errors
     /// It can be neither read nor stored; what was there stays as it was.

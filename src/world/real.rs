@@ -36,19 +36,22 @@ pub struct ThisHost<'a> {
     engine: &'a settings::EngineSettings,
     state_dir: &'a Path,
     runtime_dir: &'a Path,
+    /// Known once it was asked (`GET /info`); it tells which ledger is meant.
+    engine_id: Arc<OnceLock<String>>,
     shutdown: OnceLock<Arc<AtomicBool>>,
 }
 
 impl<'a> ThisHost<'a> {
     /// This host, with this engine and these directories.
     pub fn new(engine: &'a settings::EngineSettings, state_dir: &'a Path, runtime_dir: &'a Path) -> Self {
-        Self { engine, state_dir, runtime_dir, shutdown: OnceLock::new() }
+        Self { engine, state_dir, runtime_dir, engine_id: Arc::default(), shutdown: OnceLock::new() }
     }
 }
 
 impl ThisHost<'_> {
     fn ledger_places(&self) -> ledger_file::Places<'_> {
-        ledger_file::Places { state_dir: self.state_dir, stopgap_dir: self.runtime_dir }
+        let engine = self.engine_id.get().map(String::as_str);
+        ledger_file::Places { state_dir: self.state_dir, stopgap_dir: self.runtime_dir, engine }
     }
 }
 
@@ -63,7 +66,8 @@ impl World for ThisHost<'_> {
 
     async fn connect(&self) -> Answer<Engines> {
         let shutdown_requested = self.shutdown.get().map(Arc::clone);
-        Ok(Engines { shutdown_requested, ..Engines::connect(self.engine).await? })
+        let id = Arc::clone(&self.engine_id);
+        Ok(Engines { id, shutdown_requested, ..Engines::connect(self.engine).await? })
     }
 
     async fn engine_traces(&self, info: &Info) -> EngineTraces {
@@ -194,6 +198,8 @@ pub struct Engines {
     pub local: Engine,
     /// The manager, where it is another engine.
     pub manager: Option<Engine>,
+    /// The ID of the engine to prune, once it said it.
+    id: Arc<OnceLock<String>>,
     removal_timeout: Duration,
     shutdown_requested: Option<Arc<AtomicBool>>,
 }
@@ -211,6 +217,7 @@ impl Engines {
         Ok(Self {
             local: local?,
             manager: manager.transpose()?,
+            id: Arc::default(),
             removal_timeout: settings.removal_timeout,
             shutdown_requested: None,
         })
@@ -248,7 +255,12 @@ impl EngineApi for Engines {
     }
 
     async fn info(&self) -> Result<Info, EngineError> {
-        self.local.info().await
+        let info = self.local.info().await?;
+        if !info.id.is_empty() {
+            // It is the same each time.
+            let _ = self.id.set(info.id.clone());
+        }
+        Ok(info)
     }
 
     async fn services(&self) -> Result<Vec<Service>, EngineError> {

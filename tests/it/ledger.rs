@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use lab::{Engine, Image};
+use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::str::contains;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{cached, json_of, ledger, ledger_path, names, program, prune, reachable};
 
@@ -108,6 +108,40 @@ fn a_ledger_that_cannot_be_read_stays_and_fails_the_prune_after_its_work() {
     assert!(error.contains(failure) && error.contains("ledger.json"), "{error}");
     engine.image_id(&name);
     assert!(ledger_path(&engine).is_symlink(), "it is as it was");
+}
+
+#[test]
+fn another_engine_on_the_same_state_directory_has_a_ledger_of_its_own() {
+    let engine = Engine::start_with(Options { swarm: false, ..Options::default() });
+    let image = app(&engine);
+    engine.docker(["pull", "--quiet", image]);
+    let id = engine.image_id(image);
+    assert_eq!(prune(&engine, "")["outcome"], "blocked");
+    let first = ledger(&engine);
+    assert!(first["images"][&id].is_object(), "{first}");
+
+    // The same one, but with another ID and without an image.
+    let mut info: Value = serde_json::from_str(&engine.docker(["info", "--format", "{{json .}}"])).unwrap();
+    info["ID"] = "an/other".into();
+    let info: &'static str = Box::leak(info.to_string().into_boxed_str());
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    proxy.on_request(move |_, line| match line.split('?').next() {
+        Some("GET /info") => Some(Fault::Answer(info)),
+        Some("GET /images/json") => Some(Fault::Answer("[]")),
+        _ => None,
+    });
+    let path = engine.folder().join("state/ledger-an-other.json");
+    for _ in 0..2 {
+        prune(&engine, &format!("--host {}", proxy.url()));
+        assert_eq!(ledger(&engine), first, "it is not the other's to write");
+        let other: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!((&other["engine"], &other["images"]), (&"an/other".into(), &json!({})));
+    }
+    prune(&engine, "");
+    assert_eq!(ledger(&engine)["images"][&id]["first_seen"], first["images"][&id]["first_seen"]);
+    // Which engine is meant is not known where there is none: the first.
+    let status = program(&engine).args(["status", "--host", "unix:///nowhere", "-o", "json"]).assert();
+    assert_eq!(json_of(&status.success())["ledger"]["images"], 1);
 }
 
 #[test]

@@ -534,8 +534,8 @@ impl EngineApi for Simulated {
     async fn info(&self) -> Result<Info, EngineError> {
         self.0.ask("GET /info").await?;
         Ok(Info {
+            id: "simulated".into(),
             root: "/var/lib/docker".into(),
-            id: String::new(),
             host_name: String::new(),
             memory: 0,
             containerd: None,
