@@ -13,6 +13,10 @@ pub struct Ledger {
     pub engine: Option<String>,
     /// `None` until it was first kept.
     pub clock: Option<Clock>,
+    /// How much time really passed between the latest notes, the oldest first: at most [`GAPS`].
+    pub gaps: Vec<Duration>,
+    /// `--older-than` of the last prune or record.
+    pub older_than: Option<Duration>,
     /// When images were last noted.
     pub noted: Option<Time>,
     /// The same by the wall clock, for people.
@@ -41,6 +45,8 @@ pub struct Ledger {
 pub struct Clock {
     /// What it shows: about the wall clock, unless that was set or the ledger was not kept for long.
     pub time: Time,
+    /// How much time has really passed since images were last noted, as far as the host's clocks tell.
+    pub since_note: Duration,
     /// What the host's clocks showed at that moment.
     pub reading: Reading,
 }
@@ -56,9 +62,15 @@ pub struct Reading {
     pub since_boot: Option<Duration>,
 }
 
-/// Between two notes at most this much time passes by the ledger's clock: a day and an hour, so that a daily prune
-/// alone keeps it right.
-const MAX_CLOCK_GAP: Duration = Duration::from_secs(25 * 3_600);
+/// Between two notes so much time may always pass by the ledger's clock.
+const USUAL_GAP: Duration = Duration::from_secs(3_600);
+/// Where `--older-than` is very short, still this much: a clock that stands would keep pressure from lasting.
+const SHORTEST_GAP: Duration = Duration::from_secs(600);
+/// Its default.
+const OLDER_THAN: Duration = Duration::from_secs(86_400);
+/// By how many gaps the interval is told at which the ledger is kept. A daily prune beside a record timer that is dead for
+/// a week makes seven long ones, which are no majority.
+const GAPS: usize = 15;
 
 /// How often images of one repository were used again on another day (UTC) than before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,24 +237,43 @@ fn day(at: Time) -> i64 {
 
 impl Ledger {
     /// Let its clock go on to this reading: by the boot clock within a boot, by the wall clock across boots, never back,
-    /// and never by more than [`MAX_CLOCK_GAP`]. So a clock that jumps and a host that was off make no image old.
+    /// and since the last note by no more than the longest gap. So a clock that jumps and a host that was off make no
+    /// image old.
     ///
     /// Where it is not known whether it is the same boot, a later time since the boot is taken for that: at least so much
     /// time has passed in any case.
     pub fn advance(&mut self, reading: Reading) {
-        let time = self.clock.as_ref().map_or(reading.wall, |clock| {
+        let longest = self.longest_gap();
+        let (time, since_note) = self.clock.as_ref().map_or((reading.wall, Duration::ZERO), |clock| {
             let before = &clock.reading;
             let other_boot =
                 before.boot_id.as_ref().zip(reading.boot_id.as_ref()).is_some_and(|(a, b)| a != b);
             let within = before.since_boot.zip(reading.since_boot).filter(|_| !other_boot);
             let passed = within.and_then(|(then, now)| now.checked_sub(then));
             let passed = passed.unwrap_or_else(|| elapsed(reading.wall, before.wall));
-            let time = clock.time.saturating_add(passed.min(MAX_CLOCK_GAP)).unwrap_or(clock.time);
-            // Runs that could note nothing let no time pass.
-            let latest = self.noted.and_then(|noted| noted.saturating_add(MAX_CLOCK_GAP).ok());
-            latest.map_or(time, |latest| time.min(latest).max(clock.time))
+            let since_note = clock.since_note.saturating_add(passed);
+            // Runs that could note nothing let no more time pass than one.
+            let counted = since_note.min(longest).saturating_sub(clock.since_note.min(longest));
+            (clock.time.saturating_add(counted).unwrap_or(clock.time), since_note)
         });
-        self.clock = Some(Clock { time, reading });
+        self.clock = Some(Clock { time, since_note, reading });
+    }
+
+    /// By how much its clock goes on at most between two notes: by an hour, or twice the interval at which it is kept, so
+    /// that a daily prune alone lets images age too. An image that was used in the hour before a gap of any length is
+    /// younger than `--older-than` after it, by an hour of a day.
+    fn longest_gap(&self) -> Duration {
+        let interval = self.interval().unwrap_or_default();
+        let younger = self.older_than.unwrap_or(OLDER_THAN) / 24 * 23;
+        interval.saturating_mul(2).max(USUAL_GAP).min(younger.max(SHORTEST_GAP))
+    }
+
+    /// At which interval the ledger is kept: the (lower) median of the latest gaps, so that a weekend off among them, or
+    /// one alone, is not taken for it.
+    fn interval(&self) -> Option<Duration> {
+        let mut gaps = self.gaps.clone();
+        gaps.sort_unstable();
+        gaps.get((gaps.len().saturating_sub(1)) / 2).filter(|_| gaps.len() > 1).copied()
     }
 
     /// Now, by its clock; the wall clock's time where it has none yet.
@@ -309,6 +340,11 @@ impl Ledger {
         }
         let images = &self.images;
         self.evicting.retain(|id, _| images.contains_key(id));
+        if let Some(clock) = &mut self.clock {
+            let gap = std::mem::take(&mut clock.since_note);
+            self.gaps.extend(self.noted.map(|_| gap));
+            self.gaps.drain(..self.gaps.len().saturating_sub(GAPS));
+        }
         self.noted = Some(now);
         self.noted_at = Some(wall);
         self.events_until = Some(by_engine);
@@ -599,20 +635,21 @@ mod tests {
     fn ages_count_only_time_that_the_ledger_observed() {
         let day = 24;
         // How old is an image that was used at the first reading, in hours, at each of the next ones?
-        let table: [(&str, &[(Reading, i64)]); 8] = [
+        let table: [(&str, &[(Reading, i64)]); 9] = [
             ("the boot has no ID, and the clock jumps", &[(reading(8 * day, "", 11), 1)]),
-            ("the boot has no ID, and it is another", &[(reading(20, "", 2), 20), (reading(21, "", 3), 21)]),
-            ("time goes on", &[(reading(1, "a", 11), 1), (reading(25, "a", 35), 25)]),
+            ("the boot has no ID, and it is another", &[(reading(20, "", 2), 1), (reading(21, "", 3), 2)]),
+            ("time goes on", &[(reading(1, "a", 11), 1), (reading(2, "a", 12), 2)]),
             ("the clock jumps ahead", &[(reading(8 * day, "a", 11), 1), (reading(8 * day + 1, "a", 12), 2)]),
             ("it is set back for a moment", &[(reading(-3 * day, "a", 11), 1), (reading(2, "a", 12), 2)]),
-            ("it is not kept for a week", &[(reading(7 * day, "a", 7 * 24 + 10), 25)]),
+            ("it is not kept for a week", &[(reading(7 * day, "a", 7 * 24 + 10), 1)]),
             (
                 "the host was off for a week",
-                &[(reading(7 * day, "b", 0), 25), (reading(7 * day + 1, "b", 1), 26)],
+                &[(reading(7 * day, "b", 0), 1), (reading(7 * day + 1, "b", 1), 2)],
             ),
+            ("another boot, and a clock two days ahead", &[(reading(2 * day, "b", 0), 1)]),
             (
                 "a boot with an earlier clock",
-                &[(reading(-2 * day, "b", 0), 0), (reading(-2 * day + 2, "b", 2), 2)],
+                &[(reading(-2 * day, "b", 0), 0), (reading(-2 * day + 1, "b", 1), 1)],
             ),
         ];
         for (what, readings) in table {
@@ -636,7 +673,90 @@ mod tests {
         for day in 1..=7 {
             ledger.advance(reading(24 * day, "a", 10 + 24 * day.unsigned_abs()));
         }
-        assert_eq!(elapsed(ledger.time(now()), now()), MAX_CLOCK_GAP);
+        assert_eq!(elapsed(ledger.time(now()), now()), USUAL_GAP);
+    }
+
+    #[test]
+    fn a_gap_counts_by_how_often_the_ledger_is_kept_and_never_makes_an_image_old() {
+        const MINUTES: u64 = 60;
+        const HOURS: u64 = 60 * MINUTES;
+        const DAYS: u64 = 24 * HOURS;
+        /// How often, the time to the next note, and whether the host is booted in between.
+        type Notes = (usize, u64, bool);
+        type Case = (&'static str, Option<u64>, &'static [Notes], &'static [u64]);
+        // By how much each of the last gaps makes an image older that was used at the note before it.
+        let table: [Case; 14] = [
+            ("each five minutes", None, &[(50, 5 * MINUTES, false)], &[5 * MINUTES, 5 * MINUTES]),
+            ("off for 60 hours", None, &[(50, 5 * MINUTES, false), (1, 60 * HOURS, true)], &[HOURS]),
+            ("off for 60 hours after the first note", None, &[(1, 60 * HOURS, true)], &[HOURS]),
+            ("off twice in the first notes", None, &[(2, 60 * HOURS, true)], &[HOURS, HOURS]),
+            (
+                "off for a weekend after the first note, then each five minutes, then off",
+                None,
+                &[(1, 60 * HOURS, true), (2, 5 * MINUTES, false), (1, 60 * HOURS, true)],
+                &[5 * MINUTES, HOURS],
+            ),
+            ("daily, from the first", None, &[(4, DAYS, false)], &[HOURS, HOURS, 23 * HOURS, 23 * HOURS]),
+            (
+                "daily, and a weekend off",
+                None,
+                &[(9, DAYS, false), (1, 3 * DAYS, true), (1, DAYS, false)],
+                &[23 * HOURS, 23 * HOURS, 23 * HOURS],
+            ),
+            ("daily, younger goes", Some(12 * HOURS), &[(9, DAYS, false)], &[11 * HOURS + 30 * MINUTES]),
+            ("daily, only older goes", Some(7 * DAYS), &[(9, DAYS, false)], &[DAYS]),
+            (
+                "daily, only older goes, and two weeks off",
+                Some(7 * DAYS),
+                &[(9, DAYS, false), (1, 14 * DAYS, true)],
+                &[2 * DAYS],
+            ),
+            (
+                "a record timer that is dead",
+                None,
+                &[(50, 5 * MINUTES, false), (1, 7 * DAYS, false)],
+                &[HOURS],
+            ),
+            (
+                "a record timer that is dead, beside a daily prune",
+                None,
+                &[(50, 5 * MINUTES, false), (7, DAYS, false)],
+                &[HOURS; 7],
+            ),
+            (
+                "a record timer that was dead",
+                None,
+                &[(50, 5 * MINUTES, false), (7, DAYS, false), (1, 5 * MINUTES, false), (1, 60 * HOURS, true)],
+                &[5 * MINUTES, HOURS],
+            ),
+            ("whatever is old", Some(0), &[(9, 5 * MINUTES, false), (1, DAYS, true)], &[10 * MINUTES]),
+        ];
+        for (what, older_than, notes, expected) in table {
+            let mut ledger = Ledger { older_than: older_than.map(Duration::from_secs), ..Ledger::default() };
+            let (mut wall, mut boot, mut since_boot) = (now(), 0, 600);
+            let mut read = |after: u64, boots: bool| {
+                wall += SignedDuration::try_from(Duration::from_secs(after)).unwrap();
+                (boot, since_boot) = if boots { (boot + 1, 20) } else { (boot, since_boot + after) };
+                Reading {
+                    wall,
+                    boot_id: Some(boot.to_string()),
+                    since_boot: Some(Duration::from_secs(since_boot)),
+                }
+            };
+            let mut counted = vec![];
+            for (after, boots) in std::iter::once((0, false))
+                .chain(notes.iter().flat_map(|&(n, after, boots)| std::iter::repeat_n((after, boots), n)))
+            {
+                let before = ledger.noted;
+                // A run that notes nothing, half the time before.
+                ledger.advance(read(after / 2, false));
+                let reading = read(after - after / 2, boots);
+                ledger.advance(reading.clone());
+                ledger.record(&used("image", reading.wall), reading.wall);
+                counted.extend(before.map(|before| elapsed(ledger.noted.unwrap(), before).as_secs()));
+            }
+            assert_eq!(counted[counted.len() - expected.len()..], *expected, "{what}: {counted:?}");
+        }
     }
 
     #[test]

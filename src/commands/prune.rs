@@ -72,7 +72,7 @@ pub async fn attempt(world: &impl World, prune: &PruneSettings, consumers: bool,
     if attempt.report.preview || attempt.is_beside_another() {
         return attempt;
     }
-    let ledger = match note_run(world, exit).await {
+    let ledger = match note_run(world, prune, exit).await {
         Ok(ledger) => ledger,
         Err((error, known)) => {
             // One that could not even begin has said why.
@@ -168,9 +168,14 @@ fn intervention<'a>(report: &'a PruneResult, prune: &PruneSettings) -> Option<In
 ///
 /// # Errors
 /// The ledger can be neither read nor written; with what is known.
-async fn note_run(world: &impl World, exit: Exit) -> Result<Ledger, (HostError, Ledger)> {
+async fn note_run(
+    world: &impl World,
+    prune: &PruneSettings,
+    exit: Exit,
+) -> Result<Ledger, (HostError, Ledger)> {
     let now = world.now();
     let change = |ledger: &mut Ledger| {
+        ledger.older_than = Some(prune.policy.older_than);
         ledger.last_run = Some(now);
         if exit == Exit::Done {
             ledger.last_success = Some(now);

@@ -63,6 +63,7 @@ pub async fn record_in(
     };
     let relieved = matches!(disk, Some(Gate::Disk(Verdict::Closed(_))));
     let change = |ledger: &mut Ledger| {
+        ledger.older_than = Some(prune.policy.older_than);
         if relieved {
             ledger.clear_pressure();
         }

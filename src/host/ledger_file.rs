@@ -24,6 +24,10 @@ struct LedgerJson {
     engine: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clock: Option<ClockJson>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    gaps_seconds: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    older_than_seconds: Option<u64>,
     #[serde(default)]
     noted: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +52,8 @@ struct LedgerJson {
 #[derive(Serialize, Deserialize)]
 struct ClockJson {
     time: Time,
+    #[serde(default)]
+    since_note_seconds: f64,
     wall: Time,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     boot_id: Option<String>,
@@ -163,13 +169,16 @@ impl From<LedgerJson> for Ledger {
             refused: json.refused,
         };
         let returns = |ReturnsJson { images, returns, last_used }| Returns { images, returns, last_used };
-        let clock = |ClockJson { time, wall, boot_id, boot_seconds }| {
+        let clock = |ClockJson { time, since_note_seconds, wall, boot_id, boot_seconds }| {
             let since_boot = boot_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            Clock { time, reading: Reading { wall, boot_id, since_boot } }
+            let since_note = Duration::try_from_secs_f64(since_note_seconds).unwrap_or_default();
+            Clock { time, since_note, reading: Reading { wall, boot_id, since_boot } }
         };
         Self {
             engine: json.engine,
             clock: json.clock.map(clock),
+            gaps: json.gaps_seconds.into_iter().map(Duration::from_secs).collect(),
+            older_than: json.older_than_seconds.map(Duration::from_secs),
             noted: json.noted,
             noted_at: json.noted_at,
             events_until: json.events_until,
@@ -213,12 +222,15 @@ impl From<&Ledger> for LedgerJson {
         Self {
             schema: SCHEMA,
             engine: ledger.engine.clone(),
-            clock: ledger.clock.as_ref().map(|Clock { time, reading }| ClockJson {
+            clock: ledger.clock.as_ref().map(|Clock { time, since_note, reading }| ClockJson {
                 time: *time,
+                since_note_seconds: since_note.as_secs_f64(),
                 wall: reading.wall,
                 boot_id: reading.boot_id.clone(),
                 boot_seconds: reading.since_boot.map(|since| since.as_secs_f64()),
             }),
+            gaps_seconds: ledger.gaps.iter().map(Duration::as_secs).collect(),
+            older_than_seconds: ledger.older_than.map(|age| age.as_secs()),
             noted: ledger.noted,
             noted_at: ledger.noted_at,
             events_until: ledger.events_until,
@@ -452,7 +464,13 @@ mod tests {
         let (boot_id, since_boot) = (Some("boot".into()), Some(Duration::from_millis(1_500)));
         Ledger {
             engine: Some("first".into()),
-            clock: Some(Clock { time: now(), reading: Reading { wall: now(), boot_id, since_boot } }),
+            clock: Some(Clock {
+                time: now(),
+                since_note: Duration::from_millis(500),
+                reading: Reading { wall: now(), boot_id, since_boot },
+            }),
+            gaps: vec![Duration::from_secs(300), Duration::from_secs(301)],
+            older_than: Some(Duration::from_secs(3_600)),
             noted: Some(now()),
             noted_at: Some(now()),
             events_until: Some(now()),

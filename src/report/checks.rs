@@ -270,8 +270,7 @@ fn pruners(pruners: &Pruners) -> String {
 }
 
 fn ledger(noted: Option<Duration>) -> String {
-    let hint =
-        "images age by no more than 25 hours meanwhile; see systemctl status ci-docker-prune-record.timer";
+    let hint = "images hardly age meanwhile; see systemctl status ci-docker-prune-record.timer";
     match noted {
         None => format!("image usage was never recorded; {hint}"),
         Some(since) if since < MAX_RECORD_AGE => format!("image usage was recorded {} ago", age(since)),
