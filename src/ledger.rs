@@ -86,6 +86,9 @@ pub struct Returns {
 /// What is known of a repository that no image was used of for this long is forgotten.
 const REPOSITORY_RETENTION: Duration = Duration::from_secs(60 * 86_400);
 
+/// An image that no full list shows for this long is gone.
+const MISSING: Duration = Duration::from_secs(3_600);
+
 /// Pressure that lasts: since a prune first found the disk under pressure, no prune has found it relieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pressure {
@@ -150,6 +153,8 @@ pub struct Entry {
     pub named: bool,
     /// When an image that had a name was first seen without one.
     pub dangling_since: Option<Time>,
+    /// When a full list first did not show it; `None` as long as each one does.
+    pub missing_since: Option<Time>,
     /// By which `name:tag` it was used, and when last.
     pub references: BTreeMap<String, Time>,
     /// Base first; absent until the engine was asked, which is once.
@@ -213,6 +218,7 @@ impl Entry {
             last_used: None,
             named: false,
             dangling_since: None,
+            missing_since: None,
             references: BTreeMap::new(),
             layers: None,
             refused: None,
@@ -281,8 +287,10 @@ impl Ledger {
         self.clock.as_ref().map_or(wall, |clock| clock.time)
     }
 
-    /// Take note of what was seen now. An image that was never seen before counts as first seen now; images that are
-    /// gone are dropped where every image was listed.
+    /// Take note of what was seen now. An image that was never seen before counts as first seen now. One that a full list
+    /// does not show is dropped when another, an hour later, does not show it either: one empty or short answer must not
+    /// wipe the ledger. When it shows up again, it counts as first seen now, as if it had just been pulled, and is still
+    /// known by its references.
     pub fn record(&mut self, seen: &Observations, wall: Time) {
         let now = self.time(wall);
         // Uses were seen since the last note, whatever the clock that dated them was set to meanwhile.
@@ -299,9 +307,15 @@ impl Ledger {
         }
         if let Some(all) = &seen.all {
             let there: HashSet<&str> = all.iter().map(|listed| listed.id.as_str()).collect();
-            self.images.retain(|id, _| there.contains(id.as_str()));
+            self.images.retain(|id, entry| {
+                let missing = !there.contains(id.as_str());
+                !missing || elapsed(now, *entry.missing_since.get_or_insert(now)) < MISSING
+            });
             for Listed { id, class, name_tags } in all {
                 let entry = self.images.entry(id.clone()).or_insert_with(|| Entry::new(now));
+                if entry.missing_since.take().is_some() {
+                    entry.first_seen = now;
+                }
                 if *class != ImageClass::Dangling {
                     entry.named = true;
                     entry.dangling_since = None;
@@ -361,15 +375,18 @@ impl Ledger {
 
     /// The images that were replaced, by ID, each with a `name:tag` that another image has been used by since. Only
     /// where that is so for every `name:tag` that an image was used by.
+    ///
+    /// An image that the latest full list did not show neither replaces another nor is replaced: it is probably gone.
     pub fn superseded(&self) -> HashMap<&str, &str> {
+        let there = || self.images.iter().filter(|(_, entry)| entry.missing_since.is_none());
         let mut latest: HashMap<&str, Time> = HashMap::new();
-        for (name_tag, at) in self.images.values().flat_map(|entry| &entry.references) {
+        for (name_tag, at) in there().flat_map(|(_, entry)| &entry.references) {
             let last = latest.entry(name_tag).or_insert(*at);
             *last = (*at).max(*last);
         }
         // An image that was used at the latest time is current, as are several that were used at the same time.
         let replaced = |(name_tag, at): (&String, &Time)| latest[name_tag.as_str()] > *at;
-        let superseded = self.images.iter().filter(|(_, entry)| entry.references.iter().all(replaced));
+        let superseded = there().filter(|(_, entry)| entry.references.iter().all(replaced));
         superseded
             .filter_map(|(id, entry)| {
                 let (name_tag, _) = entry.references.iter().max_by_key(|(_, at)| **at)?;
@@ -502,9 +519,66 @@ mod tests {
         ledger.record(&listed(&[("a", ImageClass::Cached), ("b", ImageClass::Tagged)]), later);
         assert_eq!(ledger.images["a"].last_needed(), past);
         ledger.record(&listed(&[("b", ImageClass::Tagged)]), now());
+        assert_eq!(ledger.images["a"].missing_since, Some(now()));
+        let hours = |hours| now() + SignedDuration::from_hours(hours);
+        ledger.record(&listed(&[("b", ImageClass::Tagged)]), hours(1));
         assert_eq!(ledger.images.keys().collect::<Vec<_>>(), ["b"]);
         ledger.forget(["b"]);
         assert!(ledger.images.is_empty());
+    }
+
+    #[test]
+    fn one_empty_list_does_not_wipe_the_ledger() {
+        let minutes = |minutes| now() + SignedDuration::from_mins(minutes);
+        let known = |lists: &[(i64, Option<bool>)]| {
+            let mut ledger = Ledger::default();
+            ledger.record(&used_as("a", Some("app:1"), ago("3d").unwrap()), ago("3d").unwrap());
+            for (at, shown) in lists {
+                let list = |shown| if shown { listed(&[("a", ImageClass::Cached)]) } else { listed(&[]) };
+                ledger.record(&shown.map_or_else(Observations::default, list), minutes(*at));
+            }
+            ledger.images.remove("a")
+        };
+        let (a, empty) = (Some(true), Some(false));
+        let missing = |at| Some((ago("3d").unwrap(), Some(minutes(at))));
+        let seen = |first_seen| Some((first_seen, None));
+        // When it counts as first seen, and since when it is missing.
+        let table: [(&str, &[_], _); 7] = [
+            ("always there", &[(0, a), (60, a)], seen(ago("3d").unwrap())),
+            ("an empty list", &[(0, empty)], missing(0)),
+            ("two in an hour", &[(0, empty), (59, empty)], missing(0)),
+            ("two, an hour apart", &[(0, empty), (60, empty)], None),
+            ("none is asked for", &[(0, empty), (600, None)], missing(0)),
+            ("it shows up again", &[(0, empty), (600, None), (601, a)], seen(minutes(601))),
+            (
+                "and is missing again",
+                &[(0, empty), (30, a), (61, empty)],
+                Some((minutes(30), Some(minutes(61)))),
+            ),
+        ];
+        for (what, lists, expected) in table {
+            let entry = known(lists);
+            assert!(entry.as_ref().is_none_or(|entry| entry.references.contains_key("app:1")), "{what}");
+            assert_eq!(entry.map(|entry| (entry.first_seen, entry.missing_since)), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_missing_neither_replaces_nor_is_replaced() {
+        let mut ledger = Ledger::default();
+        for (id, used) in [("old", "3d"), ("new", "2d"), ("newest", "1d")] {
+            ledger.record(&used_as(id, Some("db:1"), ago(used).unwrap()), ago(used).unwrap());
+        }
+        let superseded = |ledger: &Ledger| {
+            let mut superseded: Vec<_> = ledger.superseded().into_keys().map(str::to_owned).collect();
+            superseded.sort_unstable();
+            superseded
+        };
+        assert_eq!(superseded(&ledger), ["new", "old"]);
+        ledger.record(&listed(&[("old", ImageClass::Cached), ("new", ImageClass::Cached)]), now());
+        assert_eq!(superseded(&ledger), ["old"]);
+        ledger.record(&listed(&[("new", ImageClass::Cached)]), now());
+        assert!(superseded(&ledger).is_empty());
     }
 
     #[test]

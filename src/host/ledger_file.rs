@@ -104,6 +104,8 @@ struct EntryJson {
     named: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     dangling_since: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_since: Option<Time>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     references: BTreeMap<String, Time>,
     /// `ID:BYTES …`: a line an image, where a list would take four a layer.
@@ -164,6 +166,7 @@ impl From<LedgerJson> for Ledger {
             last_used: json.last_used,
             named: json.named,
             dangling_since: json.dangling_since,
+            missing_since: json.missing_since,
             references: json.references,
             layers: json.layers.as_deref().and_then(parse_layers),
             refused: json.refused,
@@ -204,6 +207,7 @@ impl From<&Ledger> for LedgerJson {
             last_used: entry.last_used,
             named: entry.named,
             dangling_since: entry.dangling_since,
+            missing_since: entry.missing_since,
             references: entry.references.clone(),
             layers: entry.layers.as_deref().map(shown_layers),
             refused: entry.refused,
@@ -459,8 +463,9 @@ mod tests {
         let references = BTreeMap::from([("app:1".into(), now())]);
         let last_used = Some(now());
         let layers = Some(vec![Layer::new("sha256:aa", 7), Layer::new("sha256:bb", 0)]);
-        let refused = Some(now());
-        let entry = Entry { last_used, named: true, references, layers, refused, ..Entry::new(now()) };
+        let (missing_since, refused) = (Some(now()), Some(now()));
+        let entry =
+            Entry { last_used, named: true, missing_since, references, layers, refused, ..Entry::new(now()) };
         let (boot_id, since_boot) = (Some("boot".into()), Some(Duration::from_millis(1_500)));
         Ledger {
             engine: Some("first".into()),

@@ -8,7 +8,7 @@ use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::str::contains;
 use serde_json::{Value, json};
 
-use crate::support::{cached, json_of, ledger, ledger_path, names, program, prune, reachable};
+use crate::support::{cached, change_ledger, json_of, ledger, ledger_path, names, program, prune, reachable};
 
 fn app(engine: &Engine) -> &'static str {
     engine.publish(&Image::new("app", "1"));
@@ -51,6 +51,13 @@ fn a_blocked_prune_notes_every_image_and_drops_those_that_are_gone() {
     assert_eq!(prune(&engine, "")["outcome"], "blocked");
     assert!(ledger(&engine)["images"][&id]["first_seen"].is_string());
     engine.docker(["image", "rm", image]);
+    // One list that does not show it does not tell; one an hour later does.
+    prune(&engine, "");
+    assert!(ledger(&engine)["images"][&id]["missing_since"].is_string());
+    change_ledger(&engine, |ledger| {
+        let hour_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(61);
+        ledger["images"][&id]["missing_since"] = hour_ago.to_string().into();
+    });
     prune(&engine, "");
     assert_eq!(ledger(&engine)["images"][&id], Value::Null);
 }
