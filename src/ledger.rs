@@ -21,6 +21,8 @@ pub struct Ledger {
     pub noted: Option<Time>,
     /// The same by the wall clock, for people.
     pub noted_at: Option<Time>,
+    /// The note before each gap that did not count in full and the one after it, the oldest first: at most [`JUMPS`].
+    pub jumps: Vec<Moment>,
     /// Up to when the engine's events were replayed, by the engine's clock.
     pub events_until: Option<Time>,
     /// By image ID.
@@ -61,6 +63,20 @@ pub struct Reading {
     /// The time since the boot (CLOCK_BOOTTIME, which goes on in suspend and cannot be set).
     pub since_boot: Option<Duration>,
 }
+
+/// What two clocks showed at the same moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The wall clock.
+    pub wall: Time,
+    /// The ledger's.
+    pub time: Time,
+}
+
+/// From this difference between the two clocks on a gap is remembered: a clock that is slewed needs less.
+const JUMP: Duration = Duration::from_secs(60);
+/// So many ends of gaps are remembered: the nights of seven weeks.
+const JUMPS: usize = 100;
 
 /// Between two notes so much time may always pass by the ledger's clock.
 const USUAL_GAP: Duration = Duration::from_secs(3_600);
@@ -287,6 +303,25 @@ impl Ledger {
         self.clock.as_ref().map_or(wall, |clock| clock.time)
     }
 
+    /// How long ago something was that happened at this time by the wall clock: no longer than by that clock, and no longer
+    /// than the ledger was kept since. What happened in a gap may have happened at its end.
+    pub fn age(&self, at: Time, wall: Time) -> Duration {
+        let by_wall = elapsed(wall, at);
+        let now = self.time(wall);
+        let noted = self.noted_at.zip(self.noted).map(|(wall, time)| Moment { wall, time });
+        let moments: Vec<Moment> = self.jumps.iter().copied().chain(noted).collect();
+        let Some(first) = moments.first() else { return by_wall };
+        let next = moments.iter().skip(1).map(|moment| moment.time).chain([now]);
+        let since = moments.iter().zip(next).filter(|(moment, _)| moment.wall <= at).map(|(moment, next)| {
+            next.min(moment.time.saturating_add(elapsed(at, moment.wall)).unwrap_or(next))
+        });
+        let by_ledger = since.max().map_or_else(
+            || elapsed(now, first.time).saturating_add(elapsed(first.wall, at)),
+            |since| elapsed(now, since),
+        );
+        by_wall.min(by_ledger)
+    }
+
     /// Take note of what was seen now. An image that was never seen before counts as first seen now. One that a full list
     /// does not show is dropped when another, an hour later, does not show it either: one empty or short answer must not
     /// wipe the ledger. When it shows up again, it counts as first seen now, as if it had just been pulled, and is still
@@ -358,6 +393,14 @@ impl Ledger {
             let gap = std::mem::take(&mut clock.since_note);
             self.gaps.extend(self.noted.map(|_| gap));
             self.gaps.drain(..self.gaps.len().saturating_sub(GAPS));
+        }
+        let wall = self.clock.as_ref().map_or(wall, |clock| clock.reading.wall);
+        if let Some((noted_at, noted)) = self.noted_at.zip(self.noted)
+            && elapsed(wall, noted_at) > elapsed(now, noted).saturating_add(JUMP)
+        {
+            let before = Moment { wall: noted_at, time: noted };
+            self.jumps.extend([before, Moment { wall, time: now }]);
+            self.jumps.drain(..self.jumps.len().saturating_sub(JUMPS));
         }
         self.noted = Some(now);
         self.noted_at = Some(wall);
@@ -831,6 +874,71 @@ mod tests {
             }
             assert_eq!(counted[counted.len() - expected.len()..], *expected, "{what}: {counted:?}");
         }
+    }
+
+    #[test]
+    fn what_happened_by_the_wall_clock_is_no_older_than_the_ledger_observed() {
+        type Case<'a> = (&'a str, &'a [Reading], &'a [(i64, i64)]);
+        // What happened so many hours after the first note by the wall clock, and how long ago that is after these notes,
+        // before the last one is made and once it is.
+        let table: [Case; 7] = [
+            ("the first note", &[], &[(-48, 48), (-1, 1), (0, 0)]),
+            ("an hour later", &[reading(1, "a", 11)], &[(-48, 49), (-1, 2), (0, 1), (1, 0)]),
+            ("the clock is two days ahead", &[reading(48, "a", 11)], &[(-24, 25), (0, 1), (1, 0), (47, 0)]),
+            ("the host was off for 60 hours", &[reading(60, "b", 0)], &[(-24, 25), (0, 1), (59, 0)]),
+            (
+                "it was off, and is on for two hours",
+                &[reading(60, "b", 0), reading(61, "b", 1), reading(62, "b", 2)],
+                &[(-24, 27), (0, 3), (1, 2), (59, 2), (60, 2), (61, 1)],
+            ),
+            (
+                "the clock was ahead and is right again",
+                &[reading(48, "a", 11), reading(2, "a", 12), reading(3, "a", 13)],
+                &[(-24, 27), (0, 3), (2, 1), (3, 0)],
+            ),
+            (
+                "off twice, and the second time counts for two hours",
+                &[reading(60, "b", 0), reading(61, "b", 1), reading(121, "c", 0)],
+                &[(-24, 28), (0, 4), (60, 3), (61, 2), (100, 0)],
+            ),
+        ];
+        for (what, notes, expected) in table {
+            let mut ledger = Ledger::default();
+            ledger.advance(reading(0, "a", 10));
+            ledger.record(&Observations::default(), now());
+            for (n, note) in notes.iter().enumerate() {
+                ledger.advance(note.clone());
+                if n + 1 < notes.len() {
+                    ledger.record(&Observations::default(), note.wall);
+                }
+            }
+            let wall = notes.last().map_or(now(), |note| note.wall);
+            for noted in [false, true] {
+                for (at, hours) in expected {
+                    let age = ledger.age(now() + SignedDuration::from_hours(*at), wall);
+                    let expected = Duration::from_secs(u64::try_from(*hours).unwrap() * 3_600);
+                    assert_eq!(age, expected, "{what}: {at} h, last note made: {noted}");
+                }
+                ledger.record(&Observations::default(), wall);
+            }
+        }
+        let ledger = Ledger::default();
+        assert_eq!(
+            ledger.age(ago("2d").unwrap(), now()),
+            Duration::from_secs(2 * 86_400),
+            "nothing is known"
+        );
+    }
+
+    #[test]
+    fn no_more_jumps_are_remembered_than_are_needed() {
+        let mut ledger = Ledger::default();
+        for night in 0..200 {
+            ledger.advance(reading(24 * night, &night.to_string(), 0));
+            ledger.record(&Observations::default(), now());
+        }
+        assert_eq!(ledger.jumps.len(), JUMPS);
+        assert_eq!(ledger.jumps.last().unwrap().time, ledger.noted.unwrap());
     }
 
     #[test]

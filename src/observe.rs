@@ -360,10 +360,11 @@ fn unread(kind: ObjectKind, id: &str, error: EngineError) -> Unread {
 pub async fn complete_containers(
     engine: &impl EngineApi,
     inventory: &mut Inventory,
+    ledger: &Ledger,
     policy: &plan::Policy,
     now: Time,
 ) {
-    let ended: Vec<String> = containers::wanting_inspection(inventory, policy, now)
+    let ended: Vec<String> = containers::wanting_inspection(inventory, ledger, policy, now)
         .map(|container| container.id.clone())
         .collect();
     let ended = stream::iter(ended).map(|id| async move {

@@ -12,7 +12,7 @@ use super::error::{Cause, Context, HostError, Result, SetAside};
 use super::lock::{lock_soon, open};
 use super::replace;
 use crate::facts::Layer;
-use crate::ledger::{Clock, Entry, Ledger, Pressure, Reading, Reported, Returns, UselessEviction};
+use crate::ledger::{Clock, Entry, Ledger, Moment, Pressure, Reading, Reported, Returns, UselessEviction};
 use crate::units::{Percent, Time};
 
 const SCHEMA: u32 = 1;
@@ -32,6 +32,8 @@ struct LedgerJson {
     noted: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     noted_at: Option<Time>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    jumps: Vec<MomentJson>,
     #[serde(default)]
     events_until: Option<Time>,
     images: BTreeMap<String, EntryJson>,
@@ -59,6 +61,12 @@ struct ClockJson {
     boot_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     boot_seconds: Option<f64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MomentJson {
+    wall: Time,
+    time: Time,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -184,6 +192,7 @@ impl From<LedgerJson> for Ledger {
             older_than: json.older_than_seconds.map(Duration::from_secs),
             noted: json.noted,
             noted_at: json.noted_at,
+            jumps: json.jumps.into_iter().map(|MomentJson { wall, time }| Moment { wall, time }).collect(),
             events_until: json.events_until,
             images: json.images.into_iter().map(|(id, image)| (id, entry(image))).collect(),
             repositories: json
@@ -237,6 +246,7 @@ impl From<&Ledger> for LedgerJson {
             older_than_seconds: ledger.older_than.map(|age| age.as_secs()),
             noted: ledger.noted,
             noted_at: ledger.noted_at,
+            jumps: ledger.jumps.iter().map(|&Moment { wall, time }| MomentJson { wall, time }).collect(),
             events_until: ledger.events_until,
             images,
             repositories,
@@ -478,6 +488,7 @@ mod tests {
             older_than: Some(Duration::from_secs(3_600)),
             noted: Some(now()),
             noted_at: Some(now()),
+            jumps: vec![Moment { wall: now(), time: now() }],
             events_until: Some(now()),
             images: BTreeMap::from([("sha256:a".into(), entry)]),
             repositories: BTreeMap::from([(

@@ -8,7 +8,8 @@ use regex::Regex;
 use super::{Inventory, KeepReason, KeptObject, ObjectKind, Plan, PlannedRemoval, Policy, RemovalReason};
 use crate::facts::label::{SERVICE_ID, SERVICE_NAME, compose_project};
 use crate::facts::{Container, ContainerState};
-use crate::units::{Time, elapsed};
+use crate::ledger::Ledger;
+use crate::units::Time;
 
 /// Who may still want a container that has ended.
 struct Owners<'a> {
@@ -54,11 +55,13 @@ fn builder(container: &Container) -> Option<&str> {
     Some(node.strip_suffix(|last: char| last.is_ascii_digit()).unwrap_or(node))
 }
 
-pub(super) fn decide(inventory: &Inventory, policy: &Policy, now: Time, plan: &mut Plan) {
+pub(super) fn decide(inventory: &Inventory, ledger: &Ledger, policy: &Policy, now: Time, plan: &mut Plan) {
     let owners = Owners::new(inventory, policy);
     for container in &inventory.containers {
         let (id, names) = (container.id.clone(), container.names.clone());
-        match decide_container(container, &owners, inventory.is_unread(&container.id), policy, now) {
+        let unread = inventory.is_unread(&container.id);
+        let old_enough = |since| old_enough(since, ledger, policy, now);
+        match decide_container(container, &owners, unread, policy, old_enough) {
             Ok(reason) => {
                 let (tags, finished) = (vec![], container.finished);
                 let kind = ObjectKind::Container;
@@ -98,6 +101,7 @@ fn restarts(container: &Container) -> Option<&str> {
 /// keeps. Each was created before it finished, so one that was created lately is too young anyway.
 pub fn wanting_inspection<'a>(
     inventory: &'a Inventory,
+    ledger: &'a Ledger,
     policy: &'a Policy,
     now: Time,
 ) -> impl Iterator<Item = &'a Container> {
@@ -107,7 +111,7 @@ pub fn wanting_inspection<'a>(
         ended.contains(&container.state)
             && policy.kept_by(&container.labels).is_none()
             && owners.of(container).is_none()
-            && old_enough(container.created, policy, now).is_ok()
+            && old_enough(container.created, ledger, policy, now).is_ok()
     })
 }
 
@@ -116,7 +120,7 @@ fn decide_container(
     owners: &Owners,
     unread: bool,
     policy: &Policy,
-    now: Time,
+    old_enough: impl Fn(Option<Time>) -> Result<Duration, KeepReason>,
 ) -> Result<RemovalReason, KeepReason> {
     let (since, why): (_, fn(Duration) -> RemovalReason) = match container.state {
         ContainerState::Exited | ContainerState::Dead => (container.finished, RemovalReason::Finished),
@@ -133,31 +137,38 @@ fn decide_container(
         return Err(KeepReason::Unread);
     }
     // A container cannot have ended before it was made: the later time tells.
-    old_enough(container.created, policy, now)?;
+    old_enough(container.created)?;
     if let Some(policy) = restarts(container) {
         return Err(KeepReason::RestartPolicy(policy.to_owned()));
     }
-    old_enough(since, policy, now).map(why)
+    old_enough(since).map(why)
 }
 
-/// The age since then, if it is old enough; a zero, future or absent time is never old.
-fn old_enough(since: Option<Time>, policy: &Policy, now: Time) -> Result<Duration, KeepReason> {
+/// The age since then, if it is old enough: no more than the ledger observed, so that neither a clock that jumps nor a host
+/// that was off makes a container old. A zero, future or absent time is never old.
+fn old_enough(
+    since: Option<Time>,
+    ledger: &Ledger,
+    policy: &Policy,
+    now: Time,
+) -> Result<Duration, KeepReason> {
     let since =
         since.filter(|since| (Time::UNIX_EPOCH..=now).contains(since)).ok_or(KeepReason::AgeUnknown)?;
-    let age = elapsed(now, since);
+    let age = ledger.age(since, now);
     if age < policy.older_than { Err(KeepReason::TooYoung(age, policy.older_than)) } else { Ok(age) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::{Observations, Reading};
     use crate::testing::{ago, container, labels, now, policy, service};
 
     fn verdict(container: Container) -> Result<RemovalReason, KeepReason> {
         let inventory =
             Inventory { containers: vec![container], services: vec![service()], ..Inventory::default() };
         let mut plan = Plan::default();
-        decide(&inventory, &policy(), now(), &mut plan);
+        decide(&inventory, &Ledger::default(), &policy(), now(), &mut plan);
         plan.remove.pop().map(|removal| removal.reason).ok_or_else(|| plan.keep.pop().unwrap().reason)
     }
 
@@ -188,6 +199,53 @@ mod tests {
         ];
         for (container, expected) in table {
             assert_eq!(verdict(container.clone()), expected, "{container:?}");
+        }
+    }
+
+    #[test]
+    fn neither_a_clock_that_jumps_nor_a_host_that_was_off_makes_a_container_old() {
+        let days = |days: i64| jiff::SignedDuration::from_hours(24 * days);
+        let reading = |wall, boot: &str, since_boot| Reading {
+            wall,
+            boot_id: Some(boot.into()),
+            since_boot: Some(Duration::from_secs(since_boot)),
+        };
+        let ended = |created, finished: &str| Container {
+            state: ContainerState::Exited,
+            created: ago(created),
+            finished: ago(finished),
+            ..container()
+        };
+        let created = |at| Container { state: ContainerState::Created, created: ago(at), ..container() };
+        let jumps = [
+            ("the clock is two days ahead", reading(now() + days(2), "a", 1_060)),
+            ("the host was off for 60 hours", reading(now() + days(2) + days(1) / 2, "b", 20)),
+        ];
+        for (what, later) in jumps {
+            let mut ledger = Ledger::default();
+            ledger.advance(reading(now(), "a", 1_000));
+            ledger.record(&Observations::default(), now());
+            ledger.advance(later.clone());
+            // As a prune plans: what is there was noted just before.
+            for noted in [false, true] {
+                for (container, goes) in [
+                    (ended("2h", "5m"), false),
+                    (ended("2d", "22h"), false),
+                    (ended("3d", "2d"), true),
+                    (created("2h"), false),
+                    (created("2d"), true),
+                ] {
+                    let is_old = container.created < ago("1d");
+                    let inventory = Inventory { containers: vec![container], ..Inventory::default() };
+                    let policy = policy();
+                    let asked = wanting_inspection(&inventory, &ledger, &policy, later.wall).count();
+                    assert_eq!(asked == 1, is_old, "{what}");
+                    let mut plan = Plan::default();
+                    decide(&inventory, &ledger, &policy, later.wall, &mut plan);
+                    assert_eq!(plan.remove.len() == 1, goes, "{what}, noted: {noted}: {:?}", plan.keep);
+                }
+                ledger.record(&Observations::default(), later.wall);
+            }
         }
     }
 
@@ -239,7 +297,7 @@ mod tests {
             let beside = Container { id: "other".into(), ..of(other, state) };
             let inventory = Inventory { containers: vec![ended.clone(), beside], ..Inventory::default() };
             let mut plan = Plan::default();
-            decide(&inventory, &policy(), now(), &mut plan);
+            decide(&inventory, &Ledger::default(), &policy(), now(), &mut plan);
             let kept = plan.keep.iter().find(|kept| kept.id == ended.id).map(|kept| kept.reason.clone());
             let expected = stays.then(|| KeepReason::ComposeProject(project.into()));
             assert_eq!(kept, expected, "{project} beside {state:?} of {other}");

@@ -370,7 +370,7 @@ pub fn build(
     now: Time,
 ) -> Plan {
     let mut plan = Plan { unread: inventory.unread.clone(), ..Plan::default() };
-    containers::decide(inventory, policy, now, &mut plan);
+    containers::decide(inventory, ledger, policy, now, &mut plan);
     images::decide(inventory, ledger, policy, usage, now, &mut plan);
     build_cache(&inventory.build_cache, policy, now, &mut plan);
     // What the last run gave up must not keep everything else from its turn, day after day.

@@ -173,7 +173,7 @@ pub async fn planned<W: World>(
             Err(_) => None,
         },
     };
-    observe::complete_containers(engine, &mut inventory, &prune.policy, now).await;
+    observe::complete_containers(engine, &mut inventory, &known, &prune.policy, now).await;
     observe::complete_images(engine, &mut inventory, &known, &prune.policy, now).await;
     let layers = observe::layers(engine, &inventory, &known, &prune.policy, usage.as_ref(), now).await;
     known.record_layers(&layers);
@@ -340,7 +340,7 @@ impl<W: World> Evaluated<'_, W> {
         let places = survey.disk_places(world, engine, &prune.disk).await?;
         let mut usage = fullest(world, &places.images).await?;
         let mut inventory = observe::inventory(survey)?;
-        observe::complete_containers(engine, &mut inventory, policy, now).await;
+        observe::complete_containers(engine, &mut inventory, &known, policy, now).await;
         let mut plan = plan::build(&inventory, &known, policy, Some(&usage), now);
 
         let planned = Cell::new(plan.remove.len());
