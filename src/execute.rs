@@ -530,16 +530,7 @@ where
                 .skipped
                 .extend(all.map(|removal| (removal, Skip::EnoughSpace(before.clone(), limit))));
         }
-        let wanted = limit.map_or(u64::MAX, |limit| wanted_bytes(&before, &limit));
-        let mut size = first.freed();
-        let mut batch = vec![first];
-        while batch.len() < BATCH
-            && size < wanted
-            && let Some(removal) = pop_of_rung(left, limit.as_ref())
-        {
-            size = size.saturating_add(removal.freed());
-            batch.push(removal);
-        }
+        let batch = batch(first, limit.as_ref(), &before, left);
         let mut nameless = Vec::new();
         for (removal, image) in self.record_names(batch).await {
             if self.outcome.stopped.is_some() {
@@ -582,19 +573,22 @@ where
             }
             self.record_outcome(removal, done);
         }
-        let Some(limit) = limit else { return };
-        if gone.size == 0 || self.outcome.stopped.is_some() {
-            return;
+        let quiet = Quiet { before, after: idle, time: quiet };
+        if let Some(limit) = limit.filter(|_| gone.size > 0 && self.outcome.stopped.is_none()) {
+            self.judge_batch(quiet, &limit, gone, began.elapsed()).await;
         }
-        let after = match self.settled_usage(&idle, &limit, gone).await {
+    }
+
+    /// Has the removal of these images, which took so long, freed anything? That it has not is believed when it was so
+    /// several times in a row, while nobody else wrote as much.
+    async fn judge_batch(&mut self, quiet: Quiet, limit: &Limit, gone: FreedNothing, took: Duration) {
+        let after = match self.settled_usage(&quiet.after, limit, gone).await {
             Ok(after) => after,
             Err(why) => return self.outcome.stopped = Some(Stop::Unavailable(why)),
         };
-        let written = idle.filesystem.used.saturating_sub(before.filesystem.used);
-        let meanwhile = at_the_same_pace(written, quiet, began.elapsed());
-        if !freed_nothing(&idle, &after, gone) {
+        if !freed_nothing(&quiet.after, &after, gone) {
             self.useless = (0, FreedNothing::default());
-        } else if meanwhile < gone.size / 2 {
+        } else if quiet.written_in(took) < gone.size / 2 {
             let (batches, sum) = &mut self.useless;
             *batches += 1;
             sum.images += gone.images;
@@ -762,10 +756,40 @@ fn freed_nothing(before: &Usage, after: &Usage, gone: FreedNothing) -> bool {
     !inodes && !metadata && is_next_to_nothing(freed, gone.images, gone.size)
 }
 
-/// So many bytes were written in a time: how many in another.
-fn at_the_same_pace(bytes: u64, time: Duration, other: Duration) -> u64 {
-    let scaled = u128::from(bytes) * other.as_millis() / time.as_millis().max(1);
-    u64::try_from(scaled).unwrap_or(u64::MAX)
+/// A time in which nothing of ours went: what the usage rose by, others have written.
+struct Quiet {
+    before: Usage,
+    after: Usage,
+    time: Duration,
+}
+
+impl Quiet {
+    /// Bytes that others write in this time at the same pace.
+    fn written_in(&self, time: Duration) -> u64 {
+        let written = self.after.filesystem.used.saturating_sub(self.before.filesystem.used);
+        let scaled = u128::from(written) * time.as_millis() / self.time.as_millis().max(1);
+        u64::try_from(scaled).unwrap_or(u64::MAX)
+    }
+}
+
+/// As many removals, from this one on, as the limit of their rung wants by what they free.
+fn batch(
+    first: PlannedRemoval,
+    limit: Option<&Limit>,
+    usage: &Usage,
+    left: &mut VecDeque<PlannedRemoval>,
+) -> Vec<PlannedRemoval> {
+    let wanted = limit.map_or(u64::MAX, |limit| wanted_bytes(usage, limit));
+    let mut size = first.freed();
+    let mut batch = vec![first];
+    while batch.len() < BATCH
+        && size < wanted
+        && let Some(removal) = pop_of_rung(left, limit)
+    {
+        size = size.saturating_add(removal.freed());
+        batch.push(removal);
+    }
+    batch
 }
 
 /// The next removal, if it is an eviction of the rung with this limit; without one, what an interrupted eviction left.

@@ -312,7 +312,7 @@ async fn recent_uses(engine: &impl EngineApi, since: Time, until: Time) -> Answe
 }
 
 /// Everything that is there, and by which names services and tasks use it.
-pub fn list(seen: &mut Observations, inventory: &Inventory, now: Time) {
+fn list(seen: &mut Observations, inventory: &Inventory, now: Time) {
     let by_digest: HashMap<&str, &str> = inventory
         .images
         .iter()
@@ -343,10 +343,14 @@ pub fn inventory(survey: &Survey) -> Answer<Inventory> {
     })
 }
 
-/// List the images. Where that takes too long they stay, and everything else goes all the same.
-pub async fn images(engine: &impl EngineApi, inventory: &mut Inventory) {
+/// List the images, and take them into the observations. Where that takes too long they stay, and everything else goes all
+/// the same.
+pub async fn images(engine: &impl EngineApi, inventory: &mut Inventory, seen: &mut Observations, now: Time) {
     match engine.images().await {
-        Ok(images) => inventory.images = images,
+        Ok(images) => {
+            inventory.images = images;
+            list(seen, inventory, now);
+        }
         Err(error) => inventory.unread.push(unread(ObjectKind::Cached, "", error)),
     }
 }

@@ -6,6 +6,7 @@ use super::print;
 use crate::cli::Output;
 use crate::exit::Exit;
 use crate::observe::{self, Questions};
+use crate::plan::ObjectKind;
 use crate::plan::explain::{explain, matching_objects};
 use crate::prune::{Planned, planned};
 use crate::report::{ExplainReport, json, text};
@@ -29,6 +30,11 @@ pub async fn run(
     let now = world.now();
     let Planned { plan, inventory, known, usage } =
         planned(&world, &engine, &survey, &prune, None, now).await?;
+    if let Some(unlisted) =
+        plan.unread.iter().find(|unread| unread.id.is_empty() && unread.kind == ObjectKind::Cached)
+    {
+        return Err(unlisted.why.clone().into());
+    }
     let explained = objects.iter().map(|query| {
         let found = matching_objects(&inventory, &known, query).into_iter();
         let explain = |object| explain(object, &inventory, &known, &prune.policy, &plan, now);

@@ -41,7 +41,7 @@ pub fn release(state_dir: &Path) -> bool {
     let released = fs::remove_file(path(state_dir)).is_ok();
     if released {
         // btrfs and ZFS return the space with their next commit only.
-        let _ = File::open(state_dir).map(|folder| nix::unistd::syncfs(folder));
+        let _ = File::open(state_dir).map(nix::unistd::syncfs);
     }
     released
 }

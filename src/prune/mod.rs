@@ -15,7 +15,7 @@ use crate::gates::disk::{Usage, usages};
 use crate::gates::{Gate, GateState, Verdict, all_unavailable, combined_state, converge};
 use crate::host::lock::Acquisition;
 use crate::ledger::{Ledger, Observations};
-use crate::observe::{self, Questions, Survey};
+use crate::observe::{self, DiskPlaces, Questions, Survey};
 use crate::plan::{self, Inventory, ObjectKind, Plan};
 use crate::settings::PruneSettings;
 use crate::units::{Percent, Time, age};
@@ -163,8 +163,7 @@ pub async fn planned<W: World>(
     let mut inventory = observe::inventory(survey)?;
     let mut known = world.ledger();
     let mut seen = observe::image_uses(engine, survey, known.events_until, now).await?;
-    observe::images(engine, &mut inventory).await;
-    observe::list(&mut seen, &inventory, now);
+    observe::images(engine, &mut inventory, &mut seen, now).await;
     known.record(&seen, now);
     let usage = match usage {
         Some(usage) => Some(usage),
@@ -328,15 +327,14 @@ impl<W: World> Evaluated<'_, W> {
     /// Plan and carry out, and tell what came of it. Containers and build cache wait for no list of images.
     async fn remove(
         &self,
-        mut seen: Observations,
-        known: Ledger,
+        seen: Observations,
+        mut known: Ledger,
         events: &<W::Engine as EngineApi>::Events,
         consumers: bool,
         progress: Progress<'_>,
     ) -> Answer<PruneResult> {
         let Self { world, engine, prune, ref survey, now, .. } = *self;
         let policy = &prune.policy;
-        let before = measured(&self.gates);
         let places = survey.disk_places(world, engine, &prune.disk).await?;
         let mut usage = fullest(world, &places.images).await?;
         let mut inventory = observe::inventory(survey)?;
@@ -352,19 +350,9 @@ impl<W: World> Evaluated<'_, W> {
         let carried_out = first.len();
         run.carry_out(first).await;
 
-        let mut known = known;
         if run.outcome.stopped.is_none() {
-            observe::images(engine, &mut inventory).await;
-            observe::list(&mut seen, &inventory, now);
-            known.record(&seen, now);
-            observe::complete_images(engine, &mut inventory, &known, policy, now).await;
             usage = fullest(world, &places.images).await.unwrap_or(usage);
-            let layers = observe::layers(engine, &inventory, &known, policy, Some(&usage), now).await;
-            known = record(world, now, |ledger| {
-                ledger.record(&seen, now);
-                ledger.record_layers(&layers);
-            })
-            .await;
+            known = self.list_images(&mut inventory, seen, known, &usage).await;
             plan = plan::build(&inventory, &known, policy, Some(&usage), now);
             planned.set(plan.remove.len());
             for leftover in plan.leftovers.clone() {
@@ -374,18 +362,53 @@ impl<W: World> Evaluated<'_, W> {
         run.carry_out(plan.remove.iter().skip(carried_out).cloned().collect()).await;
         progress(None);
         let outcome = run.outcome;
+        self.conclude(Planned { plan, inventory, known, usage: Some(usage) }, outcome, &places, consumers)
+            .await
+    }
 
+    /// Look at the images: what they are, and what the ledger then knows.
+    async fn list_images(
+        &self,
+        inventory: &mut Inventory,
+        mut seen: Observations,
+        mut known: Ledger,
+        usage: &Usage,
+    ) -> Ledger {
+        let Self { world, engine, prune, now, .. } = *self;
+        observe::images(engine, inventory, &mut seen, now).await;
+        known.record(&seen, now);
+        observe::complete_images(engine, inventory, &known, &prune.policy, now).await;
+        let layers = observe::layers(engine, inventory, &known, &prune.policy, Some(usage), now).await;
+        let change = |ledger: &mut Ledger| {
+            ledger.record(&seen, now);
+            ledger.record_layers(&layers);
+        };
+        record(world, now, change).await
+    }
+
+    /// Measure and record what a prune has changed.
+    async fn conclude(
+        &self,
+        planned: Planned,
+        outcome: Outcome,
+        places: &DiskPlaces,
+        consumers: bool,
+    ) -> Answer<PruneResult> {
+        let Self { world, engine, prune, ref survey, now, .. } = *self;
+        let Planned { plan, inventory, known, usage } = planned;
+        let before = measured(&self.gates);
         let after = usages(world.measure(&places.measured).await).unwrap_or_else(|why| {
             log::warn!("after the prune: {}", why.0);
             before.clone()
         });
         let relieved = !after.iter().any(|usage| prune.disk.limit.is_reached(usage));
         let at_the_end = fullest(world, &places.images).await.ok();
-        if at_the_end.as_ref().is_some_and(|usage| !policy.target.is_reached(usage)) {
+        if at_the_end.as_ref().is_some_and(|usage| !prune.policy.target.is_reached(usage)) {
             world.keep_reserve(&places.images);
         }
         // As full as it was, or is: its own records must not count as a point more.
-        let images_at = at_the_end.map(|end| end.percent.max(usage.percent));
+        let images_at =
+            [at_the_end.as_ref(), usage.as_ref()].into_iter().flatten().map(|usage| usage.percent).max();
         let change = |ledger: &mut Ledger| settle(ledger, &outcome, relieved, images_at, now);
         let pressure = match world.update_ledger(now, change).await {
             Ok(ledger) => OngoingPressure::of(&ledger, now),
@@ -415,7 +438,7 @@ impl<W: World> Evaluated<'_, W> {
             reclaimed,
             pressure,
             disk_consumers,
-            images_on: Some(usage),
+            images_on: usage,
             ledger_error: None,
         })
     }

@@ -787,9 +787,7 @@ impl EngineOrders for Simulated {
         self.0.step("POST /images/ID/tag (restore)").await;
         let fault = self.0.faults.borrow_mut().remove(&(self.0.steps.get() - 1));
         self.0.pass().await;
-        if let Err(error) = self.0.fault("POST /images/ID/tag (restore)", fault).await {
-            return Err(error);
-        }
+        self.0.fault("POST /images/ID/tag (restore)", fault).await?;
         let mut state = self.0.state.borrow_mut();
         if self.0.breakage != Some(Breakage::BlindRestore) && state.resolve(name_tag).is_some() {
             return Ok(Done::Untagged);
