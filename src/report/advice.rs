@@ -158,8 +158,8 @@ fn total<'a>(kept: impl Iterator<Item = &'a KeptObject>) -> (usize, u64) {
 pub fn freed_nothing(images: usize, bytes: u64, usage: Option<&Usage>) -> String {
     let at = usage.map_or_else(String::new, |usage| format!(": {}", usage_line(usage)));
     format!(
-        "evicting {} ({} by the engine's list) freed nothing, so no further cached image was evicted{at}. Other \
-         images have the same layers, or the filesystem keeps snapshots of them",
+        "evicting {} ({} of their own) freed nothing, so no further cached image was evicted{at}. The filesystem keeps \
+         snapshots of them, or a process has their files open",
         amount(images, "cached image"),
         size(bytes)
     )
