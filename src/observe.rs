@@ -339,6 +339,7 @@ pub fn inventory(survey: &Survey) -> Answer<Inventory> {
         tasks: survey.tasks.clone()?,
         images: vec![],
         build_cache: vec![],
+        containerd_store: survey.info.as_ref().is_ok_and(|info| info.containerd_store),
         unread: vec![],
     })
 }

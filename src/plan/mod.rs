@@ -30,6 +30,8 @@ pub struct Inventory {
     pub tasks: Vec<Task>,
     /// Records of BuildKit's cache.
     pub build_cache: Vec<CacheRecord>,
+    /// Does the containerd image store hold the images?
+    pub containerd_store: bool,
     /// What the engine would not tell.
     pub unread: Vec<Unread>,
 }
@@ -348,6 +350,9 @@ pub struct Plan {
     pub leftovers: Vec<Leftover>,
     /// What could not be decided about, and stays.
     pub unread: Vec<Unread>,
+    /// Bytes of stale build cache that stay because the containerd store counts every step on a base image that is there as
+    /// shared, so that a prune without `all` never takes them (observed on 28.5 and 29.7).
+    pub shared_cache: u64,
 }
 
 /// What an interrupted eviction left on an image that stays.
@@ -372,7 +377,7 @@ pub fn build(
     let mut plan = Plan { unread: inventory.unread.clone(), ..Plan::default() };
     containers::decide(inventory, ledger, policy, now, &mut plan);
     images::decide(inventory, ledger, policy, usage, now, &mut plan);
-    build_cache(&inventory.build_cache, policy, now, &mut plan);
+    build_cache(inventory, policy, now, &mut plan);
     // What the last run gave up must not keep everything else from its turn, day after day.
     let stuck = ledger.stuck.as_ref().map(|(kind, id)| (kind.as_str(), id.as_str()));
     let is_stuck = |removal: &PlannedRemoval| stuck == Some((removal.kind.name(), removal.id.as_str()));
@@ -402,13 +407,18 @@ pub fn projected(plan: &Plan, usage: &Usage) -> (Usage, bool) {
     (usage, is_known)
 }
 
-fn build_cache(records: &[CacheRecord], policy: &Policy, now: Time, plan: &mut Plan) {
-    let stale = records.iter().filter(|record| {
-        let idle = record.last_used.is_some_and(|used| elapsed(now, used) >= policy.older_than);
-        idle && !record.in_use && !record.shared && !record.internal
-    });
-    let (records, size) =
-        stale.fold((0, 0_u64), |(n, size), record| (n + 1, size.saturating_add(record.size)));
+fn build_cache(inventory: &Inventory, policy: &Policy, now: Time, plan: &mut Plan) {
+    let stale = |shared: bool| {
+        let stale = inventory.build_cache.iter().filter(move |record| {
+            let idle = record.last_used.is_some_and(|used| elapsed(now, used) >= policy.older_than);
+            idle && !record.in_use && record.shared == shared && !record.internal
+        });
+        stale.fold((0, 0_u64), |(n, size), record| (n + 1, size.saturating_add(record.size)))
+    };
+    if inventory.containerd_store {
+        plan.shared_cache = stale(true).1;
+    }
+    let (records, size) = stale(false);
     if records > 0 {
         plan.remove.push(PlannedRemoval {
             kind: ObjectKind::BuildCache,
@@ -524,11 +534,18 @@ mod tests {
             CacheRecord { last_used: None, ..stale },
         ];
         let policy = crate::testing::policy();
-        let mut plan = Plan::default();
-        build_cache(&records, &policy, now(), &mut plan);
-        assert_eq!(plan.remove.len(), 1);
-        assert_eq!(plan.remove[0].size, 20);
-        build_cache(&records[2..], &policy, now(), &mut plan);
-        assert_eq!(plan.remove.len(), 1);
+        for containerd_store in [false, true] {
+            let planned = |records: &[CacheRecord]| {
+                let inventory =
+                    Inventory { build_cache: records.to_vec(), containerd_store, ..Inventory::default() };
+                let mut plan = Plan::default();
+                build_cache(&inventory, &policy, now(), &mut plan);
+                (plan.remove.iter().map(|removal| removal.size).collect::<Vec<_>>(), plan.shared_cache)
+            };
+            // On overlay2 an image has what is shared, and its removal would free nothing.
+            let shared = if containerd_store { 10 } else { 0 };
+            assert_eq!(planned(&records), (vec![20], shared));
+            assert_eq!(planned(&records[2..]), (vec![], shared));
+        }
     }
 }

@@ -109,6 +109,9 @@ fn live_runs(gate: &Gate) -> Vec<&str> {
     }
 }
 
+/// Why it stays.
+pub const SHARED_CACHE: &str = "build cache that the containerd store counts as shared with images";
+
 /// What would free more now, although the policy keeps it.
 ///
 /// `evictable`: is the filesystem that holds the images under pressure, so that a shorter age would evict any?
@@ -140,6 +143,12 @@ pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
         lines.push(format!(
             "docker stack rm, docker service rm what need not run: {images} in use, {}",
             size(bytes)
+        ));
+    }
+    if plan.shared_cache > 0 {
+        lines.push(format!(
+            "docker builder prune --all --filter until=24h: {}, {SHARED_CACHE}",
+            size(plan.shared_cache)
         ));
     }
     let (n, bytes) = total(plan.keep.iter().filter(|kept| kept.reason == KeepReason::Tagged));

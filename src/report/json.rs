@@ -122,6 +122,9 @@ struct PlanJson {
     /// What the engine would not tell, and stays for that.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unread: Vec<UnreadJson>,
+    /// Stale build cache that stays because the containerd store counts it as shared with images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared_build_cache_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -205,6 +208,7 @@ fn prune_json(report: &PruneResult) -> PruneJson {
         keep: plan.keep.iter().map(kept).collect(),
         leftovers: plan.leftovers.iter().map(leftover).collect(),
         unread: plan.unread.iter().map(unread).collect(),
+        shared_build_cache_bytes: Some(plan.shared_cache).filter(|bytes| *bytes > 0),
     });
     let projected = report.plan.as_ref().zip(report.images_on.as_ref());
     let removed = outcome.removed.iter().map(|removal| planned(removal, reason::removal(&removal.reason)));

@@ -382,7 +382,12 @@ fn plan_text(out: &mut impl Write, plan: &Plan, usage: Option<&Usage>, verbose: 
         )?;
     }
     writeln!(out)?;
-    stays(out, &plan.keep, verbose)
+    stays(out, &plan.keep, verbose)?;
+    if plan.shared_cache > 0 {
+        let command = "docker builder prune --all --filter until=24h";
+        writeln!(out, "  {} of {}: {command}", size(plan.shared_cache), advice::SHARED_CACHE)?;
+    }
+    Ok(())
 }
 
 /// After a figure that is an upper bound.

@@ -243,6 +243,34 @@ fn stale_build_cache_goes_and_what_images_share_stays() {
     });
 }
 
+/// Steps that no image has, on a base image that is there: overlay2 frees them, and the containerd store never does.
+#[test]
+fn build_cache_that_the_containerd_store_never_frees_is_told_with_the_command() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let base = "127.0.0.1:5000/app:1";
+    engine.docker(["pull", "--quiet", base]);
+    crate::support::build(
+        &engine,
+        true,
+        &format!("FROM {base} AS made\nRUN --network=none dd if=/dev/zero of=/x bs=1M count=4\nFROM {base}\nCOPY --from=made /bin/sh /y\n"),
+    );
+    engine.fill_to(85);
+    let mut report = Value::Null;
+    engine.eventually("the cache is a second old, and what may go is gone", || {
+        report = prune(&engine, "--older-than 1s");
+        let shared = &report["plan"]["shared_build_cache_bytes"];
+        if engine.kind.containerd_store() {
+            shared.as_u64().is_some_and(|bytes| bytes > 4_000_000)
+        } else {
+            shared.is_null() && report["removed"].to_string().contains("build-cache")
+        }
+    });
+    let text = stdout(&program(&engine).args(["prune", "--older-than", "1s"]).assert().success());
+    let told = text.contains("docker builder prune --all --filter until=24h");
+    assert_eq!(told, engine.kind.containerd_store(), "{text}");
+}
+
 #[test]
 fn a_dry_run_sends_nothing_but_reads_and_shows_the_plan_also_when_a_gate_is_closed() {
     let engine = Engine::start();
