@@ -382,9 +382,9 @@ where
             }
             Precondition::Unused(removal) => match self.image(&removal.id).await? {
                 None => NotDone::Gone,
+                Some(image) if !is_as_planned(&image, removal) => NotDone::Skipped(Skip::Renamed),
                 Some(image) if self.is_in_use(&image) => NotDone::Skipped(Skip::InUse),
-                Some(image) if is_as_planned(&image, removal) => return Ok(()),
-                Some(_) => NotDone::Skipped(Skip::Renamed),
+                Some(_) => return Ok(()),
             },
             // Whatever has a name again loses no more than our tag; without one our tag is all that
             // keeps it for a container.

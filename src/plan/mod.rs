@@ -236,6 +236,10 @@ impl PlannedRemoval {
         self.frees.unwrap_or(self.size)
     }
 
+    fn is_stuck(&self, ledger: &Ledger) -> bool {
+        ledger.stuck.as_ref().is_some_and(|(kind, id)| kind == self.kind.name() && *id == self.id)
+    }
+
     /// Its first name, else its ID.
     pub fn label(&self) -> &str {
         self.names.first().unwrap_or(&self.id)
@@ -379,11 +383,25 @@ pub fn build(
     images::decide(inventory, ledger, policy, usage, now, &mut plan);
     build_cache(inventory, policy, now, &mut plan);
     // What the last run gave up must not keep everything else from its turn, day after day.
-    let stuck = ledger.stuck.as_ref().map(|(kind, id)| (kind.as_str(), id.as_str()));
-    let is_stuck = |removal: &PlannedRemoval| stuck == Some((removal.kind.name(), removal.id.as_str()));
-    let last = plan.remove.iter().find(|removal| is_stuck(removal)).map(|removal| removal.kind);
+    let last = plan.stuck(ledger).map(|removal| removal.kind);
+    let is_stuck = |removal: &PlannedRemoval| removal.is_stuck(ledger);
     plan.remove.sort_by_key(|removal| (last == Some(removal.kind), removal.kind, is_stuck(removal)));
     plan
+}
+
+impl Plan {
+    /// What the last run gave up, if it is to go now.
+    fn stuck(&self, ledger: &Ledger) -> Option<&PlannedRemoval> {
+        self.remove.iter().find(|removal| removal.is_stuck(ledger))
+    }
+
+    /// What goes before the images are listed: its beginning, which no image is part of, but for the kind that the last run
+    /// gave up.
+    pub fn before_images(&self, ledger: &Ledger) -> Vec<PlannedRemoval> {
+        let last = self.stuck(ledger).map(|removal| removal.kind);
+        let first = |removal: &&PlannedRemoval| removal.kind.needs_no_images() && last != Some(removal.kind);
+        self.remove.iter().take_while(first).cloned().collect()
+    }
 }
 
 /// How full the filesystem that holds the images would be after the plan, and whether all that it frees is known: else it

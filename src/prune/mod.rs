@@ -345,8 +345,7 @@ impl<W: World> Evaluated<'_, W> {
         progress(Some((0, planned.get())));
         let step = |done| progress(Some((done, planned.get())));
         let mut run = self.execution(events, &places.images, &step);
-        let first = plan.remove.iter().take_while(|removal| removal.kind.needs_no_images());
-        let first: Vec<_> = first.cloned().collect();
+        let first = plan.before_images(&known);
         let carried_out = first.len();
         run.carry_out(first).await;
 

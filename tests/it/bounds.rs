@@ -99,6 +99,13 @@ fn a_ledger_of_five_megabytes_is_read_kept_and_cleared_up() {
         .success()
         .stdout(contains("the ledger knows 40000 images"));
     assert_eq!(ledger(&engine)["images"].as_object().unwrap().len(), 40_000);
+    engine.fill_to(85);
+    prune(&engine, "");
+    assert_eq!(ledger(&engine)["images"].as_object().unwrap().len(), 40_000, "one list is not believed");
+    change_ledger(&engine, |ledger| {
+        let images = ledger["images"].as_object_mut().unwrap();
+        images.values_mut().for_each(|image| image["missing_since"] = at.into());
+    });
     prune(&engine, "");
     assert_eq!(ledger(&engine)["images"].as_object().unwrap().len(), 0);
 }

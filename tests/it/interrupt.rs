@@ -137,13 +137,18 @@ fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
     }
 }
 
-/// A prune of everything, during which this is done while the gates are asked again after the images were listed.
-fn after_the_plan(engine: &Engine, proxy: &Proxy, act: impl FnOnce() + Send + 'static) -> Value {
+/// A prune of everything, during which this is done while the gates are asked for the first time after this request.
+fn after(
+    engine: &Engine,
+    proxy: &Proxy,
+    request: &'static str,
+    act: impl FnOnce() + Send + 'static,
+) -> Value {
     let mut act = Some(act);
-    let mut listed = false;
+    let mut planned = false;
     proxy.on_request(move |_, line| {
-        listed |= line.starts_with("GET /images/json");
-        if listed && line.starts_with("GET /services") {
+        planned |= line.starts_with(request);
+        if planned && line.starts_with("GET /services") {
             act.take().into_iter().for_each(|act| act());
         }
         None
@@ -158,9 +163,25 @@ fn a_dangling_image_that_gets_a_name_at_the_last_moment_stays() {
     let [dangling] = dangling(&engine);
     engine.fill_to(85);
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
-    let report = after_the_plan(&engine, &proxy, docker(&engine, &["tag", &dangling, "wanted:1"]));
+    let report = after(&engine, &proxy, "GET /images/json", docker(&engine, &["tag", &dangling, "wanted:1"]));
     assert!(engine.has_image("wanted:1"), "{report}");
     assert!(report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("another name"), "{report}");
+}
+
+#[test]
+fn a_cached_image_that_gets_a_tag_or_is_pulled_after_the_plan_keeps_its_names() {
+    for (act, why) in [("tag", "renamed"), ("pull", "in_use")] {
+        let (engine, proxy, cached) = scene();
+        let (name, id) = cached[0].clone();
+        let words = if act == "tag" { vec!["tag", &id, "wanted:1"] } else { vec!["pull", "--quiet", &name] };
+        let report = after(&engine, &proxy, "GET /images/json", docker(&engine, &words));
+        assert!(engine.has_image(&name), "{report}");
+        assert!(act == "pull" || engine.has_image("wanted:1"), "{report}");
+        let skipped = report["skipped"].as_array().unwrap();
+        let reason =
+            skipped.iter().find(|object| object["id"] == id.as_str()).map(|object| &object["reason"]);
+        assert_eq!(reason.unwrap()["code"], why, "{report}");
+    }
 }
 
 fn orders(proxy: &Proxy) -> usize {
@@ -291,7 +312,7 @@ fn a_tag_of_our_own_that_does_not_come_off_ends_the_run() {
 fn a_container_that_ran_again_stays() {
     let (engine, proxy, _) = scene();
     engine.docker(["run", "--name", "again", APP, "true"]);
-    let report = after_the_plan(&engine, &proxy, docker(&engine, &["start", "--attach", "again"]));
+    let report = after(&engine, &proxy, "GET /system/df", docker(&engine, &["start", "--attach", "again"]));
     assert!(report["skipped"].to_string().contains("it ran again"), "{report}");
     assert!(engine.docker(["ps", "--all", "--format", "{{.Names}}"]).contains("again"));
 }

@@ -43,12 +43,16 @@ fn images_in_use_are_noted_and_by_events_those_that_just_were() {
 }
 
 #[test]
-fn a_blocked_prune_notes_every_image_and_drops_those_that_are_gone() {
+fn a_prune_records_every_image_and_drops_those_that_are_gone() {
     let engine = Engine::start();
     let image = app(&engine);
     engine.docker(["pull", "--quiet", image]);
     let id = engine.image_id(image);
+    // A blocked one asks for no list of images.
     assert_eq!(prune(&engine, "")["outcome"], "blocked");
+    assert_eq!(ledger(&engine)["images"][&id], Value::Null);
+    engine.fill_to(85);
+    assert_eq!(prune(&engine, "")["outcome"], "nothing");
     assert!(ledger(&engine)["images"][&id]["first_seen"].is_string());
     engine.docker(["image", "rm", image]);
     // One list that does not show it does not tell; one an hour later does.

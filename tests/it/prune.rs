@@ -253,7 +253,9 @@ fn build_cache_that_the_containerd_store_never_frees_is_told_with_the_command() 
     crate::support::build(
         &engine,
         true,
-        &format!("FROM {base} AS made\nRUN --network=none dd if=/dev/zero of=/x bs=1M count=4\nFROM {base}\nCOPY --from=made /bin/sh /y\n"),
+        &format!(
+            "FROM {base} AS made\nRUN --network=none dd if=/dev/zero of=/x bs=1M count=4\nFROM {base}\nCOPY --from=made /bin/sh /y\n"
+        ),
     );
     engine.fill_to(85);
     let mut report = Value::Null;
@@ -348,8 +350,56 @@ fn one_stuck_or_vanished_object_never_ends_the_run() {
     let report = json_of(&assert);
     assert_eq!(report["outcome"], "failed");
     assert_eq!(report["skipped"].as_array().unwrap().len(), 1);
-    assert_eq!(report["failed"].as_array().unwrap().len(), 1);
-    assert_eq!(report["removed"].as_array().unwrap().len(), 2);
+    // What is not there by the answer, and still there, is as little removed as what fails.
+    assert_eq!(report["failed"].as_array().unwrap().len(), 2);
+    assert_eq!(report["removed"].as_array().unwrap().len(), 1);
+    assert_eq!(engine.container_names().len(), 3);
+}
+
+/// Four ended containers, and a prune of them through a proxy that answers the first removals with these faults.
+fn spoiled(faults: &'static [lab::Fault]) -> (Engine, Value, Vec<String>) {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    for name in ["one", "two", "three", "four"] {
+        engine.docker(["run", "--name", name, "127.0.0.1:5000/app:1", "true"]);
+    }
+    engine.fill_to(85);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let mut faults = faults.iter().copied();
+    proxy.on_request(move |_, line| if line.starts_with("DELETE") { faults.next() } else { None });
+    let arguments = ["prune", "-o", "json", "--older-than", "0s", "--host", &proxy.url()];
+    let report = json_of(&program(&engine).args(arguments).assert());
+    let orders = proxy.writes().into_iter().filter(|request| request.starts_with("DELETE")).collect();
+    (engine, report, orders)
+}
+
+#[test]
+fn an_object_that_is_still_there_after_a_404_is_not_removed() {
+    let (engine, report, _) = spoiled(&[lab::Fault::Status(404)]);
+    assert_eq!((&report["outcome"], report["removed"].as_array().unwrap().len()), (&"failed".into(), 3));
+    let message = report["failed"][0]["reason"]["message"].as_str().unwrap();
+    assert!(message.contains("404") && message.contains("still shows it"), "{report}");
+    assert_eq!(engine.container_names().len(), 1);
+}
+
+#[test]
+fn a_busy_engine_is_asked_again() {
+    const BUSY: lab::Fault = lab::Fault::Says(409, "removal of container one is already in progress");
+    let (engine, report, orders) = spoiled(&[BUSY, BUSY]);
+    assert_eq!(report["outcome"], "pruned", "{report}");
+    assert_eq!((orders.len(), engine.container_names().len()), (6, 0), "{orders:?}");
+}
+
+#[test]
+fn what_the_engine_forbids_is_asked_for_once() {
+    let (engine, report, orders) = spoiled(&[lab::Fault::Says(403, "<html>Forbidden</html>"); 4]);
+    assert_eq!(report["failed"].as_array().unwrap().len(), 1, "{report}");
+    let skipped = report["skipped"].as_array().unwrap();
+    assert!(
+        skipped.len() == 3 && skipped.iter().all(|object| object["reason"]["code"] == "forbidden"),
+        "{report}"
+    );
+    assert_eq!((orders.len(), engine.container_names().len()), (1, 4));
 }
 
 #[test]
