@@ -497,7 +497,7 @@ fn size_or_dash(removal: &PlannedRemoval) -> String {
     if removal.kind == ObjectKind::Container { "-".into() } else { size(removal.size) }
 }
 
-/// `3 containers, 1 dangling image, 12 cached images, build cache: at most 1.2 GB`.
+/// `3 containers, 1 dangling image, 12 cached images, build cache: 1.2 GB`.
 fn total(removals: &[PlannedRemoval]) -> String {
     let mut counts: BTreeMap<ObjectKind, usize> = BTreeMap::new();
     for removal in removals {
@@ -512,8 +512,16 @@ fn total(removals: &[PlannedRemoval]) -> String {
             ObjectKind::BuildCache => "build cache".into(),
         })
         .collect();
-    let bytes = removals.iter().fold(0_u64, |sum, value| sum.saturating_add(value.freed()));
-    format!("{}: {}", parts.join(", "), size(bytes))
+    let parts = parts.join(", ");
+    let mut sized = removals.iter().filter(|removal| removal.kind != ObjectKind::Container).peekable();
+    if sized.peek().is_none() {
+        return parts;
+    }
+    let (bytes, is_known) = sized.fold((0_u64, true), |(sum, is_known), removal| {
+        (sum.saturating_add(removal.freed()), is_known && removal.frees.is_some())
+    });
+    let (at_most, shared) = if is_known { ("", "") } else { ("at most ", " (images share layers)") };
+    format!("{parts}: {at_most}{}{shared}", size(bytes))
 }
 
 /// `1 image`, `2 images`.
