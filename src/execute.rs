@@ -246,16 +246,14 @@ where
 
     /// Ask for stale build cache until there is none: a record keeps its parents for one call.
     async fn prune_build_cache(&mut self, older_than: Duration) -> Result<Done, NotDone> {
-        let mut done = Done::Whole;
-        for _ in 0..MAX_CACHE_PRUNES {
-            let order = Order::PruneBuildCache(older_than);
+        let order = Order::PruneBuildCache(older_than);
+        for n in 0..MAX_CACHE_PRUNES {
             match self.order(ObjectKind::BuildCache, Precondition::Anything, order).await {
                 Ok(Done::Gone) => break,
-                Err(NotDone::Skipped(Skip::Stopped)) if done == Done::Untagged => break,
-                // Something has gone; whether all has, the next answer tells.
+                // What has gone so far is gone.
+                Err(NotDone::Skipped(Skip::Stopped)) if n > 0 => break,
                 answer => drop(answer?),
             }
-            done = Done::Untagged;
         }
         Ok(Done::Whole)
     }
@@ -361,14 +359,6 @@ where
         }
     }
 
-    /// An image as it is now. That it is gone is believed when the engine says so twice: what is gone is forgotten.
-    async fn image(&self, id: &str) -> Result<Option<Image>, EngineError> {
-        match self.site.engine.image(id).await? {
-            None => self.site.engine.image(id).await,
-            there => Ok(there),
-        }
-    }
-
     /// Is the object still what the plan saw?
     async fn check(&self, expect: Precondition<'_>) -> Result<(), NotDone> {
         let engine = self.site.engine;
@@ -380,20 +370,21 @@ where
                     _ => return Ok(()),
                 }
             }
-            Precondition::Unused(removal) => match self.image(&removal.id).await? {
+            Precondition::Unused(removal, reference) => match engine.confirmed_image(&removal.id).await? {
                 None => NotDone::Gone,
                 Some(image) if !is_as_planned(&image, removal) => NotDone::Skipped(Skip::Renamed),
                 Some(image) if self.is_in_use(&image) => NotDone::Skipped(Skip::InUse),
+                Some(image) if reference.is_some_and(|name| !image.has_reference(name)) => NotDone::Moved,
                 Some(_) => return Ok(()),
             },
             // Whatever has a name again loses no more than our tag; without one our tag is all that
             // keeps it for a container.
-            Precondition::Nameless(id) => match self.image(id).await? {
+            Precondition::Nameless(id) => match engine.confirmed_image(id).await? {
                 None => NotDone::Gone,
                 Some(image) if self.is_in_use(&image) && image.is_nameless() => NotDone::Skipped(Skip::InUse),
                 Some(_) => return Ok(()),
             },
-            Precondition::Named(id) => match self.image(id).await? {
+            Precondition::Named(id) => match engine.confirmed_image(id).await? {
                 None => NotDone::Gone,
                 Some(image) if image.is_nameless() => NotDone::Skipped(Skip::Renamed),
                 Some(_) => return Ok(()),
@@ -414,7 +405,7 @@ where
                 self.outcome.removed.push(removal);
             }
             // It had just got another reference, which keeps it.
-            Ok(Done::Untagged) => self.outcome.skipped.push((removal, Skip::Renamed)),
+            Ok(Done::Untagged) | Err(NotDone::Moved) => self.outcome.skipped.push((removal, Skip::Renamed)),
             Err(NotDone::Skipped(why)) => self.outcome.skipped.push((removal, why)),
             Err(NotDone::Failed(error)) => {
                 // The engine may be in trouble: ask again before anything else goes.
@@ -444,7 +435,7 @@ where
         let Some(tag) = eviction_tag else { return self.outcome.settled.push(id) };
         match self.order(ObjectKind::Cached, Precondition::Named(&id), Order::RemoveImage(&tag)).await {
             Ok(_) | Err(NotDone::Gone) => self.outcome.settled.push(id),
-            Err(NotDone::Skipped(_)) => {}
+            Err(NotDone::Skipped(_) | NotDone::Moved) => {}
             Err(NotDone::Failed(error)) => {
                 self.asked_for = None;
                 if error.timed_out() {
@@ -463,7 +454,8 @@ where
         while let Some(removal) = next {
             let mut ended = Vec::new();
             let looked = {
-                let looking = self.check_preconditions(ObjectKind::Dangling, Precondition::Unused(&removal));
+                let looking =
+                    self.check_preconditions(ObjectKind::Dangling, Precondition::Unused(&removal, None));
                 tokio::pin!(looking);
                 loop {
                     tokio::select! {
@@ -602,7 +594,7 @@ where
     async fn record_names(&mut self, batch: Vec<PlannedRemoval>) -> Vec<(PlannedRemoval, Image)> {
         let mut there = Vec::new();
         for removal in batch {
-            match self.image(&removal.id).await {
+            match self.site.engine.confirmed_image(&removal.id).await {
                 Ok(Some(image)) => there.push((removal, image)),
                 Ok(None) => self.record_outcome(removal, Err(NotDone::Gone)),
                 Err(error) => self.record_outcome(removal, Err(error.into())),
@@ -659,24 +651,26 @@ where
         image: Image,
         taken: &mut Vec<String>,
     ) -> Result<String, NotDone> {
-        let expect = Precondition::Unused(removal);
+        let expect = |reference| Precondition::Unused(removal, reference);
         let eviction_tag = match image.eviction_tag {
             Some(tag) => tag,
-            None => match self.order(removal.kind, expect, Order::TagImage(&removal.id)).await? {
+            None => match self.order(removal.kind, expect(None), Order::TagImage(&removal.id)).await? {
                 Done::Whole | Done::Untagged => eviction_tag(&removal.id),
                 Done::Gone => return Err(NotDone::Gone),
             },
         };
         // Each by its name, never by ID: a tag that appears meanwhile keeps the image.
         for reference in image.tags.iter().chain(&image.digests) {
-            let done = self.order(removal.kind, expect, Order::RemoveImage(reference)).await;
+            let done = self.order(removal.kind, expect(Some(reference)), Order::RemoveImage(reference)).await;
             if image.tags.contains(reference) && matches!(done, Ok(_) | Err(NotDone::Failed(_))) {
                 taken.push(reference.clone());
             }
-            match done.map_err(NotDone::interrupted)? {
-                Done::Untagged | Done::Gone => {}
+            match done.map_err(NotDone::interrupted) {
+                // A newer build or pull has the name.
+                Ok(Done::Untagged | Done::Gone) | Err(NotDone::Moved) => {}
                 // Our tag was taken off by another.
-                Done::Whole => return Err(NotDone::Gone),
+                Ok(Done::Whole) => return Err(NotDone::Gone),
+                Err(why) => return Err(why),
             }
         }
         Ok(eviction_tag)
@@ -711,7 +705,7 @@ where
     async fn finish(&mut self, removal: &PlannedRemoval, eviction_tag: &str) -> Result<Done, NotDone> {
         let order = Order::RemoveImage(eviction_tag);
         match self.order(removal.kind, Precondition::Nameless(&removal.id), order).await {
-            Ok(Done::Untagged) => match self.image(&removal.id).await? {
+            Ok(Done::Untagged) => match self.site.engine.confirmed_image(&removal.id).await? {
                 // An image of the classic builder was made from it, and keeps it without a name.
                 Some(image) if image.is_nameless() => Err(NotDone::Skipped(Skip::HasChildren)),
                 _ => Err(NotDone::Skipped(Skip::PulledAgain)),
@@ -855,8 +849,8 @@ enum Precondition<'a> {
     Anything,
     /// A container that finished then, or never ran.
     Finished(&'a str, Option<Time>),
-    /// An image that no container uses, with no name that the plan did not see.
-    Unused(&'a PlannedRemoval),
+    /// An image that no container uses, with no name that the plan did not see, and with this one, which is to be taken off.
+    Unused(&'a PlannedRemoval, Option<&'a str>),
     /// An image with our tag; where that is all it has, no container uses it.
     Nameless(&'a str),
     /// An image with a name beside our tag.
@@ -867,6 +861,8 @@ enum Precondition<'a> {
 enum NotDone {
     /// It went by itself.
     Gone,
+    /// The name to be taken off is another image's now, or nobody's.
+    Moved,
     Skipped(Skip),
     Failed(EngineError),
 }

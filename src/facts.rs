@@ -525,6 +525,11 @@ impl Image {
         self.tags.is_empty() && self.digests.is_empty()
     }
 
+    /// Is this, letter by letter, one of its names?
+    pub fn has_reference(&self, reference: &str) -> bool {
+        self.tags.iter().chain(&self.digests).any(|name| name == reference)
+    }
+
     /// What the image is to this program, by its references.
     pub fn class(&self) -> ImageClass {
         match (self.tags.is_empty(), self.digests.is_empty(), &self.eviction_tag) {

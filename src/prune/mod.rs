@@ -300,7 +300,7 @@ impl<W: World> Evaluated<'_, W> {
         let Self { world, engine, prune, ref survey, now, .. } = *self;
         let mut inventory = observe::inventory(survey)?;
         for id in known.evicting.keys() {
-            match engine.image(id).await {
+            match engine.confirmed_image(id).await {
                 Ok(image) => inventory.images.extend(image),
                 Err(error) => log::warn!("an interrupted eviction is not finished: {error}"),
             }

@@ -142,6 +142,13 @@ pub trait EngineApi {
     async fn images(&self) -> Result<Vec<Image>, EngineError>;
     /// One image by any reference; `None` where there is none.
     async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError>;
+    /// The same, but that there is none is believed when the engine says so twice: what is gone is forgotten.
+    async fn confirmed_image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
+        match self.image(reference).await? {
+            None => self.image(reference).await,
+            there => Ok(there),
+        }
+    }
     /// The layers of an image, base first; `None` where there is no such image, or where they cannot be told.
     async fn layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError>;
     /// When a container ended, and its restart policy; `None` where it is gone.

@@ -414,6 +414,30 @@ fn a_tag_that_a_newer_image_has_meanwhile_is_not_taken_from_it() {
 }
 
 #[test]
+fn a_tag_that_moves_before_its_turn_is_not_taken_off_the_newer_image() {
+    let engine = Engine::start();
+    let id = commit(&engine);
+    engine.docker(["rmi", "ci/app:also"]);
+    engine.docker(["tag", "newer:x", "ci/app:other"]);
+    engine.docker(["rmi", "newer:x"]);
+    let newer = engine.image_id("ci/app:other");
+    let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let mut build = engine.inside("sh");
+    // The newer image has no other name.
+    build.args(["-c", "docker tag ci/app:other ci/app:main && docker rmi ci/app:other"]);
+    let mut build = Some(build);
+    proxy.on_request(move |_, line| {
+        if line.starts_with("POST /images/") {
+            build.take().into_iter().for_each(|mut build| assert!(build.status().expect("docker").success()));
+        }
+        None
+    });
+    let report = prune_any(&engine, &format!("{CONSENT} --host {}", proxy.url()));
+    assert_eq!(engine.image_id("ci/app:main"), newer, "{report}");
+    assert!(!engine.has_image(&id), "what lost its name to it goes: {report}");
+}
+
+#[test]
 fn after_a_kill_in_an_eviction_the_tags_come_back_or_the_image_goes() {
     let engine = Engine::start();
     for consent in [false, true] {

@@ -200,6 +200,8 @@ pub struct State {
     /// What a tag named before the program began, by `name:tag`, and what it must name at the end: the latest image that
     /// was given it.
     pub names: BTreeMap<String, String>,
+    /// IDs of images that were built meanwhile: no plan knows them.
+    built: BTreeSet<String>,
     pub down_until: u64,
     pub settling_until: u64,
     /// When the event streams broke last.
@@ -232,6 +234,7 @@ impl State {
             stale_cache: true,
             reserve: 0,
             names: BTreeMap::new(),
+            built: BTreeSet::new(),
             down_until: 0,
             settling_until: 0,
             streams_lost_at: None,
@@ -290,6 +293,7 @@ impl State {
         self.add_built(image, None);
         self.tag(&id, tag);
         self.names.insert(tag.to_owned(), id.clone());
+        self.built.insert(id.clone());
         self.tell(now, "image", "tag", &id, tag, None);
     }
 
@@ -630,6 +634,8 @@ impl State {
 
     /// Does each tag name the image that was given it last, as long as that is there?
     pub fn check_names(&mut self) {
+        let lost = self.built.iter().filter(|id| !self.images.contains_key(*id));
+        self.violations.extend(lost.map(|id| Violation::NameLost(id.clone())));
         for (tag, id) in &self.names {
             let holder = self.images.values().find(|stored| stored.references.contains(tag));
             match holder.map(|stored| stored.image.id()) {

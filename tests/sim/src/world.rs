@@ -134,6 +134,12 @@ impl Shared {
         let due: Vec<Deed> =
             self.begins.borrow().iter().filter(|(at, _)| *at == step).map(|(_, deed)| deed.clone()).collect();
         for deed in due {
+            // The API has no order on the condition that a name is still an image's: one that takes it within the few
+            // milliseconds between the look and the order loses it, as the documents say.
+            if matches!(deed, Deed::Build(..)) && name == "DELETE /images/REFERENCE" {
+                self.begins.borrow_mut().push((step + 1, deed));
+                continue;
+            }
             self.begin(step, &deed);
         }
     }
