@@ -381,7 +381,7 @@ pub fn build(
     let mut plan = Plan { unread: inventory.unread.clone(), ..Plan::default() };
     containers::decide(inventory, ledger, policy, now, &mut plan);
     images::decide(inventory, ledger, policy, usage, now, &mut plan);
-    build_cache(inventory, policy, now, &mut plan);
+    build_cache(inventory, ledger, policy, now, &mut plan);
     // What the last run gave up must not keep everything else from its turn, day after day.
     let last = plan.stuck(ledger).map(|removal| removal.kind);
     let is_stuck = |removal: &PlannedRemoval| removal.is_stuck(ledger);
@@ -425,19 +425,23 @@ pub fn projected(plan: &Plan, usage: &Usage) -> (Usage, bool) {
     (usage, is_known)
 }
 
-fn build_cache(inventory: &Inventory, policy: &Policy, now: Time, plan: &mut Plan) {
+/// BuildKit goes by the wall clock: what that showed beyond the time that the ledger observed is added to the minimum age.
+fn build_cache(inventory: &Inventory, ledger: &Ledger, policy: &Policy, now: Time, plan: &mut Plan) {
     let stale = |shared: bool| {
-        let stale = inventory.build_cache.iter().filter(move |record| {
-            let idle = record.last_used.is_some_and(|used| elapsed(now, used) >= policy.older_than);
+        inventory.build_cache.iter().filter(move |record| {
+            let idle = record.last_used.is_some_and(|used| ledger.age(used, now) >= policy.older_than);
             idle && !record.in_use && record.shared == shared && !record.internal
-        });
-        stale.fold((0, 0_u64), |(n, size), record| (n + 1, size.saturating_add(record.size)))
+        })
     };
+    let size = |shared| stale(shared).fold(0_u64, |sum, record| sum.saturating_add(record.size));
     if inventory.containerd_store {
-        plan.shared_cache = stale(true).1;
+        plan.shared_cache = size(true);
     }
-    let (records, size) = stale(false);
-    if records > 0 {
+    let unobserved = |used: Time| elapsed(now, used).saturating_sub(ledger.age(used, now));
+    let youngest = stale(false).filter_map(|record| record.last_used).max();
+    if let Some(youngest) = youngest {
+        let (records, size) = (stale(false).count(), size(false));
+        let older_than = policy.older_than.saturating_add(unobserved(youngest));
         plan.remove.push(PlannedRemoval {
             kind: ObjectKind::BuildCache,
             id: String::new(),
@@ -446,7 +450,7 @@ fn build_cache(inventory: &Inventory, policy: &Policy, now: Time, plan: &mut Pla
             size,
             frees: Some(size),
             finished: None,
-            reason: RemovalReason::StaleCache { records, older_than: policy.older_than },
+            reason: RemovalReason::StaleCache { records, older_than },
         });
     }
 }
@@ -539,6 +543,40 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_was_off_makes_no_build_cache_old() {
+        use crate::ledger::{Observations, Reading};
+        let record = |used: &str| CacheRecord {
+            size: 10,
+            in_use: false,
+            shared: false,
+            internal: false,
+            last_used: ago(used),
+        };
+        let reading = |wall, boot: &str| Reading {
+            wall,
+            boot_id: Some(boot.into()),
+            since_boot: Some(Duration::from_secs(1_000)),
+        };
+        let mut ledger = Ledger::default();
+        ledger.advance(reading(now(), "a"));
+        ledger.record(&Observations::default(), now());
+        let later = now() + jiff::SignedDuration::from_hours(60);
+        ledger.advance(reading(later, "b"));
+        let planned = |used: &[&str]| {
+            let build_cache = used.iter().map(|used| record(used)).collect();
+            let inventory = Inventory { build_cache, ..Inventory::default() };
+            let mut plan = Plan::default();
+            super::build_cache(&inventory, &ledger, &crate::testing::policy(), later, &mut plan);
+            plan.remove.pop().map(|removal| removal.reason)
+        };
+        assert_eq!(planned(&["5m", "22h"]), None);
+        // Off for 60 hours, of which one counts: what was used two days before that goes, and nothing younger.
+        let older_than = Duration::from_secs((24 + 59) * 3_600);
+        let expected = RemovalReason::StaleCache { records: 1, older_than };
+        assert_eq!(planned(&["5m", "22h", "48h"]), Some(expected));
+    }
+
+    #[test]
     fn only_stale_private_cache_records_count() {
         let stale =
             CacheRecord { size: 10, in_use: false, shared: false, internal: false, last_used: ago("2d") };
@@ -557,7 +595,7 @@ mod tests {
                 let inventory =
                     Inventory { build_cache: records.to_vec(), containerd_store, ..Inventory::default() };
                 let mut plan = Plan::default();
-                build_cache(&inventory, &policy, now(), &mut plan);
+                build_cache(&inventory, &Ledger::default(), &policy, now(), &mut plan);
                 (plan.remove.iter().map(|removal| removal.size).collect::<Vec<_>>(), plan.shared_cache)
             };
             // On overlay2 an image has what is shared, and its removal would free nothing.
