@@ -254,7 +254,7 @@ fn build_cache_that_the_containerd_store_never_frees_is_told_with_the_command() 
         &engine,
         true,
         &format!(
-            "FROM {base} AS made\nRUN --network=none dd if=/dev/zero of=/x bs=1M count=4\nFROM {base}\nCOPY --from=made /bin/sh /y\n"
+            "FROM {base} AS made\nRUN dd if=/dev/zero of=/x bs=1M count=4\nFROM {base}\nCOPY --from=made /bin/sh /y\n"
         ),
     );
     engine.fill_to(85);

@@ -44,7 +44,8 @@ pub fn build(engine: &Engine, buildkit: bool, dockerfile: &str) -> String {
     fs::write(context.join("Dockerfile"), dockerfile).unwrap();
     let mut build = engine.inside("docker");
     build.env("DOCKER_BUILDKIT", if buildkit { "1" } else { "0" });
-    let output = build.args(["build", "--quiet", context.to_str().unwrap()]).output().unwrap();
+    let output =
+        build.args(["build", "--quiet", "--network", "none", context.to_str().unwrap()]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
