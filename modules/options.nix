@@ -79,11 +79,12 @@ let
         '';
 
         disk-path = setting (types.listOf types.str) [ ] [ "/var/lib/docker" ] ''
-          Measure the filesystems of these paths; empty: where the engine keeps its data.
+          Measure the filesystems of these paths; empty: where the engine, and the containerd that it uses,
+          keep their data.
         '';
         disk-threshold = setting percentage 80 85 ''
-          The disk is under pressure, and a prune removes something, at or above this percentage of its blocks
-          or inodes.
+          The disk is under pressure, and a prune removes something, at or above this percentage of its blocks,
+          inodes or, on btrfs, metadata.
         '';
         disk-min-free = setting (types.nullOr size) null "20G" ''
           The disk is under pressure too with less than this available. For ZFS and other pools, whose

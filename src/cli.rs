@@ -214,7 +214,7 @@ pub struct Options {
     /// Measure the filesystem of this path; repeatable [default: where the engine keeps its data]
     #[arg(long, global = true, value_name = "PATH", help_heading = group::GATES)]
     pub disk_path: Vec<PathBuf>,
-    /// The disk is under pressure at or above this percentage of blocks or inodes
+    /// The disk is under pressure at or above this percentage of blocks, inodes or btrfs metadata
     #[arg(long, global = true, value_name = "PCT", help_heading = group::GATES)]
     #[arg(default_value = "80")]
     pub disk_threshold: Percent,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::disk_consumers::{self, ConsumerKind, DiskConsumer, DiskConsumers, ImageUsage, Measurements};
-use crate::facts::{Answer, Files, Image, Unavailable};
+use crate::facts::{Answer, Container, Files, Image, Unavailable};
 use crate::ledger::Ledger;
 use crate::observe::{EnginePlaces, Survey};
 use crate::plan::Inventory;
@@ -30,13 +30,15 @@ impl Observed<'_> {
             .filter(|container| removed.contains(container.id.as_str()))
             .flat_map(|container| container.names.iter().map(String::as_str))
             .collect();
-        let used: HashSet<&str> =
-            inventory.containers.iter().map(|container| container.image_id.as_str()).collect();
+        let used: HashSet<&str> = inventory.containers.iter().flat_map(Container::images).collect();
+        let in_use = |image: &Image| {
+            used.contains(image.id.as_str()) || used.iter().any(|reference| image.is_named(reference))
+        };
         let image = |image: &Image| {
             let entry = ledger.images.get(&image.id);
             let last = entry.and_then(|entry| entry.references.iter().max_by_key(|(_, at)| **at));
             let known = ImageUsage {
-                in_use: used.contains(image.id.as_str()),
+                in_use: in_use(image),
                 age: entry.map(|entry| elapsed(ledger.time(*now), entry.first_seen)),
                 last_used: entry.and_then(|entry| entry.last_used).map(|at| elapsed(ledger.time(*now), at)),
                 last_name: last.map(|(name_tag, _)| name_tag.clone()),
