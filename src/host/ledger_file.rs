@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -433,9 +433,9 @@ async fn update_locked(
     }
     change(&mut ledger);
     let kept_at = self::path(places.stopgap_dir, places.engine);
-    let in_stopgap = match write(&path, &ledger) {
+    let in_stopgap = match write(&path, &ledger).await {
         Err(error) if error.is_full() => {
-            if write(&kept_at, &ledger).is_err() {
+            if write(&kept_at, &ledger).await.is_err() {
                 return Err(error.into());
             }
             true
@@ -451,13 +451,14 @@ async fn update_locked(
     Ok(Written { ledger, in_stopgap, set_aside })
 }
 
-fn write(path: &Path, ledger: &Ledger) -> Result<()> {
-    replace(path, |file| {
-        let mut out = BufWriter::new(file);
-        serde_json::to_writer_pretty(&mut out, &LedgerJson::from(ledger))?;
-        out.write_all(b"\n")?;
-        out.flush()
-    })
+/// In a thread of its own: on a disk that others write to, fsync takes seconds, in which events and signals want to be seen.
+async fn write(path: &Path, ledger: &Ledger) -> Result<()> {
+    let context = || format!("cannot write {}", path.display());
+    let mut text = serde_json::to_vec_pretty(&LedgerJson::from(ledger)).with_context(context)?;
+    text.push(b'\n');
+    let target = path.to_owned();
+    let written = tokio::task::spawn_blocking(move || replace(&target, |file| file.write_all(&text)));
+    written.await.map_err(io::Error::other).with_context(context)?
 }
 
 #[cfg(test)]
@@ -548,7 +549,7 @@ mod tests {
             let places = Places { state_dir: dir.path(), stopgap_dir: stopgap_dir.path(), engine: None };
             for (directory, hour) in [(&dir, stored), (&stopgap_dir, kept)] {
                 let Some(hour) = hour else { continue };
-                write(&path(directory.path(), None), &Ledger { noted: at(hour), ..ledger() }).unwrap();
+                write(&path(directory.path(), None), &Ledger { noted: at(hour), ..ledger() }).await.unwrap();
             }
             assert!(matches!(read(places), Content::Ledger(read) if read.noted == at(noted)));
             let written = update(places, now(), |ledger| assert_eq!(ledger.noted, at(noted))).await.unwrap();
