@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use crate::facts::{Image, ImageClass, Layer, name_tag};
+use crate::facts::{Filesystem, Image, ImageClass, Layer, name_tag};
 use crate::units::{Percent, Time, elapsed};
 
 /// Keyed by image ID. Its times are by its own [`Clock`], but for those of the last runs and of the events.
@@ -131,6 +131,8 @@ pub struct UselessEviction {
     pub at: Time,
     /// How full the filesystem that holds the images was.
     pub percent: Percent,
+    /// Bytes of it that were in use.
+    pub used: u64,
 }
 
 /// An eviction that freed nothing is tried again after this.
@@ -472,24 +474,36 @@ impl Ledger {
         self.pressure.get_or_insert_with(|| Pressure::new(now))
     }
 
-    /// A prune was carried out to its end, and the disk is still under pressure. Where its evictions freed nothing, it
-    /// was this full.
-    pub fn settle(&mut self, freed_nothing: Option<Percent>, now: Time) {
+    /// A prune was carried out to its end, and the disk is still under pressure. Where its evictions freed nothing, the
+    /// filesystem that holds the images was like this.
+    pub fn settle(&mut self, freed_nothing: Option<&Filesystem>, now: Time) {
         let now = self.time(now);
         let pressure = self.mark_pressure(now);
         pressure.owed_since = None;
-        if let Some(percent) = freed_nothing {
-            pressure.freed_nothing = Some(UselessEviction { at: now, percent });
+        if let Some(filesystem) = freed_nothing
+            && let Some(percent) = filesystem.percent()
+        {
+            pressure.freed_nothing = Some(UselessEviction { at: now, percent, used: filesystem.used });
         }
     }
 
-    /// How long ago an eviction freed nothing, where that still holds on a disk that is this full: it is tried again
-    /// after an hour, once the disk is fuller by a point, and once it is `critical`.
-    pub fn eviction_is_useless(&self, percent: Percent, critical: Percent, wall: Time) -> Option<Duration> {
+    /// How long ago an eviction freed nothing, where that still holds on the filesystem as it is: it is tried again after
+    /// an hour, once the filesystem is fuller by a point, and once it is `critical`.
+    pub fn eviction_is_useless(
+        &self,
+        filesystem: &Filesystem,
+        critical: Percent,
+        wall: Time,
+    ) -> Option<Duration> {
         let last = self.pressure.as_ref()?.freed_nothing?;
+        let percent = filesystem.percent()?;
         let ago = elapsed(self.time(wall), last.at);
-        let risen = percent > last.percent || (percent >= critical && last.percent < critical);
-        (ago < USELESS_EVICTION_RETENTION && !risen).then_some(ago)
+        // Percentages are rounded: one more may be a byte. Of inodes and metadata they are all that there is.
+        let point = filesystem.used.saturating_add(filesystem.available) / 100;
+        let risen =
+            filesystem.used >= last.used.saturating_add(point) || percent.get() > last.percent.get() + 1;
+        let is_critical = percent >= critical && last.percent < critical;
+        (ago < USELESS_EVICTION_RETENTION && !risen && !is_critical).then_some(ago)
     }
 
     /// The disk is not under pressure (any more).

@@ -88,6 +88,7 @@ struct PressureJson {
 struct UselessEvictionJson {
     at: Time,
     used_percent: u8,
+    used_bytes: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,9 +145,15 @@ impl From<PressureJson> for Pressure {
             owed_since: json.owed_since,
             reported: json.reported.map(|ReportedJson { at, what }| Reported { at, what }),
             alarmed: json.alarmed,
-            freed_nothing: json.freed_nothing.and_then(|UselessEvictionJson { at, used_percent }| {
-                Some(UselessEviction { at, percent: Percent::of(used_percent.into(), 100)? })
-            }),
+            freed_nothing: json.freed_nothing.and_then(
+                |UselessEvictionJson { at, used_percent, used_bytes }| {
+                    Some(UselessEviction {
+                        at,
+                        percent: Percent::of(used_percent.into(), 100)?,
+                        used: used_bytes,
+                    })
+                },
+            ),
         }
     }
 }
@@ -160,8 +167,8 @@ impl From<&Pressure> for PressureJson {
             owed_since: pressure.owed_since,
             reported: reported.map(|Reported { at, what }| ReportedJson { at, what }),
             alarmed: pressure.alarmed,
-            freed_nothing: pressure.freed_nothing.map(|UselessEviction { at, percent }| {
-                UselessEvictionJson { at, used_percent: percent.get() }
+            freed_nothing: pressure.freed_nothing.map(|UselessEviction { at, percent, used }| {
+                UselessEvictionJson { at, used_percent: percent.get(), used_bytes: used }
             }),
         }
     }
@@ -504,7 +511,7 @@ mod tests {
                 owed_since: Some(now()),
                 reported: Some(Reported { at: now(), what: "held: runs".into() }),
                 alarmed: true,
-                freed_nothing: Some(UselessEviction { at: now(), percent: Percent::FULL }),
+                freed_nothing: Some(UselessEviction { at: now(), percent: Percent::FULL, used: 7 }),
             }),
             stuck: Some(("container".into(), "c".into())),
             evicting: BTreeMap::from([("sha256:a".into(), vec!["app:1".into()])]),

@@ -197,7 +197,7 @@ fn eviction(
     let entry = ledger.images.get(&image.id).ok_or(KeepReason::AgeUnknown)?;
     let last_use = last_use(entry, ledger, now);
     if let Some(ago) =
-        usage.and_then(|usage| ledger.eviction_is_useless(usage.percent, policy.critical.percent, now))
+        usage.and_then(|usage| ledger.eviction_is_useless(&usage.filesystem, policy.critical.percent, now))
     {
         return Err(KeepReason::EvictionUseless(ago));
     }
@@ -658,22 +658,30 @@ mod tests {
             assert_eq!(kept, stays, "{refused}");
         }
         let mut known = ledger(&[("a", "90d")]);
-        let at = |percent: u64| usage(percent).percent;
-        for (percent_then, since, percent, stays) in [
-            (85, "5m", 85, true),
-            (85, "5m", 84, true),
-            (85, "5m", 86, false),
-            (85, "1h", 85, false),
-            (94, "5m", 95, false),
-            (96, "5m", 96, true),
+        // In bytes of 1,000.
+        let at =
+            |used: u64| crate::facts::Filesystem { used, available: 1000 - used, ..usage(85).filesystem };
+        for (used_then, since, used, stays) in [
+            (850, "5m", 850, true),
+            (850, "5m", 840, true),
+            // 86 % as df rounds, and hardly more.
+            (850, "5m", 851, true),
+            (850, "5m", 860, false),
+            (850, "1h", 850, false),
+            // From 94 % to 95 %, critical.
+            (939, "5m", 942, false),
+            (960, "5m", 960, true),
         ] {
-            known.settle(Some(at(percent_then)), ago(since).unwrap());
-            let plan = plan(&inventory, &known, percent);
+            known.settle(Some(&at(used_then)), ago(since).unwrap());
+            let filesystem = at(used);
+            let usage = crate::gates::disk::Usage { percent: filesystem.percent().unwrap(), filesystem };
+            let mut plan = Plan::default();
+            decide(&inventory, &known, &policy(), Some(&usage), now(), &mut plan);
             let kept = plan.keep.first().map(|kept| &kept.reason);
             assert_eq!(
                 matches!(kept, Some(KeepReason::EvictionUseless(_))),
                 stays,
-                "{percent_then} {since} {percent}"
+                "{used_then} {since} {used}"
             );
             known.clear_pressure();
         }

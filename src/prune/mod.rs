@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::engine::watch::StopEvent;
 use crate::execute::{Execution, Outcome, Recheck, RunContext, Skip, Stop};
-use crate::facts::{Answer, Container, Unavailable};
+use crate::facts::{Answer, Container, Filesystem, Unavailable};
 use crate::gates::disk::{Usage, usages};
 use crate::gates::{Gate, GateState, Verdict, all_unavailable, combined_state, converge};
 use crate::host::lock::Acquisition;
@@ -18,7 +18,7 @@ use crate::ledger::{Ledger, Observations};
 use crate::observe::{self, DiskPlaces, Questions, Survey};
 use crate::plan::{self, Inventory, ObjectKind, Plan};
 use crate::settings::PruneSettings;
-use crate::units::{Percent, Time, age};
+use crate::units::{Time, age};
 use crate::world::{EngineApi, World};
 use disk_consumers::Observed;
 use outcome::{OngoingPressure, PruneOutcome, PruneResult, measured};
@@ -406,9 +406,9 @@ impl<W: World> Evaluated<'_, W> {
             world.keep_reserve(&places.images);
         }
         // As full as it was, or is: its own records must not count as a point more.
-        let images_at =
-            [at_the_end.as_ref(), usage.as_ref()].into_iter().flatten().map(|usage| usage.percent).max();
-        let change = |ledger: &mut Ledger| settle(ledger, &outcome, relieved, images_at, now);
+        let fullest = [at_the_end.as_ref(), usage.as_ref()].into_iter().flatten();
+        let fullest = fullest.map(|usage| &usage.filesystem).max_by_key(|filesystem| filesystem.used);
+        let change = |ledger: &mut Ledger| settle(ledger, &outcome, relieved, fullest, now);
         let pressure = match world.update_ledger(now, change).await {
             Ok(ledger) => OngoingPressure::of(&ledger, now),
             // On a full disk it may be so: what was known at the start holds.
@@ -444,7 +444,7 @@ impl<W: World> Evaluated<'_, W> {
 }
 
 /// What a ledger keeps of a prune that was carried out as far as it went.
-fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images_at: Option<Percent>, now: Time) {
+fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images: Option<&Filesystem>, now: Time) {
     ledger.forget(outcome.removed.iter().map(|removal| removal.id.as_str()));
     outcome.settled.iter().for_each(|id| drop(ledger.evicting.remove(id)));
     let time = ledger.time(now);
@@ -464,7 +464,7 @@ fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images_at: Opt
     match relieved {
         true => ledger.clear_pressure(),
         false if outcome.stopped.is_some() || outcome.has_failed() => ledger.owe(stopped_by(outcome), now),
-        false => ledger.settle(images_at.filter(|_| outcome.freed_nothing.is_some()), now),
+        false => ledger.settle(images.filter(|_| outcome.freed_nothing.is_some()), now),
     }
 }
 

@@ -281,8 +281,7 @@ fn too_little_space_is_pressure_too() {
     }
 }
 
-/// Of so many MiB for images that take a hundredth of the disk each: the containerd store keeps what it pulled beside what
-/// it unpacked.
+/// The size of an image that takes so many MiB: the containerd store keeps what it pulled beside what it unpacked.
 fn mib(engine: &Engine, size: usize) -> usize {
     if engine.kind.containerd_store() { size / 2 } else { size }
 }
@@ -292,7 +291,7 @@ fn an_image_that_shares_its_layers_with_what_stays_is_passed_over_and_the_dry_ru
     let engine = Engine::start();
     // Six images with the layers of one that has a tag and stays, and two of their own, used later.
     let same = |n: usize| {
-        let (n, size) = (n.to_string(), mib(&engine, 180));
+        let (n, size) = (n.to_string(), mib(&engine, 60));
         Image::new("same", &n).seed("same").size_mib(size).label("n", &n)
     };
     engine.publish(&same(0));
@@ -331,8 +330,8 @@ fn an_image_that_shares_its_layers_with_what_stays_is_passed_over_and_the_dry_ru
 
 #[test]
 fn evictions_that_free_nothing_end_after_two_batches_and_are_tried_again_on_a_fuller_disk() {
-    let engine = Engine::start();
-    let size = mib(&engine, 100);
+    let engine = Engine::start_with(lab::Options { size_mib: 1024, ..lab::Options::default() });
+    let size = mib(&engine, 50);
     let by_digest: Vec<String> =
         (1..=5).map(|n| cached(&engine, &Image::new("held", &n.to_string()).size_mib(size))).collect();
     let ids: Vec<String> = by_digest.iter().map(|name| engine.image_id(name)).collect();
