@@ -336,18 +336,8 @@ fn only_the_documented_removals_are_on_the_wire() {
 
 #[test]
 fn one_stuck_or_vanished_object_never_ends_the_run() {
-    let engine = Engine::start();
-    engine.publish(&Image::new("app", "1"));
-    for name in ["one", "two", "three", "four"] {
-        engine.docker(["run", "--name", name, "127.0.0.1:5000/app:1", "true"]);
-    }
-    engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
-    let mut faults = [lab::Fault::Status(409), lab::Fault::Status(404), lab::Fault::Status(500)].into_iter();
-    proxy.on_request(move |_, line| if line.starts_with("DELETE") { faults.next() } else { None });
-    let arguments = ["prune", "-o", "json", "--older-than", "0s", "--host", &proxy.url()];
-    let assert = program(&engine).args(arguments).assert().code(1);
-    let report = json_of(&assert);
+    let (engine, report, _) =
+        spoiled(&[lab::Fault::Status(409), lab::Fault::Status(404), lab::Fault::Status(500)]);
     assert_eq!(report["outcome"], "failed");
     assert_eq!(report["skipped"].as_array().unwrap().len(), 1);
     // What is not there by the answer, and still there, is as little removed as what fails.
