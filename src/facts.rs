@@ -513,7 +513,7 @@ impl Image {
             // On the containerd store the digest is the ID.
             Some((_, digest)) => digest == self.id || digests().any(|(_, own)| own == digest),
             None => name_tag(reference).is_some_and(|wanted| {
-                // Short names are as good as full ones.
+                // Short names count like full ones.
                 self.tags.iter().any(|tag| name_tag(tag).as_ref() == Some(&wanted))
             }),
         };

@@ -264,7 +264,7 @@ impl Reader {
             let mut brought = false;
             let why = loop {
                 match lines.next().await {
-                    Next::Event(event) => brought |= self.take(event),
+                    Next::Event(event) => brought |= self.record_event(event),
                     Next::End(why) => break why,
                     Next::Malformed(why) => return self.lose(why),
                 }
@@ -310,7 +310,7 @@ impl Reader {
     }
 
     /// Take in an event, unless it is known; is it new?
-    fn take(&mut self, event: Timed) -> bool {
+    fn record_event(&mut self, event: Timed) -> bool {
         let key = event.key();
         if self.known.contains(&key) {
             return false;

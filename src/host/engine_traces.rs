@@ -19,7 +19,7 @@ const EXEC_ROOT: &str = "/run/docker";
 
 /// Look at the engine's process, its folder and the containerd in use. What this user may not see tells nothing. The
 /// engine's socket is left alone, as a connection without a request would be one too many for what logs or counts them.
-pub async fn look(socket: Option<&Path>, engine: &Info) -> EngineTraces {
+pub async fn inspect(socket: Option<&Path>, engine: &Info) -> EngineTraces {
     let daemon = daemons().find(|daemon| daemon.is_engine(engine));
     let daemon_listens =
         socket.is_some_and(|socket| daemons().any(|daemon| daemon.was_told_to_listen(socket)));

@@ -71,7 +71,7 @@ impl World for ThisHost<'_> {
     }
 
     async fn engine_traces(&self, info: &Info) -> EngineTraces {
-        engine_traces::look(self.engine.host.socket(), info).await
+        engine_traces::inspect(self.engine.host.socket(), info).await
     }
 
     /// In a thread of its own: on a disk that others write to, a commit takes seconds, in which events and signals want

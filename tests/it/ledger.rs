@@ -102,7 +102,7 @@ fn a_ledger_that_cannot_be_read_stays_and_fails_the_prune_after_its_work() {
     let name = cached(&engine, &Image::new("cached", "1"));
     engine.fill_to(90);
     fs::create_dir_all(engine.folder().join("state")).unwrap();
-    // The memory of whoever reads it, where nothing lies at address 0: EIO, as of a bad disk.
+    // The memory of the process that reads it, where nothing lies at address 0: EIO, as of a bad disk.
     std::os::unix::fs::symlink("/proc/self/mem", ledger_path(&engine)).unwrap();
     let failure = "cannot read the ledger";
     program(&engine).arg("--dry-run").assert().success().stderr(contains(failure));

@@ -462,7 +462,7 @@ impl Engine {
         fill_to(&self.data(), percent);
     }
 
-    /// Fill the data filesystem until nobody can write to it.
+    /// Fill the data filesystem to its last byte.
     #[track_caller]
     pub fn fill_up(&self) {
         fill_up(&self.data());

@@ -33,7 +33,7 @@ pub enum Fault {
     Answer(&'static str),
     /// Cut every event stream that is open, and pass this request on.
     LoseEvents,
-    /// Close them in order, as for want of traffic.
+    /// Close them in order, as a proxy does to idle ones.
     EndEvents,
 }
 
