@@ -239,6 +239,9 @@ async fn carry_out(
         }
     });
     let known = known.await;
+    if !pressed {
+        evaluated.keep_reserve().await;
+    }
     match combined_state(&evaluated.gates) {
         GateState::Open => evaluated.remove(seen, known, &events, consumers, progress).await,
         _ if known.evicting.is_empty() || evaluated.are_deploys_blocking() => {
@@ -258,6 +261,16 @@ impl<W: World> Evaluated<'_, W> {
                 self.world.update_ledger(self.now, |ledger| ledger.owe(closed(), self.now)).await
         {
             log::info!("{error:#}");
+        }
+    }
+
+    /// Keep the reserve, where the disk that holds the images is below the target.
+    async fn keep_reserve(&self) {
+        if let Ok(places) = self.survey.disk_places(self.world, self.engine, &self.prune.disk).await
+            && let Ok(usage) = fullest(self.world, &places.images).await
+            && !self.prune.policy.target.is_reached(&usage)
+        {
+            self.world.keep_reserve(&places.images);
         }
     }
 
@@ -299,14 +312,14 @@ impl<W: World> Evaluated<'_, W> {
     async fn finish(&self, known: Ledger, events: &<W::Engine as EngineApi>::Events) -> Answer<PruneResult> {
         let Self { world, engine, prune, ref survey, now, .. } = *self;
         let mut inventory = observe::inventory(survey)?;
+        let mut gone = Vec::new();
         for id in known.evicting.keys() {
             match engine.confirmed_image(id).await {
-                Ok(image) => inventory.images.extend(image),
+                Ok(Some(image)) => inventory.images.push(image),
+                Ok(None) => gone.push(id.clone()),
                 Err(error) => log::warn!("an interrupted eviction is not finished: {error}"),
             }
         }
-        let there: HashSet<&str> = inventory.images.iter().map(|image| image.id.as_str()).collect();
-        let gone = known.evicting.keys().filter(|id| !there.contains(id.as_str())).cloned().collect();
         let mut plan = plan::build(&inventory, &known, &prune.policy, None, now);
         plan.remove.retain(|removal| removal.reason == plan::RemovalReason::Interrupted);
         let places = survey.disk_places(world, engine, &prune.disk).await?;
@@ -402,9 +415,7 @@ impl<W: World> Evaluated<'_, W> {
         });
         let relieved = !after.iter().any(|usage| prune.disk.limit.is_reached(usage));
         let at_the_end = fullest(world, &places.images).await.ok();
-        if at_the_end.as_ref().is_some_and(|usage| !prune.policy.target.is_reached(usage)) {
-            world.keep_reserve(&places.images);
-        }
+        self.keep_reserve().await;
         // As full as it was, or is: its own records must not count as a point more.
         let fullest = [at_the_end.as_ref(), usage.as_ref()].into_iter().flatten();
         let fullest = fullest.map(|usage| &usage.filesystem).max_by_key(|filesystem| filesystem.used);

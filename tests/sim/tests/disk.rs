@@ -141,8 +141,11 @@ fn without_a_free_byte_the_reserve_goes_first_and_without_one_the_run_stops_at_t
         let world = host(&[40; 8], 60);
         block(async {
             if reserve {
-                // A prune that ends below the target keeps it.
+                // A prune that ends below the target keeps it, as does one that finds the disk there.
                 run_prune(&world, "--disk-threshold 60 --disk-target 50").await;
+                assert!(world.0.state.borrow_mut().release_reserve());
+                let report = run_prune(&world, "").await;
+                assert!(matches!(report.ending, PruneOutcome::Blocked), "{:?}", report.ending);
             }
             world.0.state.borrow_mut().write(1_000 * MB);
             let images = world.0.state.borrow().images.len();
