@@ -1,6 +1,6 @@
 //! What the checks of `verify` say, and what to do where one fails.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::text;
@@ -159,7 +159,10 @@ fn engine(engine: &EngineCheck) -> String {
 fn retention(retention: &Retention) -> String {
     match retention {
         Retention::Persistent(places) => {
-            let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+            let lies_in_another =
+                |place: &PathBuf| places.iter().any(|other| place != other && place.starts_with(other));
+            let places = places.iter().filter(|place| !lies_in_another(place));
+            let places: Vec<_> = places.map(|place| place.display().to_string()).collect();
             format!("{} is on persistent storage", places.join(", "))
         }
         Retention::Volatile(place, kind) => format!(
