@@ -10,7 +10,8 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, cached, compose, create, dangling, json_of, names, program, prune, remember, standard, stdout,
+    RUN, cached, compose, create, dangling, json_of, names, planned_without_ages, program, prune, remember,
+    standard, stdout,
 };
 
 const STACK: &str = "shop";
@@ -64,14 +65,15 @@ fn cached_images_go_least_recently_used_first_until_the_target() {
     engine.fill_to(85);
 
     let plan = program(&engine).args(["--dry-run", "-o", "json", "--disk-target", "75"]).assert().success();
-    let planned = json_of(&plan)["plan"]["remove"].clone();
+    let plan = json_of(&plan);
     // The last one only while the disk is above the threshold.
-    assert_eq!(names(&planned), ["oldest", "older", "old", "recent"]);
+    assert_eq!(names(&plan["plan"]["remove"]), ["oldest", "older", "old", "recent"]);
 
     // Each is 6 % of the disk: 85, 79, 73, and below 75 it ends.
     let report = prune(&engine, "--disk-target 75");
     assert_eq!(report["outcome"], "pruned");
-    assert_eq!(report["plan"]["remove"], planned, "a run carries out what the dry run showed");
+    let same = planned_without_ages(&report) == planned_without_ages(&plan);
+    assert!(same, "a run carries out what the dry run showed: {report}");
     assert_eq!(names(&report["removed"]), ["oldest", "older"]);
     assert!(report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("(< 75%)"));
     let reclaimed = report["reclaimed_bytes"].as_u64().unwrap();

@@ -133,6 +133,15 @@ pub fn names(list: &Value) -> Vec<String> {
     list.as_array().expect("a list").iter().map(name).collect()
 }
 
+/// What a report would remove, without how long each image is unused: a second may pass between two reports.
+pub fn planned_without_ages(report: &Value) -> Value {
+    let mut planned = report["plan"]["remove"].clone();
+    for removal in planned.as_array_mut().expect("a plan") {
+        removal["reason"].as_object_mut().unwrap().remove("unused_seconds").unwrap();
+    }
+    planned
+}
+
 pub fn ledger_path(engine: &Engine) -> PathBuf {
     engine.folder().join("state/ledger.json")
 }
