@@ -391,7 +391,16 @@ impl Ledger {
         }
         let images = &self.images;
         self.evicting.retain(|id, _| images.contains_key(id));
-        if let Some(clock) = &mut self.clock {
+        self.note(by_engine, wall);
+    }
+
+    /// Let this note follow the last one, and remember the gap between them. `until`: when it was by the engine's clock.
+    fn note(&mut self, until: Time, wall: Time) {
+        let now = self.time(wall);
+        // A prune notes the same once more when it has the list of images: that is no gap, else every other one would be short.
+        if let Some(clock) = &mut self.clock
+            && self.events_until != Some(until)
+        {
             let gap = std::mem::take(&mut clock.since_note);
             self.gaps.extend(self.noted.map(|_| gap));
             self.gaps.drain(..self.gaps.len().saturating_sub(GAPS));
@@ -406,7 +415,7 @@ impl Ledger {
         }
         self.noted = Some(now);
         self.noted_at = Some(wall);
-        self.events_until = Some(by_engine);
+        self.events_until = Some(until);
     }
 
     /// Record the layers of these images.
@@ -888,6 +897,27 @@ mod tests {
             }
             assert_eq!(counted[counted.len() - expected.len()..], *expected, "{what}: {counted:?}");
         }
+    }
+
+    #[test]
+    fn a_daily_prune_that_notes_its_list_a_little_later_is_kept_daily() {
+        const DAY: u64 = 86_400;
+        let mut ledger = Ledger::default();
+        let mut days = vec![];
+        for day in 0..20 {
+            let before = ledger.noted;
+            let began = now() + SignedDuration::from_hours(24 * day);
+            let seen = Observations { until: Some(began), ..Observations::default() };
+            // The second time with the list of images, which took half a minute.
+            for after in [0, 30] {
+                let since_boot = Duration::from_secs(day.unsigned_abs() * DAY + after);
+                let wall = began + SignedDuration::try_from(Duration::from_secs(after)).unwrap();
+                ledger.advance(Reading { wall, boot_id: Some("a".into()), since_boot: Some(since_boot) });
+                ledger.record(&seen, wall);
+            }
+            days.extend(before.map(|before| elapsed(ledger.noted.unwrap(), before).as_secs()));
+        }
+        assert_eq!(days.pop(), Some(23 * 3_600));
     }
 
     #[test]
