@@ -520,6 +520,11 @@ impl Image {
         reference == self.id || (hex.len() >= SHORTEST_ID && id.starts_with(hex)) || by_name()
     }
 
+    /// Its tags; where it has none, its digests.
+    pub fn shown_names(&self) -> Vec<String> {
+        if self.tags.is_empty() { self.digests.clone() } else { self.tags.clone() }
+    }
+
     /// Has it no name but perhaps our own?
     pub fn is_nameless(&self) -> bool {
         self.tags.is_empty() && self.digests.is_empty()

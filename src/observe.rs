@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use futures_util::future::{OptionFuture, join4};
 use futures_util::{StreamExt, stream};
+use tokio::sync::OnceCell;
 
 use crate::engine::containers::ContainerScope;
 use crate::engine::events::ImageEvent;
@@ -67,6 +68,8 @@ pub struct Survey {
     pub containers: Answer<Vec<Container>>,
     nodes_away: HashSet<String>,
     manager_elsewhere: bool,
+    /// Looked for once: that reads the host's processes and connects to containerd.
+    places: OnceCell<Option<EnginePlaces>>,
 }
 
 /// Ask.
@@ -83,6 +86,7 @@ pub async fn survey(engine: &impl EngineApi, questions: Questions) -> Survey {
         containers: answer(containers),
         nodes_away: HashSet::new(),
         manager_elsewhere: engine.manager_elsewhere(),
+        places: OnceCell::new(),
     };
     survey.explain();
     // Only a global service's tasks stay behind on a node that is gone.
@@ -185,7 +189,7 @@ impl Survey {
         engine: &W::Engine,
         settings: &settings::DiskSettings,
     ) -> Answer<DiskPlaces> {
-        DiskPlaces::choose(self.engine_places(world, engine).await?, &settings.paths)
+        DiskPlaces::choose(self.engine_places(world, engine).await?.clone(), &settings.paths)
     }
 
     /// Where the engine keeps its data; `None` where that is on another host. The gate, evictions and disk consumers all
@@ -197,7 +201,11 @@ impl Survey {
         &self,
         world: &W,
         engine: &W::Engine,
-    ) -> Answer<Option<EnginePlaces>> {
+    ) -> Answer<&Option<EnginePlaces>> {
+        self.places.get_or_try_init(|| self.find_places(world, engine)).await
+    }
+
+    async fn find_places<W: World>(&self, world: &W, engine: &W::Engine) -> Answer<Option<EnginePlaces>> {
         if !engine.is_local() {
             return Ok(None);
         }
@@ -344,9 +352,17 @@ pub fn inventory(survey: &Survey) -> Answer<Inventory> {
     })
 }
 
-/// List the images, and take them into the observations. Where that takes too long they stay, and everything else goes all
-/// the same.
-pub async fn images(engine: &impl EngineApi, inventory: &mut Inventory, seen: &mut Observations, now: Time) {
+/// List the images, take them into the observations and the ledger, and complete them. Where the list takes too long they
+/// stay, and everything else goes all the same. The layers that the ledger did not know.
+pub async fn images(
+    engine: &impl EngineApi,
+    inventory: &mut Inventory,
+    seen: &mut Observations,
+    ledger: &mut Ledger,
+    policy: &plan::Policy,
+    usage: Option<&Usage>,
+    now: Time,
+) -> Vec<(String, Vec<Layer>)> {
     match engine.images().await {
         Ok(images) => {
             inventory.images = images;
@@ -354,11 +370,26 @@ pub async fn images(engine: &impl EngineApi, inventory: &mut Inventory, seen: &m
         }
         Err(error) => inventory.unread.push(unread(ObjectKind::Cached, "", error)),
     }
+    ledger.record(seen, now);
+    complete_images(engine, inventory, ledger, policy, now).await;
+    let layers = layers(engine, inventory, ledger, policy, usage, now).await;
+    ledger.record_layers(&layers);
+    layers
 }
 
 /// One object that cannot be asked about must not keep everything else from being pruned.
 fn unread(kind: ObjectKind, id: &str, error: EngineError) -> Unread {
     Unread { kind, id: id.to_owned(), why: error.into() }
+}
+
+/// The answers to a question about each of these objects, by ID.
+async fn ask_each<T>(ids: Vec<String>, ask: impl AsyncFn(&str) -> T) -> HashMap<String, T> {
+    let ask = &ask;
+    let answers = stream::iter(ids).map(|id| async move {
+        let answer = ask(&id).await;
+        (id, answer)
+    });
+    answers.buffer_unordered(AT_A_TIME).collect().await
 }
 
 /// Complete the inventory by the build cache, and by what only single questions tell of containers that may go.
@@ -369,14 +400,10 @@ pub async fn complete_containers(
     policy: &plan::Policy,
     now: Time,
 ) {
-    let ended: Vec<String> = containers::wanting_inspection(inventory, ledger, policy, now)
+    let ended = containers::wanting_inspection(inventory, ledger, policy, now)
         .map(|container| container.id.clone())
         .collect();
-    let ended = stream::iter(ended).map(|id| async move {
-        let container = engine.inspect_container(&id).await;
-        (id, container)
-    });
-    let ended = ended.buffer_unordered(AT_A_TIME).collect::<HashMap<String, _>>();
+    let ended = ask_each(ended, async |id| engine.inspect_container(id).await);
     let (build_cache, mut ended) = tokio::join!(engine.build_cache(), ended);
     match build_cache {
         Ok(records) => inventory.build_cache = records,
@@ -397,23 +424,23 @@ pub async fn complete_containers(
 }
 
 /// Complete the inventory by what only single questions tell of dangling images that may go.
-pub async fn complete_images(
+async fn complete_images(
     engine: &impl EngineApi,
     inventory: &mut Inventory,
     ledger: &Ledger,
     policy: &plan::Policy,
     now: Time,
 ) {
-    let dangling: Vec<String> =
+    let dangling =
         images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
-    let inspected = stream::iter(dangling).map(|id| async move {
-        let mut image = engine.image(&id).await;
+    let inspect = async |id: &str| {
+        let mut image = engine.image(id).await;
         if let Ok(Some(image)) = &mut image {
             image.untagged_parents = untagged_parents(engine, image.parent.clone()).await;
         }
-        (id, image)
-    });
-    let mut inspected = inspected.buffer_unordered(AT_A_TIME).collect::<HashMap<String, _>>().await;
+        image
+    };
+    let mut inspected = ask_each(dangling, inspect).await;
     for image in &mut inventory.images {
         match inspected.remove(&image.id) {
             Some(Ok(None)) | None => {}
@@ -428,7 +455,7 @@ pub async fn complete_images(
 
 /// The layers of the images of which the ledger does not know them so far, where images may be evicted: which layers an
 /// image has never changes, so that each is asked about once.
-pub async fn layers(
+async fn layers(
     engine: &impl EngineApi,
     inventory: &Inventory,
     ledger: &Ledger,

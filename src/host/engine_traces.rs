@@ -20,13 +20,13 @@ const EXEC_ROOT: &str = "/run/docker";
 /// Look at the engine's process, its folder and the containerd in use. What this user may not see tells nothing. The
 /// engine's socket is left alone, as a connection without a request would be one too many for what logs or counts them.
 pub async fn inspect(socket: Option<&Path>, engine: &Info) -> EngineTraces {
-    let daemon = daemons().find(|daemon| daemon.is_engine(engine));
+    let daemons: Vec<Process> = processes().filter(|process| process.is("dockerd")).collect();
+    let daemon = daemons.iter().find(|daemon| daemon.is_engine(engine));
     let daemon_listens =
-        socket.is_some_and(|socket| daemons().any(|daemon| daemon.was_told_to_listen(socket)));
+        socket.is_some_and(|socket| daemons.iter().any(|daemon| daemon.was_told_to_listen(socket)));
     let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    let theirs = daemon.as_ref().and_then(|daemon| identity(&daemon.sees(&engine.root)));
-    let containerd =
-        if engine.containerd_store { Some(containerd(daemon.as_ref(), engine).await) } else { None };
+    let theirs = daemon.and_then(|daemon| identity(&daemon.sees(&engine.root)));
+    let containerd = if engine.containerd_store { Some(containerd(daemon, engine).await) } else { None };
     EngineTraces {
         root_exists: engine.root.try_exists().ok(),
         root_is_shared: theirs.zip(identity(&engine.root)).map(|(theirs, ours)| theirs == ours),
@@ -160,10 +160,6 @@ struct Process(i32);
 fn processes() -> impl Iterator<Item = Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| Some(Process(entry.file_name().to_str()?.parse().ok()?)))
-}
-
-fn daemons() -> impl Iterator<Item = Process> {
-    processes().filter(|process| process.is("dockerd"))
 }
 
 impl Process {

@@ -30,8 +30,8 @@ pub(super) fn decide(
     let (removals, shared) = without_shared(removals, inventory, ledger);
     for (image, reason) in kept.into_iter().chain(shared) {
         plan.leftovers.extend(leftover(image, ledger));
-        let names = if image.tags.is_empty() { image.digests.clone() } else { image.tags.clone() };
-        let (class, id, size) = (Some(image.class()), image.id.clone(), image.size);
+        let (class, id, names, size) =
+            (Some(image.class()), image.id.clone(), image.shown_names(), image.size);
         plan.keep.push(KeptObject { class, id, names, size, reason });
     }
     let mut sharing = Sharing::new(&inventory.images, ledger);
@@ -85,8 +85,8 @@ fn judge<'a>(
                     RemovalReason::Unnamed { .. } => ObjectKind::Dangling,
                     _ => ObjectKind::Cached,
                 };
-                let (id, tags, size) = (image.id.clone(), image.tags.clone(), image.size);
-                let names = if tags.is_empty() { image.digests.clone() } else { tags.clone() };
+                let (id, names, tags, size) =
+                    (image.id.clone(), image.shown_names(), image.tags.clone(), image.size);
                 let (frees, finished) = (None, None);
                 removals
                     .push((image, PlannedRemoval { kind, id, names, tags, size, frees, finished, reason }));

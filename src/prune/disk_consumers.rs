@@ -49,7 +49,7 @@ impl Observed<'_> {
         };
         let there = inventory.images.iter().filter(|image| !removed.contains(image.id.as_str()));
         let info = survey.info.as_ref().map_err(Clone::clone);
-        let places = survey.engine_places(world, engine).await.ok().flatten();
+        let places = survey.engine_places(world, engine).await.ok().and_then(Option::as_ref);
         let (usage, files) = match &info {
             Err(why) => (Err(why.clone()), Err(why.clone())),
             Ok(info) => {
@@ -58,11 +58,11 @@ impl Observed<'_> {
                     usage.containers.retain(|(name, _)| !gone.contains(name.as_str()));
                     usage
                 });
-                (usage, files(world, places.as_ref(), inventory, removed).await)
+                (usage, files(world, places, inventory, removed).await)
             }
         };
         // Of each filesystem that holds the engine's data, whatever the gate measures.
-        let filesystems = match &places {
+        let filesystems = match places {
             Some(places) => world.measure(&places.all()).await.ok(),
             None => None,
         };

@@ -163,8 +163,6 @@ pub async fn planned<W: World>(
     let mut inventory = observe::inventory(survey)?;
     let mut known = world.ledger();
     let mut seen = observe::image_uses(engine, survey, known.events_until, now).await?;
-    observe::images(engine, &mut inventory, &mut seen, now).await;
-    known.record(&seen, now);
     let usage = match usage {
         Some(usage) => Some(usage),
         None => match survey.disk_places(world, engine, &prune.disk).await {
@@ -172,11 +170,11 @@ pub async fn planned<W: World>(
             Err(_) => None,
         },
     };
-    observe::complete_containers(engine, &mut inventory, &known, &prune.policy, now).await;
-    observe::complete_images(engine, &mut inventory, &known, &prune.policy, now).await;
-    let layers = observe::layers(engine, &inventory, &known, &prune.policy, usage.as_ref(), now).await;
-    known.record_layers(&layers);
-    let plan = plan::build(&inventory, &known, &prune.policy, usage.as_ref(), now);
+    let policy = &prune.policy;
+    known.record(&seen, now);
+    observe::complete_containers(engine, &mut inventory, &known, policy, now).await;
+    observe::images(engine, &mut inventory, &mut seen, &mut known, policy, usage.as_ref(), now).await;
+    let plan = plan::build(&inventory, &known, policy, usage.as_ref(), now);
     Ok(Planned { plan, inventory, known, usage })
 }
 
@@ -387,10 +385,9 @@ impl<W: World> Evaluated<'_, W> {
         usage: &Usage,
     ) -> Ledger {
         let Self { world, engine, prune, now, .. } = *self;
-        observe::images(engine, inventory, &mut seen, now).await;
-        known.record(&seen, now);
-        observe::complete_images(engine, inventory, &known, &prune.policy, now).await;
-        let layers = observe::layers(engine, inventory, &known, &prune.policy, Some(usage), now).await;
+        let policy = &prune.policy;
+        let layers =
+            observe::images(engine, inventory, &mut seen, &mut known, policy, Some(usage), now).await;
         let change = |ledger: &mut Ledger| {
             ledger.record(&seen, now);
             ledger.record_layers(&layers);
