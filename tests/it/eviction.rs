@@ -8,8 +8,8 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, build, cached, change_ledger, create, json_of, ledger, names, planned_without_ages, program, prune,
-    remember, remember_hours, stdout,
+    RUN, build, cached, change_ledger, create, json_of, ledger, names, once, planned_without_ages, program,
+    prune, remember, remember_hours, stdout,
 };
 
 /// Images of 6 % of the disk each, as Swarm's pulls leave them: their names by digest and their IDs.
@@ -199,11 +199,11 @@ fn a_tag_that_appears_meanwhile_keeps_a_tagged_image() {
     let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     let mut tag = engine.inside("docker");
     tag.args(["tag", &id, "wanted:1"]);
-    let mut tag = Some(tag);
+    let mut tag = once(move || assert!(tag.status().expect("docker").success()));
     proxy.on_request(move |_, line| {
         // Its own tag is there, and its name about to go.
         if line.starts_with("DELETE /images/ci:c1") {
-            tag.take().into_iter().for_each(|mut tag| assert!(tag.status().expect("docker").success()));
+            tag();
         }
         None
     });
@@ -395,13 +395,13 @@ fn a_tag_that_a_newer_image_has_meanwhile_is_not_taken_from_it() {
     let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     let mut tag = engine.inside("docker");
     tag.args(["tag", "newer:x", "ci/app:main"]);
-    let mut tag = Some(tag);
+    let mut tag = once(move || assert!(tag.status().expect("docker").success()));
     proxy.on_request(move |_, line| {
         if !line.starts_with("DELETE /images/ci-docker-prune.invalid") {
             return None;
         }
         // Its names are off: a build takes one, and then the engine fails.
-        tag.take().into_iter().for_each(|mut tag| assert!(tag.status().expect("docker").success()));
+        tag();
         Some(lab::Fault::Status(500))
     });
     let words = format!("{CONSENT} --host {}", proxy.url());
@@ -423,10 +423,10 @@ fn a_tag_that_moves_before_its_turn_is_not_taken_off_the_newer_image() {
     let mut build = engine.inside("sh");
     // The newer image has no other name.
     build.args(["-c", "docker tag ci/app:other ci/app:main && docker rmi ci/app:other"]);
-    let mut build = Some(build);
+    let mut build = once(move || assert!(build.status().expect("docker").success()));
     proxy.on_request(move |_, line| {
         if line.starts_with("POST /images/") {
-            build.take().into_iter().for_each(|mut build| assert!(build.status().expect("docker").success()));
+            build();
         }
         None
     });

@@ -9,7 +9,7 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, build, dangling, json_of, ledger, names, program, prune, remember, standard, stdout,
+    RUN, build, dangling, json_of, ledger, names, once, program, prune, remember, standard, stdout,
 };
 
 const APP: &str = "127.0.0.1:5000/app:1";
@@ -42,10 +42,10 @@ fn meanwhile(
     proxy: &Proxy,
     act: impl FnOnce() + Send + 'static,
 ) -> assert_cmd::assert::Assert {
-    let mut act = Some(act);
+    let mut act = once(act);
     proxy.on_request(move |_, line| {
         if line.starts_with("DELETE /images/127.0.0.1") {
-            act.take().into_iter().for_each(|act| act());
+            act();
         }
         None
     });
@@ -144,12 +144,12 @@ fn after(
     request: &'static str,
     act: impl FnOnce() + Send + 'static,
 ) -> Value {
-    let mut act = Some(act);
+    let mut act = once(act);
     let mut planned = false;
     proxy.on_request(move |_, line| {
         planned |= line.starts_with(request);
         if planned && line.starts_with("GET /services") {
-            act.take().into_iter().for_each(|act| act());
+            act();
         }
         None
     });
@@ -216,10 +216,10 @@ fn left(engine: &Engine, dangling: &[String]) -> usize {
 fn a_deploy_meets_only_the_orders_that_are_in_flight() {
     let (engine, proxy, dangling) = eight_dangling_images();
     let deploy = docker(&engine, &["service", "create", "--quiet", "--detach", "--name", "new", APP]);
-    let mut deploy = Some(deploy);
+    let mut deploy = once(deploy);
     proxy.on_request(move |_, line| {
         if line.starts_with("DELETE /images/") {
-            deploy.take().into_iter().for_each(|deploy| deploy());
+            deploy();
         }
         None
     });

@@ -142,6 +142,12 @@ pub fn planned_without_ages(report: &Value) -> Value {
     planned
 }
 
+/// Does this the first time, and then nothing.
+pub fn once(act: impl FnOnce() + Send + 'static) -> impl FnMut() + Send + 'static {
+    let mut act = Some(act);
+    move || act.take().into_iter().for_each(|act| act())
+}
+
 pub fn ledger_path(engine: &Engine) -> PathBuf {
     engine.folder().join("state/ledger.json")
 }

@@ -14,7 +14,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::{Value, json};
 
-use crate::support::{bare, json_of, program, remember, standard};
+use crate::support::{bare, json_of, once, program, remember, standard};
 
 /// `alice:s3cret`, and her bcrypt hash for a registry's htpasswd file.
 const BASIC: &str = "YWxpY2U6czNjcmV0";
@@ -285,12 +285,12 @@ fn meanwhile(
     act: impl FnOnce() + Send + 'static,
 ) -> Value {
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
-    let mut act = Some(act);
+    let mut act = once(act);
     proxy.on_request(move |_, line| {
         if line.starts_with(request) {
             nth = nth.saturating_sub(1);
             if nth == 0 {
-                act.take().into_iter().for_each(|act| act());
+                act();
             }
         }
         None
