@@ -242,6 +242,16 @@ impl HostUrl {
 /// Wrong usage or configuration, and requests for help or the version: clap's error knows its text, its
 /// stream and its exit status.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Settings, clap::Error> {
+    read_in(arguments, &|variable| env::var_os(variable))
+}
+
+/// What the environment says.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+fn read_in(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: Environment,
+) -> Result<Settings, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let matches = cli::command(|option| option).try_get_matches_from(&arguments)?;
     let typed = |matches: &ArgMatches, id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
@@ -258,7 +268,7 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Settings, c
     }
     let example =
         matches.subcommand_matches("check-config").is_some_and(|matches| matches.get_flag("example"));
-    let file = if packager.is_some() || example { None } else { config_file(&matches)? };
+    let file = if packager.is_some() || example { None } else { config_file(&matches, environment)? };
     let matches = match &file {
         Some(file) => cli::command(|option| file.as_default(option)).try_get_matches_from(&arguments)?,
         None => matches,
@@ -266,6 +276,7 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Settings, c
     let sources = Sources {
         typed: matches.ids().filter(|id| typed(&matches, id.as_str())).map(ToString::to_string).collect(),
         file: file.unwrap_or_default(),
+        environment,
     };
     settings(Cli::from_arg_matches(&matches)?, &sources)
 }
@@ -285,10 +296,10 @@ fn typed_at_both_levels(arguments: &[OsString]) -> Option<String> {
 }
 
 /// The configuration file that is named, or the default one where it exists.
-fn config_file(matches: &ArgMatches) -> Result<Option<ConfigFile>, clap::Error> {
+fn config_file(matches: &ArgMatches, environment: Environment) -> Result<Option<ConfigFile>, clap::Error> {
     let operand = matches.subcommand_matches("check-config").and_then(|matches| matches.get_one("file"));
-    let variable = env::var_os(cli::CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let named: Option<PathBuf> = operand.or_else(|| matches.get_one("config")).cloned().or(variable);
+    let variable = || environment(cli::CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let named: Option<PathBuf> = operand.or_else(|| matches.get_one("config")).cloned().or_else(variable);
     let (path, is_named) = named.map_or_else(|| (cli::CONFIG_FILE.into(), false), |path| (path, true));
     let error = |text: String| clap::Error::raw(ErrorKind::ValueValidation, text + "\n");
     match fs::read_to_string(&path) {
@@ -299,13 +310,14 @@ fn config_file(matches: &ArgMatches) -> Result<Option<ConfigFile>, clap::Error> 
 }
 
 /// Where each setting comes from, for errors that name more than one.
-struct Sources {
+struct Sources<'a> {
     /// IDs of the options on the command line.
     typed: HashSet<String>,
     file: ConfigFile,
+    environment: Environment<'a>,
 }
 
-impl Sources {
+impl Sources<'_> {
     /// `--disk-target 85`, `disk-target = 85 (/etc/ci-docker-prune.toml:3)` or `--disk-target 70 (default)`.
     fn show(&self, option: &str, value: &impl fmt::Display) -> String {
         match self.file.key(option) {
@@ -322,6 +334,19 @@ impl Sources {
     /// Is the option neither on the command line nor in the file?
     fn is_default(&self, option: &str) -> bool {
         !self.is_typed(option) && self.file.key(option).is_none()
+    }
+
+    /// What a variable of the environment says; an empty one says nothing.
+    fn variable(&self, name: &str) -> Option<OsString> {
+        (self.environment)(name).filter(|value| !value.is_empty())
+    }
+
+    /// What was typed, else the first directory of systemd's variable (it separates several by colons),
+    /// else the default.
+    fn directory(&self, typed: Option<PathBuf>, variable: &str, default: &str) -> PathBuf {
+        let from_systemd =
+            || env::split_paths(&self.variable(variable)?).find(|path| !path.as_os_str().is_empty());
+        typed.or_else(from_systemd).unwrap_or_else(|| default.into())
     }
 }
 
@@ -417,9 +442,9 @@ fn level(verbose: u8) -> LevelFilter {
 
 fn engine(options: &cli::Options, sources: &Sources) -> Result<EngineSettings, clap::Error> {
     // As the docker CLI has it: any text but an empty one.
-    let tls = env::var("DOCKER_TLS_VERIFY").is_ok_and(|value| !value.is_empty());
+    let tls = sources.variable("DOCKER_TLS_VERIFY").is_some();
     let certificates = || {
-        let named = env::var_os("DOCKER_CERT_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let named = sources.variable("DOCKER_CERT_PATH").map(PathBuf::from);
         named.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".docker"))
     };
     let parse = |source: String, text: &str| match HostUrl::parse(text) {
@@ -427,7 +452,7 @@ fn engine(options: &cli::Options, sources: &Sources) -> Result<EngineSettings, c
         Ok(host) => Ok(host),
         Err(why) => Err(invalid(&format!("invalid value in {source}: {why}"))),
     };
-    let docker_host = env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+    let docker_host = sources.variable("DOCKER_HOST").and_then(|host| host.into_string().ok());
     let host = match (&options.host, docker_host) {
         (Some(host), _) => parse(sources.show("host", host), host)?,
         (None, Some(host)) => parse(format!("the environment variable DOCKER_HOST={host}"), &host)?,
@@ -472,7 +497,7 @@ fn prune(options: cli::Options, sources: &Sources) -> Result<PruneSettings, clap
         }
     }
     let limit = disk::Limit { percent: threshold, min_free: options.disk_min_free };
-    let runtime_dir = directory(options.runtime_dir, "RUNTIME_DIRECTORY", "/run/ci-docker-prune");
+    let runtime_dir = sources.directory(options.runtime_dir, "RUNTIME_DIRECTORY", "/run/ci-docker-prune");
     Ok(PruneSettings {
         dry_run: false,
         disk: DiskSettings { paths: options.disk_path, limit },
@@ -489,21 +514,15 @@ fn prune(options: cli::Options, sources: &Sources) -> Result<PruneSettings, clap
             evict_tagged: options.evict_tagged,
             runs: options.run_pattern,
         },
-        state_dir: directory(options.state_dir, "STATE_DIRECTORY", "/var/lib/ci-docker-prune"),
+        state_dir: sources.directory(options.state_dir, "STATE_DIRECTORY", "/var/lib/ci-docker-prune"),
         metrics_file: options.metrics_file,
     })
-}
-
-/// What was typed, else the first directory of systemd's variable (it separates several by colons),
-/// else the default.
-fn directory(typed: Option<PathBuf>, variable: &str, default: &str) -> PathBuf {
-    let from_systemd = || env::split_paths(&env::var_os(variable)?).find(|path| !path.as_os_str().is_empty());
-    typed.or_else(from_systemd).unwrap_or_else(|| default.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Policy;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -518,6 +537,319 @@ mod tests {
                 proptest::prop_assert_eq!(HostUrl::parse(&host.to_string()), Ok(host));
             }
             let _ = text.parse::<plan::KeepLabel>();
+        }
+    }
+
+    /// Read these words, with these lines of a configuration file and these variables.
+    fn settings_of(words: &str, file: &str, variables: &[(&str, &str)]) -> Result<Settings, String> {
+        let config = tempfile::NamedTempFile::new().unwrap();
+        fs::write(config.path(), file).unwrap();
+        let environment = |name: &str| {
+            let named = (name == cli::CONFIG_VARIABLE).then(|| config.path().into());
+            named.or_else(|| Some(variables.iter().find(|(key, _)| *key == name)?.1.into()))
+        };
+        let words = ["ci-docker-prune"].into_iter().chain(words.split_whitespace()).map(Into::into);
+        read_in(words, &environment).map_err(|error| error.to_string())
+    }
+
+    fn prune_of(words: &str, file: &str) -> PruneSettings {
+        match settings_of(words, file, &[]).unwrap().command {
+            Command::Prune(prune) => *prune,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn percent(text: &str) -> Percent {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_prune_has_the_defaults_of_the_help_and_what_is_set_comes_through() {
+        const HOUR: u64 = 3_600;
+        let limits = |policy: &plan::Policy| {
+            [policy.target, policy.threshold, policy.critical].map(|limit| limit.percent.get())
+        };
+        let ages = |policy: &plan::Policy| {
+            [policy.older_than, policy.cache_age, policy.critical_age].map(|age| age.as_secs() / HOUR)
+        };
+        let prune = prune_of("prune", "");
+        assert!(!prune.dry_run && prune.disk.paths.is_empty() && prune.metrics_file.is_none());
+        assert_eq!((limits(&prune.policy), ages(&prune.policy)), ([70, 80, 95], [24, 7 * 24, 1]));
+        assert_eq!(prune.disk.limit, prune.policy.threshold);
+        assert_eq!(prune.policy.keep_labels, ["ci-docker-prune.keep".parse().unwrap()]);
+        assert!(prune.policy.evict_tagged.is_empty());
+        assert_eq!(prune.policy.runs.as_str(), prune.runs.policy.pattern.as_str());
+        assert_eq!(prune.state_dir, Path::new("/var/lib/ci-docker-prune"));
+        assert_eq!(prune.runs.runtime_dir, Path::new("/run/ci-docker-prune"));
+
+        let prune = prune_of(
+            "prune --older-than 2h --cache-age 3h --critical-age 4h --disk-target 5 --disk-threshold 6 \
+             --disk-critical 7 --disk-path /a --disk-path /b --metrics-file /m --run-pattern ^run- \
+             --keep-label a --keep-label b=c --evict-tagged ^d",
+            "",
+        );
+        assert_eq!((limits(&prune.policy), ages(&prune.policy)), ([5, 6, 7], [2, 3, 4]));
+        assert_eq!(prune.disk.paths, ["/a", "/b"].map(PathBuf::from));
+        assert_eq!(prune.metrics_file, Some("/m".into()));
+        assert_eq!((prune.policy.runs.as_str(), prune.runs.policy.pattern.as_str()), ("^run-", "^run-"));
+        assert_eq!(prune.policy.keep_labels, ["a", "b=c"].map(|label| label.parse().unwrap()));
+        assert_eq!(prune.policy.evict_tagged[0].as_str(), "^d");
+    }
+
+    #[test]
+    fn the_target_follows_a_lower_threshold_unless_it_is_set() {
+        for (words, file, expected) in [
+            ("--disk-threshold 60", "", Ok(60)),
+            ("--disk-threshold 90", "", Ok(70)),
+            ("--disk-target 80", "", Ok(80)),
+            ("--disk-target 10", "disk-target = 90", Ok(10)),
+            ("--disk-threshold 60", "disk-target = 60", Ok(60)),
+            ("--disk-critical 80", "", Ok(70)),
+            ("--disk-threshold 60", "disk-target = 61", Err("disk-target = 61 (")),
+            ("--disk-threshold 60 --disk-target 61", "", Err("must not exceed --disk-threshold 60\n")),
+            (
+                "--disk-critical 79",
+                "",
+                Err("--disk-threshold 80 (default) must not exceed --disk-critical 79"),
+            ),
+        ] {
+            let read = settings_of(&format!("prune {words}"), file, &[]);
+            match (read, expected) {
+                (Ok(Settings { command: Command::Prune(prune), .. }), Ok(target)) => {
+                    assert_eq!(prune.policy.target.percent.get(), target, "{words} {file}");
+                }
+                (Err(error), Err(part)) => assert!(error.contains(part), "{words} {file}: {error}"),
+                (read, _) => panic!("{words} {file}: {read:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn too_little_space_never_reaches_the_last_rung() {
+        let prune = prune_of("prune --disk-min-free 20G", "");
+        let min_free = Some(20_000_000_000);
+        let Policy { target, threshold, critical, .. } = prune.policy;
+        assert_eq!([target, threshold, prune.disk.limit].map(|limit| limit.min_free), [min_free; 3]);
+        assert_eq!(critical.min_free, None);
+    }
+
+    #[test]
+    fn what_only_looks_removes_nothing() {
+        let dry_run = |words: &str| match settings_of(words, "", &[]).unwrap().command {
+            Command::Prune(prune) => prune.dry_run,
+            Command::Explain { prune, .. } => prune.dry_run,
+            Command::Verify(verify) => verify.prune.dry_run,
+            other => panic!("{other:?}"),
+        };
+        for (words, expected) in
+            [("--dry-run", true), ("prune --dry-run", true), ("prune", false), ("verify", true)]
+        {
+            assert_eq!(dry_run(words), expected, "{words}");
+        }
+        for (words, expected) in [
+            ("record", None),
+            ("record --prune-at 90", Some(90)),
+            ("--prune-at 90 record", Some(90)),
+            ("record --dry-run --prune-at 90", None),
+        ] {
+            match settings_of(words, "", &[]).unwrap().command {
+                Command::Record(record) => assert_eq!(record.prune_at.map(Percent::get), expected, "{words}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn how_much_is_told() {
+        use LevelFilter::{Debug, Error, Info, Trace, Warn};
+        for (words, file, level, verbose) in [
+            ("", "", Warn, false),
+            ("-q", "", Error, false),
+            ("-v", "", Info, true),
+            ("-vv", "", Debug, true),
+            ("-v -v -v", "", Trace, true),
+            ("", "quiet = true", Error, false),
+            ("", "verbose = 2", Debug, true),
+            // A flag wins over a key.
+            ("-v", "quiet = true", Info, true),
+            ("-q", "verbose = 2", Error, false),
+            ("-v", "verbose = 2", Info, true),
+        ] {
+            let settings = settings_of(&format!("converge {words}"), file, &[]).unwrap();
+            assert_eq!((settings.log, settings.verbose), (level, verbose), "{words} {file}");
+        }
+        assert_eq!(settings_of("converge", "", &[]).unwrap().output, Output::Text);
+        assert_eq!(settings_of("converge -o json", "", &[]).unwrap().output, Output::Json);
+    }
+
+    #[test]
+    fn directories_are_typed_or_systemds_or_the_default() {
+        for (words, file, systemd, expected) in [
+            ("", "", None, "/var/lib/ci-docker-prune /run/ci-docker-prune"),
+            ("", "", Some("/s1:/s2"), "/s1 /s1"),
+            ("", "", Some(":/s2"), "/s2 /s2"),
+            ("", "", Some(""), "/var/lib/ci-docker-prune /run/ci-docker-prune"),
+            ("--state-dir /a", "", Some("/s"), "/a /s"),
+            ("--runtime-dir /b", "", Some("/s"), "/s /b"),
+            ("", "state-dir = '/f'", Some("/s"), "/f /s"),
+            ("--state-dir /a", "state-dir = '/f'\nruntime-dir = '/g'", None, "/a /g"),
+        ] {
+            let variables: Vec<_> = ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"]
+                .into_iter()
+                .zip(systemd.into_iter().cycle())
+                .collect();
+            let command = settings_of(&format!("status {words}"), file, &variables).unwrap().command;
+            let Command::Status { state_dir, runtime_dir, .. } = command else { panic!("{command:?}") };
+            let shown = format!("{} {}", state_dir.display(), runtime_dir.display());
+            assert_eq!(shown, expected, "{words} {file} {systemd:?}");
+        }
+    }
+
+    #[test]
+    fn the_engine_is_typed_or_the_environments_or_the_default() {
+        let unix = |path: &str| HostUrl::Unix(path.into());
+        let tls = |address: &str, path: &str| HostUrl::Tls(address.into(), path.into());
+        let address = "tcp://a:1";
+        let tcp = || HostUrl::Tcp("a:1".into());
+        let on = [("DOCKER_TLS_VERIFY", "0"), ("DOCKER_CERT_PATH", "/c")];
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], HostUrl, Option<HostUrl>);
+        let table: [Row; 9] = [
+            ("", &[], unix("/var/run/docker.sock"), None),
+            ("", &[("DOCKER_HOST", "")], unix("/var/run/docker.sock"), None),
+            ("", &[("DOCKER_HOST", address)], tcp(), None),
+            ("--host unix:///b", &[("DOCKER_HOST", address)], unix("/b"), None),
+            ("--swarm-host tcp://a:1", &[], unix("/var/run/docker.sock"), Some(tcp())),
+            // It is the same engine.
+            ("--swarm-host tcp://a:1", &[("DOCKER_HOST", address)], tcp(), None),
+            ("--host tcp://a:1", &on, tls("a:1", "/c"), None),
+            ("--host unix:///b --swarm-host tcp://a:1", &on, unix("/b"), Some(tls("a:1", "/c"))),
+            ("--host tcp://a:1", &[("DOCKER_TLS_VERIFY", "")], tcp(), None),
+        ];
+        for (words, variables, host, swarm_host) in table {
+            let engine = settings_of(&format!("converge {words}"), "", variables).unwrap().engine;
+            assert_eq!((engine.host, engine.swarm_host), (host, swarm_host), "{words} {variables:?}");
+        }
+        // Without a folder it is that of the docker CLI.
+        let engine = settings_of("converge --host tcp://a:1", "", &on[..1]).unwrap().engine;
+        assert!(matches!(&engine.host, HostUrl::Tls(_, path) if path.ends_with(".docker")), "{engine:?}");
+        for (words, variable, part) in [
+            ("converge", address.trim_start_matches("tcp"), "DOCKER_HOST=://a:1"),
+            ("converge --swarm-host x", "", "--swarm-host x"),
+        ] {
+            let error = settings_of(words, "", &[("DOCKER_HOST", variable)]).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_removal_has_at_least_the_time_of_a_request() {
+        const MINUTE: u64 = 60;
+        for (words, file, expected) in [
+            ("", "", Ok((MINUTE / 2, 10 * MINUTE))),
+            ("--timeout 1h", "", Ok((60 * MINUTE, 60 * MINUTE))),
+            ("", "timeout = '1h'", Ok((60 * MINUTE, 60 * MINUTE))),
+            ("--timeout 5m --removal-timeout 5m", "", Ok((5 * MINUTE, 5 * MINUTE))),
+            ("--timeout 5m --removal-timeout 299s", "", Err("--removal-timeout 4m 59s must not be less")),
+            ("--timeout 1h", "removal-timeout = '59m'", Err("removal-timeout = 59m (")),
+            ("--timeout 0s", "", Err("--timeout 0s: the engine needs some time")),
+        ] {
+            let read = settings_of(&format!("converge {words}"), file, &[]);
+            match (read, expected) {
+                (Ok(Settings { engine, .. }), Ok(expected)) => {
+                    let times = (engine.timeout.as_secs(), engine.removal_timeout.as_secs());
+                    assert_eq!(times, expected, "{words} {file}");
+                }
+                (Err(error), Err(part)) => assert!(error.contains(part), "{words} {file}: {error}"),
+                (read, _) => panic!("{words} {file}: {read:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn each_command_has_the_settings_that_matter_to_it() {
+        let dirs = "--state-dir /s --runtime-dir /r --disk-path /d --run-pattern ^run-";
+        let command =
+            |words: &str| settings_of(&format!("{words} {dirs}"), "quiet = false", &[]).unwrap().command;
+        match command("check-gates disk converge") {
+            Command::CheckGates { gates, disk, runs, state_dir } => {
+                assert_eq!(gates, [GateName::Disk, GateName::Converge]);
+                assert_eq!((disk.paths, state_dir), (vec!["/d".into()], "/s".into()));
+                assert_eq!((runs.policy.pattern.as_str(), runs.runtime_dir), ("^run-", "/r".into()));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(command("disk"), Command::Disk(disk) if disk.paths == ["/d".as_ref() as &Path]));
+        assert!(matches!(command("runs"), Command::Runs(runs) if runs.runtime_dir == Path::new("/r")));
+        assert!(matches!(command("converge"), Command::Converge));
+        match command("explain a b") {
+            Command::Explain { objects, prune } => {
+                assert_eq!((objects, prune.state_dir), (vec!["a".into(), "b".into()], "/s".into()));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(
+            command("inhibit --list"),
+            Command::ListInhibitors { runtime_dir } if runtime_dir == Path::new("/r")
+        ));
+        let inhibit = settings_of(&format!("{dirs} inhibit --why w true -x"), "", &[]).unwrap().command;
+        match inhibit {
+            Command::Inhibit { why, command, state_dir, runtime_dir } => {
+                assert_eq!((why.as_deref(), command), (Some("w"), vec!["true".into(), "-x".into()]));
+                assert_eq!((state_dir, runtime_dir), ("/s".into(), "/r".into()));
+            }
+            other => panic!("{other:?}"),
+        }
+        match command("verify --online --registry a --registry b --redeploy c --docker-hub d") {
+            Command::Verify(verify) => {
+                assert_eq!((verify.registries, verify.online), (vec!["a".into(), "b".into()], true));
+                assert_eq!(
+                    (verify.redeploy.as_deref(), verify.docker_hub.as_deref()),
+                    (Some("c"), Some("d"))
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+        match command("check-config") {
+            Command::CheckConfig { path: Some(_), keys: 1 } => {}
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(command("check-config --example"), Command::ExampleConfig));
+        let shell = settings_of("completions bash", "", &[]).unwrap().command;
+        assert!(matches!(shell, Command::Completions(Shell::Bash)), "{shell:?}");
+        assert!(matches!(settings_of("man", "not = 'read'", &[]).unwrap().command, Command::Man));
+    }
+
+    #[test]
+    fn the_file_that_is_named_is_read_and_must_be_there() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "disk-threshold = 77\ndisk-path = ['/x']\n").unwrap();
+        let path = file.path().display();
+        // An option wins over the variable, and the operand of check-config over both.
+        let prune = prune_of(&format!("prune --config {path}"), "disk-threshold = 1");
+        assert_eq!((prune.policy.threshold.percent, prune.disk.paths), (percent("77"), vec!["/x".into()]));
+        let prune = prune_of(&format!("prune --config {path} --disk-threshold 78"), "");
+        assert_eq!(prune.policy.threshold.percent, percent("78"));
+        let checked =
+            settings_of(&format!("check-config {path} --config /nowhere"), "", &[]).unwrap().command;
+        assert!(
+            matches!(&checked, Command::CheckConfig { path: Some(read), keys: 2 } if read == file.path())
+        );
+        let missing = settings_of("prune --config /nowhere", "", &[]).unwrap_err();
+        assert!(missing.contains("cannot read the configuration file /nowhere: "), "{missing}");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (words, part) in [
+            ("", "no command given"),
+            ("--dry-run prune", "write it after: prune --dry-run"),
+            ("-q converge -v", "--quiet and --verbose exclude each other"),
+            ("--host unix:///a converge --host unix:///b", "--host stands before the command and after it"),
+            ("man --host unix:///a", "man takes no --host"),
+            ("completions bash --disk-path /x", "completions takes no --disk-path"),
+        ] {
+            let error = settings_of(words, "", &[]).unwrap_err();
+            assert!(error.contains(part), "{words}: {error}");
         }
     }
 
