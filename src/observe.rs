@@ -516,7 +516,450 @@ pub async fn record_usage<W: World>(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
     use super::*;
+    use crate::facts::{CacheRecord, ContainerState, Containerd, Inspected};
+    use crate::gates::GateState;
+    use crate::ledger::Entry;
+    use crate::testing::fake::Fake;
+    use crate::testing::{ago, block, container, image, labels, now, policy, service, task, usage};
+
+    fn event(image: &str, at: &str) -> ImageEvent {
+        ImageEvent { image: image.into(), at: ago(at).unwrap() }
+    }
+
+    fn uses_of(fake: Fake, events_until: Option<Time>) -> (Answer<Observations>, Rc<Fake>) {
+        let fake = Rc::new(fake);
+        let seen = block(async {
+            let survey = survey(&fake, Questions::IN_USE).await;
+            image_uses(&fake, &survey, events_until, now()).await
+        });
+        (seen, fake)
+    }
+
+    #[test]
+    fn events_are_replayed_since_the_last_note_or_from_the_first_where_the_clock_went_back() {
+        let epoch = Time::UNIX_EPOCH;
+        for (noted, engine, since) in [
+            (None, now(), epoch),
+            (ago("1h"), now(), ago("1h").unwrap()),
+            (Some(now()), now(), now()),
+            // The engine's clock is an hour behind the last note.
+            (ago("1h"), ago("2h").unwrap(), epoch),
+        ] {
+            let mut fake = Fake::new();
+            fake.info.time = Some(engine);
+            let (seen, fake) = uses_of(fake, noted);
+            assert_eq!(fake.asked("uses"), [format!("uses {since} {engine}")], "{noted:?}");
+            assert_eq!(seen.unwrap().until, Some(engine));
+        }
+        let mut fake = Fake::new();
+        fake.info.time = None;
+        assert_eq!(uses_of(fake, None).0.unwrap().until, Some(now()), "an engine that shows no clock");
+    }
+
+    #[test]
+    fn a_use_is_a_container_of_now_or_the_latest_event_of_an_image_that_is_there() {
+        let mut fake = Fake::new();
+        let named = |id: &str, tag: &str| Image { tags: vec![tag.into()], ..image(id) };
+        *fake.images.borrow_mut() = vec![named("aaaa", "db:1"), named("bbbb", "web:1"), named("1a", "app:1")];
+        fake.containers = vec![
+            container(),
+            Container { image_id: "sha256:cc".into(), mounted_images: vec!["web:1".into()], ..container() },
+        ];
+        fake.events = vec![
+            event("db:1", "3h"),
+            event("db:1", "1h"),
+            event("db:1", "2h"),
+            // That of a container which is there needs no question.
+            event("app:1", "5m"),
+            event("gone:1", "5m"),
+            event("web:1", "5h"),
+        ];
+        let (seen, fake) = uses_of(fake, None);
+        let seen = seen.unwrap();
+        let mut uses: Vec<_> = seen
+            .uses
+            .iter()
+            .map(|used| (used.image.as_str(), used.name_tag.as_deref().unwrap_or(""), used.at))
+            .collect();
+        uses.sort_unstable();
+        let expected = [
+            ("sha256:1a", "app:1", now()),
+            ("sha256:aaaa", "db:1", ago("1h").unwrap()),
+            // Mounted now.
+            ("sha256:bbbb", "web:1", now()),
+            ("sha256:cc", "app:1", now()),
+        ];
+        assert_eq!(uses, expected);
+        let mut asked = fake.asked("image ");
+        asked.sort_unstable();
+        assert_eq!(asked, ["image db:1", "image gone:1", "image web:1"]);
+        assert!(seen.specs.is_empty() && seen.all.is_none());
+    }
+
+    #[test]
+    fn an_engine_that_stops_answering_loses_no_use_in_silence() {
+        let fake = || {
+            let mut fake = Fake::new();
+            fake.events = vec![event("db:1", "1h")];
+            fake
+        };
+        // A name that only its own container understood.
+        assert!(uses_of(fake().failing("image db:1", 400), None).0.unwrap().uses.is_empty());
+        let mut lost = fake();
+        lost.failures.insert("image db:1".into(), EngineError::simulated_loss("GET /images"));
+        assert!(uses_of(lost, None).0.unwrap_err().0.contains("was lost"));
+        let until = format!("uses {} {}", Time::UNIX_EPOCH, now());
+        let error = uses_of(fake().failing(&until, 500), None).0.unwrap_err();
+        assert!(error.0.starts_with("the engine's recent events: "), "{error}");
+        assert!(uses_of(fake().failing("containers All", 500), None).0.is_err());
+    }
+
+    #[test]
+    fn each_command_asks_what_it_needs() {
+        let asked = |questions, fake: Fake| {
+            let fake = Rc::new(fake);
+            block(survey(&fake, questions));
+            let mut requests = fake.requests.borrow().clone();
+            requests.sort_unstable();
+            requests.join(", ")
+        };
+        for (questions, expected) in [
+            (Questions::DISK, "info"),
+            (Questions::RUNS, "containers Live, info, services"),
+            (Questions::CONVERGE, "containers Live, info, services, tasks"),
+            (Questions::IN_USE, "containers All, info"),
+            (Questions::EVERYTHING, "containers All, info, services, tasks"),
+        ] {
+            assert_eq!(asked(questions, Fake::new()), expected);
+        }
+        let global = |mode| {
+            let mut fake = Fake::new();
+            fake.services = vec![Service { mode, ..service() }];
+            fake
+        };
+        for mode in [Mode::Global, Mode::GlobalJob] {
+            assert!(asked(Questions::CONVERGE, global(mode)).contains("nodes"));
+            assert!(!asked(Questions::RUNS, global(mode)).contains("nodes"));
+        }
+        assert!(!asked(Questions::CONVERGE, global(Mode::Replicated { replicas: 1 })).contains("nodes"));
+    }
+
+    #[test]
+    fn a_node_that_is_no_manager_says_why_it_cannot_see_the_services() {
+        let surveyed = |state: SwarmState, elsewhere| {
+            let mut fake = Fake::new().failing("services", 503).failing("tasks", 503);
+            fake.info.swarm.state = state;
+            fake.manager_elsewhere = elsewhere;
+            block(survey(&Rc::new(fake), Questions::EVERYTHING))
+        };
+        for (state, part) in [
+            (SwarmState::Worker, "name a manager with --swarm-host"),
+            (SwarmState::Locked, "docker swarm unlock"),
+            (SwarmState::Pending, "still joining"),
+            (SwarmState::Manager, "503: simulated"),
+            (SwarmState::Failed("x".into()), "503: simulated"),
+        ] {
+            let error = surveyed(state.clone(), false).services.unwrap_err();
+            assert!(error.0.contains(part), "{state:?}: {error}");
+        }
+        let none = surveyed(SwarmState::Inactive, false);
+        assert_eq!((none.services, none.tasks), (Ok(vec![]), Ok(vec![])));
+        // What another engine does not answer has nothing to do with this node.
+        for state in [SwarmState::Worker, SwarmState::Inactive] {
+            assert!(surveyed(state, true).services.unwrap_err().0.contains("503"));
+        }
+    }
+
+    #[test]
+    fn a_gate_alone_is_unknown_where_its_question_is_unanswered() {
+        let judged = |fake: Fake| {
+            let fake = Rc::new(fake);
+            block(async {
+                let runs = settings::RunsSettings { policy: run_policy(), runtime_dir: "/run".into() };
+                let survey = survey(&fake, Questions::EVERYTHING).await;
+                (survey.runs(&fake, &runs, now()).state(), survey.converge(now()).state())
+            })
+        };
+        let manager = || {
+            let mut fake = Fake::new();
+            fake.info.swarm.state = SwarmState::Manager;
+            fake
+        };
+        assert_eq!(judged(manager()), (GateState::Open, GateState::Open));
+        assert_eq!(
+            judged(manager().failing("containers All", 500)),
+            (GateState::Unknown, GateState::Unknown)
+        );
+        assert_eq!(judged(manager().failing("services", 500)), (GateState::Unknown, GateState::Unknown));
+        assert_eq!(judged(manager().failing("tasks", 500)), (GateState::Open, GateState::Unknown));
+        assert_eq!(judged(manager().failing("info", 500)), (GateState::Open, GateState::Unknown));
+        assert_eq!(judged(manager().failing("inhibitors", 500)), (GateState::Unknown, GateState::Open));
+    }
+
+    fn run_policy() -> runs::RunPolicy {
+        runs::RunPolicy { pattern: policy().runs }
+    }
+
+    #[test]
+    fn a_node_that_is_away_is_not_waited_for_unless_that_is_not_known() {
+        let converges = |fake: Fake| {
+            let fake = Rc::new(fake);
+            block(async { survey(&fake, Questions::EVERYTHING).await.converge(now()).state() })
+        };
+        let global = || {
+            let mut fake = Fake::new();
+            fake.info.swarm.state = SwarmState::Manager;
+            fake.services = vec![Service { mode: Mode::Global, status: None, ..service() }];
+            fake.services[0].status = service().status;
+            let failed = Task {
+                node: Some("away".into()),
+                wanted: false,
+                state: crate::facts::TaskState::Failed,
+                ..task()
+            };
+            fake.tasks = vec![failed];
+            fake.nodes_away = HashSet::from(["away".into()]);
+            fake
+        };
+        assert_eq!(converges(global()), GateState::Open);
+        assert_eq!(converges(global().failing("nodes", 500)), GateState::Closed);
+    }
+
+    #[test]
+    fn only_what_a_proof_that_was_killed_left_is_left() {
+        let found = |change: &dyn Fn(&mut Fake)| {
+            let mut fake = Fake::new();
+            fake.info.swarm = crate::facts::Swarm { state: SwarmState::Manager, node: Some("here".into()) };
+            fake.services = vec![service(), Service { name: "proof".into(), ..service() }];
+            fake.services[1].labels = labels(&[(deploy::LABEL, "here")]);
+            change(&mut fake);
+            let fake = Rc::new(fake);
+            let survey = block(survey(&fake, Questions::EVERYTHING));
+            survey.left_by_proofs(&fake).join(" ")
+        };
+        let inhibitor = |why: &str| Inhibitor { pid: None, since: None, why: Some(why.into()) };
+        assert_eq!(found(&|_| ()), "proof");
+        assert_eq!(found(&|fake| *fake.inhibitors.borrow_mut() = vec![inhibitor("deploy")]), "proof");
+        assert_eq!(found(&|fake| *fake.inhibitors.borrow_mut() = vec![inhibitor("verify --redeploy x")]), "");
+        assert_eq!(found(&|fake| fake.info.swarm.node = Some("elsewhere".into())), "");
+        assert_eq!(found(&|fake| fake.info.swarm.node = None), "");
+        // It is not known whether one is running.
+        let unread = EngineError::simulated_loss("x");
+        assert_eq!(found(&|fake| drop(fake.failures.insert("inhibitors".into(), unread.clone()))), "");
+    }
+
+    #[test]
+    fn the_engines_places_are_those_of_this_host_looked_for_once() {
+        let places = |change: &dyn Fn(&mut Fake)| {
+            let mut fake = Fake::new();
+            change(&mut fake);
+            let fake = Rc::new(fake);
+            block(async {
+                let survey = survey(&fake, Questions::DISK).await;
+                survey.engine_places(&fake, &fake).await.cloned()
+            })
+        };
+        let at = |images: &str, certain| {
+            Ok(Some(EnginePlaces { root: "/var/lib/docker".into(), images: images.into(), certain }))
+        };
+        assert_eq!(places(&|_| ()), at("/var/lib/docker", true));
+        assert_eq!(places(&|fake| fake.is_remote = true), Ok(None));
+        assert_eq!(places(&|fake| fake.traces.root_exists = Some(false)), Ok(None));
+        assert_eq!(places(&|fake| fake.traces.root_is_shared = None), at("/var/lib/docker", false));
+        assert_eq!(
+            places(&|fake| {
+                fake.info.containerd_store = true;
+                fake.traces.containerd = Some(Containerd { separate: true, root: Some("/c".into()) });
+            }),
+            at("/c", true)
+        );
+        let lost = EngineError::simulated_loss("info");
+        let unknown = places(&|fake| drop(fake.failures.insert("info".into(), lost.clone())));
+        assert!(unknown.unwrap_err().0.contains("was lost"));
+        let two = EnginePlaces { root: "/d".into(), images: "/c".into(), certain: true };
+        assert_eq!(two.all(), ["/d", "/c"].map(PathBuf::from));
+        assert_eq!(EnginePlaces { images: "/d".into(), ..two }.all(), ["/d"].map(PathBuf::from));
+    }
+
+    fn dangling(id: &str) -> Image {
+        Image { digests: vec![], ..image(id) }
+    }
+
+    /// A ledger that has known these images for nine days.
+    fn known(ids: &[&str]) -> Ledger {
+        let entries = ids.iter().map(|id| (format!("sha256:{id}"), Entry::new(ago("9d").unwrap())));
+        Ledger { images: entries.collect(), ..Ledger::default() }
+    }
+
+    type Listed = (Inventory, Observations, Ledger, Vec<(String, Vec<Layer>)>);
+
+    fn list_of(fake: &Rc<Fake>, mut ledger: Ledger) -> Listed {
+        let mut seen = Observations::default();
+        let mut inventory =
+            Inventory { services: fake.services.clone(), tasks: fake.tasks.clone(), ..Inventory::default() };
+        let usage = usage(85);
+        let layers =
+            block(images(fake, &mut inventory, &mut seen, &mut ledger, &policy(), Some(&usage), now()));
+        (inventory, seen, ledger, layers)
+    }
+
+    #[test]
+    fn a_dangling_image_that_may_go_is_asked_for_its_last_tag_and_its_parents() {
+        let mut fake = Fake::new();
+        let tagged = Image { last_tagged: ago("1h"), parent: Some("sha256:0001".into()), ..dangling("aaaa") };
+        let parents = [
+            Image { parent: Some("sha256:0002".into()), ..dangling("0001") },
+            Image { parent: Some("sha256:0003".into()), ..dangling("0002") },
+            // This one has a name.
+            Image { parent: Some("sha256:0004".into()), ..image("0003") },
+        ];
+        let images = [tagged, dangling("bbbb"), image("cccc"), dangling("dddd")].into_iter().chain(parents);
+        *fake.images.borrow_mut() = images.collect();
+        fake = fake.failing("image sha256:bbbb", 500);
+        let fake = Rc::new(fake);
+        let (inventory, _, _, _) = list_of(&fake, known(&["aaaa", "bbbb", "cccc"]));
+        let found = |id: &str| inventory.images.iter().find(|image| image.id.ends_with(id)).unwrap().clone();
+        assert_eq!((found("aaaa").last_tagged, found("aaaa").untagged_parents), (ago("1h"), 2));
+        let unread: Vec<_> =
+            inventory.unread.iter().map(|unread| (unread.kind, unread.id.as_str())).collect();
+        assert_eq!(unread, [(ObjectKind::Dangling, "sha256:bbbb")]);
+        // One with a name, and one that is too young, need no question.
+        assert!(fake.asked("image sha256:cccc").is_empty() && fake.asked("image sha256:dddd").is_empty());
+    }
+
+    #[test]
+    fn a_chain_of_parents_ends_where_it_cannot_be_followed() {
+        let count = |fake: Fake, first: &str| {
+            block(untagged_parents(&Rc::new(fake), Some(format!("sha256:{first}"))))
+        };
+        let fake = || {
+            let fake = Fake::new();
+            let looped = Image { parent: Some("sha256:1111".into()), ..dangling("1111") };
+            *fake.images.borrow_mut() = vec![looped];
+            fake
+        };
+        assert_eq!(count(fake(), "1111"), MAX_PARENTS);
+        assert_eq!(count(fake(), "2222"), 0);
+        assert_eq!(count(fake().failing("image sha256:1111", 500), "1111"), 0);
+        assert_eq!(block(untagged_parents(&Rc::new(fake()), None)), 0);
+    }
+
+    #[test]
+    fn a_list_that_does_not_come_is_told_and_forgets_nothing() {
+        let fake = Rc::new(Fake::new().failing("images", 500));
+        let (inventory, seen, ledger, _) = list_of(&fake, known(&["aaaa"]));
+        let unread: Vec<_> =
+            inventory.unread.iter().map(|unread| (unread.kind, unread.id.as_str())).collect();
+        assert_eq!(unread, [(ObjectKind::Cached, "")]);
+        assert!(seen.all.is_none() && inventory.images.is_empty());
+        assert_eq!(ledger.images["sha256:aaaa"].missing_since, None);
+    }
+
+    #[test]
+    fn specs_and_live_tasks_tell_by_which_name_an_image_is_known() {
+        let mut fake = Fake::new();
+        *fake.images.borrow_mut() = vec![image("aaaa"), image("bbbb")];
+        fake.services = vec![Service { image: "app:1@sha256:daaaa".into(), ..service() }];
+        let of = |state, image: &str| Task { state, image: image.into(), ..task() };
+        fake.tasks = vec![
+            of(crate::facts::TaskState::Preparing, "app:2@sha256:dbbbb"),
+            of(crate::facts::TaskState::Failed, "app:3@sha256:dbbbb"),
+            // It is not there.
+            of(crate::facts::TaskState::Running, "app:4@sha256:none"),
+            of(crate::facts::TaskState::Running, "app:5"),
+        ];
+        let (_, seen, ledger, _) = list_of(&Rc::new(fake), Ledger::default());
+        let specs: Vec<_> =
+            seen.specs.iter().map(|used| (used.image.as_str(), used.name_tag.clone())).collect();
+        let named = |name: &str| Some(name.to_owned());
+        assert_eq!(specs, [("sha256:aaaa", named("app:1")), ("sha256:bbbb", named("app:2"))]);
+        assert_eq!(seen.specs[0].at, now());
+        assert!(ledger.images["sha256:bbbb"].references.contains_key("app:2"));
+        assert_eq!(seen.all.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn layers_are_asked_once_of_what_may_go_and_an_image_without_an_answer_is_asked_again() {
+        let fake = |failing: bool| {
+            let mut fake = Fake::new();
+            *fake.images.borrow_mut() = vec![image("aaaa"), image("bbbb")];
+            let layer = |name: &str| vec![Layer::new(name, 1)];
+            fake.layers =
+                HashMap::from([("sha256:aaaa".into(), layer("a")), ("sha256:bbbb".into(), layer("b"))]);
+            Rc::new(if failing { fake.failing("layers sha256:aaaa", 500) } else { fake })
+        };
+        let first = fake(true);
+        let (_, _, mut ledger, layers) = list_of(&first, known(&["aaaa", "bbbb"]));
+        assert_eq!(layers, [("sha256:bbbb".to_owned(), vec![Layer::new("b", 1)])]);
+        assert_eq!(ledger.images["sha256:aaaa"].layers, None);
+        let again = fake(false);
+        ledger = list_of(&again, ledger).2;
+        assert_eq!(again.asked("layers"), ["layers sha256:aaaa"]);
+        assert!(ledger.images["sha256:aaaa"].layers.is_some());
+        // Nothing is old enough to go.
+        let young = fake(false);
+        list_of(&young, Ledger::default());
+        assert!(young.asked("layers").is_empty());
+    }
+
+    #[test]
+    fn containers_that_may_go_are_asked_for_their_end_and_what_is_unanswered_is_told() {
+        let mut fake = Fake::new().failing("container bbbb", 500).failing("build cache", 500);
+        let ended = |id: &str| Container { id: id.into(), state: ContainerState::Exited, ..container() };
+        let inspected = Inspected { finished: ago("2d"), restart_policy: Some("always".into()) };
+        fake.inspected = HashMap::from([("aaaa".into(), inspected)]);
+        let fake = Rc::new(fake);
+        let mut inventory = Inventory {
+            containers: vec![ended("aaaa"), ended("bbbb"), ended("cccc"), container()],
+            ..Inventory::default()
+        };
+        block(complete_containers(&fake, &mut inventory, &Ledger::default(), &policy(), now()));
+        let ends: Vec<_> = inventory.containers.iter().map(|container| container.finished).collect();
+        assert_eq!(ends, [ago("2d"), None, None, None]);
+        assert_eq!(inventory.containers[0].restart_policy.as_deref(), Some("always"));
+        let unread: Vec<_> =
+            inventory.unread.iter().map(|unread| (unread.kind, unread.id.as_str())).collect();
+        assert_eq!(unread, [(ObjectKind::BuildCache, ""), (ObjectKind::Container, "bbbb")]);
+        assert_eq!(fake.asked("container ").len(), 3, "one that runs needs no question");
+        let record = CacheRecord { size: 7, in_use: false, shared: false, internal: false, last_used: None };
+        let mut fake = Fake::new();
+        fake.build_cache = vec![record.clone()];
+        let mut inventory = Inventory::default();
+        block(complete_containers(&Rc::new(fake), &mut inventory, &Ledger::default(), &policy(), now()));
+        assert_eq!(inventory.build_cache, [record]);
+    }
+
+    #[test]
+    fn a_record_is_written_with_the_change_or_says_why_not() {
+        let recorded = |fake: Fake| {
+            let fake = Rc::new(fake);
+            let noted = block(async {
+                let survey = survey(&fake, Questions::IN_USE).await;
+                record_usage(&fake, &fake, &survey, now(), |ledger| ledger.last_run = Some(now())).await
+            });
+            (noted, fake)
+        };
+        let used = || Fake { containers: vec![container()], ledger: RefCell::default(), ..Fake::new() };
+        let (noted, fake) = recorded(used());
+        assert_eq!(noted, Ok(fake.ledger.borrow().clone()));
+        let ledger = fake.ledger.borrow();
+        assert_eq!((ledger.images["sha256:1a"].last_used, ledger.last_run), (Some(now()), Some(now())));
+        assert!(recorded(used().failing("update ledger", 500)).0.is_err());
+        let inventory = |fake: Fake| inventory(&block(survey(&Rc::new(fake), Questions::EVERYTHING)));
+        assert_eq!(inventory(used()).unwrap().containers, [container()]);
+        let mut store = Fake::new();
+        store.info.containerd_store = true;
+        assert!(inventory(store).unwrap().containerd_store && !inventory(used()).unwrap().containerd_store);
+        for request in ["containers All", "services", "tasks"] {
+            let mut manager = used().failing(request, 500);
+            manager.info.swarm.state = SwarmState::Manager;
+            assert!(inventory(manager).is_err(), "{request}");
+        }
+    }
 
     #[test]
     fn named_paths_are_measured_and_evictions_look_where_the_images_certainly_lie() {

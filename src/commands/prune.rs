@@ -237,3 +237,115 @@ async fn run_or_preview(
     };
     carry_out(world, prune, consumers, &show).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::execute::{Outcome, Stop};
+    use crate::facts::Unavailable;
+    use crate::testing::{ago, usage};
+
+    /// How an attempt ended, its disk at this percentage after it, and a prune owed for so many hours.
+    fn report(ending: PruneOutcome, percent: u64, owed: Option<u64>) -> PruneResult {
+        let pressure = owed.map(|hours| crate::prune::outcome::OngoingPressure {
+            since: ago("9d").unwrap(),
+            duration: Duration::from_secs(9 * 86_400),
+            blocked: BTreeMap::new(),
+            owed: (hours > 0).then(|| Duration::from_secs(hours * 3_600)),
+        });
+        let after = vec![usage(percent), usage(1)];
+        PruneResult { after, pressure, ..PruneResult::without_removals(vec![], ending) }
+    }
+
+    #[test]
+    fn a_prune_that_cannot_work_for_days_or_leaves_a_critical_disk_demands_intervention() {
+        let settings = crate::settings::read(
+            ["ci-docker-prune", "--config=/dev/null", "prune", "--disk-min-free", "999B"].map(Into::into),
+        );
+        let prune = match settings.unwrap().command {
+            settings::Command::Prune(prune) => *prune,
+            other => panic!("{other:?}"),
+        };
+        let done = || PruneOutcome::CarriedOut(Outcome::default());
+        let stopped =
+            || PruneOutcome::CarriedOut(Outcome { stopped: Some(Stop::Signal), ..Outcome::default() });
+        type Row<'a> = (&'a str, PruneResult, Option<&'a str>);
+        let table: [Row; 15] = [
+            ("blocked for 2 days", report(PruneOutcome::Blocked, 90, Some(48)), None),
+            ("blocked for 3 days", report(PruneOutcome::Blocked, 90, Some(72)), Some("blocked")),
+            ("stopped for 4 days", report(stopped(), 90, Some(96)), Some("blocked")),
+            ("stopped for 2 days", report(stopped(), 90, Some(48)), None),
+            ("carried out", report(done(), 90, Some(96)), None),
+            ("pressure, and nothing owed", report(PruneOutcome::Blocked, 90, Some(0)), None),
+            ("no pressure", report(PruneOutcome::Blocked, 10, None), None),
+            ("94 %", report(done(), 94, None), None),
+            ("95 %", report(done(), 95, None), Some("critical")),
+            ("95 %, blocked", report(PruneOutcome::Blocked, 95, Some(1)), Some("critical")),
+            ("95 %, stopped", report(stopped(), 95, None), Some("critical")),
+            ("unknown gates", report(PruneOutcome::Unavailable, 95, Some(96)), None),
+            ("it failed", report(PruneOutcome::Failed("x".into()), 95, Some(96)), None),
+            ("another runs", report(PruneOutcome::Busy(None, "/x".into()), 90, Some(96)), None),
+            ("a preview", report(PruneOutcome::Previewed, 95, Some(96)).of_preview(), None),
+        ];
+        for (what, report, expected) in table {
+            let found = intervention(&report, &prune).map(|why| match why {
+                Intervention::Critical(usage, limit) => {
+                    assert_eq!((usage.percent.get(), limit.get()), (95, 95), "{what}");
+                    "critical"
+                }
+                Intervention::Blocked(_) => "blocked",
+            });
+            assert_eq!(found, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_status_1() {
+        let unread = crate::plan::Unread {
+            kind: crate::plan::ObjectKind::BuildCache,
+            id: String::new(),
+            why: Unavailable("x".into()),
+        };
+        let plan = crate::plan::Plan { unread: vec![unread], ..crate::plan::Plan::default() };
+        let base = |ending| PruneResult::without_removals(vec![], ending);
+        let lost = Outcome { stopped: Some(Stop::NoSpace), ..Outcome::default() };
+        for (what, report, expected) in [
+            ("blocked", base(PruneOutcome::Blocked), Exit::Done),
+            ("another runs", base(PruneOutcome::Busy(Some(1), "/x".into())), Exit::Done),
+            ("carried out", base(PruneOutcome::CarriedOut(Outcome::default())), Exit::Done),
+            ("unknown", base(PruneOutcome::Unavailable), Exit::Failed),
+            ("failed", base(PruneOutcome::Failed("x".into())), Exit::Failed),
+            ("no space", base(PruneOutcome::CarriedOut(lost)), Exit::Failed),
+            (
+                "a ledger that cannot be written",
+                PruneResult { ledger_error: Some("x".into()), ..base(PruneOutcome::Blocked) },
+                Exit::Failed,
+            ),
+            (
+                "something unread",
+                PruneResult { plan: Some(plan), ..base(PruneOutcome::Previewed) },
+                Exit::Failed,
+            ),
+        ] {
+            assert_eq!(status(&report), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn each_status_is_that_of_the_contract() {
+        for (exit, code) in [
+            (Exit::Done, 0),
+            (Exit::Failed, 1),
+            (Exit::Usage, 2),
+            (Exit::Closed, 3),
+            (Exit::ManualIntervention, 10),
+            (Exit::Unavailable, 255),
+            (Exit::OfCommand(7), 7),
+        ] {
+            let shown = format!("{:?}", std::process::ExitCode::from(exit));
+            assert_eq!(shown, format!("{:?}", std::process::ExitCode::from(code)), "{exit:?}");
+        }
+    }
+}

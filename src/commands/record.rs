@@ -156,3 +156,44 @@ fn report(survey: &Survey, ledger: &Ledger, attempt: Option<&Attempt>, output: O
         Output::Json => json::recorded(&mut out, used, known, attempt.map(|attempt| &attempt.report)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gates::disk::{Limit, Usage};
+    use crate::testing::{ago, now, usage};
+
+    #[test]
+    fn a_prune_is_due_from_the_percentage_on_where_space_is_short_and_while_one_is_owed() {
+        let owed = || {
+            let mut ledger = Ledger::default();
+            ledger.owe(["runs"], ago("1h").unwrap());
+            ledger
+        };
+        // It is under pressure, and the last prune did its work.
+        let settled = || {
+            let mut ledger = owed();
+            ledger.settle(Some(&usage(95).filesystem), now());
+            ledger
+        };
+        type Row<'a> = (&'a str, &'a [u64], Option<u64>, Ledger, bool);
+        let table: [Row; 9] = [
+            ("below", &[89], None, Ledger::default(), false),
+            ("at it", &[90], None, Ledger::default(), true),
+            ("above it", &[91], None, Ledger::default(), true),
+            ("another filesystem", &[10, 90], None, Ledger::default(), true),
+            ("enough space", &[85], Some(150), Ledger::default(), false),
+            ("too little", &[85], Some(151), Ledger::default(), true),
+            ("owed", &[85], None, owed(), true),
+            ("not owed", &[85], None, settled(), false),
+            // What evictions could not free others may; the plan itself leaves the cache alone.
+            ("at it, and the last one freed nothing", &[90], None, settled(), true),
+        ];
+        for (what, percents, min_free, ledger, expected) in table {
+            let usages: Vec<Usage> = percents.iter().map(|percent| usage(*percent)).collect();
+            let limit = Limit { percent: "80".parse().unwrap(), min_free };
+            let measured = Measured { usages, limit };
+            assert_eq!(is_due("90".parse().unwrap(), &measured, &ledger), expected, "{what}");
+        }
+    }
+}

@@ -524,3 +524,147 @@ async fn record(world: &impl World, now: Time, change: impl Fn(&mut Ledger)) -> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineError;
+    use crate::execute::FreedNothing;
+    use crate::facts::Inhibitor;
+    use crate::ledger::Entry;
+    use crate::plan::{PlannedRemoval, RemovalReason};
+    use crate::testing::{ago, now, usage};
+
+    fn removal(id: &str, kind: ObjectKind) -> PlannedRemoval {
+        let reason = RemovalReason::Interrupted;
+        let (names, tags) = (vec![], vec![]);
+        PlannedRemoval { kind, id: id.into(), names, tags, size: 0, frees: None, finished: None, reason }
+    }
+
+    fn why() -> Unavailable {
+        Unavailable("no answer".into())
+    }
+
+    fn failed(error: EngineError) -> Outcome {
+        let kind = if error.timed_out() { ObjectKind::Container } else { ObjectKind::Cached };
+        Outcome { failed: vec![(removal("x", kind), error)], ..Outcome::default() }
+    }
+
+    /// Each way to be stopped, the gates that are counted for it, and whether it is a failure.
+    fn stops() -> Vec<(Stop, &'static [&'static str], bool)> {
+        let name = || "app".to_owned();
+        let closed = vec![Gate::Runs(Verdict::Closed(vec![])), Gate::converge_unavailable(why())];
+        let runs = || vec![Gate::Runs(Verdict::Closed(vec![]))];
+        vec![
+            (Stop::Gates(runs()), &["runs"], false),
+            (Stop::Gates(closed), &["runs", "converge"], true),
+            (Stop::Event(StopEvent::ServiceCreated(name())), &["converge"], false),
+            (Stop::Event(StopEvent::ServiceUpdated(name())), &["converge"], false),
+            (Stop::Event(StopEvent::Run(name())), &["runs"], false),
+            (Stop::Event(StopEvent::Lost(name())), &[], true),
+            (Stop::Inhibited(vec![Inhibitor { pid: None, since: None, why: None }]), &["runs"], false),
+            (Stop::Signal, &[], false),
+            (Stop::GatesUnsettled, &[], true),
+            (Stop::NoSpace, &[], true),
+            (Stop::Unavailable(why()), &[], true),
+        ]
+    }
+
+    #[test]
+    fn a_prune_that_was_stopped_or_failed_is_owed_and_counts_for_the_gates_that_stopped_it() {
+        let settled = |outcome: &Outcome, relieved| {
+            let mut ledger = Ledger::default();
+            ledger.owe(["runs"], ago("1h").unwrap());
+            settle(&mut ledger, outcome, relieved, None, now());
+            ledger.pressure
+        };
+        for (stop, gates, fails) in stops() {
+            let shown = format!("{stop:?}");
+            let outcome = Outcome { stopped: Some(stop), ..Outcome::default() };
+            assert_eq!(stopped_by(&outcome), gates, "{shown}");
+            assert_eq!(outcome.has_failed(), fails, "{shown}");
+            let pressure = settled(&outcome, false).unwrap();
+            assert_eq!(pressure.owed_since, ago("1h"), "{shown}");
+            for gate in ["runs", "converge"] {
+                let before = u64::from(gate == "runs");
+                let expected = before + u64::from(gates.contains(&gate));
+                assert_eq!(pressure.blocked.get(gate).copied().unwrap_or(0), expected, "{shown} {gate}");
+            }
+            assert_eq!(settled(&outcome, true), None, "{shown}");
+        }
+        let outcome = failed(EngineError::simulated_status("DELETE", 500, "x"));
+        assert_eq!(settled(&outcome, false).unwrap().owed_since, ago("1h"));
+        // One that did its work is no longer owed, although that did not help.
+        let pressure = settled(&Outcome::default(), false).unwrap();
+        assert_eq!((pressure.owed_since, pressure.since), (None, ago("1h").unwrap()));
+        assert_eq!(stopped_by(&Outcome::default()), [""; 0]);
+    }
+
+    #[test]
+    fn evictions_that_freed_nothing_are_remembered_with_how_full_the_disk_was() {
+        let freed_nothing = Some(FreedNothing { images: 2, size: 100 });
+        let usage = usage(91);
+        let settled = |outcome: Outcome, usage: Option<&Usage>| {
+            let mut ledger = Ledger::default();
+            settle(&mut ledger, &outcome, false, usage.map(|usage| &usage.filesystem), now());
+            let last = ledger.pressure.unwrap().freed_nothing;
+            last.map(|last| (last.at, last.percent.get(), last.used))
+        };
+        let useless = || Outcome { freed_nothing, ..Outcome::default() };
+        assert_eq!(settled(useless(), Some(&usage)), Some((now(), 91, 910)));
+        assert_eq!(settled(useless(), None), None);
+        assert_eq!(settled(Outcome::default(), Some(&usage)), None);
+        // It did not come to its end.
+        assert_eq!(settled(Outcome { stopped: Some(Stop::Signal), ..useless() }, Some(&usage)), None);
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_and_what_was_refused_or_stuck_remembered() {
+        let mut ledger = Ledger::default();
+        for id in ["gone", "settled", "refused", "parent", "busy", "dangling"] {
+            ledger.images.insert(id.into(), Entry::new(now()));
+            ledger.evicting.insert(id.into(), vec![]);
+        }
+        let outcome = Outcome {
+            removed: vec![removal("gone", ObjectKind::Cached)],
+            settled: vec!["settled".into()],
+            skipped: vec![
+                (removal("refused", ObjectKind::Cached), Skip::Refused("409".into())),
+                (removal("parent", ObjectKind::Cached), Skip::HasChildren),
+                (removal("busy", ObjectKind::Cached), Skip::InUse),
+                (removal("dangling", ObjectKind::Dangling), Skip::Refused("409".into())),
+            ],
+            ..Outcome::default()
+        };
+        settle(&mut ledger, &outcome, true, None, now());
+        let known: Vec<_> = ledger.images.keys().map(String::as_str).collect();
+        assert_eq!(known, ["busy", "dangling", "parent", "refused", "settled"]);
+        let evicting: Vec<_> = ledger.evicting.keys().map(String::as_str).collect();
+        assert_eq!(evicting, ["busy", "dangling", "parent", "refused"]);
+        let refused = ledger.images.iter().filter(|(_, entry)| entry.refused == Some(now()));
+        assert_eq!(refused.map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["parent", "refused"]);
+
+        let timeout = EngineError::simulated_timeout("DELETE", Duration::from_secs(30));
+        let stuck = |kind: &str, id: &str| Some((kind.to_owned(), id.to_owned()));
+        settle(&mut ledger, &failed(timeout), true, None, now());
+        assert_eq!(ledger.stuck, stuck("container", "x"));
+        // It had no turn.
+        let skipped = vec![(removal("x", ObjectKind::Container), Skip::Stopped)];
+        settle(&mut ledger, &Outcome { skipped, ..Outcome::default() }, true, None, now());
+        assert_eq!(ledger.stuck, stuck("container", "x"));
+        let error = EngineError::simulated_status("DELETE", 500, "x");
+        settle(&mut ledger, &failed(error), true, None, now());
+        assert_eq!(ledger.stuck, None);
+    }
+
+    #[test]
+    fn only_disk_may_be_closed_where_an_interrupted_eviction_is_finished() {
+        let disk = |open| {
+            let limit = crate::gates::disk::Limit { percent: "80".parse().unwrap(), min_free: None };
+            let measured = crate::gates::disk::Measured { usages: vec![usage(85)], limit };
+            Gate::Disk(if open { Verdict::Open(measured) } else { Verdict::Closed(measured) })
+        };
+        assert!(is_under_pressure(&[disk(true)]) && !is_under_pressure(&[disk(false)]));
+        assert!(!is_under_pressure(&[Gate::disk_unavailable(why()), Gate::Runs(Verdict::Open(()))]));
+    }
+}

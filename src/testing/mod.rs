@@ -1,5 +1,7 @@
 //! Plain objects for the core's tables: a test changes the one field that it is about.
 
+pub mod fake;
+
 use regex::Regex;
 
 use crate::facts::{
@@ -13,6 +15,12 @@ use crate::units::{Time, parse_duration};
 /// The time of every unit test.
 pub fn now() -> Time {
     "2026-11-20T12:00:00Z".parse().expect("a time")
+}
+
+/// Wait for this, on a clock that does not.
+pub fn block<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(future)
 }
 
 /// So long before [`now`], in the notation of the options.

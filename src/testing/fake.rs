@@ -1,0 +1,342 @@
+//! A host with its engine that answer what a test has put into them, and note what they were asked.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use regex::Regex;
+
+use crate::engine::EngineError;
+use crate::engine::containers::ContainerScope;
+use crate::engine::events::ImageEvent;
+use crate::engine::remove::Done;
+use crate::engine::watch::Seen;
+use crate::facts::{
+    Answer, CacheRecord, Container, DiskUsage, EngineTraces, Files, Filesystem, Image, Info, Inhibitor,
+    Inspected, Layer, Service, Swarm, SwarmState, Task, Unavailable,
+};
+use crate::host::error::{HostError, Result};
+use crate::host::lock::Acquisition;
+use crate::ledger::{Ledger, Reading};
+use crate::units::Time;
+use crate::world::{EngineApi, EngineEvents, EngineOrders, World};
+
+/// Requests are named in `failures`, `delays` and `requests` as they are noted: `info`, `image sha256:a`,
+/// `remove image sha256:a`, and so on.
+pub struct Fake {
+    pub info: Info,
+    pub services: Vec<Service>,
+    pub tasks: Vec<Task>,
+    pub nodes_away: HashSet<String>,
+    pub containers: Vec<Container>,
+    pub images: RefCell<Vec<Image>>,
+    pub inspected: HashMap<String, Inspected>,
+    pub build_cache: Vec<CacheRecord>,
+    pub layers: HashMap<String, Vec<Layer>>,
+    pub events: Vec<ImageEvent>,
+    pub seen: RefCell<Seen>,
+    pub inhibitors: RefCell<Vec<Inhibitor>>,
+    pub traces: EngineTraces,
+    pub filesystem: RefCell<Filesystem>,
+    pub ledger: RefCell<Ledger>,
+    pub is_remote: bool,
+    pub manager_elsewhere: bool,
+    pub shutdown: Cell<bool>,
+    pub failures: HashMap<String, EngineError>,
+    /// How long a request takes, ms.
+    pub delays: HashMap<String, u64>,
+    /// What was asked, in order.
+    pub requests: RefCell<Vec<String>>,
+}
+
+impl Fake {
+    /// In no Swarm, with nothing on it, on a disk at 85 %.
+    pub fn new() -> Self {
+        let swarm = Swarm { state: SwarmState::Inactive, node: None };
+        Self {
+            info: Info {
+                root: "/var/lib/docker".into(),
+                id: "engine".into(),
+                host_name: String::new(),
+                memory: 0,
+                containerd: None,
+                containerd_store: false,
+                swarm,
+                version: "28.5.0".into(),
+                time: Some(super::now()),
+            },
+            services: vec![],
+            tasks: vec![],
+            nodes_away: HashSet::new(),
+            containers: vec![],
+            images: RefCell::default(),
+            inspected: HashMap::new(),
+            build_cache: vec![],
+            layers: HashMap::new(),
+            events: vec![],
+            seen: RefCell::default(),
+            inhibitors: RefCell::default(),
+            traces: EngineTraces { root_is_shared: Some(true), ..EngineTraces::default() },
+            filesystem: RefCell::new(super::usage(85).filesystem),
+            ledger: RefCell::default(),
+            is_remote: false,
+            manager_elsewhere: false,
+            shutdown: Cell::new(false),
+            failures: HashMap::new(),
+            delays: HashMap::new(),
+            requests: RefCell::default(),
+        }
+    }
+
+    /// Fail at this request.
+    pub fn failing(mut self, request: &str, status: u16) -> Self {
+        let error = EngineError::simulated_status(request, status, "simulated");
+        self.failures.insert(request.to_owned(), error);
+        self
+    }
+
+    /// The requests that begin like this.
+    pub fn asked(&self, beginning: &str) -> Vec<String> {
+        self.requests.borrow().iter().filter(|request| request.starts_with(beginning)).cloned().collect()
+    }
+
+    async fn request(&self, request: &str) -> Result<(), EngineError> {
+        self.requests.borrow_mut().push(request.to_owned());
+        if let Some(delay) = self.delays.get(request) {
+            tokio::time::sleep(Duration::from_millis(*delay)).await;
+        }
+        self.failures.get(request).map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// The same of the host itself.
+    fn host_request(&self, request: &str) -> Result<()> {
+        self.requests.borrow_mut().push(request.to_owned());
+        let failure = self.failures.get(request).map(ToString::to_string);
+        failure.map_or(Ok(()), |why| Err(HostError::new(request, io::Error::other(why))))
+    }
+}
+
+impl World for Rc<Fake> {
+    type Engine = Self;
+    type PruneLock = ();
+    type RemovalLock = ();
+
+    fn now(&self) -> Time {
+        super::now()
+    }
+
+    async fn connect(&self) -> Answer<Self> {
+        self.request("connect").await?;
+        Ok(Self::clone(self))
+    }
+
+    async fn engine_traces(&self, _: &Info) -> EngineTraces {
+        self.traces.clone()
+    }
+
+    async fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>> {
+        let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+        self.request(&format!("measure {}", shown.join(" "))).await?;
+        Ok(vec![self.filesystem.borrow().clone()])
+    }
+
+    async fn engine_files(&self, _: &Path) -> Answer<Files> {
+        Err(Unavailable("no files".into()))
+    }
+
+    fn reading(&self) -> Reading {
+        Reading { wall: super::now(), boot_id: Some("boot".into()), since_boot: Some(Duration::ZERO) }
+    }
+
+    fn ledger(&self) -> Ledger {
+        self.ledger.borrow().clone()
+    }
+
+    async fn update_ledger(&self, _: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger> {
+        self.host_request("update ledger")?;
+        change(&mut self.ledger.borrow_mut());
+        Ok(self.ledger())
+    }
+
+    fn keep_reserve(&self, _: &[PathBuf]) {
+        self.requests.borrow_mut().push("keep reserve".into());
+    }
+
+    fn release_reserve(&self) -> bool {
+        let first = self.asked("release reserve").is_empty();
+        self.requests.borrow_mut().push("release reserve".into());
+        first
+    }
+
+    fn prepare(&self) -> Result<()> {
+        self.host_request("prepare")
+    }
+
+    fn lock_prunes(&self) -> Result<Acquisition<()>> {
+        self.host_request("lock prunes")?;
+        Ok(Acquisition::Acquired(()))
+    }
+
+    async fn lock_removals(&self) -> Result<()> {
+        self.host_request("lock removals")
+    }
+
+    fn inhibitors(&self) -> Result<Vec<Inhibitor>> {
+        self.host_request("inhibitors")?;
+        Ok(self.inhibitors.borrow().clone())
+    }
+
+    fn watch_shutdown(&self) -> Result<()> {
+        self.host_request("watch shutdown")
+    }
+
+    fn shutdown_requested(&self) -> bool {
+        self.shutdown.get()
+    }
+}
+
+impl EngineApi for Rc<Fake> {
+    type Events = Self;
+    type Orders = Self;
+
+    fn is_local(&self) -> bool {
+        !self.is_remote
+    }
+
+    fn manager_elsewhere(&self) -> bool {
+        self.manager_elsewhere
+    }
+
+    fn orders(&self) -> Self {
+        Self::clone(self)
+    }
+
+    async fn subscribe(&self, since: Time, _: &Regex) -> Result<Self, EngineError> {
+        self.request(&format!("subscribe {since}")).await?;
+        Ok(Self::clone(self))
+    }
+
+    async fn info(&self) -> Result<Info, EngineError> {
+        self.request("info").await?;
+        Ok(self.info.clone())
+    }
+
+    async fn services(&self) -> Result<Vec<Service>, EngineError> {
+        self.request("services").await?;
+        Ok(self.services.clone())
+    }
+
+    async fn tasks(&self) -> Result<Vec<Task>, EngineError> {
+        self.request("tasks").await?;
+        Ok(self.tasks.clone())
+    }
+
+    async fn nodes_away(&self) -> Result<HashSet<String>, EngineError> {
+        self.request("nodes").await?;
+        Ok(self.nodes_away.clone())
+    }
+
+    async fn containers(&self, which: ContainerScope) -> Result<Vec<Container>, EngineError> {
+        self.request(&format!("containers {which:?}")).await?;
+        Ok(self.containers.clone())
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, EngineError> {
+        self.request("images").await?;
+        // Only inspecting an image tells when it was last tagged.
+        let listed = |image: &Image| Image { last_tagged: None, ..image.clone() };
+        Ok(self.images.borrow().iter().map(listed).collect())
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
+        self.request(&format!("image {reference}")).await?;
+        Ok(self.images.borrow().iter().find(|image| image.is_named(reference)).cloned())
+    }
+
+    async fn layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError> {
+        self.request(&format!("layers {}", image.id)).await?;
+        Ok(self.layers.get(&image.id).cloned())
+    }
+
+    async fn inspect_container(&self, id: &str) -> Result<Option<Inspected>, EngineError> {
+        self.request(&format!("container {id}")).await?;
+        Ok(self.inspected.get(id).cloned())
+    }
+
+    async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError> {
+        self.request("build cache").await?;
+        Ok(self.build_cache.clone())
+    }
+
+    async fn uses(&self, since: Time, until: Time) -> Result<Vec<ImageEvent>, EngineError> {
+        self.request(&format!("uses {since} {until}")).await?;
+        Ok(self.events.clone())
+    }
+
+    async fn disk_usage(&self, _: bool) -> Result<DiskUsage, EngineError> {
+        self.request("disk usage").await?;
+        Ok(DiskUsage::default())
+    }
+}
+
+impl EngineEvents for Rc<Fake> {
+    async fn poll(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+}
+
+impl EngineOrders for Rc<Fake> {
+    async fn remove_container(&self, id: &str) -> Result<Done, EngineError> {
+        self.request(&format!("remove container {id}")).await?;
+        Ok(Done::Whole)
+    }
+
+    /// By a name, that goes; by the ID or the last name, the image.
+    async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
+        self.request(&format!("remove image {reference}")).await?;
+        let mut images = self.images.borrow_mut();
+        let is_it = |image: &Image| {
+            image.id == reference
+                || image.has_reference(reference)
+                || image.eviction_tag.as_deref() == Some(reference)
+        };
+        let Some(n) = images.iter().position(is_it) else { return Ok(Done::Gone) };
+        let image = &mut images[n];
+        image.tags.retain(|name| name != reference);
+        image.digests.retain(|name| name != reference);
+        image.eviction_tag.take_if(|tag| tag == reference);
+        if image.id == reference || (image.is_nameless() && image.eviction_tag.is_none()) {
+            images.remove(n);
+            return Ok(Done::Whole);
+        }
+        Ok(Done::Untagged)
+    }
+
+    async fn tag_image(&self, id: &str) -> Result<Done, EngineError> {
+        self.request(&format!("tag image {id}")).await?;
+        let mut images = self.images.borrow_mut();
+        let Some(image) = images.iter_mut().find(|image| image.id == id) else { return Ok(Done::Gone) };
+        image.eviction_tag = Some(crate::engine::remove::eviction_tag(id));
+        Ok(Done::Whole)
+    }
+
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
+        self.request(&format!("restore {id} {name_tag}")).await?;
+        let mut images = self.images.borrow_mut();
+        if images.iter().any(|image| image.has_reference(name_tag)) {
+            return Ok(Done::Untagged);
+        }
+        let Some(image) = images.iter_mut().find(|image| image.id == id) else { return Ok(Done::Gone) };
+        image.tags.push(name_tag.to_owned());
+        Ok(Done::Whole)
+    }
+
+    async fn prune_build_cache(&self, older_than: Duration) -> Result<Done, EngineError> {
+        self.request(&format!("prune build cache {}", older_than.as_secs())).await?;
+        let again = self.asked("prune build cache").len() > 1;
+        Ok(if again { Done::Gone } else { Done::Whole })
+    }
+}
