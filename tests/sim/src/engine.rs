@@ -25,6 +25,9 @@ pub const CREATE_DELAY: u64 = 5;
 /// Between the engine's answer that an image may go and its being gone, and between a container's creation and its
 /// being known: the window in which one can fall into the other.
 pub const COMMIT_DELAY: u64 = 3;
+/// Between a client's creation of a container, which finds its image by name, and the container's being known, on an engine
+/// that is busy: what the second of grace is for.
+pub const SLOW_CREATION: u64 = 300;
 /// Swarm makes a rejected task anew after this (`--restart-delay`, default).
 const RESTART_DELAY: u64 = 5_000;
 /// A pull of layers that are all there only asks the registry.
@@ -138,6 +141,8 @@ enum Step {
     ContainerIsThere(usize, String),
     StartContainer(usize),
     Retry(usize),
+    /// A container of this name, as asked for, whose image of this ID was found a while ago.
+    SlowContainerIsThere(String, String, String),
 }
 
 /// An event, and when a subscriber sees it.
@@ -146,6 +151,13 @@ pub struct Seen {
     pub at: u64,
     pub visible: u64,
     pub event: Event,
+}
+
+/// Something after which no removal is safe.
+#[derive(Debug, Clone, Copy)]
+pub struct Sign {
+    pub at: u64,
+    pub visible: u64,
 }
 
 /// What must never happen.
@@ -169,6 +181,10 @@ pub enum Violation {
     NameLost(String),
     /// A tag names an older image than the one that was given it last.
     NameMoved(String),
+    /// Our tag, all that kept the image, was taken off less than a second after its last name.
+    NoGrace(String),
+    /// The ledger does not know of a use that another process noted.
+    UseForgotten(String),
 }
 
 /// Everything.
@@ -202,6 +218,11 @@ pub struct State {
     pub names: BTreeMap<String, String>,
     /// IDs of images that were built meanwhile: no plan knows them.
     built: BTreeSet<String>,
+    /// What operators consented to evict by its tag begins like this.
+    pub consent: &'static str,
+    /// When something happened after which no removal is safe, and when a subscriber could see that. Not told by the
+    /// program's own reading of events, which may be at fault.
+    pub signs: Vec<Sign>,
     pub down_until: u64,
     pub settling_until: u64,
     /// When the event streams broke last.
@@ -235,6 +256,8 @@ impl State {
             reserve: 0,
             names: BTreeMap::new(),
             built: BTreeSet::new(),
+            consent: "ci/",
+            signs: Vec::new(),
             down_until: 0,
             settling_until: 0,
             streams_lost_at: None,
@@ -276,7 +299,16 @@ impl State {
         std::mem::take(&mut self.reserve) > 0
     }
 
-    /// `docker tag`: the name moves.
+    /// `docker tag`, if the image is there.
+    pub fn tag_by_hand(&mut self, now: u64, id: &str, name_tag: &str) {
+        if self.images.contains_key(id) {
+            self.tag(id, name_tag);
+            self.names.insert(name_tag.to_owned(), id.to_owned());
+            self.tell(now, "image", "tag", id, name_tag, None);
+        }
+    }
+
+    /// The name moves.
     pub fn tag(&mut self, id: &str, name_tag: &str) {
         for stored in self.images.values_mut() {
             stored.references.remove(name_tag);
@@ -352,6 +384,12 @@ impl State {
         self.events.push(Seen { at: now, visible, event });
     }
 
+    /// The same, and no removal is safe after it.
+    pub fn tell_sign(&mut self, now: u64, kind: &str, action: &str, name: &str) {
+        self.tell(now, kind, action, name, name, None);
+        self.signs.extend(self.events.last().map(|seen| Sign { at: seen.at, visible: seen.visible }));
+    }
+
     /// The last event was of a task's container.
     fn of_service(&mut self) {
         let attributes = self.events.last_mut().and_then(|seen| seen.event.actor.attributes.as_mut());
@@ -371,7 +409,7 @@ impl State {
         let (reference, key) = (image.reference, image.name);
         let service = Service { name: name.into(), image: reference, key, created: now, layers_there };
         self.services.insert(name.into(), service);
-        self.tell(now, "service", "create", name, name, None);
+        self.tell_sign(now, "service", "create", name);
         self.new_task(now, name);
     }
 
@@ -398,14 +436,69 @@ impl State {
 
     /// `docker run` of a container that is no CI run's.
     pub fn run_container(&mut self, now: u64, name: &str, image: &str) {
-        let Some(id) = self.resolve(image) else { return };
+        if let Some(id) = self.resolve(image) {
+            self.insert_running(now, name, image, id);
+        }
+    }
+
+    /// The same on an engine that is busy: the image is found now, and the container is known later.
+    pub fn run_slowly(&mut self, now: u64, name: &str, image: &str) {
+        if let Some(id) = self.resolve(image) {
+            self.later(now + SLOW_CREATION, Step::SlowContainerIsThere(name.into(), image.into(), id));
+        }
+    }
+
+    fn insert_running(&mut self, now: u64, name: &str, asked: &str, image: String) {
         let state = ContainerState::Running;
         let created = i64::try_from(now).unwrap_or(i64::MAX);
         let container =
-            Container { name: name.into(), asked: image.into(), image: id, state, created, service: None };
+            Container { name: name.into(), asked: asked.into(), image, state, created, service: None };
         self.containers.insert(name.into(), container);
-        self.tell(now, "container", "create", name, name, Some(image));
-        self.tell(now, "container", "start", name, name, Some(image));
+        self.tell(now, "container", "create", name, name, Some(asked));
+        self.tell(now, "container", "start", name, name, Some(asked));
+    }
+
+    /// The container of a service's task ends: Swarm makes another task, which starts a while later.
+    pub fn crash(&mut self, now: u64, service: &str) {
+        let Some(n) = self.tasks.iter().position(|task| task.service == service) else { return };
+        let Some(name) = self.tasks[n].container.take() else { return };
+        if let Some(container) = self.containers.get_mut(&name) {
+            container.state = ContainerState::Exited(now);
+        }
+        self.tell(now, "container", "die", &name, &name, None);
+        self.of_service();
+        self.tasks[n].state = TaskState::New;
+        self.later(now + RESTART_DELAY, Step::Lookup(n));
+    }
+
+    /// A service whose one task has been running for long.
+    pub fn add_service(&mut self, name: &str, image: &Image) {
+        self.add_cached(image.clone());
+        let container = format!("{name}.old");
+        let service = Service {
+            name: name.into(),
+            image: image.reference.clone(),
+            key: image.name.clone(),
+            created: 0,
+            layers_there: BTreeSet::new(),
+        };
+        self.services.insert(name.into(), service);
+        let state = TaskState::Running;
+        self.tasks.push(Task { service: name.into(), state, container: Some(container.clone()) });
+        let running = Container {
+            name: container.clone(),
+            asked: image.reference.clone(),
+            image: image.id(),
+            state: ContainerState::Running,
+            created: 0,
+            service: Some(name.into()),
+        };
+        self.containers.insert(container, running);
+    }
+
+    /// Is a service without its task?
+    pub fn is_converging(&self) -> bool {
+        self.tasks.iter().any(|task| task.state != TaskState::Running)
     }
 
     /// A container of a run starts, of an image that is there.
@@ -425,6 +518,7 @@ impl State {
     /// Restart the daemon: its streams break, it is away, and then lists no container for a moment.
     pub fn restart(&mut self, now: u64) {
         self.streams_lost_at = Some(now);
+        self.signs.push(Sign { at: now, visible: now });
         self.down_until = now + RESTART_DOWN;
         self.settling_until = now + RESTART_DOWN + RESTART_SETTLING;
     }
@@ -548,6 +642,7 @@ impl State {
                 self.tell(now, "container", "start", &id, &id, Some(&service.image));
                 self.of_service();
             }
+            Step::SlowContainerIsThere(name, asked, image) => self.insert_running(now, &name, &asked, image),
             Step::Retry(task) => {
                 let service = self.tasks[task].service.clone();
                 self.new_task(now, &service);
@@ -632,7 +727,7 @@ impl State {
         }
     }
 
-    /// Does each tag name the image that was given it last, as long as that is there?
+    /// Does each tag name the image that was given it last? Only an image that has tags by consent may be gone.
     pub fn check_names(&mut self) {
         let lost = self.built.iter().filter(|id| !self.images.contains_key(*id));
         self.violations.extend(lost.map(|id| Violation::NameLost(id.clone())));
@@ -642,7 +737,7 @@ impl State {
                 Some(holder) if holder != *id => {
                     self.violations.insert(Violation::NameMoved(tag.clone()));
                 }
-                None if self.images.contains_key(id) => {
+                None if self.images.contains_key(id) || !tag.starts_with(self.consent) => {
                     self.violations.insert(Violation::NameLost(tag.clone()));
                 }
                 _ => {}

@@ -35,6 +35,16 @@ pub enum Deed {
     Cut,
     /// A service is announced, and its tasks come later.
     Announce,
+    /// A run makes a volume, a secret, a config or a network of its own.
+    OfRun(&'static str),
+    /// `docker tag` of this image, by its ID.
+    Tag(String, String),
+    /// `docker run`, which finds this image now, while the container comes later.
+    RunSlowly(String),
+    /// The container of this service's task ends.
+    Crash(String),
+    /// Another process notes in the ledger that this image, by its ID, is in use.
+    Note(String),
 }
 
 /// What begins, and before which step.
@@ -68,6 +78,10 @@ pub struct Verdict {
     pub trace: Vec<String>,
     /// In words, of the report's ending.
     pub ending: String,
+    /// How many of the deeds, faults and kills of the case were played.
+    pub injected: usize,
+    /// How many objects of each kind went.
+    pub removed: BTreeMap<&'static str, usize>,
 }
 
 const MB: u64 = 1_000_000;
@@ -110,6 +124,9 @@ pub fn scene(store: Store) -> (State, Ledger) {
     state.add_built(own("commit", 30), Some("ci/app:1"));
     state.names.insert("ci/app:also".into(), "sha256:commit".into());
     state.tag("sha256:commit", "ci/app:also");
+    // In use by no container, and without consent: it stays whatever its age.
+    state.add_built(own("tool", 10), Some("tool:1"));
+    state.add_service("web", &own("web", 40));
     state.registry.insert("base".into(), own("base", 10));
     state.registry.insert("new".into(), own("new", 30));
     for n in 1..=2 {
@@ -129,9 +146,25 @@ pub fn scene(store: Store) -> (State, Ledger) {
         let at = epoch() - jiff::SignedDuration::from_hours(24 * days);
         Entry { last_used: Some(at), named: true, ..Entry::new(at) }
     };
-    let ages = [("one", 40), ("two", 35), ("commit", 32), ("three", 30), ("four", 25), ("five", 20)];
+    let ages = [
+        ("nameless1", 9),
+        ("nameless2", 9),
+        ("nameless3", 9),
+        ("tool", 90),
+        ("one", 40),
+        ("two", 35),
+        ("commit", 32),
+        ("three", 30),
+        ("four", 25),
+        ("five", 20),
+    ];
     let mut images: BTreeMap<_, _> =
         ages.iter().map(|(name, days)| (format!("sha256:{name}"), entry(*days))).collect();
+    for n in 1..=3 {
+        // Never seen with a name.
+        let entry = Entry { named: false, ..entry(9) };
+        images.insert(format!("sha256:nameless{n}"), entry);
+    }
     // The layers of all but one are known already.
     for (id, stored) in state.images.iter().filter(|(id, _)| *id != "sha256:five") {
         let layers = stored.image.layers.iter().map(|(id, size)| Layer { id: id.clone(), size: *size });
@@ -168,7 +201,8 @@ async fn played(case: &Case) -> Verdict {
     let limit = std::time::Duration::from_secs(3_600);
     let ended = tokio::time::timeout(limit, prune::attempt(&world, &PRUNE, false, &bars)).await;
     let steps = shared.steps.get();
-    let orders = shared.orders.get();
+    let (orders, injected) = (shared.orders.get(), shared.injected.get());
+    let mut removed = BTreeMap::new();
     let ending = match &ended {
         Err(_) if case.kill_at.is_some() => "killed".to_owned(),
         Err(_) => {
@@ -177,10 +211,16 @@ async fn played(case: &Case) -> Verdict {
         }
         Ok(attempt) => {
             told_once(&attempt.report, &mut shared.state.borrow_mut().violations);
+            if let PruneOutcome::CarriedOut(outcome) = &attempt.report.ending {
+                for removal in &outcome.removed {
+                    *removed.entry(removal.kind.name()).or_default() += 1;
+                }
+            }
             ending(&attempt.report)
         }
     };
     peace(&world).await;
+    shared.check_notes();
     let trace = shared.trace.borrow().clone();
     if case.breakage == Some(Breakage::BlindRestore) {
         shared.state.borrow_mut().check_names();
@@ -204,7 +244,7 @@ async fn played(case: &Case) -> Verdict {
         state.check_names();
     }
     let state = shared.state.borrow();
-    Verdict { steps, orders, violations: state.violations.clone(), trace, ending }
+    Verdict { steps, orders, violations: state.violations.clone(), trace, ending, injected, removed }
 }
 
 /// Let the engine come to rest, and take down what was deployed: the next prune finds every gate open.

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,19 +16,19 @@ use ci_docker_prune::engine::events::ImageEvent;
 use ci_docker_prune::engine::remove::{Done, eviction_tag};
 use ci_docker_prune::engine::watch::{Seen, StopEvent};
 use ci_docker_prune::facts::{
-    Answer, CacheRecord, Container, ContainerState, Containerd, DiskUsage, EngineTraces, Files, Filesystem,
-    Image, Info, Inhibitor, Inspected, Labels, Layer, Mode, References, Restart, Service, Swarm, SwarmState,
-    Task, TaskCounts, TaskState, Unavailable, Update,
+    Answer, CacheRecord, Container, ContainerState, Containerd, DiskUsage, EVICTION_REPOSITORY, EngineTraces,
+    Files, Filesystem, Image, Info, Inhibitor, Inspected, Labels, Layer, Mode, References, Restart, Service,
+    Swarm, SwarmState, Task, TaskCounts, TaskState, Unavailable, Update,
 };
-use ci_docker_prune::host::error::Result;
+use ci_docker_prune::host::error::{HostError, Result};
 use ci_docker_prune::host::lock::Acquisition;
-use ci_docker_prune::ledger::{Ledger, Reading};
+use ci_docker_prune::ledger::{ImageUse, Ledger, Observations, Reading};
 use ci_docker_prune::units::Time;
 use ci_docker_prune::world::{EngineApi, EngineEvents, EngineOrders, World};
 use regex::Regex;
 use tokio::time::Instant;
 
-use crate::engine::{self, COMMIT_DELAY, Delete, State, Store, Violation};
+use crate::engine::{self, COMMIT_DELAY, Delete, Sign, State, Store, Violation};
 use crate::run::Deed;
 
 /// The clock at the beginning.
@@ -87,12 +88,37 @@ pub struct Shared {
     command_runs: Cell<bool>,
     removal_locks: Cell<usize>,
     pub shutdown: Cell<Option<usize>>,
-    events: RefCell<Option<RefCell<Reader>>>,
     timeout: Duration,
     /// Kill the run before this step.
     pub kill_at: Cell<Option<usize>>,
     /// How many orders were given.
     pub orders: Cell<usize>,
+    /// How much of what was to be injected was: deeds that began, faults that were answered, kills.
+    pub injected: Cell<usize>,
+    judge: Judge,
+}
+
+/// What the program could know when it gives an order. Times are in ms.
+#[derive(Default)]
+struct Judge {
+    /// Since when, and from when on, it is subscribed to the engine's events.
+    subscribed: Cell<Option<(u64, u64)>>,
+    /// When it last asked for the services, as it does to ask the gates again.
+    asked: Cell<u64>,
+    /// When the gates' questions last showed a service without its task.
+    closed: Cell<Option<u64>>,
+    /// When a question or an order last failed.
+    failed: Cell<Option<u64>>,
+    /// When an order took too long.
+    timed_out: Cell<Option<u64>>,
+    /// IDs of dangling images whose removal failed: what comes of it only a further look tells.
+    doubtful: RefCell<Vec<String>>,
+    /// By image ID: when an order of ours last took a name off.
+    untagged: RefCell<HashMap<String, u64>>,
+    /// IDs of the images that go with the orders that are in flight.
+    going: RefCell<Vec<String>>,
+    /// What another process noted in the ledger: an image ID, and when.
+    noted: RefCell<Vec<(String, Time)>>,
 }
 
 impl Shared {
@@ -127,6 +153,7 @@ impl Shared {
             self.trace.borrow_mut().push(name.to_owned());
         }
         if self.kill_at.get() == Some(step) {
+            self.injected.set(self.injected.get() + 1);
             // Nothing of the run goes on after this.
             std::future::pending::<()>().await;
         }
@@ -136,12 +163,27 @@ impl Shared {
         for deed in due {
             // The API has no order on the condition that a name is still an image's: one that takes it within the few
             // milliseconds between the look and the order loses it, as the documents say.
-            if matches!(deed, Deed::Build(..)) && name == "DELETE /images/REFERENCE" {
+            if matches!(deed, Deed::Build(..) | Deed::Tag(..)) && name == "DELETE /images/REFERENCE" {
                 self.begins.borrow_mut().push((step + 1, deed));
                 continue;
             }
+            self.injected.set(self.injected.get() + 1);
             self.begin(step, &deed);
         }
+    }
+
+    /// What is to fail at the step that has just begun.
+    fn take_fault(&self) -> Option<Fault> {
+        let fault = self.faults.borrow_mut().remove(&(self.steps.get() - 1));
+        self.injected.set(self.injected.get() + usize::from(fault.is_some()));
+        fault
+    }
+
+    /// A step of the host, which fails whatever the fault is.
+    async fn host_step(&self, name: &str) -> Result<()> {
+        self.step(name).await;
+        let failure = || HostError::new(name, io::Error::other("simulated"));
+        self.take_fault().map_or(Ok(()), |_| Err(failure()))
     }
 
     fn begin(&self, step: usize, deed: &Deed) {
@@ -175,20 +217,46 @@ impl Shared {
             Deed::Write(bytes) => state.write(*bytes),
             Deed::Build(name, tag) => state.build(now, name, tag),
             Deed::Cut => state.cut_until = now + RESUBSCRIPTION,
-            Deed::Announce => state.tell(now, "service", "create", "app", "app", None),
+            Deed::Announce => state.tell_sign(now, "service", "create", "app"),
+            Deed::OfRun(kind) => state.tell_sign(now, kind, "create", RUN),
+            // An order that removes the image is already on its way.
+            Deed::Tag(image, _) if self.judge.going.borrow().contains(image) => {}
+            Deed::Tag(image, name_tag) => state.tag_by_hand(now, image, name_tag),
+            Deed::RunSlowly(image) => {
+                let reference = state.registry[image].reference.clone();
+                state.run_slowly(now, &format!("slow-{step}"), &reference);
+            }
+            Deed::Crash(service) => state.crash(now, service),
+            Deed::Note(image) => {
+                let at = epoch() + jiff::SignedDuration::from_millis(i64::try_from(now).unwrap_or(i64::MAX));
+                let used = ImageUse { image: image.clone(), name_tag: None, at };
+                let seen = Observations { uses: vec![used], ..Observations::default() };
+                let mut ledger = self.ledger.borrow_mut();
+                ledger.advance(reading(at, now));
+                ledger.record(&seen, at);
+                self.judge.noted.borrow_mut().push((image.clone(), ledger.time(at)));
+            }
         }
     }
 
     /// A question: a step, time, and perhaps a fault.
     async fn ask(&self, name: &str) -> Result<(), EngineError> {
         self.step(name).await;
-        let fault = self.faults.borrow_mut().remove(&(self.steps.get() - 1));
+        let began = self.millis();
+        let fault = self.take_fault();
         self.pass().await;
-        self.fault(name, fault).await?;
-        if self.millis() < self.state.borrow().down_until {
-            return Err(EngineError::simulated_loss(name));
+        let mut answer = self.fault(name, fault).await;
+        if answer.is_ok() && self.millis() < self.state.borrow().down_until {
+            answer = Err(EngineError::simulated_loss(name));
         }
-        Ok(())
+        match &answer {
+            Ok(()) if name == "GET /services" => self.judge.asked.set(began),
+            Err(error) if error.status().is_none_or(|(status, _)| ![404, 409].contains(&status)) => {
+                self.judge.failed.set(Some(self.millis()));
+            }
+            _ => {}
+        }
+        answer
     }
 
     async fn fault(&self, name: &str, fault: Option<Fault>) -> Result<(), EngineError> {
@@ -211,17 +279,34 @@ impl Shared {
     /// Forget what kept the last run from going on.
     pub fn rest(&self) {
         self.command_runs.set(false);
-        *self.events.borrow_mut() = None;
         self.faults.borrow_mut().clear();
+        let Judge { subscribed, closed, failed, timed_out, going, doubtful, .. } = &self.judge;
+        doubtful.borrow_mut().clear();
+        subscribed.set(None);
+        [closed, failed, timed_out].into_iter().for_each(|at| at.set(None));
+        going.borrow_mut().clear();
+    }
+
+    /// Does the ledger know what another process noted in it, of each image that is there?
+    pub fn check_notes(&self) {
+        let ledger = self.ledger.borrow();
+        for (image, at) in self.judge.noted.borrow().iter() {
+            let known = ledger.images.get(image).and_then(|entry| entry.last_used);
+            if self.state.borrow().images.contains_key(image) && known < Some(*at) {
+                self.violate(Violation::UseForgotten(image.clone()));
+            }
+        }
     }
 
     fn violate(&self, violation: Violation) {
         self.state.borrow_mut().violations.insert(violation);
     }
 
-    /// An order is given: nothing that the program could have seen may speak against it.
-    fn order_begins(&self) {
+    /// An order is given: nothing that the program could have seen may speak against it. What came up in the same
+    /// millisecond it need not have seen.
+    fn order_begins(&self, name: &str, reference: &str) {
         self.orders.set(self.orders.get() + 1);
+        let Judge { subscribed, asked, closed, failed, timed_out, untagged, .. } = &self.judge;
         let now = self.millis();
         if self.shutdown.get().is_some_and(|at| at + 1 < self.steps.get()) {
             self.violate(Violation::OrderAfter("a signal"));
@@ -229,21 +314,74 @@ impl Shared {
         if self.command_runs.get() {
             self.violate(Violation::OrderAfter("an inhibitor's command had begun"));
         }
-        let events = self.events.borrow();
-        let Some(events) = events.as_ref() else { return };
-        let mut reader = events.borrow_mut();
-        reader.read(&self.state.borrow(), now);
-        // Not what begins with this very step.
-        if reader.seen.stop.is_some() && reader.sign_at < now {
-            self.violate(Violation::OrderAfter("a stop event"));
+        let state = self.state.borrow();
+        let is_seen = |sign: &Sign, (since, began): (u64, u64)| {
+            let lost = state.streams_lost_at == Some(sign.at);
+            sign.at >= if lost { began } else { since } && sign.visible < now
+        };
+        let signs =
+            subscribed.get().map(|subscribed| state.signs.iter().any(|sign| is_seen(sign, subscribed)));
+        let is_of_ours = reference.starts_with(EVICTION_REPOSITORY);
+        let image = state.resolve(reference);
+        // All that keeps it is our tag.
+        let last = image.as_ref().filter(|id| is_of_ours && state.images[*id].references.len() == 1);
+        let grace_ends = last.and_then(|id| untagged.borrow().get(id).map(|at| at + GRACE));
+        drop(state);
+        let before = |at: &Cell<Option<u64>>| at.get().is_some_and(|at| at < now);
+        for (speaks_against, what) in [
+            (signs == Some(true), "a stop event"),
+            (before(closed), "a gate that closed"),
+            (before(timed_out), "one that timed out"),
+            (before(failed) && failed.get() > Some(asked.get()), "a failure, without asking again"),
+            (grace_ends.is_some_and(|end| asked.get() < end), "the second of grace, without asking again"),
+        ] {
+            if speaks_against {
+                self.violate(Violation::OrderAfter(what));
+            }
         }
+        if let (Some(end), Some(id)) = (grace_ends, &image)
+            && now < end
+        {
+            self.violate(Violation::NoGrace(id.clone()));
+        }
+        let goes = name.starts_with("DELETE") && (is_of_ours || image.as_deref() == Some(reference));
+        self.judge.going.borrow_mut().extend(image.filter(|_| goes));
     }
 
     /// An order: its effect comes in two halves.
-    async fn order(&self, name: &str, change: impl FnOnce(&Self) -> Order) -> Result<Done, EngineError> {
+    async fn order(
+        &self,
+        name: &str,
+        reference: &str,
+        change: impl FnOnce(&Self) -> Order,
+    ) -> Result<Done, EngineError> {
         self.step(name).await;
-        self.order_begins();
-        let fault = self.faults.borrow_mut().remove(&(self.steps.get() - 1));
+        self.order_begins(name, reference);
+        let image = self.state.borrow().resolve(reference);
+        let done = self.carry_out(name, change).await;
+        let Judge { failed, timed_out, untagged, going, doubtful, .. } = &self.judge;
+        let now = Some(self.millis());
+        match &done {
+            Err(error) if error.timed_out() => timed_out.set(now),
+            Err(_) if image.as_deref() == Some(reference) && name.starts_with("DELETE") => {
+                doubtful.borrow_mut().push(reference.to_owned());
+            }
+            Err(error) if error.status().is_none_or(|(status, _)| status != 409) => failed.set(now),
+            _ => {}
+        }
+        if let Some(id) = image {
+            let mut going = going.borrow_mut();
+            let place = going.iter().position(|other| *other == id);
+            place.into_iter().for_each(|place| drop(going.remove(place)));
+            if name.starts_with("DELETE") && !reference.starts_with(EVICTION_REPOSITORY) {
+                untagged.borrow_mut().insert(id, self.millis());
+            }
+        }
+        done
+    }
+
+    async fn carry_out(&self, name: &str, change: impl FnOnce(&Self) -> Order) -> Result<Done, EngineError> {
+        let fault = self.take_fault();
         if let Some(fault) =
             fault.filter(|fault| !matches!(fault, Fault::LostAfter | Fault::MalformedResponse))
         {
@@ -297,30 +435,28 @@ pub struct Reader {
     began: u64,
     pattern: Regex,
     seen: Seen,
-    /// When the first stop event could first be seen.
-    sign_at: u64,
 }
 
 impl Reader {
     fn read(&mut self, state: &State, now: u64) {
         if state.streams_lost_at.is_some_and(|at| at >= self.began && at <= now) && self.seen.stop.is_none() {
             self.seen.stop = Some(StopEvent::Lost("the engine closed it".into()));
-            self.sign_at = state.streams_lost_at.unwrap_or(now);
         }
         // Delays may let a later event be seen first.
         while let Some(seen) = state.events.get(self.next).filter(|seen| seen.visible <= now) {
             self.next += 1;
-            if seen.at < self.since {
-                continue;
-            }
-            let stopped = self.seen.stop.is_some();
-            self.seen.record(seen.event.clone(), &self.pattern);
-            if !stopped && self.seen.stop.is_some() {
-                self.sign_at = seen.visible;
+            if seen.at >= self.since {
+                self.seen.record(seen.event.clone(), &self.pattern);
             }
         }
     }
 }
+
+/// What a run gives its own network, volumes, secrets and configs for a name.
+const RUN: &str = "shop-0123ef_ci_commoninternet_net_data";
+
+/// Between taking an image's last name off and removing it, ms.
+const GRACE: u64 = 1_000;
 
 /// How long it takes until a broken event stream is subscribed again, ms.
 const RESUBSCRIPTION: u64 = 100;
@@ -346,10 +482,11 @@ impl Simulated {
             command_runs: Cell::new(false),
             removal_locks: Cell::new(0),
             shutdown: Cell::new(None),
-            events: RefCell::new(None),
             timeout: Duration::from_secs(30),
             kill_at: Cell::new(None),
             orders: Cell::new(0),
+            injected: Cell::new(0),
+            judge: Judge::default(),
         }))
     }
 }
@@ -388,6 +525,7 @@ impl World for Simulated {
     }
 
     async fn measure(&self, _: &[PathBuf]) -> Answer<Vec<Filesystem>> {
+        self.0.host_step("statvfs").await?;
         let state = self.0.state.borrow();
         let used = state.used().min(state.disk_size);
         Ok(vec![Filesystem {
@@ -407,8 +545,7 @@ impl World for Simulated {
     }
 
     fn reading(&self) -> Reading {
-        let since_boot = Some(Duration::from_millis(self.0.millis()));
-        Reading { wall: self.now(), boot_id: Some("simulated".into()), since_boot }
+        reading(self.now(), self.0.millis())
     }
 
     fn ledger(&self) -> Ledger {
@@ -418,7 +555,7 @@ impl World for Simulated {
     }
 
     async fn update_ledger(&self, _: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger> {
-        self.0.step("ledger").await;
+        self.0.host_step("ledger").await?;
         let mut ledger = self.0.ledger.borrow_mut();
         ledger.advance(self.reading());
         change(&mut ledger);
@@ -443,7 +580,7 @@ impl World for Simulated {
     }
 
     async fn lock_removals(&self) -> Result<RemovalLock> {
-        self.0.step("lock").await;
+        self.0.host_step("lock").await?;
         if self.0.breakage != Some(Breakage::NoLock) {
             self.0.removal_locks.set(self.0.removal_locks.get() + 1);
             return Ok(RemovalLock(Rc::clone(&self.0)));
@@ -468,6 +605,10 @@ impl World for Simulated {
     fn shutdown_requested(&self) -> bool {
         self.0.shutdown.get().is_some()
     }
+}
+
+fn reading(wall: Time, millis: u64) -> Reading {
+    Reading { wall, boot_id: Some("simulated".into()), since_boot: Some(Duration::from_millis(millis)) }
 }
 
 fn at(millis: i64) -> Option<Time> {
@@ -526,15 +667,11 @@ impl EngineApi for Simulated {
         self.0.ask("GET /events").await?;
         let since = u64::try_from(since.duration_since(epoch()).as_millis()).unwrap_or(0);
         let began = self.0.millis();
-        let reader = || {
-            let pattern = pattern.clone();
-            let next = self.0.state.borrow().events.partition_point(|seen| seen.at < since);
-            Reader { next, since, began, pattern, seen: Seen::default(), sign_at: 0 }
-        };
-        // One reader for the program, and one to judge it by.
-        *self.0.events.borrow_mut() = Some(RefCell::new(reader()));
+        let next = self.0.state.borrow().events.partition_point(|seen| seen.at < since);
+        let reader = Reader { next, since, began, pattern: pattern.clone(), seen: Seen::default() };
+        self.0.judge.subscribed.set(Some((since, began)));
         let first_look = Cell::new(true);
-        Ok(Events { reader: RefCell::new(reader()), shared: Rc::clone(&self.0), first_look })
+        Ok(Events { reader: RefCell::new(reader), shared: Rc::clone(&self.0), first_look })
     }
 
     async fn info(&self) -> Result<Info, EngineError> {
@@ -578,6 +715,9 @@ impl EngineApi for Simulated {
                 job_iteration: 0,
             }
         };
+        if state.is_converging() {
+            self.0.judge.closed.set(Some(self.0.millis()));
+        }
         Ok(state.services.values().map(service).collect())
     }
 
@@ -652,6 +792,13 @@ impl EngineApi for Simulated {
             answer => answer?,
         }
         let state = self.0.state.borrow();
+        let mut doubtful = self.0.judge.doubtful.borrow_mut();
+        if let Some(place) = doubtful.iter().position(|id| id == reference) {
+            doubtful.remove(place);
+            if state.images.contains_key(reference) {
+                self.0.judge.failed.set(Some(self.0.millis()));
+            }
+        }
         Ok(state.resolve(reference).map(|id| image(state.store, &state.images[&id], true)))
     }
 
@@ -742,7 +889,7 @@ impl EngineEvents for Events {
 impl EngineOrders for Simulated {
     async fn remove_container(&self, id: &str) -> Result<Done, EngineError> {
         self.0
-            .order("DELETE /containers/ID", |shared| {
+            .order("DELETE /containers/ID", "", |shared| {
                 let mut state = shared.state.borrow_mut();
                 Order::Done(match state.containers.get(id).map(|container| container.state.clone()) {
                     None => Ok(Done::Gone),
@@ -760,7 +907,7 @@ impl EngineOrders for Simulated {
 
     async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
         self.0
-            .order("DELETE /images/REFERENCE", |shared| {
+            .order("DELETE /images/REFERENCE", reference, |shared| {
                 Order::Delete(shared.state.borrow().may_delete(reference))
             })
             .await
@@ -768,7 +915,7 @@ impl EngineOrders for Simulated {
 
     async fn tag_image(&self, id: &str) -> Result<Done, EngineError> {
         self.0
-            .order("POST /images/ID/tag", |shared| {
+            .order("POST /images/ID/tag", id, |shared| {
                 let mut state = shared.state.borrow_mut();
                 if shared.breakage == Some(Breakage::OneStep) {
                     return Order::Done(Ok(Done::Whole));
@@ -791,7 +938,7 @@ impl EngineOrders for Simulated {
     async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
         // The look and the order lie within one round trip: nothing of ours can be seen in between.
         self.0.step("POST /images/ID/tag (restore)").await;
-        let fault = self.0.faults.borrow_mut().remove(&(self.0.steps.get() - 1));
+        let fault = self.0.take_fault();
         self.0.pass().await;
         self.0.fault("POST /images/ID/tag (restore)", fault).await?;
         let mut state = self.0.state.borrow_mut();
@@ -810,6 +957,6 @@ impl EngineOrders for Simulated {
             let freed = std::mem::take(&mut shared.state.borrow_mut().stale_cache);
             Order::Done(Ok(if freed { Done::Whole } else { Done::Gone }))
         };
-        self.0.order("POST /build/prune", stale).await
+        self.0.order("POST /build/prune", "", stale).await
     }
 }
