@@ -28,6 +28,11 @@ pub fn eviction_tag(id: &str) -> String {
     format!("{EVICTION_REPOSITORY}:{}", id.trim_start_matches("sha256:"))
 }
 
+/// The engine parses Go durations, which know no days. Of a part of a second the whole, so that nothing younger goes.
+fn until(older_than: Duration) -> String {
+    format!("{}s", older_than.as_secs() + u64::from(older_than.subsec_nanos() > 0))
+}
+
 /// What an order to the engine did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
@@ -107,9 +112,7 @@ impl Remover {
     /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share. [`Done::Gone`] where
     /// nothing was freed.
     pub async fn build_cache(&self, older_than: Duration) -> Result<Done, EngineError> {
-        // The engine parses Go durations, which know no days.
-        let until = vec![format!("{}s", older_than.as_secs())];
-        let filters = Some(HashMap::from([("until".to_owned(), until)]));
+        let filters = Some(HashMap::from([("until".to_owned(), vec![until(older_than)])]));
         let options = PruneBuildOptions { filters, ..PruneBuildOptions::default() };
         self.carry_out("POST /build/prune", async {
             let pruned = self.engine.docker.prune_build(Some(options)).await?;
@@ -145,5 +148,19 @@ impl Remover {
             }
         };
         if error.status().is_some_and(|(status, _)| status == 404) { Ok(Done::Gone) } else { Err(error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_told_in_whole_seconds_and_our_tag_is_the_images_id() {
+        for (millis, expected) in [(0, "0s"), (1, "1s"), (1_000, "1s"), (1_500, "2s"), (86_400_000, "86400s")]
+        {
+            assert_eq!(until(Duration::from_millis(millis)), expected);
+        }
+        assert_eq!(eviction_tag("sha256:0123"), "ci-docker-prune.invalid/evicting:0123");
     }
 }

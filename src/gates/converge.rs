@@ -280,7 +280,7 @@ mod tests {
     use super::*;
     use crate::facts::{ContainerState, TaskCounts};
     use crate::gates::GateState;
-    use crate::testing::{container, now, service, task};
+    use crate::testing::{ago, container, labels, now, service, task};
 
     fn facts(services: Vec<Service>, tasks: Vec<Task>) -> ConvergeFacts {
         ConvergeFacts {
@@ -455,6 +455,198 @@ mod tests {
         }
     }
 
+    /// What the gate says of one service, in words.
+    fn told(service: Service, tasks: Vec<Task>) -> Option<ConvergingService> {
+        match evaluate(&facts(vec![service], tasks), now()) {
+            Verdict::Open(_) => None,
+            Verdict::Closed(Closed::Converging(mut converging)) => converging.pop(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_one_shot_that_swarm_still_wants_is_not_done() {
+        let once = |restart| Service { status: status(0, 1, 0), restart, updated: Some(now()), ..service() };
+        let complete = |wanted| Task { state: TaskState::Complete, wanted, ..task() };
+        for restart in [Restart::Never, Restart::OnFailure] {
+            assert_eq!(told(once(restart), vec![complete(false)]), None);
+            assert!(told(once(restart), vec![complete(true)]).is_some(), "{restart:?}");
+        }
+        // Two of three are done.
+        let three = Service {
+            mode: Mode::Replicated { replicas: 3 },
+            status: status(0, 3, 0),
+            ..once(Restart::Never)
+        };
+        let done = |slot| Task { slot, ..complete(false) };
+        let found = told(three.clone(), vec![done(1), done(2)]).unwrap();
+        assert_eq!((found.has, found.wants), (0, 3));
+        assert_eq!(told(three, vec![done(1), done(2), done(3)]), None);
+    }
+
+    #[test]
+    fn a_global_service_waits_for_its_first_task_for_a_minute() {
+        for mode in [Mode::Global, Mode::GlobalJob] {
+            let restart = Restart::OnFailure;
+            for (updated, created, closed) in [
+                (ago("59s"), ago("30d"), true),
+                (ago("60s"), ago("30d"), false),
+                (None, ago("59s"), true),
+                (None, ago("60s"), false),
+                (None, None, true),
+            ] {
+                let status = status(0, 0, 0);
+                let service = Service { mode, status, restart, updated, created, ..service() };
+                let found = told(service, vec![]);
+                assert_eq!(found.is_some(), closed, "{mode:?} {updated:?} {created:?}");
+                assert_eq!(found.map_or(1, |found| found.wants), 1);
+            }
+            // It has a task, wherever that is.
+            let done = Task { slot: 0, ..ended(TaskState::Complete) };
+            let service =
+                Service { mode, status: status(0, 0, 1), restart, updated: Some(now()), ..service() };
+            assert_eq!(told(service, vec![done]), None, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_counted_by_mode() {
+        let old = ago("30d");
+        let on = |node: &str, state| Task { node: Some(node.into()), slot: 0, state, ..task() };
+        let global = |running, desired| Service {
+            mode: Mode::Global,
+            status: status(running, desired, 0),
+            updated: old,
+            ..service()
+        };
+        let found = told(global(1, 2), vec![on("a", TaskState::Running)]).unwrap();
+        assert_eq!((found.has, found.wants, found.age), (1, 2, Some(Duration::from_secs(30 * 86_400))));
+        assert_eq!(told(global(2, 2), vec![on("a", TaskState::Running), on("b", TaskState::Running)]), None);
+        assert!(
+            told(global(2, 2), vec![on("a", TaskState::Running), on("b", TaskState::Preparing)]).is_some()
+        );
+        let job = Service {
+            mode: Mode::GlobalJob,
+            status: status(0, 0, 1),
+            restart: Restart::OnFailure,
+            updated: old,
+            ..service()
+        };
+        let tasks = |second: Task| vec![on("a", TaskState::Complete), second];
+        let found = told(job.clone(), tasks(on("b", TaskState::Running))).unwrap();
+        assert_eq!((found.has, found.wants), (1, 2));
+        assert_eq!(told(job.clone(), tasks(on("b", TaskState::Over))), None);
+        assert!(told(job, tasks(on("b", TaskState::Failed))).is_some());
+        let stack = labels(&[(label::STACK, "shop")]);
+        let found = told(Service { status: status(0, 1, 0), labels: stack, ..service() }, vec![]).unwrap();
+        assert_eq!((found.stack.as_deref(), found.service.as_str()), (Some("shop"), "app"));
+        let new_job =
+            Service { mode: Mode::ReplicatedJob { completions: 2 }, status: status(1, 1, 1), ..service() };
+        let found = told(new_job, vec![]).unwrap();
+        assert_eq!((found.has, found.wants), (1, 2));
+    }
+
+    #[test]
+    fn what_swarm_has_given_up_is_told_by_the_newest_task_of_each_place() {
+        let at = |created: &str, state, wanted| Task { created: ago(created), state, wanted, ..task() };
+        let service = |restart| Service { status: status(0, 1, 0), restart, ..service() };
+        type Row<'a> = (&'a str, Restart, Vec<Task>, bool, ConvergeCause);
+        let looping = || ConvergeCause::CrashLooping(None);
+        let table: [Row; 9] = [
+            (
+                "it failed",
+                Restart::Never,
+                vec![at("1m", TaskState::Failed, false)],
+                true,
+                ConvergeCause::Failed(None),
+            ),
+            (
+                "its attempts are used up",
+                Restart::Always,
+                vec![at("1m", TaskState::Failed, false)],
+                true,
+                looping(),
+            ),
+            (
+                "rejected",
+                Restart::Always,
+                vec![at("1m", TaskState::Rejected, false)],
+                true,
+                ConvergeCause::Starting,
+            ),
+            ("it is still wanted", Restart::Never, vec![at("1m", TaskState::Failed, true)], false, looping()),
+            (
+                "a new one starts",
+                Restart::Always,
+                vec![at("2m", TaskState::Failed, false), at("1m", TaskState::Starting, true)],
+                false,
+                looping(),
+            ),
+            (
+                "listed the other way round",
+                Restart::Always,
+                vec![at("1m", TaskState::Preparing, true), at("2m", TaskState::Failed, false)],
+                false,
+                looping(),
+            ),
+            (
+                "it is pulled",
+                Restart::Always,
+                vec![at("1m", TaskState::Preparing, true)],
+                false,
+                ConvergeCause::Pulling,
+            ),
+            (
+                "no node so far",
+                Restart::Always,
+                vec![at("1m", TaskState::Pending, true)],
+                false,
+                ConvergeCause::Starting,
+            ),
+            ("over", Restart::Always, vec![at("1m", TaskState::Over, false)], false, ConvergeCause::Starting),
+        ];
+        for (what, restart, tasks, gave_up, cause) in table {
+            let found = told(service(restart), tasks).unwrap();
+            assert_eq!((found.gave_up, found.cause), (gave_up, cause), "{what}");
+        }
+        // Two replicas are two places.
+        let two = Service {
+            mode: Mode::Replicated { replicas: 2 },
+            status: status(1, 2, 0),
+            ..service(Restart::Never)
+        };
+        let tasks = vec![task(), Task { slot: 2, ..at("1m", TaskState::Failed, false) }];
+        assert_eq!(told(two, tasks).map(|found| found.gave_up), Some(true));
+    }
+
+    #[test]
+    fn a_container_is_missed_only_of_a_running_task_of_this_node() {
+        let restoring = |change: &dyn Fn(&mut ConvergeFacts)| {
+            let mut facts = facts(vec![service()], vec![task()]);
+            facts.containers = Ok(vec![]);
+            change(&mut facts);
+            match evaluate(&facts, now()) {
+                Verdict::Closed(Closed::EngineRestoring(n)) => n,
+                Verdict::Open(Open::Converged(1)) => 0,
+                other => panic!("{other:?}"),
+            }
+        };
+        let tasks = |change: fn(Task) -> Task| {
+            move |facts: &mut ConvergeFacts| facts.tasks = Ok(vec![change(task())])
+        };
+        assert_eq!(restoring(&|_| ()), 1);
+        assert_eq!(restoring(&tasks(|task| Task { wanted: false, ..task })), 0);
+        assert_eq!(restoring(&tasks(|task| Task { container: None, ..task })), 0);
+        assert_eq!(restoring(&tasks(|task| Task { node: None, ..task })), 0);
+        assert_eq!(restoring(&|facts| facts.node = None), 0);
+        // Without a node of its own a task of no node is not its.
+        let nowhere = |facts: &mut ConvergeFacts| {
+            facts.node = None;
+            facts.tasks = Ok(vec![Task { node: None, ..task() }]);
+        };
+        assert_eq!(restoring(&nowhere), 0);
+    }
+
     #[test]
     fn a_job_that_runs_anew_is_judged_by_its_new_tasks_only() {
         let again = Service {
@@ -498,7 +690,7 @@ mod tests {
     fn what_cannot_be_told_is_unknown() {
         let unanswered = || Unavailable("503".into());
         type Change<'a> = &'a dyn Fn(&mut ConvergeFacts);
-        let table: [(&str, Change, GateState); 9] = [
+        let table: [(&str, Change, GateState); 10] = [
             ("worker", &|facts| facts.swarm = Ok(SwarmState::Worker), GateState::Unknown),
             ("locked", &|facts| facts.swarm = Ok(SwarmState::Locked), GateState::Unknown),
             ("pending", &|facts| facts.swarm = Ok(SwarmState::Pending), GateState::Unknown),
@@ -506,6 +698,7 @@ mod tests {
             ("no info", &|facts| facts.swarm = Err(unanswered()), GateState::Unknown),
             ("no services", &|facts| facts.services = Err(unanswered()), GateState::Unknown),
             ("no tasks", &|facts| facts.tasks = Err(unanswered()), GateState::Unknown),
+            ("no containers", &|facts| facts.containers = Err(unanswered()), GateState::Unknown),
             ("no swarm", &|facts| facts.swarm = Ok(SwarmState::Inactive), GateState::Open),
             (
                 "worker with a manager elsewhere",

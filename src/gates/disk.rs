@@ -182,6 +182,48 @@ mod tests {
     }
 
     #[test]
+    fn any_filesystem_that_lacks_space_opens_the_gate_whichever_is_fuller() {
+        // 20 % of a large disk is a lot; 50 % of a small one is not.
+        let large = Filesystem { size: 100_000, used: 70_000, available: 30_000, ..disk(0) };
+        let limit = Limit { percent: "80".parse().unwrap(), min_free: Some(600) };
+        for (small, expected) in [(disk(400), GateState::Closed), (disk(401), GateState::Open)] {
+            let facts = DiskFacts { filesystems: Ok(vec![large.clone(), small]) };
+            assert_eq!(evaluate(&facts, &limit).state(), expected);
+        }
+    }
+
+    #[test]
+    fn what_decides_is_the_fullest_of_blocks_inodes_and_metadata() {
+        let usage = |used: u64, inodes_used: u64, metadata_used: u64| {
+            let filesystem = Filesystem {
+                inodes: if inodes_used > 0 { 100 } else { 0 },
+                inodes_used,
+                metadata: if metadata_used > 0 { 100 } else { 0 },
+                metadata_used,
+                ..disk(used * 10)
+            };
+            let usage = Usage { percent: filesystem.percent().unwrap(), filesystem };
+            (usage.percent.get(), usage.by_inodes(), usage.by_metadata())
+        };
+        for (used, inodes, metadata, expected) in [
+            (50, 0, 0, (50, false, false)),
+            (50, 60, 0, (60, true, false)),
+            (50, 50, 0, (50, false, false)),
+            (50, 40, 0, (50, false, false)),
+            (50, 0, 60, (60, false, true)),
+            (50, 0, 50, (50, false, false)),
+            (50, 60, 70, (70, false, true)),
+            (50, 70, 60, (70, true, false)),
+            (50, 70, 70, (70, true, false)),
+        ] {
+            assert_eq!(usage(used, inodes, metadata), expected, "{used} {inodes} {metadata}");
+        }
+        let full = Usage::full();
+        assert_eq!((full.percent.get(), full.filesystem.available), (100, 0));
+        assert!(!full.by_inodes() && !full.by_metadata());
+    }
+
+    #[test]
     fn the_fullest_comes_first() {
         let facts = DiskFacts { filesystems: Ok(vec![disk(310), disk(810)]) };
         assert_eq!(measure(&facts).unwrap()[0].percent.get(), 81);

@@ -210,8 +210,48 @@ mod tests {
         let services = || Err(Unavailable("worker".into()));
         let facts = RunFacts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![run]) };
         assert_eq!(evaluate(&facts, &policy(), now()).state(), GateState::Closed);
-        let facts = RunFacts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![]) };
-        assert_eq!(evaluate(&facts, &policy(), now()).state(), GateState::Unknown);
+        let unanswered = || Unavailable("x".into());
+        let none = RunFacts { inhibitors: Ok(vec![]), services: Ok(vec![]), containers: Ok(vec![]) };
+        for (what, facts, expected) in [
+            ("all is known", none.clone(), GateState::Open),
+            ("no services", RunFacts { services: services(), ..none.clone() }, GateState::Unknown),
+            ("no containers", RunFacts { containers: Err(unanswered()), ..none.clone() }, GateState::Unknown),
+            ("no inhibitors", RunFacts { inhibitors: Err(unanswered()), ..none }, GateState::Unknown),
+        ] {
+            assert_eq!(evaluate(&facts, &policy(), now()).state(), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_called_by_what_it_is_and_is_stale_after_a_day() {
+        let run = "abcd-0123ef_ci_commoninternet_net";
+        let number = ("com.docker.compose.container-number", "1");
+        let shown = |container: Container| {
+            let facts =
+                RunFacts { inhibitors: Ok(vec![]), services: Ok(vec![]), containers: Ok(vec![container]) };
+            match evaluate(&facts, &policy(), now()) {
+                Verdict::Closed(runs) => (runs[0].kind, runs[0].name.clone(), runs[0].is_possibly_stale()),
+                other => panic!("{other:?}"),
+            }
+        };
+        let labelled = |pairs: &[(&str, &str)]| Container { labels: labels(pairs), ..container() };
+        let plain =
+            |created: &str| Container { names: vec![run.into()], created: ago(created), ..container() };
+        assert_eq!(shown(plain("1h")), (RunKind::Container, run.into(), false));
+        assert_eq!(shown(plain("24h")), (RunKind::Container, run.into(), true));
+        assert_eq!(
+            shown(labelled(&[(label::COMPOSE_PROJECT, run), number])),
+            (RunKind::ComposeProject, run.into(), true)
+        );
+        assert_eq!(shown(labelled(&[(label::STACK, run), (label::SERVICE_ID, "x")])).0, RunKind::Stack);
+        // A task's container is shown as its service.
+        let task = |id: &[(&str, &str)]| {
+            let name = [(label::SERVICE_NAME, "service-name")];
+            Container { labels: labels(&[&name, id].concat()), ..plain("1h") }
+        };
+        let service = (RunKind::Service, "service-name".to_owned(), false);
+        assert_eq!(shown(task(&[(label::SERVICE_ID, "x")])), service);
+        assert_eq!(shown(task(&[])).0, RunKind::Container, "the image's own label");
     }
 
     #[test]

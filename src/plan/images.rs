@@ -14,10 +14,6 @@ use crate::gates::disk::Usage;
 use crate::ledger::{Entry, Ledger};
 use crate::units::{Time, elapsed};
 
-/// Docker is younger than this; an earlier build date was made up for reproducibility (1970 by
-/// Nix's dockerTools and others, 0001 by the zero time) and says nothing.
-const FIRST_BELIEVABLE: &str = "2000-01-01T00:00:00Z";
-
 pub(super) fn decide(
     inventory: &Inventory,
     ledger: &Ledger,
@@ -358,11 +354,10 @@ impl<'a> Protection<'a> {
 /// The age of a dangling image, if it is old enough: from the latest of its build date, the time of its last tag, and what the
 /// ledger knows of it: when it was first seen, was last used and lost its name. One that the ledger does not know stays.
 fn dangling_age(image: &Image, ledger: &Ledger, policy: &Policy, now: Time) -> Result<Duration, KeepReason> {
-    let first: Time = FIRST_BELIEVABLE.parse().map_err(|_| KeepReason::AgeUnknown)?;
-    let believable = |at: &Time| (first..=now).contains(at);
     let entry = ledger.images.get(&image.id).ok_or(KeepReason::AgeUnknown)?;
     let known = entry.last_needed().max(entry.dangling_since.unwrap_or(entry.first_seen));
-    let by_engine = [image.created, image.last_tagged].into_iter().flatten().filter(believable);
+    // A date that was made up for reproducibility (1970, 0001) is never the latest; one in the future says nothing.
+    let by_engine = [image.created, image.last_tagged].into_iter().flatten().filter(|at| *at <= now);
     let age =
         by_engine.map(|since| elapsed(now, since)).fold(elapsed(ledger.time(now), known), Duration::min);
     if age < policy.older_than { Err(KeepReason::TooYoung(age, policy.older_than)) } else { Ok(age) }
@@ -689,9 +684,121 @@ mod tests {
 
     #[test]
     fn a_service_that_names_an_image_by_its_id_keeps_it() {
-        let by_id = Service { image: "sha256:a".into(), ..service() };
-        let inventory = Inventory { services: vec![by_id], ..only(image("a")) };
-        assert!(verdict(&inventory, &ledger(&[("a", "90d")])).is_err());
+        for (name, stays) in [("sha256:a", true), ("a", true), ("sha256:b", false), ("b", false)] {
+            let by_id = Service { image: name.into(), ..service() };
+            let inventory = Inventory { services: vec![by_id], ..only(image("a")) };
+            assert_eq!(verdict(&inventory, &ledger(&[("a", "90d")])).is_err(), stays, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_task_keeps_its_image_as_long_as_it_may_run() {
+        for (state, stays) in [
+            (TaskState::Starting, true),
+            (TaskState::Pending, true),
+            (TaskState::Preparing, true),
+            (TaskState::Running, true),
+            (TaskState::Complete, false),
+            (TaskState::Failed, false),
+            (TaskState::Rejected, false),
+            (TaskState::Over, false),
+        ] {
+            let task = Task { state, image: "x:1@sha256:da".into(), ..task() };
+            let services = vec![Service { image: "y:1@sha256:00".into(), ..service() }];
+            let inventory = Inventory { services, tasks: vec![task], ..only(image("a")) };
+            let kept = verdict(&inventory, &ledger(&[("a", "90d")]));
+            let expected = Err(KeepReason::NamedBy("app".into()));
+            assert_eq!(kept == expected, stays, "{state:?}: {kept:?}");
+            assert_eq!(kept.is_err(), stays, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_engine_would_not_tell_of_keeps_a_dangling_image() {
+        let unread = super::super::Unread {
+            kind: ObjectKind::Dangling,
+            id: "sha256:a".into(),
+            why: crate::facts::Unavailable("500".into()),
+        };
+        let dangling = |id: &str| Image { digests: vec![], ..image(id) };
+        let known = Ledger {
+            images: ["a", "b"].map(|id| (format!("sha256:{id}"), Entry::new(ago("9d").unwrap()))).into(),
+            ..Ledger::default()
+        };
+        let inventory = Inventory {
+            images: vec![dangling("a"), dangling("b")],
+            unread: vec![unread],
+            ..Inventory::default()
+        };
+        let found = plan(&inventory, &known, 85);
+        assert_eq!((found.keep.len(), found.remove.len()), (1, 1));
+        assert_eq!((found.keep[0].id.as_str(), &found.keep[0].reason), ("sha256:a", &KeepReason::Unread));
+        // Which of them the engine is asked about: those that nothing else keeps.
+        let labelled = Image { labels: labels(&[("keep", "")]), ..dangling("c") };
+        let inventory = Inventory {
+            images: vec![dangling("a"), labelled, image("d"), dangling("unknown")],
+            ..Inventory::default()
+        };
+        let policy = policy();
+        let asked: Vec<_> =
+            wanting_tag_time(&inventory, &known, &policy, now()).map(|image| &image.id).collect();
+        assert_eq!(asked, ["sha256:a"]);
+    }
+
+    #[test]
+    fn what_comes_back_often_goes_after_what_was_used_more_recently() {
+        let inventory = Inventory { images: ["a", "b", "c"].map(image).into(), ..Inventory::default() };
+        let mut known = ledger(&[("a", "20d"), ("b", "15d"), ("c", "15d")]);
+        // Those of `db` come back on another day once, so that 20 days count as 10.
+        let returns = crate::ledger::Returns { images: 1, returns: 1, last_used: now() };
+        known.repositories.insert("db".into(), returns);
+        known.images.get_mut("sha256:a").unwrap().references.insert("db:1".into(), now());
+        let order =
+            |plan: Plan| plan.remove.iter().map(|removal| removal.id[7..].to_owned()).collect::<String>();
+        assert_eq!(order(plan(&inventory, &known, 85)), "bca");
+        known.repositories.clear();
+        assert_eq!(order(plan(&inventory, &known, 85)), "abc");
+    }
+
+    #[test]
+    fn layers_matter_only_where_an_image_may_be_evicted() {
+        let wants = |images: Vec<Image>, used: &str, percent: Option<u64>| {
+            let inventory = Inventory { images, ..Inventory::default() };
+            let usage = percent.map(usage);
+            wants_layers(&inventory, &ledger(&[("a", used)]), &policy(), usage.as_ref(), now())
+        };
+        assert!(wants(vec![image("a")], "90d", Some(85)));
+        assert!(!wants(vec![image("a")], "90d", Some(75)));
+        assert!(!wants(vec![image("a")], "1h", Some(85)));
+        assert!(!wants(vec![image("a")], "90d", None));
+        assert!(!wants(vec![Image { digests: vec![], ..image("a") }], "90d", Some(85)));
+    }
+
+    #[test]
+    fn next_to_nothing_is_less_than_the_records_of_an_image_and_a_hundredth() {
+        const MB: u64 = 1 << 20;
+        for (freed, images, size, expected) in [
+            (0, 1, 1_000 * MB, true),
+            (MB - 1, 1, 1_000 * MB, true),
+            (MB, 1, 1_000 * MB, false),
+            (2 * MB - 1, 2, 1_000 * MB, true),
+            (2 * MB, 2, 1_000 * MB, false),
+            (1, 1, 1_000, true),
+            (10, 1, 1_000, false),
+            (0, 0, 0, false),
+        ] {
+            assert_eq!(is_next_to_nothing(freed, images, size), expected, "{freed} {images} {size}");
+        }
+    }
+
+    #[test]
+    fn the_usage_that_is_not_known_keeps_what_else_would_go() {
+        let mut plan = Plan::default();
+        decide(&only(image("a")), &ledger(&[("a", "90d")]), &policy(), None, now(), &mut plan);
+        assert_eq!(plan.keep[0].reason, KeepReason::DiskUnknown);
+        let mut plan = Plan::default();
+        decide(&only(image("a")), &ledger(&[("a", "5m")]), &policy(), None, now(), &mut plan);
+        assert!(matches!(plan.keep[0].reason, KeepReason::Cached { satisfied: None, .. }));
     }
 
     #[test]
@@ -720,7 +827,6 @@ mod tests {
             ),
             ("became a dangling image lately", built, None, Some(entry("9d", Some("1h"))), Err(())),
             ("became a dangling image 3 days ago", built, None, Some(entry("9d", Some("3d"))), Ok(3 * day)),
-            ("built in 1970", date("1970-01-01T00:00:01Z"), None, None, Err(())),
             (
                 "built in 1970, seen 2 days ago",
                 date("1970-01-01T00:00:01Z"),
@@ -729,10 +835,20 @@ mod tests {
                 Ok(2 * day),
             ),
             ("built in 1970, seen now", date("1970-01-01T00:00:01Z"), None, Some(entry("0s", None)), Err(())),
-            ("built in 0001", date("0001-01-01T00:00:00Z"), None, None, Err(())),
-            ("built in 2999", date("2999-01-01T00:00:00Z"), None, None, Err(())),
-            ("no build date", None, None, None, Err(())),
-            ("no build date, tagged long ago", None, ago("9d"), None, Err(())),
+            ("built in 0001", date("0001-01-01T00:00:00Z"), None, Some(entry("2d", None)), Ok(2 * day)),
+            ("built in 2999", date("2999-01-01T00:00:00Z"), None, Some(entry("2d", None)), Ok(2 * day)),
+            ("tagged in 2999", built, date("2999-01-01T00:00:00Z"), Some(entry("2d", None)), Ok(2 * day)),
+            ("no build date", None, None, Some(entry("2d", None)), Ok(2 * day)),
+            ("tagged long ago", None, ago("9d"), Some(entry("2d", None)), Ok(2 * day)),
+            ("exactly old enough", built, ago("24h"), Some(entry("2d", None)), Ok(day)),
+            ("whatever the dates, it is unknown", built, ago("9d"), None, Err(())),
+            (
+                "it has its name again since",
+                built,
+                None,
+                Some(Entry { named: true, dangling_since: None, ..entry("5d", None) }),
+                Ok(5 * day),
+            ),
             (
                 "no build date, seen 2 days ago",
                 None,

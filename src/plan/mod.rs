@@ -540,6 +540,81 @@ mod tests {
         let end = |percent| projected(&plan, &crate::testing::usage(percent)).0.percent.get();
         // 85: 80 without what goes anyway, then 74, 68, and below 70 no more.
         assert_eq!((end(85), end(60), end(3)), (68, 55, 0));
+        // What is freed is known where it is known of each.
+        let known = |removals: &[(ObjectKind, Option<u64>)]| {
+            let remove = removals.iter().map(|(kind, frees)| PlannedRemoval {
+                kind: *kind,
+                frees: *frees,
+                ..removal(50, None)
+            });
+            let plan = Plan { remove: remove.collect(), ..Plan::default() };
+            let (usage, known) = projected(&plan, &crate::testing::usage(50));
+            (usage.percent.get(), known)
+        };
+        assert_eq!(known(&[]), (50, true));
+        assert_eq!(known(&[(ObjectKind::Dangling, Some(10)), (ObjectKind::Container, None)]), (44, true));
+        assert_eq!(known(&[(ObjectKind::Dangling, Some(10)), (ObjectKind::Dangling, None)]), (44, false));
+    }
+
+    /// Two containers that ended, two dangling images and build cache, all old.
+    fn full_inventory() -> (Inventory, Ledger) {
+        use crate::facts::ContainerState;
+        let ended = |id: &str| Container {
+            id: id.into(),
+            state: ContainerState::Exited,
+            finished: ago("9d"),
+            ..crate::testing::container()
+        };
+        let dangling = |id: &str| Image { digests: vec![], ..crate::testing::image(id) };
+        let entry = |id: &str| (format!("sha256:{id}"), crate::ledger::Entry::new(ago("9d").unwrap()));
+        let record =
+            CacheRecord { size: 10, in_use: false, shared: false, internal: false, last_used: ago("9d") };
+        let inventory = Inventory {
+            containers: vec![ended("c1"), ended("c2")],
+            images: vec![dangling("a"), dangling("b")],
+            build_cache: vec![record],
+            ..Inventory::default()
+        };
+        let ledger = Ledger { images: ["a", "b"].map(entry).into(), ..Ledger::default() };
+        (inventory, ledger)
+    }
+
+    #[test]
+    fn what_the_last_run_gave_up_goes_last_and_so_does_its_kind() {
+        let (inventory, mut ledger) = full_inventory();
+        let usage = crate::testing::usage(85);
+        for (stuck, order, first) in [
+            (None, "c1 c2  sha256:a sha256:b", 3),
+            (Some(("container", "c1")), " sha256:a sha256:b c2 c1", 1),
+            (Some(("dangling", "sha256:a")), "c1 c2  sha256:b sha256:a", 3),
+            (Some(("build-cache", "")), "c1 c2 sha256:a sha256:b ", 2),
+            // It is gone, or of another kind.
+            (Some(("container", "c9")), "c1 c2  sha256:a sha256:b", 3),
+            (Some(("cached", "c1")), "c1 c2  sha256:a sha256:b", 3),
+        ] {
+            ledger.stuck = stuck.map(|(kind, id)| (kind.to_owned(), id.to_owned()));
+            let plan = build(&inventory, &ledger, &crate::testing::policy(), Some(&usage), now());
+            let ids: Vec<_> = plan.remove.iter().map(|removal| removal.id.as_str()).collect();
+            assert_eq!(ids.join(" "), order, "{stuck:?}");
+            assert_eq!(plan.before_images(&ledger).len(), first, "{stuck:?}");
+        }
+    }
+
+    #[test]
+    fn a_removal_is_called_by_its_first_name_and_frees_at_most_its_size() {
+        let (inventory, ledger) = full_inventory();
+        let plan = build(&inventory, &ledger, &crate::testing::policy(), None, now());
+        assert_eq!((plan.remove[0].label(), plan.remove[3].label()), ("plain", "sha256:a"));
+        let freed = |frees| PlannedRemoval { frees, size: 7, ..plan.remove[3].clone() }.freed();
+        assert_eq!((freed(None), freed(Some(3))), (7, 3));
+        assert!(plan.keep.is_empty() && plan.shared_cache == 0);
+        assert!(plan.remove.iter().map(|removal| removal.kind.name()).eq([
+            "container",
+            "container",
+            "build-cache",
+            "dangling",
+            "dangling"
+        ]));
     }
 
     #[test]

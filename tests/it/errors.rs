@@ -264,6 +264,10 @@ fn what_the_engine_does_not_tell_is_listed_stays_and_makes_exit_1() {
             let unread = report["plan"]["unread"].as_array().unwrap();
             assert_eq!(unread.len(), 1, "{report}");
             assert!(unread[0]["reason"]["message"].as_str().unwrap().contains("500"), "{report}");
+            // It is not even planned, and everything else is.
+            let planned = report["plan"]["remove"].as_array().unwrap();
+            let images = planned.iter().filter(|removal| removal["kind"] == "image").count();
+            assert_eq!(images, usize::from(!stays), "{report}");
         }
         let text =
             program(&engine).args(["--dry-run", "--older-than", "0s", "--host", &proxy.url()]).assert();

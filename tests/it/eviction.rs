@@ -210,6 +210,7 @@ fn a_tag_that_appears_meanwhile_keeps_a_tagged_image() {
     let report = prune(&engine, &format!("--evict-tagged ^ci: --host {}", proxy.url()));
     assert_eq!(names(&report["removed"]), Vec::<String>::new(), "{report}");
     assert!(engine.has_image("wanted:1"), "{report}");
+    assert!(engine.has_image("ci:c1"), "its own tag is back: {report}");
     // Nothing was removed by ID, and nothing of ours stays.
     assert!(
         !proxy.writes().iter().any(|request| request.contains(&format!("DELETE /images/{id}"))),

@@ -92,6 +92,7 @@ fn a_container_of_an_image_that_is_to_go_keeps_it() {
     let act = docker(&engine, &["run", "--detach", "--name", "late", &second]);
     let report = json_of(&meanwhile(&engine, &proxy, act).success());
     assert!(engine.has_image(&id), "{report}");
+    assert!(engine.has_image(&second), "its name: {report}");
     assert_eq!(names(&report["removed"]), ["one", "three"], "{report}");
     assert!(
         report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("a container uses it"),
@@ -263,11 +264,36 @@ fn after_an_order_for_a_dangling_image_that_fails_the_gates_are_asked_again() {
     let report = prune_dangling_images(&engine, &proxy);
     assert_eq!(report["failed"].as_array().unwrap().len(), 1, "{report}");
     assert_eq!(left(&engine, &dangling), 1, "{report}");
+    // Before the last of them at the latest; that none is ordered between, the core shows.
     let requests = proxy.requests();
-    let first = requests.iter().position(|request| request.starts_with("DELETE /images/")).unwrap();
-    let more = requests[first + 1..].iter().take_while(|request| !request.starts_with("GET /services"));
-    let more = more.filter(|request| request.starts_with("DELETE /images/")).count();
-    assert!(more <= 2, "{requests:?}");
+    let is_order = |request: &String| request.starts_with("DELETE /images/");
+    let (first, last) =
+        (requests.iter().position(is_order).unwrap(), requests.iter().rposition(is_order).unwrap());
+    let asked = requests[first..last].iter().filter(|request| request.starts_with("GET /services")).count();
+    assert_eq!(asked, 1, "{requests:?}");
+}
+
+#[test]
+fn three_orders_are_in_flight_and_no_more() {
+    const ANSWER: std::time::Duration = std::time::Duration::from_millis(700);
+    let (engine, proxy, dangling) = eight_dangling_images();
+    let (tell, told) = mpsc::channel();
+    proxy.on_request(move |_, line| {
+        let is_order = line.starts_with("DELETE /images/");
+        is_order.then(|| {
+            tell.send(std::time::Instant::now()).unwrap();
+            Fault::Delay(u64::try_from(ANSWER.as_millis()).unwrap())
+        })
+    });
+    prune_dangling_images(&engine, &proxy);
+    assert_eq!(left(&engine, &dangling), 0);
+    drop(proxy);
+    let given: Vec<_> = told.try_iter().collect();
+    assert_eq!(given.len(), 8);
+    // The fourth waits for the answer to one of the first three, and so on.
+    for three in given.windows(4) {
+        assert!(three[3] - three[0] >= ANSWER, "{:?}", three[3] - three[0]);
+    }
 }
 
 #[test]

@@ -225,24 +225,35 @@ fn stale_build_cache_goes_and_what_images_share_stays() {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        engine.image_id(tag)
     };
-    build("built:1");
+    let id = build("built:1");
     engine.fill_to(85);
     assert_eq!(names(&prune(&engine, "")["removed"]), Vec::<String>::new());
-    // What the image shares stays while it is there.
+    // What the image shares stays while it is there: the same build is the same image, and none anew.
     prune(&engine, "--older-than 0s");
-    engine.docker(["run", "--rm", "--network", "none", "built:1", "true"]);
+    assert_eq!(build("built:1"), id);
     engine.docker(["image", "rm", "built:1"]);
     build("built:1");
     engine.docker(["image", "rm", "built:1"]);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     let mut removed = 0;
     engine.eventually("all of the cache is a second old and gone", || {
-        let report = prune(&engine, "--older-than 1s");
+        let report = prune(&engine, &format!("--older-than 1s --host {}", proxy.url()));
         let planned = report["plan"]["remove"].as_array().unwrap();
         let gone = report["removed"].as_array().unwrap();
         removed += gone.iter().filter(|removal| removal["kind"] == "build-cache").count();
         planned.is_empty() && removed > 0
     });
+    // In Go's notation, without which younger records go.
+    let order = proxy.writes().into_iter().find(|request| request.starts_with("POST /build/prune"));
+    let until = "{\"until\":[\"1s\"]}";
+    assert!(order.as_ref().is_some_and(|order| decoded(order).contains(until)), "{order:?}");
+}
+
+/// A URL without its percent signs.
+fn decoded(url: &str) -> String {
+    percent_encoding::percent_decode_str(url).decode_utf8_lossy().into_owned()
 }
 
 /// Steps that no image has, on a base image that is there: overlay2 frees them, and the containerd store never does.
@@ -519,7 +530,7 @@ fn what_fills_the_disk_is_told_where_a_prune_does_not_help() {
     assert!(!graph || forgotten.exists(), "never touched");
     std::fs::remove_file(engine.data().join("ballast")).unwrap();
     let eased = json_of(&program(&engine).args(["prune", "-o", "json"]).assert().success());
-    assert_eq!(eased["disk_consumers"], Value::Null);
+    assert!(ended["consumers"].is_object() && eased.get("consumers").is_none(), "{eased}");
 }
 
 #[test]
@@ -539,6 +550,7 @@ fn a_bar_shows_how_far_it_is_on_a_terminal_only() {
         command.args(["--quiet", "--return", "--command"]);
         // The log and the bar go to stderr; only that is the terminal, or is not.
         let stderr = engine.folder().join("stderr");
+        fs::write(&stderr, "of another run").unwrap();
         let elsewhere = if terminal { String::new() } else { format!("2> {}", stderr.display()) };
         command.arg(format!("{} {elsewhere}", words.join(" "))).arg("/dev/null").env("TERM", "xterm");
         for (name, value) in program.get_envs() {
@@ -549,7 +561,7 @@ fn a_bar_shows_how_far_it_is_on_a_terminal_only() {
         let output = command.output().expect("run script (util-linux)");
         assert!(output.status.success(), "{output:?}");
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        (stdout, fs::read_to_string(stderr).unwrap_or_default())
+        (stdout, fs::read_to_string(stderr).unwrap())
     };
     let (shown, _) = prune(true);
     assert!(shown.contains("pruning") && shown.contains("of 5"), "{shown:?}");

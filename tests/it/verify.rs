@@ -410,6 +410,10 @@ fn an_image_that_is_not_there_or_cannot_start_fails_in_words() {
     let detail = verify("127.0.0.1:5000/missing:1");
     assert!(detail.contains("the first deploy") && detail.contains("missing"), "{detail}");
     assert_eq!(services(&engine), "");
+    engine.publish(&Image { command: vec!["/nothing".into()], ..Image::new("broken", "1") });
+    let detail = verify("127.0.0.1:5000/broken:1");
+    assert!(detail.contains("the first deploy") && detail.contains("/nothing"), "{detail}");
+    assert_eq!(services(&engine), "");
     bare().args(["verify", "--redeploy", "no image"]).assert().code(2).stderr(contains("--redeploy"));
     bare().args(["verify", "--registry", "https://x"]).assert().code(2).stderr(contains("--registry"));
 }
