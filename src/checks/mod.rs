@@ -155,3 +155,102 @@ impl Check {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gates::Verdict;
+    use crate::gates::disk::{Limit, Measured};
+    use crate::testing::usage;
+
+    fn engine(swarm: SwarmState, manager: bool) -> Check {
+        let text = String::new;
+        Check::Engine(EngineCheck::Answers {
+            host: text(),
+            version: text(),
+            api: text(),
+            containerd_store: false,
+            swarm,
+            manager,
+        })
+    }
+
+    fn disk(gate: Gate, critical: bool) -> Check {
+        Check::Disk(DiskCheck { gate, critical, pressure: None })
+    }
+
+    fn redeploy(warm: &str, layers: usize, planned: bool) -> Check {
+        let deployed = |image: &str, layers| Deployed { image: image.into(), milliseconds: 1, layers };
+        Check::Redeploy(Redeploy::Proved { cold: deployed("a", 3), warm: deployed(warm, layers), planned })
+    }
+
+    #[test]
+    fn how_each_check_ends() {
+        use CheckStatus::{Failed, Ok, Skipped, Warning};
+        let why = || Unavailable("x".into());
+        let limit = Limit { percent: "80".parse().unwrap(), min_free: None };
+        let measured = || Measured { usages: vec![usage(85)], limit };
+        let path = || PathBuf::from("/x");
+        let age = |seconds| Check::Ledger(Some(Duration::from_secs(seconds)));
+        let table = [
+            (engine(SwarmState::Manager, false), Ok),
+            (engine(SwarmState::Inactive, false), Ok),
+            (engine(SwarmState::Worker, true), Ok),
+            (engine(SwarmState::Worker, false), Warning),
+            (engine(SwarmState::Pending, true), Warning),
+            (engine(SwarmState::Locked, false), Failed),
+            (engine(SwarmState::Failed("x".into()), false), Failed),
+            (Check::Engine(EngineCheck::Unavailable(why())), Failed),
+            (Check::Retention(Retention::Persistent(vec![])), Ok),
+            (Check::Retention(Retention::Volatile(path(), "tmpfs")), Failed),
+            (Check::Retention(Retention::ZfsByPercent(path())), Warning),
+            (Check::Retention(Retention::Elsewhere), Skipped),
+            (Check::Retention(Retention::Unknown(why())), Skipped),
+            (disk(Gate::Disk(Verdict::Closed(measured())), false), Ok),
+            (disk(Gate::Disk(Verdict::Closed(measured())), true), Ok),
+            (disk(Gate::Disk(Verdict::Open(measured())), false), Warning),
+            (disk(Gate::Disk(Verdict::Open(measured())), true), Failed),
+            (disk(Gate::disk_unavailable(why()), true), Skipped),
+            (age(0), Ok),
+            (age(3_599), Ok),
+            (age(3_600), Warning),
+            (Check::Ledger(None), Warning),
+            (redeploy("a", 0, false), Ok),
+            (redeploy("a", 1, false), Failed),
+            (redeploy("b", 0, false), Failed),
+            (redeploy("a", 0, true), Failed),
+            (Check::Redeploy(Redeploy::Interrupted), Failed),
+            (Check::Redeploy(Redeploy::Failed("x".into())), Failed),
+        ];
+        for (check, expected) in table {
+            assert_eq!(check.status(), expected, "{check:?}");
+        }
+    }
+
+    #[test]
+    fn our_units_must_run_this_very_program_by_a_timer_that_is_active() {
+        use own_units::{OwnUnits, Timer};
+        let seen = |timer, runs: Option<&str>, failed| OwnUnits::Seen {
+            timer,
+            runs: runs.map(Into::into),
+            own: "/p".into(),
+            failed,
+            version: String::new(),
+        };
+        let active = || Timer::Active("soon".into());
+        for (units, expected) in [
+            (OwnUnits::NoSystemd, CheckStatus::Skipped),
+            (OwnUnits::Unavailable("x".into()), CheckStatus::Failed),
+            (seen(active(), Some("/p"), false), CheckStatus::Ok),
+            (seen(active(), Some("/p"), true), CheckStatus::Warning),
+            (seen(active(), Some("/other"), false), CheckStatus::Failed),
+            (seen(active(), None, false), CheckStatus::Failed),
+            (seen(Timer::Missing, Some("/p"), false), CheckStatus::Failed),
+            (seen(Timer::Disabled, Some("/p"), false), CheckStatus::Failed),
+            (seen(Timer::Inactive, Some("/p"), false), CheckStatus::Failed),
+            (seen(Timer::NotEnabled, Some("/p"), false), CheckStatus::Failed),
+        ] {
+            assert_eq!(units.status(), expected, "{units:?}");
+        }
+    }
+}

@@ -140,18 +140,13 @@ impl Engine {
         struct Status {
             state: String,
             err: Option<String>,
-            container_status: Option<ContainerStatus>,
-        }
-        #[derive(Deserialize)]
-        struct ContainerStatus {
-            #[serde(rename = "ExitCode")]
-            exit_code: Option<i64>,
         }
         let filters = json!({"service": [service]}).to_string();
         let tasks: Vec<Response> = self.get(&format!("/tasks?filters={}", encode(&filters))).await?;
         let Some(Response { status }) = tasks.into_iter().next() else { return Ok(Progress::Coming(None)) };
-        // A program that fails by itself was started: what it wants is not asked here.
-        let ended = status.container_status.and_then(|status| status.exit_code).is_some_and(|code| code > 0);
+        // A program that fails by itself was started: what it wants is not asked here. One that could not be started has
+        // an exit status too, of the engine's making (observed on 28.5); swarmkit's words tell them apart.
+        let ended = status.err.as_ref().is_some_and(|error| error.contains("non-zero exit"));
         Ok(match status.state.as_str() {
             "running" | "complete" => Progress::Started,
             "failed" if ended => Progress::Started,

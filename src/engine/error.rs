@@ -275,3 +275,79 @@ impl From<EngineError> for Unavailable {
         Self(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_means_for_a_prune_is_told_by_status_and_words() {
+        let status = |status, message| EngineError::simulated_status("DELETE /x", status, message);
+        let slow = Duration::from_secs(3);
+        let failure = |failure| EngineError::simulated("DELETE /x", failure);
+        let meaning = |error: &EngineError| {
+            (error.is_busy(), error.is_no_space(), error.is_forbidden(), error.timed_out())
+        };
+        for (error, expected) in [
+            (status(409, "a prune operation is already running"), (true, false, false, false)),
+            (status(409, "removal of container x is already in progress"), (true, false, false, false)),
+            (status(409, "image is in use"), (false, false, false, false)),
+            (status(500, "already running"), (false, false, false, false)),
+            (status(500, "write /x: no space left on device"), (false, true, false, false)),
+            (status(500, "write /x: disk quota exceeded"), (false, true, false, false)),
+            (status(500, "x"), (false, false, false, false)),
+            (status(403, "x"), (false, false, true, false)),
+            (failure(Failure::TimedOut(slow)), (false, false, false, true)),
+            (failure(Failure::SlowList(slow)), (false, false, false, true)),
+            (failure(Failure::SlowRemoval(slow)), (false, false, false, true)),
+            (EngineError::simulated_loss("x"), (false, false, false, false)),
+            (EngineError::simulated_still_there("x"), (false, false, false, false)),
+            (EngineError::simulated_malformed_response("x"), (false, false, false, false)),
+        ] {
+            assert_eq!(meaning(&error), expected, "{error}");
+        }
+        assert_eq!(status(404, "x").status(), Some((404, "x")));
+        assert_eq!(EngineError::simulated_still_there("x").status(), None);
+    }
+
+    #[test]
+    fn an_error_names_the_engine_the_request_the_cause_and_what_to_do() {
+        let second = Duration::from_secs(1);
+        for (failure, parts) in [
+            (Failure::NoSocket, "no Docker engine at unix:///simulated: |systemctl start docker"),
+            (Failure::PermissionDenied, "not permitted to use |docker group"),
+            (Failure::Refused("refused".into()), "no Docker engine at |: refused; |--host"),
+            (Failure::Unresolved("no such name".into()), "cannot resolve the host of |correct the name"),
+            (Failure::TimedOut(second), "no answer from |to GET /x in 1s; |--timeout"),
+            (Failure::SlowList(second), "no answer from |ten times --timeout"),
+            (Failure::SlowRemoval(second / 10), "has not finished GET /x in 1s, |--removal-timeout"),
+            (Failure::Status { status: 403, message: "no".into() }, "answered GET /x with 403: no; |proxy"),
+            (Failure::StillThere, "with 404 (there is no such thing), and still shows it; |damaged"),
+            (
+                Failure::MalformedResponse("EOF".into()),
+                "cannot understand the answer |is it a Docker engine?",
+            ),
+            (Failure::ConnectionLost("reset".into()), "was lost during GET /x: reset; |journalctl"),
+            (Failure::Podman, "is Podman|podman image prune"),
+            (Failure::TooOld(OLDEST), "is too old: |update Docker"),
+            (Failure::TooNew(NEWEST), "is too new: |update ci-docker-prune"),
+        ] {
+            let text = EngineError::simulated("GET /x", failure).to_string();
+            for part in parts.split('|') {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+        // The engine's own message says it.
+        let text = EngineError::simulated_status("GET /x", 500, "broken").to_string();
+        assert!(text.ends_with("answered GET /x with 500: broken"), "{text}");
+    }
+
+    #[test]
+    fn the_cause_is_found_in_the_chain_of_an_error() {
+        let io = |kind: io::ErrorKind| Failure::of(&io::Error::from(kind));
+        assert_eq!(io(io::ErrorKind::NotFound), Failure::NoSocket);
+        assert_eq!(io(io::ErrorKind::PermissionDenied), Failure::PermissionDenied);
+        assert!(matches!(io(io::ErrorKind::ConnectionRefused), Failure::Refused(_)));
+        assert!(matches!(io(io::ErrorKind::ConnectionReset), Failure::ConnectionLost(_)));
+    }
+}

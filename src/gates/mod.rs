@@ -101,3 +101,27 @@ pub fn combined_state(gates: &[Gate]) -> GateState {
         (false, false) => GateState::Open,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_gates_are_open_only_together_and_unknown_before_they_are_closed() {
+        let open = || Gate::Runs(Verdict::Open(()));
+        let closed = || Gate::Runs(Verdict::Closed(vec![]));
+        let unknown = || Gate::disk_unavailable(Unavailable("x".into()));
+        for (gates, expected) in [
+            (vec![], GateState::Open),
+            (vec![open(), open()], GateState::Open),
+            (vec![open(), closed()], GateState::Closed),
+            (vec![closed(), unknown()], GateState::Unknown),
+            (vec![unknown(), open()], GateState::Unknown),
+        ] {
+            assert_eq!(combined_state(&gates), expected, "{gates:?}");
+        }
+        let all = all_unavailable(&Unavailable("x".into()));
+        assert!(all.iter().map(Gate::name).eq(["disk", "runs", "converge"]));
+        assert!(all.iter().all(|gate| gate.state() == GateState::Unknown));
+    }
+}

@@ -565,6 +565,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_two_that_write_at_the_same_time_neither_loses_what_the_other_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let (places, n) = (places(&dir), 40);
+        let write = |writer: &str| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            for i in 0..n {
+                let change = |ledger: &mut Ledger| {
+                    // The other has its turn between the reading and the writing.
+                    std::thread::yield_now();
+                    ledger.images.insert(format!("{writer}{i}"), Entry::new(now()));
+                };
+                runtime.block_on(update(places, now(), change)).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            for writer in ["a", "b", "c", "d"] {
+                scope.spawn(move || write(writer));
+            }
+        });
+        match read(places) {
+            Content::Ledger(ledger) => assert_eq!(ledger.images.len(), 4 * n),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[tokio::test]
     async fn each_engine_has_a_ledger_of_its_own() {
         let dir = tempfile::tempdir().unwrap();

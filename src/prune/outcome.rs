@@ -135,3 +135,25 @@ pub enum PruneOutcome {
     /// It went through its plan, to the end or to where it was stopped.
     CarriedOut(Outcome),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{ago, now};
+
+    #[test]
+    fn pressure_lasts_since_it_was_found_and_a_prune_is_owed_since_one_did_not_work() {
+        assert!(OngoingPressure::of(&Ledger::default(), now()).is_none());
+        let mut ledger = Ledger::default();
+        ledger.owe([], ago("3h").unwrap());
+        ledger.settle(None, ago("2h").unwrap());
+        let hours = |n: u64| Duration::from_secs(3_600 * n);
+        let found = OngoingPressure::of(&ledger, now()).unwrap();
+        assert_eq!((found.since, found.duration, found.owed), (ago("3h").unwrap(), hours(3), None));
+        ledger.owe(["runs", "converge"], ago("1h").unwrap());
+        ledger.owe(["runs"], now());
+        let found = OngoingPressure::of(&ledger, now()).unwrap();
+        assert_eq!((found.duration, found.owed), (hours(3), Some(hours(1))));
+        assert_eq!((found.blocked["runs"], found.blocked["converge"]), (2, 1));
+    }
+}

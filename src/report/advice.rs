@@ -215,6 +215,106 @@ mod tests {
     }
 
     #[test]
+    fn the_advice_for_a_full_disk_begins_at_95_percent_and_names_what_can_be_taken_down() {
+        let run = |kind, name: &str| runs::Run { kind, name: name.into(), age: None, pid: None };
+        let runs = Gate::Runs(Verdict::Closed(vec![
+            run(runs::RunKind::Stack, "a"),
+            run(runs::RunKind::Service, "b"),
+            run(runs::RunKind::ComposeProject, "c"),
+            run(runs::RunKind::Container, "d"),
+            run(runs::RunKind::Inhibitor, "deploy"),
+        ]));
+        assert_eq!(blocked_on_a_full_disk(&[disk(94), runs.clone()]), None);
+        assert_eq!(
+            blocked_on_a_full_disk(&[disk(95), runs]).unwrap().split_once(": ").unwrap().1,
+            "docker stack rm a; docker service rm b; docker compose --project-name c down; docker rm --force d"
+        );
+        let only = |kind| Gate::Runs(Verdict::Closed(vec![run(kind, "x")]));
+        assert_eq!(blocked_on_a_full_disk(&[disk(99), only(runs::RunKind::Inhibitor)]), None);
+        for (cause, waits) in [
+            (converge::ConvergeCause::Pulling, true),
+            (converge::ConvergeCause::Starting, true),
+            (converge::ConvergeCause::ImageNotFound(None), true),
+            (converge::ConvergeCause::CrashLooping(None), false),
+            (converge::ConvergeCause::RollingBack, false),
+        ] {
+            let text =
+                blocked_on_a_full_disk(&[disk(95), only(runs::RunKind::Stack), waiting(cause)]).unwrap();
+            assert_eq!(text.contains("No such image"), waits, "{text}");
+        }
+        // Whichever way the gate stands; where it could not be measured there is nothing to say.
+        let limit = Limit { percent: "99".parse().unwrap(), min_free: None };
+        let closed = Gate::Disk(Verdict::Closed(Measured { usages: vec![usage(96)], limit }));
+        assert!(blocked_on_a_full_disk(&[closed, only(runs::RunKind::Stack)]).is_some());
+        let unknown = Gate::disk_unavailable(crate::facts::Unavailable("x".into()));
+        assert_eq!(blocked_on_a_full_disk(&[unknown, only(runs::RunKind::Stack)]), None);
+    }
+
+    #[test]
+    fn a_service_that_swarm_has_given_up_is_named_unless_a_run_owns_it() {
+        let open = Gate::Runs(Verdict::Open(()));
+        let service = |gave_up, stack: Option<&str>| {
+            let mut gate = waiting(converge::ConvergeCause::Failed(None));
+            if let Gate::Converge(Verdict::Closed(converge::Closed::Converging(services))) = &mut gate {
+                services[0].gave_up = gave_up;
+                services[0].stack = stack.map(str::to_owned);
+            }
+            gate
+        };
+        let run = |name: &str| {
+            let run = runs::Run { kind: runs::RunKind::Stack, name: name.into(), age: None, pid: None };
+            Gate::Runs(Verdict::Closed(vec![run]))
+        };
+        let advice = |gates: &[Gate]| on_gates(gates).len();
+        assert_eq!(
+            on_gates(&[open.clone(), service(true, Some("shop"))]),
+            [
+                "service shop_web blocks prunes until it converges: docker service update --force shop_web, or \
+              docker service rm shop_web"
+            ]
+        );
+        assert_eq!(advice(&[open.clone(), service(false, None)]), 0, "Swarm still starts it");
+        assert_eq!(advice(&[run("shop"), service(true, Some("shop"))]), 0, "it ends with its stack's run");
+        assert_eq!(advice(&[run("shop_web"), service(true, None)]), 0, "it is the run");
+        assert_eq!(advice(&[run("other"), service(true, Some("shop"))]), 1);
+        assert_eq!(advice(&[service(true, None)]), 0, "without runs it is not known whose it is");
+        assert_eq!(advice(&[disk(99), run("other"), service(true, None)]), 2, "and the disk is full");
+        let restoring = Gate::Converge(Verdict::Closed(converge::Closed::EngineRestoring(1)));
+        assert_eq!(advice(&[open, restoring]), 0);
+    }
+
+    #[test]
+    fn what_would_free_more_is_told_by_why_it_stays() {
+        let kept =
+            |class, reason| KeptObject { class, id: String::new(), names: vec![], size: 1_000_000, reason };
+        let image = |reason| kept(Some(crate::facts::ImageClass::Cached), reason);
+        let keep = vec![
+            image(KeepReason::UsedBy("x".into())),
+            image(KeepReason::NamedBy("x".into())),
+            image(KeepReason::RollbackOf("x".into())),
+            kept(None, KeepReason::UsedBy("no image".into())),
+            image(KeepReason::Tagged),
+            image(KeepReason::DiskUnknown),
+        ];
+        let lines = free_more(&Plan { keep, shared_cache: 5_000_000, ..Plan::default() }, true);
+        assert_eq!(
+            lines,
+            [
+                "docker stack rm, docker service rm what need not run: 3 images in use, 3.0 MB",
+                "docker builder prune --all --filter until=24h: 5.0 MB, build cache that the containerd store \
+                 counts as shared with images",
+                "docker image rm, or --evict-tagged: 1 tagged image, 1.0 MB",
+            ]
+        );
+        let nothing = freed_nothing(2, 3_000_000, None);
+        assert!(
+            nothing.starts_with("evicting 2 cached images (3.0 MB of their own) freed nothing"),
+            "{nothing}"
+        );
+        assert!(freed_nothing(2, 0, Some(&usage(85))).contains("evicted: / is at 85%"));
+    }
+
+    #[test]
     fn the_longest_age_that_frees_something_is_suggested() {
         let kept = |hours: u64| KeptObject {
             class: Some(crate::facts::ImageClass::Cached),
@@ -232,5 +332,8 @@ mod tests {
         assert_eq!(free_more(&plan, true), [expected]);
         assert_eq!(free_more(&plan, false), Vec::<String>::new());
         assert_eq!(free_more(&Plan::default(), true), Vec::<String>::new());
+        // An age that an image has exactly is one that it has.
+        let plan = Plan { keep: vec![kept(12)], ..Plan::default() };
+        assert!(free_more(&plan, true)[0].contains("--older-than 12h: 1 cached image more"));
     }
 }

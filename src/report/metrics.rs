@@ -225,6 +225,132 @@ mod tests {
     use super::*;
     use crate::testing::{ago, now};
 
+    use crate::execute::Outcome;
+    use crate::facts::{Filesystem, Inhibitor, Unavailable};
+    use crate::gates::disk::Usage;
+    use crate::plan::{KeepReason, KeptObject, Plan, RemovalReason};
+
+    fn removal(kind: ObjectKind, tags: &[&str]) -> PlannedRemoval {
+        PlannedRemoval {
+            kind,
+            id: String::new(),
+            names: vec![],
+            tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+            size: 0,
+            frees: None,
+            finished: None,
+            reason: RemovalReason::Interrupted,
+        }
+    }
+
+    /// The metrics of a run, without the prefix of their names.
+    fn lines_of(report: &PruneResult) -> Vec<String> {
+        let percent = |text: &str| text.parse().unwrap();
+        let run = RunInfo {
+            version: "1.2",
+            target: percent("70"),
+            threshold: percent("80"),
+            critical: percent("95"),
+        };
+        let text = prune(report, &run).unwrap();
+        text.lines().filter_map(|line| Some(line.strip_prefix("ci_docker_prune_")?.to_owned())).collect()
+    }
+
+    #[track_caller]
+    fn has(lines: &[String], expected: &str) {
+        assert!(lines.iter().any(|line| line == expected), "{expected} {lines:#?}");
+    }
+
+    #[test]
+    fn what_became_of_each_object_is_counted_by_kind_class_and_result() {
+        use ObjectKind::{BuildCache, Cached, Container, Dangling};
+        let error = || crate::engine::EngineError::simulated_status("x", 500, "x");
+        let skip = |kind| (removal(kind, &[]), crate::execute::Skip::InUse);
+        let outcome = Outcome {
+            removed: vec![removal(Container, &[]), removal(BuildCache, &[]), removal(Cached, &["ci:1"])],
+            skipped: vec![skip(Cached), skip(Cached)],
+            failed: (0..3).map(|_| (removal(Dangling, &[]), error())).collect(),
+            ..Outcome::default()
+        };
+        let kept = |class| KeptObject {
+            class,
+            id: String::new(),
+            names: vec![],
+            size: 0,
+            reason: KeepReason::Tagged,
+        };
+        let keep = vec![kept(None), kept(Some(ImageClass::Tagged)), kept(Some(ImageClass::Tagged))];
+        let report = PruneResult {
+            plan: Some(Plan { keep, ..Plan::default() }),
+            reclaimed: 1_234,
+            ..PruneResult::without_removals(vec![], PruneOutcome::CarriedOut(outcome))
+        };
+        let lines = lines_of(&report);
+        for expected in [
+            r#"last_run_objects{class="",kind="container",result="removed"} 1"#,
+            r#"last_run_objects{class="",kind="build-cache",result="removed"} 1"#,
+            r#"last_run_objects{class="tagged",kind="image",result="removed"} 1"#,
+            r#"last_run_objects{class="cached",kind="image",result="removed"} 0"#,
+            r#"last_run_objects{class="cached",kind="image",result="skipped"} 2"#,
+            r#"last_run_objects{class="cached",kind="image",result="failed"} 0"#,
+            r#"last_run_objects{class="dangling",kind="image",result="failed"} 3"#,
+            r#"last_run_objects{class="dangling",kind="image",result="skipped"} 0"#,
+            r#"last_run_objects{class="",kind="container",result="kept"} 1"#,
+            r#"last_run_objects{class="tagged",kind="image",result="kept"} 2"#,
+            r#"build_info{version="1.2"} 1"#,
+            r#"last_run_outcome{outcome="failed"} 1"#,
+            r#"last_run_outcome{outcome="pruned"} 0"#,
+            "last_run_reclaimed_bytes 1234",
+            r#"disk_limit_ratio{limit="target"} 0.7"#,
+            r#"disk_limit_ratio{limit="threshold"} 0.8"#,
+            r#"disk_limit_ratio{limit="critical"} 0.95"#,
+        ] {
+            has(&lines, expected);
+        }
+    }
+
+    #[test]
+    fn each_resource_of_each_filesystem_has_its_ratio() {
+        let filesystem = Filesystem { inodes: 100, inodes_used: 25, ..crate::testing::usage(85).filesystem };
+        let usage = Usage { percent: filesystem.percent().unwrap(), filesystem };
+        let report = PruneResult {
+            after: vec![usage],
+            ..PruneResult::without_removals(vec![], PruneOutcome::Blocked)
+        };
+        let lines = lines_of(&report);
+        has(&lines, r#"disk_used_ratio{path="/",resource="blocks"} 0.85"#);
+        has(&lines, r#"disk_used_ratio{path="/",resource="inodes"} 0.25"#);
+        assert!(!lines.iter().any(|line| line.contains("metadata")), "{lines:#?}");
+    }
+
+    #[test]
+    fn inhibitors_are_those_that_blocked_a_run_or_stopped_it() {
+        let inhibitor = || Inhibitor { pid: None, since: None, why: None };
+        let run = |kind| runs::Run { kind, name: "x".into(), age: None, pid: None };
+        let by =
+            || vec![run(runs::RunKind::Inhibitor), run(runs::RunKind::Stack), run(runs::RunKind::Inhibitor)];
+        let open = || Gate::Runs(Verdict::Open(()));
+        let stopped = |by| PruneOutcome::CarriedOut(Outcome { stopped: Some(by), ..Outcome::default() });
+        let unknown = Gate::runs_unavailable(Unavailable("x".into()));
+        for (gates, ending, expected) in [
+            (vec![Gate::Runs(Verdict::Closed(by()))], PruneOutcome::Blocked, Some(2)),
+            (vec![open()], PruneOutcome::Blocked, Some(0)),
+            (vec![open()], stopped(Stop::Inhibited(vec![inhibitor(), inhibitor(), inhibitor()])), Some(3)),
+            (vec![open()], stopped(Stop::Signal), Some(0)),
+            (vec![unknown], PruneOutcome::Unavailable, None),
+            (vec![], PruneOutcome::Unavailable, None),
+        ] {
+            let shown = format!("{gates:?} {ending:?}");
+            let lines = lines_of(&PruneResult::without_removals(gates, ending));
+            let found = lines.iter().find_map(|line| line.strip_prefix("inhibitors "));
+            assert_eq!(found.map(|found| found.parse().unwrap()), expected, "{shown}");
+        }
+        let closed = Gate::Runs(Verdict::Closed(by()));
+        let lines = lines_of(&PruneResult::without_removals(vec![closed], PruneOutcome::Blocked));
+        has(&lines, r#"gate{gate="runs",state="closed"} 1"#);
+        has(&lines, r#"gate{gate="runs",state="open"} 0"#);
+    }
+
     #[test]
     fn pressure_is_a_time_that_an_alert_counts_from() {
         let mut known = Ledger::default();
@@ -236,6 +362,8 @@ mod tests {
             format!("ci_docker_prune_pressure_since_timestamp_seconds {since}\n"),
             "ci_docker_prune_pressure 1\n".into(),
             "ci_docker_prune_pressure_blocked{gate=\"runs\"} 1\n".into(),
+            "ci_docker_prune_pressure_blocked{gate=\"converge\"} 0\n".into(),
+            "ci_docker_prune_ledger_images 0\n".into(),
         ] {
             assert!(text.contains(&line), "{line}{text}");
         }
@@ -246,6 +374,22 @@ mod tests {
         let known = Ledger { last_success: ago("1d"), ..Ledger::default() };
         let line = format!("last_success_timestamp_seconds {}\n", ago("1d").unwrap().as_second());
         assert!(ledger(&known, now()).unwrap().contains(&line));
-        assert!(!ledger(&Ledger::default(), now()).unwrap().contains("last_success"));
+        let nothing = ledger(&Ledger::default(), now()).unwrap();
+        assert!(!nothing.contains("last_success") && nothing.contains("ci_docker_prune_pressure 0\n"));
+        let entry = crate::ledger::Entry::new(now());
+        let known = Ledger {
+            last_run: ago("2h"),
+            noted_at: ago("3h"),
+            images: [("a".to_owned(), entry)].into(),
+            ..Ledger::default()
+        };
+        let text = ledger(&known, now()).unwrap();
+        for (name, value) in [
+            ("last_run_timestamp_seconds", ago("2h").unwrap().as_second()),
+            ("ledger_recorded_timestamp_seconds", ago("3h").unwrap().as_second()),
+            ("ledger_images", 1),
+        ] {
+            assert!(text.contains(&format!("ci_docker_prune_{name} {value}\n")), "{name} {text}");
+        }
     }
 }

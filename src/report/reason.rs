@@ -276,3 +276,242 @@ pub fn stop(reason: &Stop) -> Reason {
     };
     Reason::new(code, text::stop(reason), figures)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::facts::{Filesystem, Inhibitor, Unavailable};
+    use crate::gates::disk::{Limit, Measured};
+    use crate::testing::usage;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn shown(reason: &Reason) -> (String, Value) {
+        let mut value = serde_json::to_value(reason).unwrap();
+        let object = value.as_object_mut().unwrap();
+        let message = object.shift_remove("message").unwrap();
+        assert!(!message.as_str().unwrap().is_empty(), "{object:?}");
+        let code = object.shift_remove("code").unwrap();
+        (code.as_str().unwrap().to_owned(), value)
+    }
+
+    #[track_caller]
+    fn is(reason: &Reason, code: &str, figures: Value) {
+        assert_eq!(shown(reason), (code.to_owned(), figures));
+    }
+
+    fn limit(percent: &str) -> Limit {
+        Limit { percent: percent.parse().unwrap(), min_free: Some(7) }
+    }
+
+    #[test]
+    fn a_gate_is_told_by_code_and_figures() {
+        let why = || Unavailable("x".into());
+        let measured = || Measured { usages: vec![usage(85)], limit: limit("80") };
+        for (verdict, expected) in
+            [(Verdict::Open(measured()), "under_pressure"), (Verdict::Closed(measured()), "below_threshold")]
+        {
+            let (code, figures) = shown(&gate(&Gate::Disk(verdict)));
+            assert_eq!(
+                (code.as_str(), &figures["threshold_percent"], &figures["min_free_bytes"]),
+                (expected, &json!(80), &json!(7))
+            );
+            assert_eq!(figures["filesystems"][0]["used_percent"], 85);
+        }
+        is(&gate(&Gate::disk_unavailable(why())), "not_available", json!({}));
+        let none = Filesystem { size: 0, ..usage(1).filesystem };
+        let none = Gate::Disk(Verdict::Unknown(disk::Unknown::NoBlocks(none)));
+        is(&gate(&none), "no_blocks", json!({"path": "/"}));
+        is(&gate(&Gate::Runs(Verdict::Open(()))), "no_run_live", json!({"runs": []}));
+        is(&gate(&Gate::runs_unavailable(why())), "not_available", json!({}));
+        for (kind, word) in [
+            (runs::RunKind::Stack, "stack"),
+            (runs::RunKind::Service, "service"),
+            (runs::RunKind::ComposeProject, "compose-project"),
+            (runs::RunKind::Container, "container"),
+            (runs::RunKind::Inhibitor, "inhibitor"),
+        ] {
+            let run = runs::Run { kind, name: "a".into(), age: Some(HOUR), pid: Some(3) };
+            let figures = json!({"runs": [{"kind": word, "name": "a", "pid": 3, "age_seconds": 3600}]});
+            is(&gate(&Gate::Runs(Verdict::Closed(vec![run]))), "runs_live", figures);
+        }
+        let converge = |verdict| gate(&Gate::Converge(verdict));
+        is(&converge(Verdict::Open(converge::Open::NotInSwarm)), "not_in_swarm", json!({"swarm": false}));
+        is(
+            &converge(Verdict::Open(converge::Open::Converged(2))),
+            "converged",
+            json!({"swarm": true, "services": 2}),
+        );
+        is(
+            &converge(Verdict::Closed(converge::Closed::EngineRestoring(2))),
+            "engine_restoring_containers",
+            json!({"swarm": true, "tasks_without_container": 2}),
+        );
+        for (unknown, code) in [
+            (converge::Unknown::Unavailable(why()), "not_available"),
+            (converge::Unknown::Worker, "swarm_worker"),
+            (converge::Unknown::Locked, "swarm_locked"),
+            (converge::Unknown::Pending, "swarm_pending"),
+            (converge::Unknown::Failed("x".into()), "swarm_failed"),
+            (converge::Unknown::NoStatus("x".into()), "tasks_not_counted"),
+        ] {
+            is(&converge(Verdict::Unknown(unknown)), code, json!({}));
+        }
+    }
+
+    #[test]
+    fn each_cause_of_a_service_has_its_code() {
+        use converge::ConvergeCause as Cause;
+        for (cause, code) in [
+            (Cause::Updating, "updating"),
+            (Cause::RollingBack, "rolling_back"),
+            (Cause::Pulling, "pulling"),
+            (Cause::Starting, "starting"),
+            (Cause::CrashLooping(None), "crash_looping"),
+            (Cause::Failed(None), "failed"),
+            (Cause::ImageNotFound(None), "image_not_found"),
+            (Cause::NoSuitableNode(None), "no_suitable_node"),
+        ] {
+            let service = converge::ConvergingService {
+                service: "web".into(),
+                has: 1,
+                wants: 2,
+                cause,
+                gave_up: true,
+                stack: Some("shop".into()),
+                age: Some(HOUR),
+            };
+            let mut value = converging(&service);
+            assert_eq!(value["cause"]["code"], code);
+            value.as_object_mut().unwrap().remove("cause");
+            let expected = json!({
+                "name": "web", "running": 1, "desired": 2, "stack": "shop", "gave_up": true, "age_seconds": 3600,
+            });
+            assert_eq!(value, expected);
+        }
+    }
+
+    #[test]
+    fn each_reason_to_stay_has_its_code_and_figures() {
+        let name = || "a".to_owned();
+        let condition = Condition { unused_for: HOUR, begins: limit("80"), limit: limit("70") };
+        let cached =
+            |last_use, satisfied| KeepReason::Cached { last_use, conditions: vec![condition], satisfied };
+        let (used, never) = (LastUse::Used(HOUR), LastUse::NeverUsed(HOUR));
+        let conditions =
+            json!([{"unused_seconds": 3600, "begins_percent": 80, "used_percent": 70, "min_free_bytes": 7}]);
+        let of_use = |seen: bool| json!({"unused_seconds": 3600, "seen_in_use": seen});
+        let of_cached =
+            |seen: bool| json!({"unused_seconds": 3600, "seen_in_use": seen, "conditions": conditions});
+        for (reason, code, figures) in [
+            (KeepReason::Live("paused"), "container_live", json!({"state": "paused"})),
+            (KeepReason::Label("k=v".parse().unwrap()), "keep_label", json!({"key": "k", "value": "v"})),
+            (KeepReason::TaskOf(name()), "task_of_service", json!({"service": "a"})),
+            (KeepReason::ComposeProject(name()), "compose_project", json!({"project": "a"})),
+            (KeepReason::RestartPolicy(name()), "restart_policy", json!({"policy": "a"})),
+            (KeepReason::Builder(name()), "buildkit_builder", json!({"builder": "a"})),
+            (
+                KeepReason::TooYoung(HOUR, 2 * HOUR),
+                "too_young",
+                json!({"age_seconds": 3600, "older_than_seconds": 7200}),
+            ),
+            (KeepReason::AgeUnknown, "age_unknown", json!({})),
+            (KeepReason::Unread, "not_available", json!({})),
+            (KeepReason::Tagged, "tagged", json!({})),
+            (KeepReason::UsedBy(name()), "used_by_container", json!({"container": "a"})),
+            (KeepReason::NamedBy(name()), "used_by_service", json!({"service": "a"})),
+            (KeepReason::RollbackOf(name()), "rollback_of_service", json!({"service": "a"})),
+            (cached(used, Some(condition)), "cached_disk_has_room", of_cached(true)),
+            (cached(used, None), "cached_recently_used", of_cached(true)),
+            (cached(never, None), "cached_recently_seen", of_cached(false)),
+            (KeepReason::DiskUnknown, "disk_unknown", json!({})),
+            (KeepReason::SharesLayers(never), "cached_frees_nothing", of_use(false)),
+            (KeepReason::EvictionUseless(HOUR), "eviction_useless", json!({"age_seconds": 3600})),
+            (KeepReason::Refused(HOUR), "removal_refused", json!({"age_seconds": 3600})),
+        ] {
+            is(&keep(&reason), code, figures);
+        }
+    }
+
+    #[test]
+    fn each_reason_to_go_has_its_code_and_figures() {
+        let evicted = |rung, superseded: Option<&str>, last_use| {
+            let superseded = superseded.map(str::to_owned);
+            RemovalReason::Evicted(Eviction { rung, limit: limit("70"), superseded, last_use })
+        };
+        let of = |rung: &str, seen: bool, superseded: Option<&str>| {
+            json!({
+                "unused_seconds": 3600, "seen_in_use": seen, "rung": rung, "used_percent": 70, "min_free_bytes": 7,
+                "superseded": superseded,
+            })
+        };
+        let (used, never) = (LastUse::Used(HOUR), LastUse::NeverUsed(HOUR));
+        for (reason, code, figures) in [
+            (RemovalReason::Finished(HOUR), "finished", json!({"age_seconds": 3600})),
+            (RemovalReason::NeverStarted(HOUR), "never_started", json!({"age_seconds": 3600})),
+            (
+                RemovalReason::Unnamed { age: HOUR, parents: 2 },
+                "dangling",
+                json!({"age_seconds": 3600, "untagged_parents": 2}),
+            ),
+            (RemovalReason::Interrupted, "eviction_interrupted", json!({})),
+            (
+                RemovalReason::StaleCache { records: 2, older_than: HOUR },
+                "build_cache_idle",
+                json!({"records": 2, "older_than_seconds": 3600}),
+            ),
+            (evicted(Rung::Target, Some("db:1"), used), "superseded", of("target", true, Some("db:1"))),
+            (evicted(Rung::Threshold, None, used), "cached_unused", of("threshold", true, None)),
+            (evicted(Rung::Critical, None, never), "cached_never_used", of("critical", false, None)),
+        ] {
+            is(&removal(&reason), code, figures);
+        }
+    }
+
+    #[test]
+    fn what_was_skipped_failed_or_stopped_has_its_code() {
+        let enough = json!({"used_percent": 60, "limit_percent": 70, "min_free_bytes": 7});
+        for (reason, code, figures) in [
+            (Skip::Refused("x".into()), "conflict", json!({})),
+            (Skip::Renamed, "renamed", json!({})),
+            (Skip::InUse, "in_use", json!({})),
+            (Skip::RanAgain, "ran_again", json!({})),
+            (Skip::PulledAgain, "pulled_again", json!({})),
+            (Skip::EnoughSpace(usage(60), limit("70")), "enough_space", enough),
+            (Skip::FreedNothing, "freed_nothing", json!({})),
+            (Skip::HasChildren, "has_children", json!({})),
+            (Skip::Forbidden, "forbidden", json!({})),
+            (Skip::Unrecorded, "tags_not_recorded", json!({})),
+            (Skip::Stopped, "stopped", json!({})),
+            (Skip::Interrupted, "interrupted", json!({})),
+        ] {
+            is(&skip(&reason), code, figures);
+        }
+        let name = || "a".to_owned();
+        let inhibitor = Inhibitor { pid: Some(3), since: None, why: None };
+        for (reason, code, figures) in [
+            (
+                Stop::Gates(vec![Gate::Runs(Verdict::Closed(vec![]))]),
+                "gate_not_open",
+                json!({"gates": ["runs"]}),
+            ),
+            (Stop::Event(StopEvent::ServiceCreated(name())), "service_created", json!({"service": "a"})),
+            (Stop::Event(StopEvent::ServiceUpdated(name())), "service_updated", json!({"service": "a"})),
+            (Stop::Event(StopEvent::Run(name())), "run_began", json!({"run": "a"})),
+            (Stop::Event(StopEvent::Lost(name())), "events_lost", json!({})),
+            (Stop::Inhibited(vec![inhibitor]), "inhibited", json!({"pids": [3]})),
+            (Stop::Signal, "signal", json!({})),
+            (Stop::GatesUnsettled, "gates_unsettled", json!({})),
+            (Stop::NoSpace, "no_space", json!({})),
+            (Stop::Unavailable(Unavailable("x".into())), "not_available", json!({})),
+        ] {
+            is(&stop(&reason), code, figures);
+        }
+        let timeout = EngineError::simulated_timeout("x", HOUR);
+        is(&failure(&timeout), "timed_out", json!({"http_status": null}));
+        let error = EngineError::simulated_status("x", 500, "x");
+        is(&failure(&error), "engine_error", json!({"http_status": 500}));
+    }
+}

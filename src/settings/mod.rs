@@ -876,7 +876,13 @@ mod tests {
             "npipe:////./pipe/x",
             "https://host:2376",
         ] {
-            assert!(HostUrl::parse(text).unwrap_err().contains("unix:///PATH"), "{text}");
+            let error = HostUrl::parse(text).unwrap_err();
+            assert!(error.contains("unix:///PATH"), "{text}");
+            assert_eq!(error.contains("DOCKER_TLS_VERIFY=1"), text.starts_with("https"), "{text}");
+            assert_eq!(error.contains("forward the remote socket"), text.starts_with("ssh"), "{text}");
         }
+        let socket = |text: &str| HostUrl::parse(text).unwrap().socket().map(Path::to_owned);
+        assert_eq!(socket("unix:///x"), Some("/x".into()));
+        assert_eq!(socket("tcp://a:1"), None);
     }
 }

@@ -186,6 +186,14 @@ fn a_user_who_may_not_write_it_still_gets_an_answer() {
     let (code, _, stderr) = run(&["prune"]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains(sentence), "{stderr}");
+    // What it may not read may be an inhibitor.
+    assert_eq!(run(&["runs"]).0, Some(0));
+    let inhibitor = engine.folder().join("runtime/inhibitors/7-x");
+    fs::write(&inhibitor, "{}").unwrap();
+    fs::set_permissions(&inhibitor, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let (code, stdout, stderr) = run(&["runs"]);
+    assert_eq!(code, Some(255), "{stdout} {stderr}");
+    assert!(stdout.contains("this user may not read it"), "{stdout}");
 }
 
 #[test]

@@ -94,6 +94,11 @@ fn metrics_that_cannot_be_written_are_an_error_that_names_the_option() {
         .code(1)
         .stdout(contains("keeping local image cache"))
         .stderr(contains("cannot write /nowhere/prune.prom").and(contains("--metrics-file")));
+    program(&engine)
+        .args(["record", "--metrics-file", "/nowhere/prune.prom"])
+        .assert()
+        .code(1)
+        .stderr(contains("cannot write /nowhere/prune-ledger.prom").and(contains("--metrics-file")));
     // Not even an engine is needed to say that there was none.
     let path = engine.folder().join("none.prom");
     let arguments = ["prune", "--host", "unix:///nowhere", "--metrics-file"];

@@ -101,8 +101,8 @@ pub struct Shared {
 /// What the program could know when it gives an order. Times are in ms.
 #[derive(Default)]
 struct Judge {
-    /// Since when, and from when on, it is subscribed to the engine's events.
-    subscribed: Cell<Option<(u64, u64)>>,
+    /// From when on it is subscribed to the engine's events: what is older the gates show, which are asked after that.
+    subscribed: Cell<Option<u64>>,
     /// When it last asked for the services, as it does to ask the gates again.
     asked: Cell<u64>,
     /// When the gates' questions last showed a service without its task.
@@ -315,12 +315,8 @@ impl Shared {
             self.violate(Violation::OrderAfter("an inhibitor's command had begun"));
         }
         let state = self.state.borrow();
-        let is_seen = |sign: &Sign, (since, began): (u64, u64)| {
-            let lost = state.streams_lost_at == Some(sign.at);
-            sign.at >= if lost { began } else { since } && sign.visible < now
-        };
-        let signs =
-            subscribed.get().map(|subscribed| state.signs.iter().any(|sign| is_seen(sign, subscribed)));
+        let is_seen = |sign: &Sign, since: u64| sign.at >= since && sign.visible < now;
+        let signs = subscribed.get().map(|since| state.signs.iter().any(|sign| is_seen(sign, since)));
         let is_of_ours = reference.starts_with(EVICTION_REPOSITORY);
         let image = state.resolve(reference);
         // All that keeps it is our tag.
@@ -669,7 +665,7 @@ impl EngineApi for Simulated {
         let began = self.0.millis();
         let next = self.0.state.borrow().events.partition_point(|seen| seen.at < since);
         let reader = Reader { next, since, began, pattern: pattern.clone(), seen: Seen::default() };
-        self.0.judge.subscribed.set(Some((since, began)));
+        self.0.judge.subscribed.set(Some(began));
         let first_look = Cell::new(true);
         Ok(Events { reader: RefCell::new(reader), shared: Rc::clone(&self.0), first_look })
     }
