@@ -41,6 +41,8 @@ pub struct Fake {
     pub inhibitors: RefCell<Vec<Inhibitor>>,
     pub traces: EngineTraces,
     pub filesystem: RefCell<Filesystem>,
+    /// Bytes of the images that went.
+    pub freed: Cell<u64>,
     pub ledger: RefCell<Ledger>,
     pub is_remote: bool,
     pub manager_elsewhere: bool,
@@ -81,6 +83,7 @@ impl Fake {
             inhibitors: RefCell::default(),
             traces: EngineTraces { root_is_shared: Some(true), ..EngineTraces::default() },
             filesystem: RefCell::new(super::usage(85).filesystem),
+            freed: Cell::new(0),
             ledger: RefCell::default(),
             is_remote: false,
             manager_elsewhere: false,
@@ -140,7 +143,10 @@ impl World for Rc<Fake> {
     async fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>> {
         let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         self.request(&format!("measure {}", shown.join(" "))).await?;
-        Ok(vec![self.filesystem.borrow().clone()])
+        let filesystem = self.filesystem.borrow().clone();
+        let freed = self.freed.get();
+        let (used, available) = (filesystem.used - freed, filesystem.available + freed);
+        Ok(vec![Filesystem { used, available, ..filesystem }])
     }
 
     async fn engine_files(&self, _: &Path) -> Answer<Files> {
@@ -309,7 +315,7 @@ impl EngineOrders for Rc<Fake> {
         image.digests.retain(|name| name != reference);
         image.eviction_tag.take_if(|tag| tag == reference);
         if image.id == reference || (image.is_nameless() && image.eviction_tag.is_none()) {
-            images.remove(n);
+            self.freed.set(self.freed.get() + images.remove(n).size);
             return Ok(Done::Whole);
         }
         Ok(Done::Untagged)
