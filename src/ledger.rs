@@ -560,6 +560,17 @@ mod tests {
         for (id, weight) in [("db", 3.0), ("app1", 1.0), ("app2", 1.0), ("unknown", 1.0)] {
             assert!((ledger.weight(id) - weight).abs() < 1e-9, "{id} {}", ledger.weight(id));
         }
+        // On average over the images of a repository, and by the repository that comes back most.
+        let returns = |images, returns| Returns { images, returns, last_used: hours_ago(24 * 2) };
+        ledger.repositories.insert("cache".into(), returns(2, 3));
+        ledger.repositories.insert("never".into(), returns(0, 0));
+        ledger.images.insert("many".into(), Entry::new(now()));
+        for (name_tag, weight) in [("never:1", 1.0), ("cache:1", 2.5), ("db:1", 3.0), ("app:1", 3.0)] {
+            let many = ledger.images.get_mut("many").unwrap();
+            many.references.insert(name_tag.into(), now());
+            assert!((ledger.weight("many") - weight).abs() < 1e-9, "{name_tag}");
+        }
+        ledger.repositories.retain(|name, _| ["app", "db"].contains(&name.as_str()));
         // A repository that is not used any more is forgotten.
         let later = now() + SignedDuration::from_hours(24 * 58 + 12);
         ledger.record(&Observations::default(), later);

@@ -666,6 +666,7 @@ mod tests {
             // From 94 % to 95 %, critical.
             (939, "5m", 942, false),
             (960, "5m", 960, true),
+            (950, "5m", 950, true),
         ] {
             known.settle(Some(&at(used_then)), ago(since).unwrap());
             let filesystem = at(used);
