@@ -517,10 +517,15 @@ impl State {
 
     /// Restart the daemon: its streams break, it is away, and then lists no container for a moment.
     pub fn restart(&mut self, now: u64) {
-        self.streams_lost_at = Some(now);
-        self.signs.push(Sign { at: now, visible: now });
+        self.close_streams(now);
         self.down_until = now + RESTART_DOWN;
         self.settling_until = now + RESTART_DOWN + RESTART_SETTLING;
+    }
+
+    /// The event streams end in order, and none that follows can tell what was missed.
+    pub fn close_streams(&mut self, now: u64) {
+        self.streams_lost_at = Some(now);
+        self.signs.push(Sign { at: now, visible: now });
     }
 
     fn pull_time(&self, image: &Image) -> u64 {

@@ -33,6 +33,8 @@ pub enum Deed {
     Build(String, String),
     /// What lies between the program and the engine ends the event stream, which is subscribed again for what it missed.
     Cut,
+    /// It ends the stream in order, and what was missed cannot be told.
+    Close,
     /// A service is announced, and its tasks come later.
     Announce,
     /// A run makes a volume, a secret, a config or a network of its own.

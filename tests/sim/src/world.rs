@@ -217,6 +217,7 @@ impl Shared {
             Deed::Write(bytes) => state.write(*bytes),
             Deed::Build(name, tag) => state.build(now, name, tag),
             Deed::Cut => state.cut_until = now + RESUBSCRIPTION,
+            Deed::Close => state.close_streams(now),
             Deed::Announce => state.tell_sign(now, "service", "create", "app"),
             Deed::OfRun(kind) => state.tell_sign(now, kind, "create", RUN),
             // An order that removes the image is already on its way.

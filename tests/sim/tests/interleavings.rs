@@ -22,6 +22,7 @@ fn deeds() -> Vec<Deed> {
         Deed::Restart,
         Deed::Announce,
         Deed::Cut,
+        Deed::Close,
         Deed::Write(20_000_000),
         Deed::Build("newer".into(), "ci/app:1".into()),
         Deed::Crash("web".into()),
@@ -261,22 +262,22 @@ fn a_host_that_is_never_still_starves_no_prune() {
 #[test]
 #[expect(clippy::print_stdout, reason = "what it took to find it")]
 fn every_breakage_of_the_protocol_is_found() {
+    // Each with something that shows it.
+    let deploy = Deed::Deploy("one".into());
     let breakages = [
-        Breakage::OneStep,
-        Breakage::NoEvents,
-        Breakage::LateSubscription,
-        Breakage::NoInhibitors,
-        Breakage::NoLock,
-        Breakage::BlindRestore,
+        (Breakage::OneStep, deploy.clone()),
+        (Breakage::NoEvents, deploy),
+        (Breakage::LateSubscription, Deed::Announce),
+        (Breakage::NoInhibitors, Deed::Inhibit),
+        (Breakage::NoLock, Deed::Inhibit),
+        (Breakage::BlindRestore, Deed::Build("newer".into(), "ci/app:1".into())),
     ];
-    for breakage in breakages {
+    for (breakage, deed) in breakages {
         let mut played = 0;
-        let cases = STORES.into_iter().flat_map(|store| {
-            let steps = steps(store);
-            deeds().into_iter().flat_map(move |deed| (0..steps).map(move |step| (store, step, deed.clone())))
-        });
-        let found = cases.into_iter().find_map(|(store, step, deed)| {
-            let mut begins = vec![(step, deed)];
+        let mut places =
+            STORES.into_iter().flat_map(|store| (0..steps(store)).map(move |step| (store, step)));
+        let found = places.find_map(|(store, step)| {
+            let mut begins = vec![(step, deed.clone())];
             // A name is given back where a run stops.
             begins.extend((breakage == Breakage::BlindRestore).then_some((step + 1, Deed::Signal)));
             let case = Case { begins, latency: 20, breakage: Some(breakage), ..Case::new(store) };
