@@ -760,7 +760,10 @@ mod tests {
             let fake = Rc::new(fake);
             block(async {
                 let survey = survey(&fake, Questions::DISK).await;
-                survey.engine_places(&fake, &fake).await.cloned()
+                let first = survey.engine_places(&fake, &fake).await.cloned();
+                assert_eq!(survey.engine_places(&fake, &fake).await.cloned(), first);
+                assert!(fake.asked("engine traces").len() <= 1);
+                first
             })
         };
         let at = |images: &str, certain| {

@@ -354,9 +354,19 @@ fn no_variable_is_called_it() {
     for (path, text) in sources.into_iter().flatten().filter(|(path, _)| !path.ends_with("style.rs")) {
         let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
         for line in code.filter(|line| !line.trim_start().starts_with('"')) {
-            for declared in
-                ["|it|", "|it:", "|&it|", "|&&it|", "|mut it|", " it)|", "let it =", "(it)", "for it in"]
-            {
+            for declared in [
+                "|it|",
+                "|it:",
+                "|&it|",
+                "|&&it|",
+                "|mut it|",
+                " it)|",
+                "let it =",
+                "(it)",
+                "for it in",
+                "(it, _",
+                "_, it)",
+            ] {
                 assert!(!line.contains(declared), "{}: {line}", path.display());
             }
         }

@@ -587,11 +587,8 @@ fn evictions_go_as_far_as_the_limit_of_their_rung_asks() {
 #[test]
 fn an_interrupted_eviction_is_finished_however_full_the_disk() {
     let tag = eviction_tag("sha256:aaaa");
-    let nameless = Image { digests: vec![], eviction_tag: Some(tag.clone()), ..image("aaaa") };
-    let removal = planned(ObjectKind::Cached, &nameless, RemovalReason::Interrupted);
-    let (outcome, fake) = carry_out(scene([(nameless, removal)]).0, vec![]);
-    assert_eq!((shown(&outcome).as_str(), fake.images.borrow().len()), ("", 1));
-    let nameless = Image { digests: vec![], eviction_tag: Some(tag.clone()), ..image("aaaa") };
+    // At 50 %.
+    let nameless = Image { digests: vec![], eviction_tag: Some(tag.clone()), size: 0, ..image("aaaa") };
     let removal = planned(ObjectKind::Cached, &nameless, RemovalReason::Interrupted);
     let (fake, removals) = scene([(nameless, removal)]);
     let (outcome, fake) = carry_out(fake, removals);
@@ -607,7 +604,10 @@ fn evictions_that_free_nothing_twice_end() {
         (image, PlannedRemoval { frees: Some(500), size: 500, ..removal })
     });
     let run = |writes: u64, frees: bool| {
-        let (fake, removals) = scene(images.clone());
+        let (mut fake, removals) = scene(images.clone());
+        // Each removal takes five minutes, and it is a second from one measurement to the next.
+        let last = |removal: &PlannedRemoval| format!("remove image {}", eviction_tag(&removal.id));
+        fake.delays = removals.iter().map(|removal| (last(removal), 300_000)).collect();
         let fake = Rc::new(fake);
         let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
         let measured = async || {
@@ -628,6 +628,7 @@ fn evictions_that_free_nothing_twice_end() {
     assert_eq!(shown(&useless), "aaaa removed, bbbb removed, cccc FreedNothing, dddd FreedNothing");
     assert_eq!(useless.freed_nothing, Some(FreedNothing { images: 2, size: 1_000 }));
     assert_eq!(run(0, true).removed.len(), 4, "each frees a little");
+    assert_eq!(run(1, false).removed.len(), 4, "others write as much meanwhile");
 }
 
 #[test]

@@ -477,41 +477,51 @@ mod tests {
         Places { state_dir: dir.path(), stopgap_dir: Path::new("/nowhere"), engine: None }
     }
 
+    /// With a time of its own for each field.
     fn ledger() -> Ledger {
-        let references = BTreeMap::from([("app:1".into(), now())]);
-        let last_used = Some(now());
+        let at = |minute| now() - jiff::SignedDuration::from_mins(minute);
+        let references = BTreeMap::from([("app:1".into(), at(1))]);
+        let last_used = Some(at(2));
         let layers = Some(vec![Layer::new("sha256:aa", 7), Layer::new("sha256:bb", 0)]);
-        let (missing_since, refused) = (Some(now()), Some(now()));
-        let entry =
-            Entry { last_used, named: true, missing_since, references, layers, refused, ..Entry::new(now()) };
+        let (missing_since, refused) = (Some(at(3)), Some(at(4)));
+        let entry = Entry {
+            last_used,
+            named: true,
+            dangling_since: Some(at(99)),
+            missing_since,
+            references,
+            layers,
+            refused,
+            ..Entry::new(at(5))
+        };
         let (boot_id, since_boot) = (Some("boot".into()), Some(Duration::from_millis(1_500)));
         Ledger {
             engine: Some("first".into()),
             clock: Some(Clock {
-                time: now(),
+                time: at(6),
                 since_note: Duration::from_millis(500),
-                reading: Reading { wall: now(), boot_id, since_boot },
+                reading: Reading { wall: at(7), boot_id, since_boot },
             }),
             gaps: vec![Duration::from_secs(300), Duration::from_secs(301)],
             older_than: Some(Duration::from_secs(3_600)),
-            noted: Some(now()),
-            noted_at: Some(now()),
-            jumps: vec![Moment { wall: now(), time: now() }],
-            events_until: Some(now()),
+            noted: Some(at(8)),
+            noted_at: Some(at(9)),
+            jumps: vec![Moment { wall: at(10), time: at(11) }],
+            events_until: Some(at(12)),
             images: BTreeMap::from([("sha256:a".into(), entry)]),
             repositories: BTreeMap::from([(
                 "app".into(),
-                Returns { images: 2, returns: 5, last_used: now() },
+                Returns { images: 2, returns: 5, last_used: at(13) },
             )]),
-            last_run: Some(now()),
-            last_success: Some(now()),
+            last_run: Some(at(14)),
+            last_success: Some(at(15)),
             pressure: Some(Pressure {
-                since: now(),
+                since: at(16),
                 blocked: BTreeMap::from([("runs".into(), 5)]),
-                owed_since: Some(now()),
-                reported: Some(Reported { at: now(), what: "held: runs".into() }),
+                owed_since: Some(at(17)),
+                reported: Some(Reported { at: at(18), what: "held: runs".into() }),
                 alarmed: true,
-                freed_nothing: Some(UselessEviction { at: now(), percent: Percent::FULL, used: 7 }),
+                freed_nothing: Some(UselessEviction { at: at(19), percent: Percent::FULL, used: 7 }),
             }),
             stuck: Some(("container".into(), "c".into())),
             evicting: BTreeMap::from([("sha256:a".into(), vec!["app:1".into()])]),

@@ -514,11 +514,13 @@ mod tests {
             verdict(&inventory, &used)
         };
         assert!(with(&|_| ()).is_ok());
-        let exited = Container { image_id: "sha256:a".into(), ..container() };
-        assert_eq!(
-            with(&|inventory| inventory.containers = vec![exited.clone()]),
-            Err(KeepReason::UsedBy("plain".into()))
-        );
+        for state in [crate::facts::ContainerState::Exited, crate::facts::ContainerState::Running] {
+            let user = Container { image_id: "sha256:a".into(), state, ..container() };
+            assert_eq!(
+                with(&|inventory| inventory.containers = vec![user.clone()]),
+                Err(KeepReason::UsedBy("plain".into()))
+            );
+        }
         for reference in ["sha256:a", "other/name@sha256:da", named] {
             let mounting = Container { mounted_images: vec![reference.into()], ..container() };
             let kept = with(&|inventory| inventory.containers = vec![mounting.clone()]);

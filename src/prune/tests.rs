@@ -135,7 +135,7 @@ fn what_is_gone_is_forgotten_and_what_was_refused_or_stuck_remembered() {
 }
 
 #[test]
-fn only_disk_may_be_closed_where_an_interrupted_eviction_is_finished() {
+fn pressure_is_what_the_gate_disk_is_open_for() {
     let disk = |open| {
         let limit = crate::gates::disk::Limit { percent: "80".parse().unwrap(), min_free: None };
         let measured = crate::gates::disk::Measured { usages: vec![usage(85)], limit };
@@ -221,9 +221,11 @@ fn a_prune_that_does_not_help_remembers_the_pressure_and_says_what_fills_the_dis
         assert_eq!(fake.ledger.borrow().pressure.as_ref().unwrap().owed_since, shutdown.then(now));
     }
     // A ledger that cannot be written at the end knows what it knew at the start.
-    let (result, _) = pruned(host(95).failing("update ledger", 500), "", false);
-    let result = result.unwrap();
-    assert_eq!((word(&result).as_str(), result.pressure.is_none()), ("removed 1, stopped false", true));
+    let fake = host(95).failing("update ledger", 500);
+    fake.ledger.borrow_mut().owe(["runs"], ago("1h").unwrap());
+    let result = pruned(fake, "", false).0.unwrap();
+    let since = result.pressure.as_ref().map(|pressure| pressure.since);
+    assert_eq!((word(&result).as_str(), since), ("removed 1, stopped false", ago("1h")));
 }
 
 #[test]
@@ -323,6 +325,11 @@ fn what_an_interrupted_eviction_left_is_finished_also_on_a_disk_with_room() {
     let (result, fake) = pruned(busy, "", false);
     assert_eq!((word(&result.unwrap()).as_str(), fake.images.borrow().len()), ("Blocked", 1));
     assert_eq!(fake.ledger.borrow().evicting.len(), 1);
+    let mut converging = interrupted(50);
+    converging.services = vec![service()];
+    converging.services[0].status = Some(crate::facts::TaskCounts { running: 0, desired: 1, completed: 0 });
+    let (result, fake) = pruned(converging, "", false);
+    assert_eq!((word(&result.unwrap()).as_str(), fake.images.borrow().len()), ("Blocked", 1));
     let named = interrupted(50);
     named.images.borrow_mut()[0].digests.push("app@sha256:daaaa".into());
     let (result, fake) = pruned(named, "", false);

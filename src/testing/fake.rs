@@ -137,6 +137,7 @@ impl World for Rc<Fake> {
     }
 
     async fn engine_traces(&self, _: &Info) -> EngineTraces {
+        self.requests.borrow_mut().push("engine traces".into());
         self.traces.clone()
     }
 

@@ -63,6 +63,7 @@ fn services_of_every_mode_settle() {
 
     for condition in ["none", "on-failure"] {
         create(&engine, &format!("--restart-condition {condition} {APP} true"));
+        engine.eventually("it is done", || engine.docker(["service", "ps", "it"]).contains("Complete"));
         becomes(&engine, 0, "1 service, converged");
         gone(&engine);
     }

@@ -270,6 +270,7 @@ fn a_stranger_can_hold_neither_locks_nor_stale_inhibitors() {
         (inhibitor, true),
     ];
     for (file, for_group) in files {
+        assert!(file.exists(), "{}", file.display());
         for (gid, may) in [(65534, false), (group, for_group)] {
             let mut flock = Command::new("flock");
             flock.args(["--nonblock", "--shared"]).arg(&file).arg("true");

@@ -246,6 +246,7 @@ fn an_order_for_a_dangling_image_that_is_never_answered_ends_the_run() {
     assert_eq!(report["outcome"], "failed", "{report}");
     assert_eq!(report["failed"].as_array().unwrap().len(), 1, "{report}");
     assert!(report["failed"][0]["reason"]["message"].as_str().unwrap().contains("in 5s"), "{report}");
+    assert_eq!(report["stopped"]["code"], "not_available", "{report}");
     // The others in flight are carried out, and told.
     let beside = orders(&proxy) - 1;
     assert!(beside >= 2, "{report}");

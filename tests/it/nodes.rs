@@ -46,8 +46,12 @@ fn a_worker_cannot_judge_alone_and_with_its_manager_it_can() {
             on_worker(&engine, n).args([gate, "--swarm-host", &engine.url()]).assert().code(0);
         }
         fill_to(&engine.folder().join(format!("worker{n}")), 85);
-        let assert = on_worker(&engine, n).args(["prune", "-o", "json"]).assert().code(1);
+        worker_docker(&engine, n, &["create", "--name", "ended", &name("app:1")]);
+        let assert =
+            on_worker(&engine, n).args(["prune", "-o", "json", "--older-than", "0s"]).assert().code(1);
         assert_eq!(json_of(&assert)["removed"], Value::Array(vec![]));
+        assert_ne!(worker_docker(&engine, n, &["ps", "--all", "--quiet"]), "", "it is still there");
+        worker_docker(&engine, n, &["rm", "ended"]);
         let assert = on_worker(&engine, n).args(["verify", "-o", "json"]).assert();
         let engine_check = json_of(&assert)["checks"][0].clone();
         assert_eq!(engine_check["status"], "warning", "{engine_check}");
@@ -145,8 +149,12 @@ fn a_manager_is_asked_by_tls_and_only_with_the_right_certificates() {
     let assert = by_tls(&engine, Some(&right), &asks).assert();
     assert.stdout(contains("converge  open").and(contains("unknown").not()));
     // Everything by TLS, removals too.
+    engine.publish(&Image::new("app", "1"));
+    engine.docker(["create", "--name", "ended", &name("app:1")]);
     let all = ["prune", "--host", &manager, "--disk-path", engine.folder().to_str().unwrap()];
-    by_tls(&engine, Some(&right), &all).assert().success();
+    let now = ["--older-than", "0s", "--disk-target", "0", "--disk-threshold", "0"];
+    by_tls(&engine, Some(&right), &[&all[..], &now].concat()).assert().success();
+    assert_eq!(engine.docker(["ps", "--all", "--quiet"]), "", "it was removed");
 
     let folder = |name: &str| {
         let folder = engine.folder().join(name);

@@ -46,7 +46,7 @@ fn bad_values_name_their_option() {
         (&["disk", "--host", "docker.sock"], "--host"),
         (&["disk", "--swarm-host", "manager"], "--swarm-host"),
         (&["disk", "--output", "yaml"], "--output"),
-        (&["prnue"], "prune"),
+        (&["prnue"], "'prune'"),
     ];
     for (arguments, expected) in table {
         let assert = bare().args(arguments).assert().code(2).stdout("");

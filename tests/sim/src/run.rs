@@ -240,8 +240,10 @@ async fn played(case: &Case) -> Verdict {
             ledger.images.get(&format!("sha256:{hex}")).is_some_and(|entry| entry.refused.is_some())
         };
         let tags: Vec<_> = state.eviction_tags().into_iter().filter(|tag| !is_refused(tag)).collect();
-        if !matches!(attempt.report.ending, PruneOutcome::Blocked) && !tags.is_empty() {
-            state.violations.insert(Violation::LeftBehind(tags.join(" ")));
+        // Nothing is under way any more.
+        if matches!(attempt.report.ending, PruneOutcome::Blocked) || !tags.is_empty() {
+            let why = format!("{} {:?}", tags.join(" "), attempt.report.gates);
+            state.violations.insert(Violation::LeftBehind(why));
         }
         state.check_names();
     }
@@ -272,7 +274,8 @@ async fn peace(world: &Simulated) {
 fn told_once(report: &PruneResult, violations: &mut BTreeSet<Violation>) {
     let (Some(plan), PruneOutcome::CarriedOut(outcome)) = (&report.plan, &report.ending) else { return };
     let removed = outcome.removed.iter();
-    let others = outcome.skipped.iter().map(|(it, _)| it).chain(outcome.failed.iter().map(|(it, _)| it));
+    let skipped = outcome.skipped.iter().map(|(removal, _)| removal);
+    let others = skipped.chain(outcome.failed.iter().map(|(removal, _)| removal));
     let mut told: Vec<&str> = removed.chain(others).map(|removal| removal.id.as_str()).collect();
     let mut planned: Vec<&str> = plan.remove.iter().map(|removal| removal.id.as_str()).collect();
     told.sort_unstable();
