@@ -7,6 +7,9 @@ use super::wire::{encode, from_seconds, gone_is_none, parse_time};
 use super::{Engine, EngineError};
 use crate::facts::{Container, ContainerState, Inspected, Labels};
 
+/// The states that [`ContainerState::is_live`] stands for, as the engine's filter names them.
+pub(super) const LIVE: [&str; 5] = ["created", "restarting", "running", "removing", "paused"];
+
 /// Which containers to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerScope {
@@ -19,7 +22,7 @@ pub enum ContainerScope {
 impl Engine {
     /// `GET /containers/json`.
     pub async fn containers(&self, which: ContainerScope) -> Result<Vec<Container>, EngineError> {
-        let live = json!({"status": ["created", "restarting", "running", "removing", "paused"]});
+        let live = json!({"status": LIVE});
         let path = match which {
             ContainerScope::All => "/containers/json?all=1".to_owned(),
             ContainerScope::Live => format!("/containers/json?filters={}", encode(&live.to_string())),

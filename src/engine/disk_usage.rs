@@ -79,12 +79,15 @@ impl Engine {
         })
     }
 
-    /// `/system/df` by API 1.51 at most: later ones may answer in another shape (moby: api/docs/CHANGELOG.md,
-    /// 1.52), and an engine that no longer speaks 1.51 must say so, not seem empty.
     async fn get_df<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
-        let version = self.version.min(Version { major: 1, minor: 51 });
-        self.get_list(version, path).await
+        self.get_list(spoken(self.version), path).await
     }
+}
+
+/// `/system/df` by API 1.51 at most: later ones may answer in another shape (moby: api/docs/CHANGELOG.md,
+/// 1.52), and an engine that no longer speaks 1.51 must say so, not seem empty.
+fn spoken(version: Version) -> Version {
+    version.min(Version { major: 1, minor: 51 })
 }
 
 #[derive(Deserialize)]
@@ -110,6 +113,18 @@ impl From<CacheAnswer> for CacheRecord {
             shared: record.shared,
             internal: matches!(record.kind.as_str(), "internal" | "frontend"),
             last_used: record.last_used_at.or(record.created_at).as_deref().and_then(parse_time),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_asked_in_a_version_whose_answer_is_known() {
+        for (version, expected) in [("1.41", "1.41"), ("1.51", "1.51"), ("1.52", "1.51"), ("2.0", "1.51")] {
+            assert_eq!(spoken(version.parse().unwrap()), expected.parse().unwrap(), "{version}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::wire::encode;
+use super::wire::{encode, stamp};
 use super::{Engine, EngineError};
 use crate::units::Time;
 
@@ -35,7 +35,6 @@ impl Engine {
             attributes: Option<HashMap<String, String>>,
         }
         let filters = json!({"type": ["container"]}).to_string();
-        let stamp = |at: Time| format!("{}.{:09}", at.as_second(), at.subsec_nanosecond().max(0));
         let (since, until) = (stamp(since), stamp(until));
         let path = format!("/events?since={since}&until={until}&filters={}", encode(&filters));
         let events: Vec<Event> = self.get_lines(&path).await?;

@@ -23,26 +23,31 @@ impl Engine {
     /// The layers of a listed image, base first, with their sizes; `None` where there is no such image, or where its
     /// history does not tell.
     pub async fn sized_layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Step {
-            #[serde(default)]
-            size: i64,
-            #[serde(default)]
-            created_by: String,
-        }
         let id = &image.id;
-        let history = async { gone_is_none(self.get::<Vec<Step>>(&format!("/images/{id}/history")).await) };
+        let history =
+            async { gone_is_none(self.get::<Vec<StepAnswer>>(&format!("/images/{id}/history")).await) };
         let (digests, steps) = tokio::join!(self.layers(id), history);
         let (Some(digests), Some(steps)) = (digests?, steps?) else { return Ok(None) };
-        let step = |step: Step| BuildStep {
-            size: u64::try_from(step.size).unwrap_or(0),
-            created_by: step.created_by,
-        };
-        // The engine tells the newest first.
-        let history: Vec<_> = steps.into_iter().rev().map(step).collect();
-        Ok(facts::layers(&digests, &history, image.size))
+        Ok(facts::layers(&digests, &oldest_first(steps), image.size))
     }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct StepAnswer {
+    #[serde(default)]
+    size: i64,
+    #[serde(default)]
+    created_by: String,
+}
+
+/// The engine tells the newest first.
+pub(super) fn oldest_first(steps: Vec<StepAnswer>) -> Vec<BuildStep> {
+    let step = |step: StepAnswer| BuildStep {
+        size: u64::try_from(step.size).unwrap_or(0),
+        created_by: step.created_by,
+    };
+    steps.into_iter().rev().map(step).collect()
 }
 
 #[derive(Deserialize)]

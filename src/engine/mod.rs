@@ -116,13 +116,7 @@ impl Engine {
         };
         let newest = parse(&answer.api_version)?;
         let oldest = if answer.min_api_version.is_empty() { OLDEST } else { parse(&answer.min_api_version)? };
-        if newest < OLDEST {
-            return Err(error(Failure::TooOld(newest)));
-        }
-        if oldest > NEWEST {
-            return Err(error(Failure::TooNew(oldest)));
-        }
-        engine.version = newest.min(NEWEST);
+        engine.version = negotiated(oldest, newest).map_err(error)?;
         engine.docker = bollard(engine.version)?;
         Ok(engine)
     }
@@ -235,6 +229,15 @@ impl Engine {
 }
 
 /// A request as messages name it: without its query.
+/// The newest API version that an engine which speaks these and this program have in common.
+fn negotiated(oldest: Version, newest: Version) -> Result<Version, Failure> {
+    match () {
+        () if newest < OLDEST => Err(Failure::TooOld(newest)),
+        () if oldest > NEWEST => Err(Failure::TooNew(oldest)),
+        () => Ok(newest.min(NEWEST)),
+    }
+}
+
 fn request_line(path: &str) -> String {
     format!("GET {}", path.split('?').next().unwrap_or(path))
 }
@@ -249,4 +252,29 @@ fn message(body: &[u8]) -> String {
         .map_or_else(|_| String::from_utf8_lossy(body).chars().take(200).collect(), |answer| answer.message)
         .trim()
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_that_both_speak_is_spoken() {
+        let version = |text: &str| text.parse::<Version>().unwrap();
+        let (older, newer) = (version("1.40"), version("1.99"));
+        for (oldest, newest, expected) in [
+            (OLDEST, OLDEST, Ok(OLDEST)),
+            (version("1.24"), version("1.47"), Ok(version("1.47"))),
+            (version("1.44"), newer, Ok(NEWEST)),
+            (NEWEST, newer, Ok(NEWEST)),
+            (older, older, Err(Failure::TooOld(older))),
+            (newer, newer, Err(Failure::TooNew(newer))),
+        ] {
+            assert_eq!(negotiated(oldest, newest), expected, "{oldest} {newest}");
+        }
+        assert!(version("1.9") < version("1.10") && version("1.53") < version("2.0"));
+        for text in ["", "a.b", "1.2.3"] {
+            assert!(text.parse::<Version>().is_err(), "{text}");
+        }
+    }
 }

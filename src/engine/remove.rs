@@ -33,6 +33,11 @@ fn until(older_than: Duration) -> String {
     format!("{}s", older_than.as_secs() + u64::from(older_than.subsec_nanos() > 0))
 }
 
+/// A registry's port is no tag.
+fn name_and_tag(name_tag: &str) -> (&str, &str) {
+    name_tag.rsplit_once(':').unwrap_or((name_tag, "latest"))
+}
+
 /// What an order to the engine did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
@@ -97,7 +102,7 @@ impl Remover {
         if self.engine.image(name_tag).await?.is_some() {
             return Ok(Done::Untagged);
         }
-        let (name, tag) = name_tag.rsplit_once(':').unwrap_or((name_tag, "latest"));
+        let (name, tag) = name_and_tag(name_tag);
         self.tag_as(id, name, tag).await
     }
 
@@ -162,5 +167,6 @@ mod tests {
             assert_eq!(until(Duration::from_millis(millis)), expected);
         }
         assert_eq!(eviction_tag("sha256:0123"), "ci-docker-prune.invalid/evicting:0123");
+        assert_eq!(name_and_tag("registry:5000/ci/app:c1"), ("registry:5000/ci/app", "c1"));
     }
 }

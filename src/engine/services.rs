@@ -18,8 +18,7 @@ impl Engine {
     /// IDs of the Swarm's nodes that run no tasks: down or drained.
     pub async fn nodes_away(&self) -> Result<HashSet<String>, EngineError> {
         let nodes: Vec<NodeAnswer> = self.get("/nodes").await?;
-        let away = |node: &NodeAnswer| node.spec.availability == "drain" || node.status.state == "down";
-        Ok(nodes.into_iter().filter(away).map(|node| node.id).collect())
+        Ok(nodes.into_iter().filter(NodeAnswer::is_away).map(|node| node.id).collect())
     }
 }
 
@@ -174,13 +173,19 @@ impl From<ServiceAnswer> for Service {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct NodeAnswer {
+pub(super) struct NodeAnswer {
     #[serde(rename = "ID")]
     id: String,
     #[serde(default)]
     spec: NodeSpecAnswer,
     #[serde(default)]
     status: NodeStatusAnswer,
+}
+
+impl NodeAnswer {
+    pub(super) fn is_away(&self) -> bool {
+        self.spec.availability == "drain" || self.status.state == "down"
+    }
 }
 
 #[derive(Deserialize, Default)]

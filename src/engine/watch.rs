@@ -11,6 +11,7 @@ use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
 use super::error::Failure;
+use super::wire::stamp;
 use super::{Engine, EngineError};
 use crate::facts::{EVICTION_REPOSITORY, label};
 use crate::units::Time;
@@ -35,6 +36,13 @@ pub enum Scope {
     Everything,
     /// Of a manager elsewhere: its pulls and containers are none of our business.
     Services,
+}
+
+impl Scope {
+    /// Are events about this kind of object part of it?
+    fn includes(self, kind: &str) -> bool {
+        self == Self::Everything || ["service", "network", "secret", "config"].contains(&kind)
+    }
 }
 
 /// What events have told since the subscription.
@@ -164,7 +172,6 @@ impl Engine {
         since: Option<Time>,
         run_pattern: Regex,
     ) -> Result<Watch, EngineError> {
-        let stamp = |at: Time| format!("{}.{:09}", at.as_second(), at.subsec_nanosecond().max(0));
         // The engine answers a subscription first and subscribes after that (source: moby `api/server/router/system`,
         // `getEvents`): what happens in between it replays.
         let lines = self.events(since.map(stamp).as_deref()).await?;
@@ -319,11 +326,9 @@ impl Reader {
             self.known.pop_front();
         }
         self.known.push_back(key);
-        let about_services = ["service", "network", "secret", "config"].contains(&event.event.kind.as_str());
-        if self.scope == Scope::Services && !about_services {
-            return true;
+        if self.scope.includes(&event.event.kind) {
+            self.state.send_modify(|state| state.seen.record(event.event, &self.run_pattern));
         }
-        self.state.send_modify(|state| state.seen.record(event.event, &self.run_pattern));
         true
     }
 }
@@ -457,6 +462,22 @@ mod tests {
         assert_eq!(read(&[&one, "<html>\n", &two], None).await, "1 an event makes no sense");
         assert_eq!(read(&[&one, "{}\n", &two], None).await, "1 an event makes no sense");
         assert_eq!(read(&[&one, half], Some("reset")).await, "1 end: reset");
+    }
+
+    #[test]
+    fn of_a_manager_elsewhere_only_what_concerns_services_is_taken_in() {
+        for (kind, expected) in [
+            ("service", true),
+            ("network", true),
+            ("secret", true),
+            ("config", true),
+            ("image", false),
+            ("container", false),
+            ("volume", false),
+        ] {
+            assert_eq!(Scope::Services.includes(kind), expected, "{kind}");
+            assert!(Scope::Everything.includes(kind), "{kind}");
+        }
     }
 
     #[test]

@@ -23,6 +23,11 @@ pub(super) fn parse_time(text: &str) -> Option<Time> {
     text.parse().ok().filter(|at: &Time| at.as_second() > -62_135_596_800)
 }
 
+/// A time as `since` and `until` of `GET /events` have it: to the nanosecond.
+pub(super) fn stamp(at: Time) -> String {
+    format!("{}.{:09}", at.as_second(), at.subsec_nanosecond().max(0))
+}
+
 pub(super) fn from_seconds(seconds: Option<i64>) -> Option<Time> {
     seconds.filter(|&seconds| seconds != 0).and_then(|seconds| Time::from_second(seconds).ok())
 }
@@ -57,6 +62,8 @@ mod tests {
         assert!(gone_is_none(status(409)).is_err());
         assert_eq!(gone_is_none(Ok(7)), Ok(Some(7)));
         assert_eq!(encode("{\"a\": 1}"), "%7B%22a%22%3A%201%7D");
+        assert_eq!(stamp("1970-01-01T00:01:00.012Z".parse().unwrap()), "60.012000000");
+        assert_eq!(stamp(Time::UNIX_EPOCH), "0.000000000");
     }
 
     fn service(changes: Value) -> Service {
@@ -200,6 +207,9 @@ mod tests {
             ("asleep", ContainerState::Other),
         ] {
             assert_eq!(container(json!({"Id": "c", "State": state})).state, expected, "{state}");
+            // Asked for by these words: all that is live, but for what this program does not know.
+            let listed = containers::LIVE.contains(&state);
+            assert_eq!(listed, expected.is_live() && expected != ContainerState::Other, "{state}");
         }
         let mount = |kind: &str, name: &str| json!({"Type": kind, "Name": name});
         let read = container(json!({
@@ -236,6 +246,26 @@ mod tests {
             Some((60, 120))
         );
         assert_eq!((image.size, image.parent, image.labels.len(), image.tags.len()), (0, None, 1, 0));
+    }
+
+    #[test]
+    fn a_history_is_turned_round_and_a_node_that_is_down_or_drained_is_away() {
+        let step = |size: i64, by: &str| json!({"Size": size, "CreatedBy": by});
+        let steps = json!([step(3, "top"), step(-1, "middle"), step(1, "base")]);
+        let history = images::oldest_first(serde_json::from_value(steps).unwrap());
+        let told: Vec<_> = history.iter().map(|step| (step.created_by.as_str(), step.size)).collect();
+        assert_eq!(told, [("base", 1), ("middle", 0), ("top", 3)]);
+        for (availability, state, expected) in [
+            ("active", "ready", false),
+            ("active", "down", true),
+            ("drain", "ready", true),
+            ("pause", "ready", false),
+            ("active", "unknown", false),
+        ] {
+            let node = json!({"ID": "n", "Spec": {"Availability": availability}, "Status": {"State": state}});
+            let node: services::NodeAnswer = serde_json::from_value(node).unwrap();
+            assert_eq!(node.is_away(), expected, "{availability} {state}");
+        }
     }
 
     #[test]
