@@ -582,6 +582,68 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_came_again_counts_from_then() {
+        let entry = Entry { last_used: ago("90d"), ..Entry::new(ago("1h").unwrap()) };
+        assert_eq!(entry.last_needed(), ago("1h").unwrap());
+        let entry = Entry { last_used: ago("1h"), ..Entry::new(ago("90d").unwrap()) };
+        assert_eq!(entry.last_needed(), ago("1h").unwrap());
+        assert_eq!(Entry::new(ago("2h").unwrap()).last_needed(), ago("2h").unwrap());
+    }
+
+    #[test]
+    fn late_events_and_several_names_neither_date_back_nor_count_twice() {
+        let mut ledger = Ledger::default();
+        let mut note = |names: &[&str], at: &str| {
+            let used = |name: &&str| ImageUse {
+                image: "db".into(),
+                name_tag: Some((*name).to_owned()),
+                at: ago(at).unwrap(),
+            };
+            let uses = names.iter().map(used).collect();
+            ledger.record(&Observations { uses, ..Observations::default() }, now());
+        };
+        note(&["db:1", "db:latest"], "5d");
+        note(&["db:1", "db:latest"], "3d");
+        // Replayed late.
+        note(&["db:1"], "4d");
+        let returns = Returns { images: 1, returns: 1, last_used: ago("3d").unwrap() };
+        assert_eq!(ledger.repositories["db"], returns);
+        assert_eq!(ledger.images["db"].last_used, ago("3d"));
+        assert_eq!(ledger.images["db"].references["db:1"], ago("3d").unwrap());
+    }
+
+    #[test]
+    fn what_a_wrong_clock_dated_in_the_future_counts_as_now() {
+        let future: Time = "2999-01-01T00:00:00Z".parse().unwrap();
+        let entry = Entry { last_used: Some(future), ..Entry::new(future) };
+        let mut ledger = Ledger { images: BTreeMap::from([("a".into(), entry)]), ..Ledger::default() };
+        ledger.record(&Observations::default(), now());
+        let entry = &ledger.images["a"];
+        assert_eq!((entry.first_seen, entry.last_used), (now(), Some(now())));
+    }
+
+    #[test]
+    fn pressure_is_dated_by_the_ledgers_clock() {
+        let mut ledger = crate::testing::behind("5d");
+        ledger.owe(["runs"], now());
+        let pressure = ledger.pressure.clone().unwrap();
+        assert_eq!((pressure.since, pressure.owed_since), (ago("5d").unwrap(), ago("5d")));
+        ledger.settle(Some(&crate::testing::usage(85).filesystem), now());
+        let useless = ledger.pressure.as_ref().unwrap().freed_nothing.unwrap();
+        assert_eq!(useless.at, ago("5d").unwrap());
+        let critical = "95".parse().unwrap();
+        let filesystem = crate::testing::usage(85).filesystem;
+        assert_eq!(ledger.eviction_is_useless(&filesystem, critical, now()), Some(Duration::ZERO));
+        // Of inodes the percentage is all that there is.
+        let of_inodes = |inodes_used| Filesystem { inodes: 100, inodes_used, ..filesystem.clone() };
+        ledger.settle(Some(&of_inodes(90)), now());
+        for (inodes, stays) in [(90, true), (91, true), (92, false)] {
+            let found = ledger.eviction_is_useless(&of_inodes(inodes), critical, now());
+            assert_eq!(found.is_some(), stays, "{inodes}");
+        }
+    }
+
+    #[test]
     fn an_unknown_image_counts_as_seen_now() {
         let mut ledger = Ledger::default();
         ledger.record(&listed(&[("a", ImageClass::Cached)]), now());

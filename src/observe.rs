@@ -612,6 +612,10 @@ mod tests {
         let mut lost = fake();
         lost.failures.insert("image db:1".into(), EngineError::simulated_loss("GET /images"));
         assert!(uses_of(lost, None).0.unwrap_err().0.contains("was lost"));
+        let mut slow = fake();
+        let timeout = EngineError::simulated_timeout("GET /images", std::time::Duration::from_secs(30));
+        slow.failures.insert("image db:1".into(), timeout);
+        assert!(uses_of(slow, None).0.is_err());
         let until = format!("uses {} {}", Time::UNIX_EPOCH, now());
         let error = uses_of(fake().failing(&until, 500), None).0.unwrap_err();
         assert!(error.0.starts_with("the engine's recent events: "), "{error}");
@@ -698,6 +702,47 @@ mod tests {
         assert_eq!(judged(manager().failing("tasks", 500)), (GateState::Open, GateState::Unknown));
         assert_eq!(judged(manager().failing("info", 500)), (GateState::Open, GateState::Unknown));
         assert_eq!(judged(manager().failing("inhibitors", 500)), (GateState::Unknown, GateState::Open));
+    }
+
+    #[test]
+    fn the_gate_disk_measures_what_is_named_else_all_that_holds_the_engines_data() {
+        let measured = |paths: &[&str]| {
+            let mut fake = Fake::new();
+            fake.info.containerd_store = true;
+            fake.traces.containerd = Some(Containerd { separate: false, root: Some("/c".into()) });
+            let fake = Rc::new(fake);
+            let limit = crate::gates::disk::Limit { percent: "80".parse().unwrap(), min_free: None };
+            let disk = settings::DiskSettings { paths: paths.iter().map(PathBuf::from).collect(), limit };
+            block(async { survey(&fake, Questions::DISK).await.disk(&fake, &fake, &disk).await });
+            fake.asked("measure").join(", ")
+        };
+        assert_eq!(measured(&[]), "measure /var/lib/docker /c");
+        assert_eq!(measured(&["/a", "/b"]), "measure /a /b");
+    }
+
+    #[test]
+    fn a_manager_that_still_finds_its_containers_is_closed() {
+        let mut fake = Fake::new();
+        fake.info.swarm = crate::facts::Swarm { state: SwarmState::Manager, node: Some("node".into()) };
+        fake.services = vec![service()];
+        fake.tasks = vec![task()];
+        let fake = Rc::new(fake);
+        let gate = block(async { survey(&fake, Questions::EVERYTHING).await.converge(now()) });
+        let restoring = crate::gates::Verdict::Closed(converge::Closed::EngineRestoring(1));
+        assert_eq!(gate, Gate::Converge(restoring));
+    }
+
+    #[test]
+    fn what_a_spec_names_now_is_dated_by_the_engines_clock() {
+        let ahead = ago("0s").unwrap() + jiff::SignedDuration::from_hours(1);
+        let inventory = Inventory {
+            images: vec![image("aaaa")],
+            services: vec![Service { image: "app:1@sha256:daaaa".into(), ..service() }],
+            ..Inventory::default()
+        };
+        let mut seen = Observations { until: Some(ahead), ..Observations::default() };
+        list(&mut seen, &inventory, now());
+        assert_eq!(seen.specs[0].at, ahead);
     }
 
     fn run_policy() -> runs::RunPolicy {

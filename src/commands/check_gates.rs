@@ -65,3 +65,23 @@ pub(super) fn report(gates: &[Gate], output: Output) -> Result<Exit> {
         GateState::Unknown => Exit::Unavailable,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Unavailable;
+
+    #[test]
+    fn the_gates_that_are_named_are_evaluated_and_all_where_none_is() {
+        for (names, expected) in [
+            (&[][..], "disk runs converge"),
+            (&[GateName::Runs], "runs"),
+            (&[GateName::Converge, GateName::Runs], "runs converge"),
+            (&[GateName::Disk, GateName::Converge], "disk converge"),
+        ] {
+            let gates = named(names, gates::all_unavailable(&Unavailable("x".into())));
+            let shown: Vec<_> = gates.iter().map(Gate::name).collect();
+            assert_eq!(shown.join(" "), expected);
+        }
+    }
+}

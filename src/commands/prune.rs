@@ -241,11 +241,13 @@ async fn run_or_preview(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::rc::Rc;
 
     use super::*;
     use crate::execute::{Outcome, Stop};
     use crate::facts::Unavailable;
-    use crate::testing::{ago, usage};
+    use crate::testing::fake::Fake;
+    use crate::testing::{ago, block, now, usage};
 
     /// How an attempt ended, its disk at this percentage after it, and a prune owed for so many hours.
     fn report(ending: PruneOutcome, percent: u64, owed: Option<u64>) -> PruneResult {
@@ -299,6 +301,47 @@ mod tests {
             });
             assert_eq!(found, expected, "{what}");
         }
+    }
+
+    #[test]
+    fn an_attempt_notes_itself_and_writes_its_metrics() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prune.prom");
+        let words = format!(
+            "ci-docker-prune --config=/dev/null prune --older-than 2h --metrics-file {}",
+            path.display()
+        );
+        let settings = crate::settings::read(words.split_whitespace().map(Into::into)).unwrap();
+        let settings::Command::Prune(prune) = settings.command else { panic!("{:?}", settings.command) };
+        let attempted = |fake: Fake, prune: &PruneSettings| {
+            let fake = Rc::new(fake);
+            let attempt = block(attempt(&fake, prune, false, &progress::hidden()));
+            let ledger = fake.ledger.borrow().clone();
+            (attempt, ledger)
+        };
+        let (attempt_, ledger) = attempted(Fake::new(), &prune);
+        assert_eq!((attempt_.exit, ledger.older_than), (Exit::Done, Some(Duration::from_secs(7_200))));
+        assert_eq!((ledger.last_run, ledger.last_success), (Some(now()), Some(now())));
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (limit, ratio) in [("target", "0.7"), ("threshold", "0.8"), ("critical", "0.95")] {
+            let line = format!("ci_docker_prune_disk_limit_ratio{{limit=\"{limit}\"}} {ratio}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        let of_ledger = std::fs::read_to_string(folder.path().join("prune-ledger.prom")).unwrap();
+        assert!(of_ledger.contains("last_run_timestamp_seconds"), "{of_ledger}");
+        // One that fails is no success, and a ledger or metrics that cannot be written fail it.
+        let (attempt_, ledger) = attempted(Fake::new().failing("info", 500), &prune);
+        assert_eq!((attempt_.exit, ledger.last_run, ledger.last_success), (Exit::Failed, Some(now()), None));
+        let (attempt_, _) = attempted(Fake::new().failing("update ledger", 500), &prune);
+        assert_eq!((attempt_.exit, attempt_.report.ledger_error.is_some()), (Exit::Failed, true));
+        let nowhere = PruneSettings { metrics_file: Some("/nowhere/x.prom".into()), ..*prune };
+        let (attempt_, ledger) = attempted(Fake::new(), &nowhere);
+        assert_eq!((attempt_.exit, attempt_.metrics.is_some()), (Exit::Failed, true));
+        assert_eq!(ledger.last_success, Some(now()));
+        // A preview notes nothing.
+        let preview = PruneSettings { dry_run: true, ..nowhere };
+        let (attempt_, ledger) = attempted(Fake::new(), &preview);
+        assert_eq!((attempt_.exit, attempt_.report.preview, ledger), (Exit::Done, true, Ledger::default()));
     }
 
     #[test]

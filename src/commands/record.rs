@@ -159,9 +159,94 @@ fn report(survey: &Survey, ledger: &Ledger, attempt: Option<&Attempt>, output: O
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::facts::SwarmState;
     use crate::gates::disk::{Limit, Usage};
-    use crate::testing::{ago, now, usage};
+    use crate::testing::fake::Fake;
+    use crate::testing::{ago, block, now, usage};
+
+    /// `record` with these words on a manager at this percentage; its exit status and what it leaves.
+    fn recorded(words: &str, percent: u64, change: impl FnOnce(&mut Fake)) -> (Result<Exit>, Rc<Fake>) {
+        let words = format!("ci-docker-prune --config=/dev/null record {words}");
+        let settings = settings::read(words.split_whitespace().map(Into::into)).unwrap();
+        let settings::Command::Record(record) = settings.command else { panic!("{:?}", settings.command) };
+        let mut fake = Fake::new();
+        fake.info.swarm.state = SwarmState::Manager;
+        *fake.filesystem.borrow_mut() = usage(percent).filesystem;
+        change(&mut fake);
+        let fake = Rc::new(fake);
+        let bars = crate::report::progress::hidden();
+        (block(record_in(&fake, &record, Output::Text, false, &bars)), fake)
+    }
+
+    #[test]
+    fn a_record_notes_what_is_in_use_and_prunes_where_that_is_due() {
+        let prunes = |words: &str, percent, change: fn(&mut Fake)| {
+            let (exit, fake) = recorded(words, percent, change);
+            assert_eq!(exit.unwrap(), Exit::Done, "{words} {percent}");
+            let ledger = fake.ledger.borrow();
+            assert_eq!(ledger.older_than, Some(Duration::from_secs(86_400)));
+            assert_eq!(ledger.noted, Some(now()));
+            !fake.asked("lock prunes").is_empty()
+        };
+        assert!(prunes("--prune-at 90", 90, |_| ()));
+        assert!(!prunes("--prune-at 90", 89, |_| ()));
+        assert!(!prunes("", 99, |_| ()));
+        assert!(!prunes("--dry-run --prune-at 90", 99, |_| ()));
+        assert!(prunes("--prune-at 90", 85, |fake| fake.ledger.borrow_mut().owe([], now())));
+        // Relieved meanwhile: that is forgotten.
+        let (_, fake) = recorded("--prune-at 90", 79, |fake| fake.ledger.borrow_mut().owe([], now()));
+        assert!(fake.ledger.borrow().pressure.is_none());
+        let (_, fake) = recorded("", 79, |fake| fake.ledger.borrow_mut().owe([], now()));
+        assert!(fake.ledger.borrow().pressure.is_some(), "the disk is not looked at");
+        // A disk that cannot be measured is no reason to prune.
+        let (exit, fake) = recorded("--prune-at 90", 99, |fake| {
+            let error = crate::engine::EngineError::simulated_loss("x");
+            fake.failures.insert("measure /var/lib/docker".into(), error);
+        });
+        assert!(matches!(exit, Ok(Exit::Done)) && fake.asked("lock prunes").is_empty());
+        // A ledger that cannot be written is an error where no prune is due, and keeps none from its work.
+        let unwritable = |fake: &mut Fake| {
+            let error = crate::engine::EngineError::simulated_loss("x");
+            fake.failures.insert("update ledger".into(), error);
+        };
+        assert!(recorded("--prune-at 90", 50, unwritable).0.is_err());
+        let (exit, fake) = recorded("--prune-at 90", 90, unwritable);
+        assert_eq!((exit.unwrap(), fake.asked("lock prunes").len()), (Exit::Failed, 1));
+        assert!(recorded("--metrics-file /nowhere/x.prom", 50, |_| ()).0.is_err());
+    }
+
+    #[test]
+    fn the_alarm_rings_once_for_an_episode_and_a_failure_each_time() {
+        let alarmed = |fake: &mut Fake| {
+            let mut ledger = fake.ledger.borrow_mut();
+            ledger.owe([], ago("1h").unwrap());
+            ledger.pressure.as_mut().unwrap().alarmed = true;
+        };
+        let exit = |change: &dyn Fn(&mut Fake)| {
+            let (exit, fake) = recorded("--prune-at 90", 96, |fake| change(fake));
+            let alarmed = fake.ledger.borrow().pressure.as_ref().unwrap().alarmed;
+            (exit.unwrap(), alarmed)
+        };
+        assert_eq!(exit(&|_| ()), (Exit::ManualIntervention, true));
+        assert_eq!(exit(&alarmed), (Exit::Done, true));
+        // A removal that fails on the disk that is still critical.
+        let failing = |fake: &mut Fake| {
+            alarmed(fake);
+            fake.build_cache = vec![crate::facts::CacheRecord {
+                size: 1,
+                in_use: false,
+                shared: false,
+                internal: false,
+                last_used: ago("9d"),
+            }];
+            let error = crate::engine::EngineError::simulated_loss("x");
+            fake.failures.insert("prune build cache 86400".into(), error);
+        };
+        assert_eq!(exit(&failing), (Exit::Failed, true));
+    }
 
     #[test]
     fn a_prune_is_due_from_the_percentage_on_where_space_is_short_and_while_one_is_owed() {

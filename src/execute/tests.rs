@@ -598,37 +598,18 @@ fn an_interrupted_eviction_is_finished_however_full_the_disk() {
 
 #[test]
 fn evictions_that_free_nothing_twice_end() {
-    // Where the disk is as full as before whatever goes.
-    let images = ["aaaa", "bbbb", "cccc", "dddd"].map(|id| {
-        let (image, removal) = cached(id, &[], Rung::Target, "75");
-        (image, PlannedRemoval { frees: Some(500), size: 500, ..removal })
-    });
-    let run = |writes: u64, frees: bool| {
-        let (mut fake, removals) = scene(images.clone());
-        // Each removal takes five minutes, and it is a second from one measurement to the next.
+    // At 90 %, with what others write in a second, and what each removal frees. One takes five minutes.
+    let run = |writes: u64, frees: u64| {
+        let (mut fake, removals) = scene(four());
         let last = |removal: &PlannedRemoval| format!("remove image {}", eviction_tag(&removal.id));
         fake.delays = removals.iter().map(|removal| (last(removal), 300_000)).collect();
-        let fake = Rc::new(fake);
-        let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
-        let measured = async || {
-            let gone = 4 - fake.images.borrow().len() as u64;
-            let written = writes * fake.asked("measure").len() as u64;
-            fake.requests.borrow_mut().push("measure".into());
-            let used = (900 + written - if frees { gone * 10 } else { 0 }).min(1_000);
-            let filesystem = Filesystem { used, available: 1_000 - used, ..usage(1).filesystem };
-            Ok(Usage { percent: filesystem.percent().unwrap(), filesystem })
-        };
-        block(async {
-            let mut run = Execution::new(site, async || open(&fake), measured);
-            run.carry_out(removals).await;
-            run.outcome
-        })
+        measured_by(fake, removals, &|fake, times| Ok(900 + writes * times as u64 - frees * gone(fake)))
     };
-    let useless = run(0, false);
+    let useless = run(0, 0);
     assert_eq!(shown(&useless), "aaaa removed, bbbb removed, cccc FreedNothing, dddd FreedNothing");
     assert_eq!(useless.freed_nothing, Some(FreedNothing { images: 2, size: 1_000 }));
-    assert_eq!(run(0, true).removed.len(), 4, "each frees a little");
-    assert_eq!(run(1, false).removed.len(), 4, "others write as much meanwhile");
+    assert_eq!(run(0, 10).removed.len(), 4, "each frees a little");
+    assert_eq!(run(1, 0).removed.len(), 4, "others write as much meanwhile");
 }
 
 #[test]
@@ -680,6 +661,159 @@ fn what_is_left_of_an_interrupted_eviction_is_undone() {
             assert_eq!(fake.asked("ask").len(), 2);
         }
     }
+}
+
+/// Carry these out with another way to measure the disk.
+fn measured_by(
+    fake: Fake,
+    removals: Vec<PlannedRemoval>,
+    measure: &dyn Fn(&Fake, usize) -> Answer<u64>,
+) -> Outcome {
+    let fake = Rc::new(fake);
+    let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let measured = async || {
+        let times = fake.asked("measure").len();
+        fake.requests.borrow_mut().push("measure".into());
+        let used = measure(&fake, times)?;
+        let filesystem = Filesystem { used, available: 1_000 - used, ..usage(1).filesystem };
+        Ok(Usage { percent: filesystem.percent().unwrap(), filesystem })
+    };
+    block(async {
+        let mut run = Execution::new(site, async || open(&fake), measured);
+        run.carry_out(removals).await;
+        run.outcome
+    })
+}
+
+fn four() -> [(Image, PlannedRemoval); 4] {
+    ["aaaa", "bbbb", "cccc", "dddd"].map(|id| {
+        let (image, removal) = cached(id, &[], Rung::Target, "75");
+        (image, PlannedRemoval { frees: Some(500), size: 500, ..removal })
+    })
+}
+
+fn gone(fake: &Fake) -> u64 {
+    4 - fake.images.borrow().len() as u64
+}
+
+#[test]
+fn a_disk_that_cannot_be_measured_ends_the_run_as_a_failure() {
+    let (fake, removals) = scene(four());
+    let outcome = measured_by(fake, removals, &|_, _| Err(Unavailable("x".into())));
+    assert_eq!((stopped(&outcome), outcome.has_failed(), outcome.skipped.len()), ("unavailable", true, 4));
+    // After a batch.
+    let (fake, removals) = scene(four());
+    let outcome = measured_by(fake, removals, &|fake, _| {
+        if gone(fake) > 0 { Err(Unavailable("x".into())) } else { Ok(900) }
+    });
+    assert_eq!((stopped(&outcome), outcome.removed.len(), outcome.skipped.len()), ("unavailable", 1, 3));
+}
+
+#[test]
+fn only_batches_in_a_row_that_free_nothing_end_the_evictions() {
+    let (fake, removals) = scene(four());
+    // The second one frees a little.
+    let outcome = measured_by(fake, removals, &|fake, _| Ok(if gone(fake) >= 2 { 890 } else { 900 }));
+    assert_eq!(shown(&outcome), "aaaa removed, bbbb removed, cccc removed, dddd removed");
+}
+
+#[test]
+fn the_space_of_a_batch_is_waited_for() {
+    // It comes back a while after the image went: by the time of several measurements.
+    let since = std::cell::Cell::new(None);
+    let (fake, removals) = scene(four());
+    let outcome = measured_by(fake, removals, &|fake, times| {
+        if gone(fake) > 0 && since.get().is_none() {
+            since.set(Some(times));
+        }
+        let settled = since.get().is_some_and(|since| times >= since + 3);
+        Ok(if settled { 500 } else { 900 })
+    });
+    assert_eq!(shown(&outcome), "aaaa removed, bbbb EnoughSpace, cccc EnoughSpace, dddd EnoughSpace");
+}
+
+#[test]
+fn orders_in_flight_share_the_lock_that_an_inhibitor_waits_for() {
+    let (mut fake, removals) = scene(["aaaa", "bbbb", "cccc"].map(dangling));
+    fake.delays = removals.iter().map(|removal| (format!("remove image {}", removal.id), 100)).collect();
+    let (outcome, fake) = carry_out(fake, removals);
+    assert_eq!((outcome.removed.len(), fake.asked("lock removals").len()), (3, 1));
+    // It is given back in between: an inhibitor has its turn.
+    let (outcome, fake) = carry_out(Fake::new(), vec![container("c", None), container("d", None)]);
+    assert_eq!((outcome.removed.len(), fake.asked("lock removals").len()), (2, 2));
+}
+
+#[test]
+fn what_begins_while_an_object_is_looked_at_makes_it_look_again() {
+    let (mut fake, removals) = scene([dangling("aaaa")]);
+    fake.delays.insert("image sha256:aaaa".into(), 10);
+    let fake = Rc::new(fake);
+    let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let outcome = block(async {
+        let mut run = Execution::new(site, async || open(&fake), async || measured(&fake));
+        let pull = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            fake.seen.borrow_mut().others += 1;
+            fake.seen.borrow_mut().images.push("sha256:aaaa".into());
+        };
+        tokio::join!(run.carry_out(removals), pull);
+        run.outcome
+    });
+    assert_eq!(shown(&outcome), "aaaa InUse");
+}
+
+#[test]
+fn that_an_image_is_gone_is_believed_when_it_is_said_twice() {
+    let (fake, removals) = scene([cached("aaaa", &[], Rung::Target, "10")]);
+    fake.unknown_once.borrow_mut().push("sha256:aaaa".into());
+    let (outcome, fake) = carry_out(fake, removals);
+    assert_eq!((shown(&outcome).as_str(), fake.images.borrow().len()), ("aaaa removed", 0));
+    // Neither may the look after a failure be missing.
+    let (fake, removals) = scene([dangling("aaaa")]);
+    let mut fake = fake.failing("remove image sha256:aaaa", 500).failing("image sha256:aaaa", 500);
+    fake.failing_after.insert("image sha256:aaaa".into(), 1);
+    assert_eq!(shown(&carry_out(fake, removals).0), "aaaa failed");
+}
+
+#[test]
+fn an_image_that_others_were_built_from_counts_as_refused() {
+    let (mut fake, removals) = scene([cached("aaaa", &["ci:1"], Rung::Target, "60")]);
+    fake.keeps_nameless = true;
+    let (outcome, fake) = carry_out(fake, removals);
+    assert_eq!((shown(&outcome).as_str(), outcome.settled.len()), ("aaaa HasChildren", 0));
+    assert_eq!(fake.images.borrow()[0].tags, ["ci:1"]);
+}
+
+#[test]
+fn names_that_an_earlier_eviction_took_stay_recorded() {
+    let (fake, removals) = scene([cached("aaaa", &["ci:2"], Rung::Target, "60")]);
+    fake.ledger.borrow_mut().evicting.insert("sha256:aaaa".into(), vec!["ci:1".into(), "ci:2".into()]);
+    let (_, fake) = carry_out(fake, removals);
+    assert_eq!(fake.ledger.borrow().evicting["sha256:aaaa"], ["app@sha256:daaaa", "ci:1", "ci:2"]);
+}
+
+#[test]
+fn after_a_stop_nothing_more_is_undone() {
+    let fake = Fake::new();
+    let left = |id: &str| Leftover {
+        id: format!("sha256:{id}"),
+        lost_tags: vec![],
+        eviction_tag: Some(eviction_tag(id)),
+    };
+    for id in ["aaaa", "bbbb"] {
+        let tagged = Image { eviction_tag: Some(eviction_tag(id)), ..image(id) };
+        fake.images.borrow_mut().push(tagged);
+    }
+    let fake = Rc::new(fake);
+    fake.shutdown.set(true);
+    let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    block(async {
+        let mut run = Execution::new(site, async || open(&fake), async || measured(&fake));
+        run.undo(left("aaaa")).await;
+        fake.shutdown.set(false);
+        run.undo(left("bbbb")).await;
+    });
+    assert!(fake.asked("remove").is_empty());
 }
 
 #[test]

@@ -304,6 +304,21 @@ mod tests {
         assert_eq!(evaluate(&facts, now()).state(), GateState::Closed);
         facts.nodes_away = HashSet::from(["gone".into()]);
         assert_eq!(evaluate(&facts, now()).state(), GateState::Open);
+        // The same of a job.
+        let job = Service {
+            mode: Mode::GlobalJob,
+            status: status(0, 0, 1),
+            restart: Restart::OnFailure,
+            updated: old,
+            ..crate::testing::service()
+        };
+        let mut jobs = self::facts(
+            vec![job],
+            vec![on("here", ended(TaskState::Complete)), on("gone", ended(TaskState::Failed))],
+        );
+        assert_eq!(evaluate(&jobs, now()).state(), GateState::Closed);
+        jobs.nodes_away = HashSet::from(["gone".into()]);
+        assert_eq!(evaluate(&jobs, now()).state(), GateState::Open);
         // What failed elsewhere still is.
         facts.nodes_away = HashSet::from(["another".into()]);
         assert_eq!(evaluate(&facts, now()).state(), GateState::Closed);
@@ -616,7 +631,11 @@ mod tests {
             ..service(Restart::Never)
         };
         let tasks = vec![task(), Task { slot: 2, ..at("1m", TaskState::Failed, false) }];
-        assert_eq!(told(two, tasks).map(|found| found.gave_up), Some(true));
+        assert_eq!(told(two.clone(), tasks).map(|found| found.gave_up), Some(true));
+        // The first of them is just being started.
+        let tasks =
+            vec![at("1m", TaskState::Starting, true), Task { slot: 2, ..at("1m", TaskState::Failed, false) }];
+        assert_eq!(told(two, tasks).map(|found| found.gave_up), Some(false));
     }
 
     #[test]
@@ -637,6 +656,7 @@ mod tests {
         assert_eq!(restoring(&|_| ()), 1);
         assert_eq!(restoring(&tasks(|task| Task { wanted: false, ..task })), 0);
         assert_eq!(restoring(&tasks(|task| Task { container: None, ..task })), 0);
+        assert_eq!(restoring(&tasks(|task| Task { state: TaskState::Complete, ..task })), 0);
         assert_eq!(restoring(&tasks(|task| Task { node: None, ..task })), 0);
         assert_eq!(restoring(&|facts| facts.node = None), 0);
         // Without a node of its own a task of no node is not its.
@@ -690,7 +710,8 @@ mod tests {
     fn what_cannot_be_told_is_unknown() {
         let unanswered = || Unavailable("503".into());
         type Change<'a> = &'a dyn Fn(&mut ConvergeFacts);
-        let table: [(&str, Change, GateState); 10] = [
+        let unconverged = || Service { status: status(0, 1, 0), ..service() };
+        let table: [(&str, Change, GateState); 11] = [
             ("worker", &|facts| facts.swarm = Ok(SwarmState::Worker), GateState::Unknown),
             ("locked", &|facts| facts.swarm = Ok(SwarmState::Locked), GateState::Unknown),
             ("pending", &|facts| facts.swarm = Ok(SwarmState::Pending), GateState::Unknown),
@@ -700,6 +721,15 @@ mod tests {
             ("no tasks", &|facts| facts.tasks = Err(unanswered()), GateState::Unknown),
             ("no containers", &|facts| facts.containers = Err(unanswered()), GateState::Unknown),
             ("no swarm", &|facts| facts.swarm = Ok(SwarmState::Inactive), GateState::Open),
+            (
+                "no swarm, with a manager elsewhere",
+                &|value| {
+                    value.swarm = Ok(SwarmState::Inactive);
+                    value.manager_elsewhere = true;
+                    value.services = Ok(vec![unconverged()]);
+                },
+                GateState::Closed,
+            ),
             (
                 "worker with a manager elsewhere",
                 &|value| {

@@ -244,6 +244,21 @@ mod tests {
             (RunKind::ComposeProject, run.into(), true)
         );
         assert_eq!(shown(labelled(&[(label::STACK, run), (label::SERVICE_ID, "x")])).0, RunKind::Stack);
+        // By any of its names, and a service also in a stack of another name.
+        let linked = Container { names: vec!["other".into(), run.into()], ..plain("1h") };
+        assert_eq!(shown(linked).1, run);
+        let in_stack = Service {
+            name: run.into(),
+            labels: labels(&[(label::STACK, "other")]),
+            ..crate::testing::service()
+        };
+        let facts = RunFacts { inhibitors: Ok(vec![]), services: Ok(vec![in_stack]), containers: Ok(vec![]) };
+        match evaluate(&facts, &policy(), now()) {
+            Verdict::Closed(runs) => {
+                assert_eq!((runs[0].kind, runs[0].name.as_str()), (RunKind::Service, run))
+            }
+            other => panic!("{other:?}"),
+        }
         // A task's container is shown as its service.
         let task = |id: &[(&str, &str)]| {
             let name = [(label::SERVICE_NAME, "service-name")];

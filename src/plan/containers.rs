@@ -203,6 +203,33 @@ mod tests {
     }
 
     #[test]
+    fn a_container_that_was_never_started_is_judged_like_one_that_ended() {
+        let created = Container { state: ContainerState::Created, created: ago("30d"), ..container() };
+        let unread = super::super::Unread {
+            kind: ObjectKind::Container,
+            id: created.id.clone(),
+            why: crate::facts::Unavailable("500".into()),
+        };
+        let inventory =
+            Inventory { containers: vec![created.clone()], unread: vec![unread], ..Inventory::default() };
+        let mut plan = Plan::default();
+        decide(&inventory, &Ledger::default(), &policy(), now(), &mut plan);
+        assert_eq!(plan.keep[0].reason, KeepReason::Unread);
+        // Nothing protects it, as `explain` says too.
+        assert_eq!(protections(&created, &Inventory::default(), &policy()), []);
+        let running = Container { state: ContainerState::Running, ..created.clone() };
+        assert_eq!(protections(&running, &Inventory::default(), &policy()), [KeepReason::Live("running")]);
+        // None can have ended before it was made.
+        let made = Container {
+            state: ContainerState::Exited,
+            created: ago("1h"),
+            finished: ago("30d"),
+            ..container()
+        };
+        assert!(matches!(verdict(made), Err(KeepReason::TooYoung(..))));
+    }
+
+    #[test]
     fn neither_a_clock_that_jumps_nor_a_host_that_was_off_makes_a_container_old() {
         let days = |days: i64| jiff::SignedDuration::from_hours(24 * days);
         let reading = |wall, boot: &str, since_boot| Reading {

@@ -764,6 +764,67 @@ mod tests {
     }
 
     #[test]
+    fn ages_go_by_the_ledgers_clock() {
+        let mut known = crate::testing::behind("10d");
+        let at = |text: &str| ago("10d").unwrap() - ago("0s").unwrap().duration_since(ago(text).unwrap());
+        let entry = Entry { last_used: Some(at("2h")), named: true, ..Entry::new(at("20d")) };
+        known.images.insert("sha256:a".into(), entry.clone());
+        let Err(KeepReason::Cached { last_use, .. }) = verdict(&only(image("a")), &known) else {
+            panic!("it was used two hours before the host was off")
+        };
+        assert_eq!(last_use.ago(), Duration::from_secs(7_200));
+        let refused = Entry { refused: Some(at("1h")), last_used: Some(at("19d")), ..entry };
+        known.images.insert("sha256:a".into(), refused);
+        let expected = KeepReason::Refused(Duration::from_secs(3_600));
+        assert_eq!(verdict(&only(image("a")), &known), Err(expected));
+        let lost = Entry { named: true, dangling_since: Some(at("2h")), ..Entry::new(at("20d")) };
+        known.images.insert("sha256:a".into(), lost);
+        let dangling = Image { digests: vec![], ..image("a") };
+        let day = Duration::from_secs(86_400);
+        assert_eq!(
+            verdict(&only(dangling), &known),
+            Err(KeepReason::TooYoung(Duration::from_secs(7_200), day))
+        );
+    }
+
+    #[test]
+    fn what_explains_an_image_says_what_a_prune_does() {
+        let mut known = ledger(&[("a", "3d"), ("b", "1h")]);
+        for (id, used) in [("a", "3d"), ("b", "1h")] {
+            let entry = known.images.get_mut(&format!("sha256:{id}")).unwrap();
+            entry.references.insert("db:1".into(), ago(used).unwrap());
+        }
+        let policy = policy();
+        let first = |id: &str| {
+            let (_, conditions) = eviction_conditions(&image(id), &known, &policy, now()).unwrap();
+            conditions[0].unused_for
+        };
+        // The one that was replaced goes earlier.
+        assert_eq!((first("a"), first("b")), (policy.older_than, policy.cache_age));
+        let tagged = Image { tags: vec!["ci/app:1".into()], ..image("a") };
+        let consent = Policy { evict_tagged: vec![Regex::new("^ci/").unwrap()], ..crate::testing::policy() };
+        assert_eq!(protections(&tagged, &only(tagged.clone()), &policy), [KeepReason::Tagged]);
+        assert_eq!(protections(&tagged, &only(tagged.clone()), &consent), []);
+        assert!(eviction_conditions(&tagged, &known, &policy, now()).is_none());
+        assert!(eviction_conditions(&tagged, &known, &consent, now()).is_some());
+    }
+
+    #[test]
+    fn what_goes_anyway_keeps_no_layer() {
+        let dangling = Image { digests: vec![], ..image("d") };
+        let cached = Image { size: 100_000_000, ..image("a") };
+        let mut known = ledger(&[("a", "40d")]);
+        known.images.insert("sha256:d".into(), Entry::new(ago("9d").unwrap()));
+        for entry in known.images.values_mut() {
+            entry.layers = Some(vec![crate::facts::Layer { id: "base".into(), size: 100_000_000 }]);
+        }
+        let inventory = Inventory { images: vec![cached, dangling], ..Inventory::default() };
+        let found = plan(&inventory, &known, 85);
+        let frees: Vec<_> = found.remove.iter().map(|removal| (removal.kind, removal.frees)).collect();
+        assert_eq!(frees, [(ObjectKind::Dangling, Some(0)), (ObjectKind::Cached, Some(100_000_000))]);
+    }
+
+    #[test]
     fn layers_matter_only_where_an_image_may_be_evicted() {
         let wants = |images: Vec<Image>, used: &str, percent: Option<u64>| {
             let inventory = Inventory { images, ..Inventory::default() };

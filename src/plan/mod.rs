@@ -601,6 +601,47 @@ mod tests {
     }
 
     #[test]
+    fn before_the_images_are_listed_no_object_of_the_stuck_kind_goes() {
+        let (inventory, mut ledger) = full_inventory();
+        let unlisted = Inventory { images: vec![], ..inventory };
+        ledger.stuck = Some(("container".into(), "c1".into()));
+        let plan = build(&unlisted, &ledger, &crate::testing::policy(), None, now());
+        let first: Vec<_> = plan.before_images(&ledger).iter().map(|removal| removal.kind).collect();
+        assert_eq!(first, [ObjectKind::BuildCache]);
+    }
+
+    #[test]
+    fn the_youngest_record_tells_how_much_time_off_counts() {
+        use crate::ledger::{Observations, Reading};
+        let hours = |n: i64| now() + jiff::SignedDuration::from_hours(n);
+        let reading = |n, boot: &str, since_boot: u64| Reading {
+            wall: hours(n),
+            boot_id: Some(boot.into()),
+            since_boot: Some(Duration::from_secs(3_600 * since_boot)),
+        };
+        let mut ledger = Ledger::default();
+        // Kept hourly for two days, off for 60 hours, and kept for another two days.
+        for (n, boot, since_boot) in (0..48).map(|n| (n, "a", n)).chain((0..48).map(|n| (n + 108, "b", n))) {
+            ledger.advance(reading(n, boot, since_boot.unsigned_abs()));
+            ledger.record(&Observations::default(), hours(n));
+        }
+        let record = |at: i64| CacheRecord {
+            size: 10,
+            in_use: false,
+            shared: false,
+            internal: false,
+            last_used: Some(hours(at)),
+        };
+        let inventory = Inventory { build_cache: vec![record(10), record(120)], ..Inventory::default() };
+        let mut plan = Plan::default();
+        super::build_cache(&inventory, &ledger, &crate::testing::policy(), hours(155), &mut plan);
+        let RemovalReason::StaleCache { records, older_than } = plan.remove[0].reason else {
+            panic!("{plan:?}")
+        };
+        assert_eq!((records, older_than), (2, Duration::from_secs(86_400)));
+    }
+
+    #[test]
     fn a_removal_is_called_by_its_first_name_and_frees_at_most_its_size() {
         let (inventory, ledger) = full_inventory();
         let plan = build(&inventory, &ledger, &crate::testing::policy(), None, now());

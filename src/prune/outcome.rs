@@ -150,6 +150,15 @@ mod tests {
         let hours = |n: u64| Duration::from_secs(3_600 * n);
         let found = OngoingPressure::of(&ledger, now()).unwrap();
         assert_eq!((found.since, found.duration, found.owed), (ago("3h").unwrap(), hours(3), None));
+        // The host was off for five days of it.
+        let mut off = crate::testing::behind("5d");
+        off.owe(["runs"], now());
+        off.clock.as_mut().unwrap().time = ago("4d").unwrap();
+        let found = OngoingPressure::of(&off, now()).unwrap();
+        assert_eq!(
+            (found.duration, found.owed, found.since),
+            (hours(24), Some(hours(24)), ago("24h").unwrap())
+        );
         ledger.owe(["runs", "converge"], ago("1h").unwrap());
         ledger.owe(["runs"], now());
         let found = OngoingPressure::of(&ledger, now()).unwrap();

@@ -229,6 +229,36 @@ fn a_prune_that_does_not_help_remembers_the_pressure_and_says_what_fills_the_dis
 }
 
 #[test]
+fn a_disk_that_cannot_be_measured_at_the_end_counts_as_full_as_before() {
+    let mut fake = host(95).failing("measure /var/lib/docker", 500);
+    // For the gate, the plan before the images and after them, before the batch and before its end.
+    fake.failing_after.insert("measure /var/lib/docker".into(), 5);
+    let result = pruned(fake, "", false).0.unwrap();
+    assert_eq!(word(&result), "removed 1, stopped false");
+    assert_eq!((result.after[0].percent.get(), result.reclaimed), (95, 0));
+    assert!(result.pressure.is_some());
+}
+
+#[test]
+fn what_went_is_none_of_what_fills_the_disk() {
+    const MB: u64 = 1_000_000;
+    let fake = host(95);
+    {
+        let mut filesystem = fake.filesystem.borrow_mut();
+        (filesystem.size, filesystem.used, filesystem.available) = (1_000 * MB, 990 * MB, 10 * MB);
+        let mut images = fake.images.borrow_mut();
+        images[0].size = 50 * MB;
+        images.push(Image { size: 40 * MB, tags: vec!["kept:1".into()], ..image("bbbb") });
+    }
+    let result = pruned(fake, "", true).0.unwrap();
+    assert_eq!(word(&result), "removed 1, stopped false");
+    let found = result.disk_consumers.unwrap();
+    let ids: Vec<_> =
+        found.largest.iter().map(|consumer| (consumer.id.as_str(), consumer.size / MB)).collect();
+    assert_eq!(ids, [("", 900), ("sha256:bbbb", 40)]);
+}
+
+#[test]
 fn a_gate_blocks_and_is_counted_under_pressure_only() {
     let busy = |percent, words: &str, consumers| {
         let mut fake = host(percent);
@@ -284,8 +314,12 @@ fn what_cannot_be_asked_is_told() {
         assert!(result.gates.iter().all(|gate| gate.state() == GateState::Unknown), "{request}");
     }
     for request in ["services", "tasks", "containers All", "measure /var/lib/docker", "inhibitors"] {
-        let result = lost(request).unwrap();
+        let (result, fake) = pruned(host(85).failing(request, 500), "", false);
+        let result = result.unwrap();
         assert_eq!(word(&result), "Unavailable", "{request}");
+        // A prune is owed, as far as it is known that the disk is under pressure.
+        let owed = fake.ledger.borrow().pressure.as_ref().and_then(|pressure| pressure.owed_since);
+        assert_eq!(owed.is_some(), !request.starts_with("measure"), "{request}");
         assert!(result.gates.iter().any(|gate| gate.state() == GateState::Open), "{request}");
     }
     assert!(lost("prepare").unwrap_err().0.contains("name another directory with --runtime-dir"));
@@ -337,6 +371,13 @@ fn what_an_interrupted_eviction_left_is_finished_also_on_a_disk_with_room() {
     assert_eq!((word(&result).as_str(), result.plan.is_none()), ("Blocked", true));
     assert_eq!(fake.images.borrow()[0].eviction_tag, None);
     assert!(fake.ledger.borrow().evicting.is_empty());
+    // A false 404 forgets nothing, and nothing else goes on a disk with room.
+    let mut lied = interrupted(50);
+    lied.unknown_once.borrow_mut().push("sha256:aaaa".into());
+    lied.containers = vec![Container { state: crate::facts::ContainerState::Created, ..container() }];
+    let (result, fake) = pruned(lied, "", false);
+    assert_eq!(word(&result.unwrap()), "removed 1, stopped false");
+    assert!(fake.asked("remove container").is_empty());
     // One that is gone is forgotten, and one that cannot be asked about is not.
     let gone = interrupted(50);
     gone.images.borrow_mut().clear();

@@ -69,3 +69,44 @@ pub fn outcome_word(report: &PruneResult) -> &'static str {
         PruneOutcome::CarriedOut(_) => "pruned",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::{Outcome, Stop};
+    use crate::gates::Verdict;
+    use crate::plan::{ObjectKind, PlannedRemoval, RemovalReason};
+
+    #[test]
+    fn how_a_run_ended_is_one_word() {
+        let open = || Gate::Runs(Verdict::Open(()));
+        let closed = || Gate::Runs(Verdict::Closed(vec![]));
+        let result = |gates, ending| PruneResult::without_removals(gates, ending);
+        let removal = PlannedRemoval {
+            kind: ObjectKind::Container,
+            id: String::new(),
+            names: vec![],
+            tags: vec![],
+            size: 0,
+            frees: None,
+            finished: None,
+            reason: RemovalReason::Interrupted,
+        };
+        let removed = || Outcome { removed: vec![removal.clone()], ..Outcome::default() };
+        let carried_out = |outcome| result(vec![open()], PruneOutcome::CarriedOut(outcome));
+        for (report, expected) in [
+            (result(vec![closed(), open()], PruneOutcome::Blocked), "blocked"),
+            (result(vec![], PruneOutcome::Busy(None, "/x".into())), "blocked"),
+            (result(vec![open(), closed()], PruneOutcome::Previewed), "blocked"),
+            (result(vec![open(), open()], PruneOutcome::Previewed), "nothing"),
+            (result(vec![], PruneOutcome::Unavailable), "failed"),
+            (result(vec![], PruneOutcome::Failed("x".into())), "failed"),
+            (carried_out(removed()), "pruned"),
+            (carried_out(Outcome::default()), "nothing"),
+            (carried_out(Outcome { stopped: Some(Stop::Signal), ..removed() }), "stopped"),
+            (carried_out(Outcome { stopped: Some(Stop::NoSpace), ..removed() }), "failed"),
+        ] {
+            assert_eq!(outcome_word(&report), expected, "{report:?}");
+        }
+    }
+}

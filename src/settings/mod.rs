@@ -836,6 +836,9 @@ mod tests {
         assert!(
             matches!(&checked, Command::CheckConfig { path: Some(read), keys: 2 } if read == file.path())
         );
+        // An empty variable names none.
+        let empty = read_in(["ci-docker-prune", "converge"].map(Into::into), &|_| Some(OsString::new()));
+        assert!(empty.is_ok() || Path::new(cli::CONFIG_FILE).exists(), "{empty:?}");
         let missing = settings_of("prune --config /nowhere", "", &[]).unwrap_err();
         assert!(missing.contains("cannot read the configuration file /nowhere: "), "{missing}");
     }
@@ -877,6 +880,7 @@ mod tests {
             "ssh://host",
             "npipe:////./pipe/x",
             "https://host:2376",
+            "tcp://host:65536",
         ] {
             let error = HostUrl::parse(text).unwrap_err();
             assert!(error.contains("unix:///PATH"), "{text}");

@@ -48,6 +48,12 @@ pub struct Fake {
     pub manager_elsewhere: bool,
     pub shutdown: Cell<bool>,
     pub failures: HashMap<String, EngineError>,
+    /// These fail only from so many times on.
+    pub failing_after: HashMap<String, usize>,
+    /// References that the engine falsely does not know the next time that it is asked.
+    pub unknown_once: RefCell<Vec<String>>,
+    /// The engine keeps images without any name, for images that were built from them.
+    pub keeps_nameless: bool,
     /// How long a request takes, ms.
     pub delays: HashMap<String, u64>,
     /// What was asked, in order.
@@ -89,6 +95,9 @@ impl Fake {
             manager_elsewhere: false,
             shutdown: Cell::new(false),
             failures: HashMap::new(),
+            failing_after: HashMap::new(),
+            unknown_once: RefCell::default(),
+            keeps_nameless: false,
             delays: HashMap::new(),
             requests: RefCell::default(),
         }
@@ -111,7 +120,9 @@ impl Fake {
         if let Some(delay) = self.delays.get(request) {
             tokio::time::sleep(Duration::from_millis(*delay)).await;
         }
-        self.failures.get(request).map_or(Ok(()), |error| Err(error.clone()))
+        let times = self.requests.borrow().iter().filter(|other| *other == request).count();
+        let fails = self.failing_after.get(request).is_none_or(|spared| times > *spared);
+        self.failures.get(request).filter(|_| fails).map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// The same of the host itself.
@@ -260,6 +271,11 @@ impl EngineApi for Rc<Fake> {
 
     async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
         self.request(&format!("image {reference}")).await?;
+        let mut unknown = self.unknown_once.borrow_mut();
+        if let Some(place) = unknown.iter().position(|once| once == reference) {
+            unknown.remove(place);
+            return Ok(None);
+        }
         Ok(self.images.borrow().iter().find(|image| image.is_named(reference)).cloned())
     }
 
@@ -315,7 +331,8 @@ impl EngineOrders for Rc<Fake> {
         image.tags.retain(|name| name != reference);
         image.digests.retain(|name| name != reference);
         image.eviction_tag.take_if(|tag| tag == reference);
-        if image.id == reference || (image.is_nameless() && image.eviction_tag.is_none()) {
+        let goes = !self.keeps_nameless && image.is_nameless() && image.eviction_tag.is_none();
+        if image.id == reference || goes {
             self.freed.set(self.freed.get() + images.remove(n).size);
             return Ok(Done::Whole);
         }

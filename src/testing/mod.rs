@@ -9,6 +9,7 @@ use crate::facts::{
     TaskState, Update,
 };
 use crate::gates::disk::{Limit, Usage};
+use crate::ledger::{Clock, Ledger, Reading};
 use crate::plan::Policy;
 use crate::units::{Time, parse_duration};
 
@@ -27,6 +28,13 @@ pub fn block<T>(future: impl Future<Output = T>) -> T {
 pub fn ago(text: &str) -> Option<Time> {
     let duration = crate::units::parse_duration(text).expect("a duration");
     Some(now() - jiff::SignedDuration::try_from(duration).expect("a short time"))
+}
+
+/// A ledger whose clock is so far behind the wall clock of [`now`]: the host was off for as long.
+pub fn behind(text: &str) -> Ledger {
+    let reading = Reading { wall: now(), boot_id: None, since_boot: None };
+    let clock = Clock { time: ago(text).expect("a time"), since_note: std::time::Duration::ZERO, reading };
+    Ledger { clock: Some(clock), ..Ledger::default() }
 }
 
 /// The program's defaults, with the label `keep`.
