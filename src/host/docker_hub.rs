@@ -96,13 +96,28 @@ async fn send(
         .request(request.body(Empty::new()).map_err(|error| http(&error))?)
         .await
         .map_err(|error| http(&error))?;
-    // The limit itself is told with 429 (Too Many Requests) too.
-    if !answer.status().is_success() && answer.status().as_u16() != 429 {
-        return Err(refused(url, answer.status()));
-    }
-    Ok(answer)
+    if is_answer(answer.status()) { Ok(answer) } else { Err(refused(url, answer.status())) }
+}
+
+/// The limit itself is told with 429 (Too Many Requests) too.
+fn is_answer(status: StatusCode) -> bool {
+    status.is_success() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 fn refused(url: impl Into<String>, status: StatusCode) -> HostError {
     HostError::new(url, Cause::Said(format!("it answers {status}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_without_any_pull_left_is_an_answer() {
+        for (status, expected) in
+            [(200, true), (204, true), (429, true), (401, false), (404, false), (500, false)]
+        {
+            assert_eq!(is_answer(StatusCode::from_u16(status).unwrap()), expected, "{status}");
+        }
+    }
 }

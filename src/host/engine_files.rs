@@ -143,5 +143,10 @@ mod tests {
             found.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, [id('c'), format!("{}-removing", id('d'))]);
         assert!(found[0].1 >= 10_000, "{found:?}");
+        // A record that cannot be read might name any of them: this process's memory at address 0 is EIO.
+        let unread = root.join("image/overlay2/layerdb/sha256/2");
+        fs::create_dir_all(&unread).unwrap();
+        std::os::unix::fs::symlink("/proc/self/mem", unread.join("cache-id")).unwrap();
+        assert!(measure(root).is_err());
     }
 }

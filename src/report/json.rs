@@ -498,3 +498,88 @@ fn print(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     writeln!(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::checks::Retention;
+    use crate::execute::Outcome;
+    use crate::plan::{Plan, RemovalReason};
+    use crate::testing::{ago, usage};
+
+    fn parsed(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> Value {
+        let mut text = Vec::new();
+        write(&mut text).unwrap();
+        assert!(text.ends_with(b"\n"));
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    #[test]
+    fn a_check_that_failed_is_what_makes_verify_not_ok() {
+        let of = |list: &[Check]| parsed(|out| checks(out, list))["ok"].clone();
+        let fine = || Check::Retention(Retention::Persistent(vec![]));
+        let warning = || Check::Ledger(None);
+        let skipped = || Check::Retention(Retention::Elsewhere);
+        let failed = || Check::Retention(Retention::Volatile("/x".into(), "tmpfs"));
+        assert_eq!(of(&[fine(), warning(), skipped()]), true);
+        assert_eq!(of(&[fine(), failed(), warning()]), false);
+        assert_eq!(parsed(|out| checks(out, &[warning()]))["checks"][0]["status"], "warning");
+    }
+
+    #[test]
+    fn a_report_of_a_prune_has_what_came_of_each_object_and_how_long_the_pressure_lasts() {
+        let removal = |id: &str| crate::plan::PlannedRemoval {
+            kind: crate::plan::ObjectKind::Container,
+            id: id.into(),
+            names: vec![],
+            tags: vec![],
+            size: 3,
+            frees: Some(2),
+            finished: None,
+            reason: RemovalReason::Interrupted,
+        };
+        let error = crate::engine::EngineError::simulated_status("x", 500, "x");
+        let outcome = Outcome {
+            removed: vec![removal("a")],
+            skipped: vec![(removal("b"), crate::execute::Skip::InUse)],
+            failed: vec![(removal("c"), error)],
+            ..Outcome::default()
+        };
+        let hours = |n: u64| Duration::from_secs(3_600 * n);
+        let result = PruneResult {
+            plan: Some(Plan { remove: vec![removal("a"), removal("b"), removal("c")], ..Plan::default() }),
+            before: vec![usage(85), usage(10)],
+            after: vec![usage(75), usage(10)],
+            reclaimed: 100,
+            pressure: Some(OngoingPressure {
+                since: ago("3h").unwrap(),
+                duration: hours(3),
+                blocked: BTreeMap::from([("runs".into(), 2)]),
+                owed: Some(hours(1)),
+            }),
+            ..PruneResult::without_removals(vec![], PruneOutcome::CarriedOut(outcome))
+        };
+        let report = parsed(|out| prune(out, &result));
+        for (list, id) in [("removed", "a"), ("skipped", "b"), ("failed", "c")] {
+            assert_eq!(report[list].as_array().unwrap().len(), 1, "{list}");
+            assert_eq!(report[list][0]["id"], id, "{list}");
+        }
+        assert_eq!(report["skipped"][0]["reason"]["code"], "in_use");
+        assert_eq!(report["failed"][0]["reason"]["http_status"], 500);
+        assert_eq!((&report["outcome"], &report["dry_run"]), (&"failed".into(), &false.into()));
+        assert_eq!(report["reclaimed_bytes"], 100);
+        assert_eq!(report["disk"]["before"]["used_percent"], 85);
+        assert_eq!(report["disk"]["after"]["used_percent"], 75);
+        let expected = json!({
+            "since": ago("3h").unwrap(), "duration_seconds": 10_800, "blocked": {"runs": 2}, "owed_seconds": 3_600,
+        });
+        assert_eq!(report["pressure"], expected);
+        assert_eq!(report["plan"]["remove"].as_array().unwrap().len(), 3);
+        assert_eq!(
+            (&report["plan"]["remove"][0]["size_bytes"], &report["plan"]["remove"][0]["frees_bytes"]),
+            (&json!(3), &json!(2))
+        );
+    }
+}
