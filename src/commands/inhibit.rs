@@ -33,7 +33,7 @@ pub async fn run(
     }
     let inhibitor = inhibitors::register(runtime_dir, Some(&why), now())?;
     // Prune looks for inhibitors before each removal, so at most what is in flight is waited for.
-    lock::wait_for_removal(runtime_dir, engine.removal_timeout + 2 * engine.timeout).await?;
+    lock::wait_for_removal(runtime_dir, engine.longest_removal()).await?;
     let code = child::run(command).await?;
     // The command is over, and a hanging engine must not hold its caller up for long.
     match tokio::time::timeout(engine.timeout, record(&engine, state_dir, runtime_dir)).await {

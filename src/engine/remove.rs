@@ -137,28 +137,67 @@ impl Remover {
         order: impl Future<Output = Result<Done, bollard::errors::Error>>,
     ) -> Result<Done, EngineError> {
         let Engine { host, timeout, .. } = &self.engine;
-        tokio::pin!(order);
         let began = tokio::time::Instant::now();
-        let error = loop {
-            let left = self.limit.saturating_sub(began.elapsed());
-            match tokio::time::timeout(left.min(*timeout), &mut order).await {
-                Ok(Ok(done)) => return Ok(done),
-                Ok(Err(error)) => break EngineError::from_bollard(host, asked, began.elapsed(), &error),
-                // A container with a huge layer, or a large build cache, takes its time; an engine that hangs does not.
-                Err(_)
-                    if began.elapsed() < self.limit
-                        && !self.is_told_to_end()
-                        && self.engine.is_alive().await => {}
-                Err(_) => break EngineError::new(host, asked, Failure::SlowRemoval(began.elapsed())),
-            }
+        let goes_on = async || !self.is_told_to_end() && self.engine.is_alive().await;
+        let error = match patiently(order, self.limit, *timeout, goes_on).await {
+            Some(Ok(done)) => return Ok(done),
+            Some(Err(error)) => EngineError::from_bollard(host, asked, began.elapsed(), &error),
+            None => EngineError::new(host, asked, Failure::SlowRemoval(began.elapsed())),
         };
         if error.status().is_some_and(|(status, _)| status == 404) { Ok(Done::Gone) } else { Err(error) }
+    }
+}
+
+/// Wait for an order up to this limit, as long as each `timeout` this says that it goes on. A container with a huge layer,
+/// or a large build cache, takes its time; an engine that hangs does not.
+async fn patiently<T>(
+    order: impl Future<Output = T>,
+    limit: Duration,
+    timeout: Duration,
+    goes_on: impl AsyncFn() -> bool,
+) -> Option<T> {
+    tokio::pin!(order);
+    let began = tokio::time::Instant::now();
+    loop {
+        let left = limit.saturating_sub(began.elapsed());
+        match tokio::time::timeout(left.min(timeout), &mut order).await {
+            Ok(answer) => return Some(answer),
+            Err(_) if began.elapsed() < limit && goes_on().await => {}
+            Err(_) => return None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_order_is_waited_for_up_to_its_limit_while_the_engine_lives_and_nobody_ends_the_run() {
+        let seconds = Duration::from_secs;
+        // How long the order takes, and after how many looks it does not go on.
+        for (takes, looks, expected) in [
+            (5, 9, (true, 5)),
+            (45, 9, (true, 45)),
+            (99, 9, (true, 99)),
+            (101, 9, (false, 100)),
+            (45, 0, (false, 30)),
+            (99, 2, (false, 90)),
+        ] {
+            let asked = std::cell::Cell::new(0);
+            let goes_on = async || {
+                asked.set(asked.get() + 1);
+                asked.get() <= looks
+            };
+            let found = crate::testing::block(async {
+                let began = tokio::time::Instant::now();
+                let order = tokio::time::sleep(seconds(takes));
+                let answer = patiently(order, seconds(100), seconds(30), goes_on).await;
+                (answer.is_some(), began.elapsed().as_secs())
+            });
+            assert_eq!(found, expected, "{takes} {looks}");
+        }
+    }
 
     #[test]
     fn an_age_is_told_in_whole_seconds_and_our_tag_is_the_images_id() {

@@ -299,14 +299,8 @@ impl Reader {
     /// The stream from the engine's first remembered event on, which must be a known one: then none was missed.
     async fn subscribe_again(&self) -> Result<Lines<Incoming>, String> {
         let mut lines = self.engine.events(Some("0")).await.map_err(|error| error.to_string())?;
-        match tokio::time::timeout(self.engine.timeout, lines.next()).await {
-            Ok(Next::Event(first)) if self.known.contains(&first.key()) => Ok(lines),
-            Ok(Next::Event(_)) => {
-                Err("the engine remembers no event of before: it was restarted, or is busy".into())
-            }
-            Ok(Next::End(why) | Next::Malformed(why)) => Err(why),
-            Err(_) => Err("the engine remembers no event: it was restarted".into()),
-        }
+        let first = tokio::time::timeout(self.engine.timeout, lines.next()).await;
+        resumed(first.ok(), &self.known).map(|()| lines)
     }
 
     fn lose(&self, why: String) {
@@ -330,6 +324,19 @@ impl Reader {
             self.state.send_modify(|state| state.seen.record(event.event, &self.run_pattern));
         }
         true
+    }
+}
+
+/// Does a stream that begins like this go on where another one ended, of which these events are known? Else what was missed
+/// cannot be told, for this reason.
+fn resumed(first: Option<Next>, known: &VecDeque<Key>) -> Result<(), String> {
+    match first {
+        Some(Next::Event(first)) if known.contains(&first.key()) => Ok(()),
+        Some(Next::Event(_)) => {
+            Err("the engine remembers no event of before: it was restarted, or is busy".into())
+        }
+        Some(Next::End(why) | Next::Malformed(why)) => Err(why),
+        None => Err("the engine remembers no event: it was restarted".into()),
     }
 }
 
@@ -462,6 +469,26 @@ mod tests {
         assert_eq!(read(&[&one, "<html>\n", &two], None).await, "1 an event makes no sense");
         assert_eq!(read(&[&one, "{}\n", &two], None).await, "1 an event makes no sense");
         assert_eq!(read(&[&one, half], Some("reset")).await, "1 end: reset");
+    }
+
+    #[test]
+    fn a_stream_goes_on_where_it_begins_with_an_event_that_is_known() {
+        let event = |time, action: &str| {
+            let actor = Actor { id: "id".into(), attributes: None };
+            Timed { event: Event { kind: "image".into(), action: action.into(), actor }, time }
+        };
+        let known = VecDeque::from([event(1, "pull").key(), event(2, "pull").key()]);
+        assert_eq!(resumed(Some(Next::Event(event(2, "pull"))), &known), Ok(()));
+        for (first, part) in [
+            (Some(Next::Event(event(3, "pull"))), "remembers no event of before"),
+            (Some(Next::Event(event(2, "tag"))), "remembers no event of before"),
+            (Some(Next::End("reset".into())), "reset"),
+            (Some(Next::Malformed("<html>".into())), "<html>"),
+            (None, "remembers no event: it was restarted"),
+        ] {
+            let why = resumed(first, &known).unwrap_err();
+            assert!(why.contains(part), "{why}");
+        }
     }
 
     #[test]

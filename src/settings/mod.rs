@@ -51,6 +51,13 @@ pub struct EngineSettings {
     pub removal_timeout: Duration,
 }
 
+impl EngineSettings {
+    /// How long a removal in flight may still take, with a look before it and one after it.
+    pub fn longest_removal(&self) -> Duration {
+        self.removal_timeout + 2 * self.timeout
+    }
+}
+
 /// What to do, with the settings that matter to it.
 #[derive(Debug)]
 pub enum Command {
@@ -759,6 +766,7 @@ mod tests {
             match (read, expected) {
                 (Ok(Settings { engine, .. }), Ok(expected)) => {
                     let times = (engine.timeout.as_secs(), engine.removal_timeout.as_secs());
+                    assert_eq!(engine.longest_removal().as_secs(), times.1 + 2 * times.0);
                     assert_eq!(times, expected, "{words} {file}");
                 }
                 (Err(error), Err(part)) => assert!(error.contains(part), "{words} {file}: {error}"),

@@ -383,6 +383,16 @@ fn an_object_that_is_still_there_after_a_404_is_not_removed() {
     let message = report["failed"][0]["reason"]["message"].as_str().unwrap();
     assert!(message.contains("404") && message.contains("still shows it"), "{report}");
     assert_eq!(engine.container_names().len(), 1);
+    // The same of an image.
+    let [dangling] = dangling(&engine);
+    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    proxy.on_request(|_, line| line.starts_with("DELETE /images/").then_some(lab::Fault::Status(404)));
+    let mut command = program(&engine);
+    let report = json_of(
+        &command.args(["prune", "--older-than", "0s", "-o", "json", "--host", &proxy.url()]).assert().code(1),
+    );
+    assert_eq!(report["failed"][0]["id"], dangling.as_str(), "{report}");
+    assert!(engine.has_image(&dangling));
 }
 
 #[test]

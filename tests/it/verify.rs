@@ -69,7 +69,9 @@ fn credentials_are_found_in_every_form_and_what_fails_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let answer = |user: &str| {
-        format!(r#"read server; echo '{{"ServerURL":"'$server'","Username":"{user}","Secret":"{SECRET}"}}'"#)
+        // The key that docker keeps Docker Hub's credential under, and no other.
+        let known = r#"read server; [ "$server" = https://index.docker.io/v1/ ] || exit 4"#;
+        format!(r#"{known}; echo '{{"ServerURL":"'$server'","Username":"{user}","Secret":"{SECRET}"}}'"#)
     };
     helper(folder, "good", &answer("alice"));
     helper(folder, "token", &answer("<token>"));

@@ -241,3 +241,42 @@ fn own_units(units: &SystemdUnits) -> OwnUnits {
         version: cli::VERSION.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_prunes_that_is_live_or_begins_with_the_next_boot() {
+        let unit = |name: &str| Unit { name: name.into(), ..Unit::default() };
+        let pruner = || Unit {
+            commands: vec!["docker system prune --all --force".into()],
+            triggered_by: vec!["nightly.timer".into()],
+            ..unit("nightly.service")
+        };
+        let found = |units: Vec<Unit>| {
+            let found = pruners(&Ok(Some(units))).found;
+            found.iter().any(|pruner| pruner.place == "nightly.service")
+        };
+        let timer = || unit("nightly.timer");
+        for (what, units, expected) in [
+            ("nothing starts it", vec![pruner(), timer()], false),
+            ("it is active", vec![Unit { active: true, ..pruner() }], true),
+            ("it is enabled", vec![Unit { enabled: true, ..pruner() }], true),
+            ("its timer is active", vec![pruner(), Unit { active: true, ..timer() }], true),
+            ("its timer begins with the next boot", vec![pruner(), Unit { enabled: true, ..timer() }], true),
+            ("another timer is active", vec![pruner(), Unit { active: true, ..unit("other.timer") }], false),
+            (
+                "it does something else",
+                vec![Unit { active: true, commands: vec!["true".into()], ..pruner() }],
+                false,
+            ),
+        ] {
+            assert_eq!(found(units), expected, "{what}");
+        }
+        let reserved = vec![Unit { active: true, ..unit("docker-prune.timer") }];
+        assert!(pruners(&Ok(Some(reserved))).found.iter().any(|pruner| pruner.place == "docker-prune.timer"));
+        assert!(matches!(pruners(&Ok(None)).systemd, Systemd::NotBooted));
+        assert!(matches!(pruners(&Err("x".into())).systemd, Systemd::Unavailable(_)));
+    }
+}
