@@ -724,7 +724,7 @@ mod tests {
             (
                 "no swarm, with a manager elsewhere",
                 &|value| {
-                    value.swarm = Ok(SwarmState::Inactive);
+                    (value.swarm, value.node) = (Ok(SwarmState::Inactive), None);
                     value.manager_elsewhere = true;
                     value.services = Ok(vec![unconverged()]);
                 },
