@@ -122,9 +122,13 @@ fn what_someone_needs_stays_under_full_pressure() {
     }
     assert!(!engine.has_image(&idle));
     let reasons = report["plan"]["keep"].to_string();
-    for reason in
-        ["service app names it", "service app may roll back to it", "keep label", "tagged", "cached, in use"]
-    {
+    for reason in [
+        "service app names it",
+        "service app may roll back to it",
+        "keep label",
+        "tagged",
+        "never seen in use",
+    ] {
         assert!(reasons.contains(reason), "{reason} in {reasons}");
     }
 }
