@@ -6,8 +6,8 @@ use super::print;
 use crate::cli::Output;
 use crate::exit::Exit;
 use crate::observe::{self, Questions};
-use crate::plan::ObjectKind;
 use crate::plan::explain::{explain, matching_objects};
+use crate::plan::{ObjectKind, Plan, Unread};
 use crate::prune::{Planned, planned};
 use crate::report::{ExplainReport, json, text};
 use crate::settings::{self, PruneSettings};
@@ -30,9 +30,7 @@ pub async fn run(
     let now = world.now();
     let Planned { plan, inventory, known, usage } =
         planned(&world, &engine, &survey, &prune, None, now).await?;
-    if let Some(unlisted) =
-        plan.unread.iter().find(|unread| unread.id.is_empty() && unread.kind == ObjectKind::Cached)
-    {
+    if let Some(unlisted) = unlisted(&plan) {
         return Err(unlisted.why.clone().into());
     }
     let explained = objects.iter().map(|query| {
@@ -47,4 +45,29 @@ pub async fn run(
     })?;
     let all_found = report.objects.iter().all(|(_, found)| !found.is_empty());
     Ok(if all_found { Exit::Done } else { Exit::Failed })
+}
+
+/// Where the images could not be listed, nothing can be said of any: why not.
+fn unlisted(plan: &Plan) -> Option<&Unread> {
+    plan.unread.iter().find(|unread| unread.id.is_empty() && unread.kind == ObjectKind::Cached)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Unavailable;
+
+    #[test]
+    fn only_a_list_of_images_that_did_not_come_leaves_nothing_to_say() {
+        for (kind, id, expected) in [
+            (ObjectKind::Cached, "", true),
+            (ObjectKind::BuildCache, "", false),
+            (ObjectKind::Dangling, "sha256:a", false),
+            (ObjectKind::Container, "c", false),
+        ] {
+            let unread = vec![Unread { kind, id: id.into(), why: Unavailable("x".into()) }];
+            let plan = Plan { unread, ..Plan::default() };
+            assert_eq!(unlisted(&plan).is_some(), expected, "{kind:?} {id}");
+        }
+    }
 }
