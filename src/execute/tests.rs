@@ -793,6 +793,35 @@ fn names_that_an_earlier_eviction_took_stay_recorded() {
 }
 
 #[test]
+fn the_second_of_grace_is_waited_for_only_where_something_goes_after_it() {
+    let slow = EngineError::simulated_timeout("x", Duration::from_secs(1));
+    let error = EngineError::simulated_status("x", 500, "x");
+    // And another second for their space to come back.
+    for (what, failure, of, expected) in [
+        ("both lose their names", None, "", 2),
+        ("the second one hangs", Some(slow), "app@sha256:dbbbb", 0),
+        ("the second one fails", Some(error.clone()), "app@sha256:dbbbb", 2),
+        ("nothing gets our tag", Some(error), "", 0),
+    ] {
+        let both = [cached("aaaa", &[], Rung::Target, "10"), cached("bbbb", &[], Rung::Target, "10")];
+        let (mut fake, removals) = scene(both);
+        for removal in removals.iter().filter(|_| of.is_empty()) {
+            let tag = format!("tag image {}", removal.id);
+            fake.failures.extend(failure.clone().map(|failure| (tag, failure)));
+        }
+        fake.failures.extend(failure.clone().map(|failure| (format!("remove image {of}"), failure)));
+        let fake = Rc::new(fake);
+        let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+        block(async {
+            let mut run = Execution::new(site, async || open(&fake), async || measured(&fake));
+            let began = tokio::time::Instant::now();
+            run.carry_out(removals).await;
+            assert_eq!(began.elapsed().as_secs(), expected, "{what}");
+        });
+    }
+}
+
+#[test]
 fn after_a_stop_nothing_more_is_undone() {
     let fake = Fake::new();
     let left = |id: &str| Leftover {
