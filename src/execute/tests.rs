@@ -598,11 +598,11 @@ fn an_interrupted_eviction_is_finished_however_full_the_disk() {
 
 #[test]
 fn evictions_that_free_nothing_twice_end() {
-    // At 90 %, with what others write in a second, and what each removal frees. One takes five minutes.
+    // At 90 %, with what others write in a second, and what each removal frees. One takes as long as others need to write half of its size.
     let run = |writes: u64, frees: u64| {
         let (mut fake, removals) = scene(four());
         let last = |removal: &PlannedRemoval| format!("remove image {}", eviction_tag(&removal.id));
-        fake.delays = removals.iter().map(|removal| (last(removal), 300_000)).collect();
+        fake.delays = removals.iter().map(|removal| (last(removal), 250_000)).collect();
         measured_by(fake, removals, &|fake, times| Ok(900 + writes * times as u64 - frees * gone(fake)))
     };
     let useless = run(0, 0);
