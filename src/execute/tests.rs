@@ -562,6 +562,10 @@ fn names_that_cannot_be_recorded_are_not_taken_but_for_those_that_a_registry_has
     let (fake, removals) = scene(both.clone());
     let (outcome, _) = carry_out(fake.failing("update ledger", 500), removals);
     assert_eq!(shown(&outcome), "bbbb removed, aaaa Unrecorded");
+    // Of images that are gone there is nothing to record.
+    let (fake, removals) = scene(both.clone());
+    fake.images.borrow_mut().clear();
+    assert!(carry_out(fake, removals).1.asked("update ledger").is_empty());
     let (fake, removals) = scene(both);
     let (outcome, fake) = carry_out(fake.failing("image sha256:aaaa", 500), removals);
     assert_eq!(shown(&outcome), "bbbb removed, aaaa failed");
@@ -728,6 +732,17 @@ fn the_space_of_a_batch_is_waited_for() {
         }
         let settled = since.get().is_some_and(|since| times >= since + 3);
         Ok(if settled { 500 } else { 900 })
+    });
+    assert_eq!(shown(&outcome), "aaaa removed, bbbb EnoughSpace, cccc EnoughSpace, dddd EnoughSpace");
+    // And as long as more of it comes back.
+    since.set(None);
+    let (fake, removals) = scene(four());
+    let outcome = measured_by(fake, removals, &|fake, times| {
+        if gone(fake) > 0 && since.get().is_none() {
+            since.set(Some(times));
+        }
+        let later = since.get().map_or(0, |since| times - since) as u64;
+        Ok(900_u64.saturating_sub(40 * later).max(500))
     });
     assert_eq!(shown(&outcome), "aaaa removed, bbbb EnoughSpace, cccc EnoughSpace, dddd EnoughSpace");
 }
