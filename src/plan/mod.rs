@@ -649,6 +649,10 @@ mod tests {
         let freed = |frees| PlannedRemoval { frees, size: 7, ..plan.remove[3].clone() }.freed();
         assert_eq!((freed(None), freed(Some(3))), (7, 3));
         assert!(plan.keep.is_empty() && plan.shared_cache == 0);
+        let unread =
+            vec![Unread { kind: ObjectKind::BuildCache, id: String::new(), why: Unavailable("x".into()) }];
+        let unlisted = Inventory { unread: unread.clone(), ..Inventory::default() };
+        assert_eq!(build(&unlisted, &ledger, &crate::testing::policy(), None, now()).unread, unread);
         assert!(plan.remove.iter().map(|removal| removal.kind.name()).eq([
             "container",
             "container",
