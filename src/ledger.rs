@@ -391,11 +391,11 @@ impl Ledger {
         }
         let images = &self.images;
         self.evicting.retain(|id, _| images.contains_key(id));
-        self.note(by_engine, wall);
+        self.record_time(by_engine, wall);
     }
 
     /// Let this note follow the last one, and remember the gap between them. `until`: when it was by the engine's clock.
-    fn note(&mut self, until: Time, wall: Time) {
+    fn record_time(&mut self, until: Time, wall: Time) {
         let now = self.time(wall);
         // A prune notes the same once more when it has the list of images: that is no gap, else every other one would be short.
         if let Some(clock) = &mut self.clock

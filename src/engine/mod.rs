@@ -231,11 +231,13 @@ impl Engine {
 /// A request as messages name it: without its query.
 /// The newest API version that an engine which speaks these and this program have in common.
 fn negotiated(oldest: Version, newest: Version) -> Result<Version, Failure> {
-    match () {
-        () if newest < OLDEST => Err(Failure::TooOld(newest)),
-        () if oldest > NEWEST => Err(Failure::TooNew(oldest)),
-        () => Ok(newest.min(NEWEST)),
+    if newest < OLDEST {
+        return Err(Failure::TooOld(newest));
     }
+    if oldest > NEWEST {
+        return Err(Failure::TooNew(oldest));
+    }
+    Ok(newest.min(NEWEST))
 }
 
 fn request_line(path: &str) -> String {

@@ -71,27 +71,38 @@ fn measured(fake: &Fake) -> Answer<Usage> {
     Ok(Usage { percent: filesystem.percent().unwrap(), filesystem })
 }
 
-/// Carry these out, and undo this first.
-fn carried_out(
+/// Carry these out, and undo this first; how long that took.
+fn timed(
     fake: Fake,
     undo: Option<Leftover>,
     removals: Vec<PlannedRemoval>,
     ask: Ask,
-) -> (Outcome, Rc<Fake>) {
+) -> (Duration, Outcome, Rc<Fake>) {
     let fake = Rc::new(fake);
     let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
     let asked = async || {
         fake.requests.borrow_mut().push("ask".into());
         ask(&fake)
     };
-    let outcome = block(async {
+    let (took, outcome) = block(async {
         let mut run = Execution::new(site, asked, async || measured(&fake));
+        let began = tokio::time::Instant::now();
         if let Some(leftover) = undo {
             run.undo(leftover).await;
         }
         run.carry_out(removals).await;
-        run.outcome
+        (began.elapsed(), run.outcome)
     });
+    (took, outcome, fake)
+}
+
+fn carried_out(
+    fake: Fake,
+    undo: Option<Leftover>,
+    removals: Vec<PlannedRemoval>,
+    ask: Ask,
+) -> (Outcome, Rc<Fake>) {
+    let (_, outcome, fake) = timed(fake, undo, removals, ask);
     (outcome, fake)
 }
 
@@ -238,16 +249,9 @@ fn a_container_goes_unless_it_ran_again() {
 fn three_orders_for_dangling_images_are_in_flight_and_no_more() {
     let (mut fake, removals) = scene(["aaaa", "bbbb", "cccc", "dddd", "eeee", "ffff", "abab"].map(dangling));
     fake.delays = removals.iter().map(|removal| (format!("remove image {}", removal.id), 100)).collect();
-    let fake = Rc::new(fake);
-    let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
-    block(async {
-        let mut run = Execution::new(site, async || open(&fake), async || measured(&fake));
-        let began = tokio::time::Instant::now();
-        run.carry_out(removals).await;
-        // Seven, three at a time.
-        assert_eq!(began.elapsed().as_millis(), 300);
-        assert_eq!(run.outcome.removed.len(), 7);
-    });
+    let (took, outcome, _) = timed(fake, None, removals, &open);
+    // Seven, three at a time.
+    assert_eq!((took.as_millis(), outcome.removed.len()), (300, 7));
 }
 
 /// Two dangling images: the order for the first ends like this while the second is looked at.
@@ -439,22 +443,10 @@ fn build_cache_is_asked_for_until_there_is_none() {
 #[test]
 fn an_eviction_records_the_names_takes_them_waits_asks_again_and_removes() {
     let (fake, removals) = scene([cached("aaaa", &["ci:1", "ci:2"], Rung::Target, "60")]);
-    let fake = Rc::new(fake);
-    let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
-    let ask = async || {
-        fake.requests.borrow_mut().push("ask".into());
-        open(&fake)
-    };
-    block(async {
-        let mut run = Execution::new(site, ask, async || measured(&fake));
-        let began = tokio::time::Instant::now();
-        run.carry_out(removals).await;
-        assert_eq!(began.elapsed(), EVICTION_GRACE);
-        assert_eq!(
-            (shown(&run.outcome).as_str(), run.outcome.settled.as_slice()),
-            ("aaaa removed", &["sha256:aaaa".to_owned()][..])
-        );
-    });
+    let (took, outcome, fake) = timed(fake, None, removals, &open);
+    assert_eq!(took, EVICTION_GRACE);
+    assert_eq!(shown(&outcome), "aaaa removed");
+    assert_eq!(outcome.settled, ["sha256:aaaa"]);
     let names = ["app@sha256:daaaa", "ci:1", "ci:2"].map(String::from);
     assert_eq!(fake.ledger.borrow().evicting["sha256:aaaa"], names);
     let requests = fake.requests.borrow();
@@ -825,14 +817,7 @@ fn the_second_of_grace_is_waited_for_only_where_something_goes_after_it() {
             fake.failures.extend(failure.clone().map(|failure| (tag, failure)));
         }
         fake.failures.extend(failure.clone().map(|failure| (format!("remove image {of}"), failure)));
-        let fake = Rc::new(fake);
-        let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
-        block(async {
-            let mut run = Execution::new(site, async || open(&fake), async || measured(&fake));
-            let began = tokio::time::Instant::now();
-            run.carry_out(removals).await;
-            assert_eq!(began.elapsed().as_secs(), expected, "{what}");
-        });
+        assert_eq!(timed(fake, None, removals, &open).0.as_secs(), expected, "{what}");
     }
 }
 

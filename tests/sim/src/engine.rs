@@ -183,7 +183,7 @@ pub enum Violation {
     NameMoved(String),
     /// Our tag, all that kept the image, was taken off less than a second after its last name.
     NoGrace(String),
-    /// The ledger does not know of a use that another process noted.
+    /// The ledger does not know of a use that another process recorded.
     UseForgotten(String),
 }
 

@@ -45,8 +45,8 @@ pub enum Deed {
     RunSlowly(String),
     /// The container of this service's task ends.
     Crash(String),
-    /// Another process notes in the ledger that this image, by its ID, is in use.
-    Note(String),
+    /// Another process records in the ledger that this image, by its ID, is in use.
+    Record(String),
 }
 
 /// What begins, and before which step.
@@ -222,7 +222,7 @@ async fn played(case: &Case) -> Verdict {
         }
     };
     peace(&world).await;
-    shared.check_notes();
+    shared.check_records();
     let trace = shared.trace.borrow().clone();
     if case.breakage == Some(Breakage::BlindRestore) {
         shared.state.borrow_mut().check_names();

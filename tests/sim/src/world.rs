@@ -117,8 +117,8 @@ struct Judge {
     untagged: RefCell<HashMap<String, u64>>,
     /// IDs of the images that go with the orders that are in flight.
     going: RefCell<Vec<String>>,
-    /// What another process noted in the ledger: an image ID, and when.
-    noted: RefCell<Vec<(String, Time)>>,
+    /// What another process recorded in the ledger: an image ID, and when.
+    recorded: RefCell<Vec<(String, Time)>>,
 }
 
 impl Shared {
@@ -228,14 +228,14 @@ impl Shared {
                 state.run_slowly(now, &format!("slow-{step}"), &reference);
             }
             Deed::Crash(service) => state.crash(now, service),
-            Deed::Note(image) => {
+            Deed::Record(image) => {
                 let at = epoch() + jiff::SignedDuration::from_millis(i64::try_from(now).unwrap_or(i64::MAX));
                 let used = ImageUse { image: image.clone(), name_tag: None, at };
                 let seen = Observations { uses: vec![used], ..Observations::default() };
                 let mut ledger = self.ledger.borrow_mut();
                 ledger.advance(reading(at, now));
                 ledger.record(&seen, at);
-                self.judge.noted.borrow_mut().push((image.clone(), ledger.time(at)));
+                self.judge.recorded.borrow_mut().push((image.clone(), ledger.time(at)));
             }
         }
     }
@@ -288,10 +288,10 @@ impl Shared {
         going.borrow_mut().clear();
     }
 
-    /// Does the ledger know what another process noted in it, of each image that is there?
-    pub fn check_notes(&self) {
+    /// Does the ledger know what another process recorded in it, of each image that is there?
+    pub fn check_records(&self) {
         let ledger = self.ledger.borrow();
-        for (image, at) in self.judge.noted.borrow().iter() {
+        for (image, at) in self.judge.recorded.borrow().iter() {
             let known = ledger.images.get(image).and_then(|entry| entry.last_used);
             if self.state.borrow().images.contains_key(image) && known < Some(*at) {
                 self.violate(Violation::UseForgotten(image.clone()));

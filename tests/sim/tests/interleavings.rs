@@ -26,7 +26,7 @@ fn deeds() -> Vec<Deed> {
         Deed::Write(20_000_000),
         Deed::Build("newer".into(), "ci/app:1".into()),
         Deed::Crash("web".into()),
-        Deed::Note("sha256:three".into()),
+        Deed::Record("sha256:three".into()),
     ];
     let all = deploys.into_iter().chain(pulls).chain(runs).chain(slow);
     all.chain(tags).chain(of_run).chain(others).collect()
