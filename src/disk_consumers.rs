@@ -14,9 +14,7 @@ const SHOWN: usize = 10;
 /// A kind of thing that takes room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsumerKind {
-    TaggedImage,
-    CachedImage,
-    Dangling,
+    Image(ImageClass),
     Volume,
     /// What a container has written on top of its image.
     ContainerLayer,
@@ -71,7 +69,7 @@ pub struct DiskConsumers {
 #[derive(Debug)]
 pub struct Measurements {
     /// The images that stay.
-    pub images: Vec<(ImageClass, DiskConsumer)>,
+    pub images: Vec<DiskConsumer>,
     pub usage: Answer<DiskUsage>,
     pub files: Answer<Files>,
     pub used: Option<u64>,
@@ -81,14 +79,9 @@ pub struct Measurements {
 pub fn rank(facts: Measurements) -> DiskConsumers {
     let Measurements { images, usage, files, used } = facts;
     let mut found = DiskConsumers::default();
-    let images_size = images.iter().fold(0_u64, |sum, (_, image)| sum.saturating_add(image.size));
-    for (class, image) in images {
-        let kind = match class {
-            ImageClass::Tagged => ConsumerKind::TaggedImage,
-            ImageClass::Cached => ConsumerKind::CachedImage,
-            ImageClass::Dangling => ConsumerKind::Dangling,
-        };
-        found.largest.push(DiskConsumer { kind, ..image });
+    let images_size = images.iter().fold(0_u64, |sum, image| sum.saturating_add(image.size));
+    for image in images {
+        found.largest.push(image);
     }
     let one = |kind, name: String, size| DiskConsumer {
         kind,
@@ -143,14 +136,20 @@ mod tests {
     use super::*;
 
     fn image(id: &str, size: u64) -> DiskConsumer {
-        DiskConsumer { kind: ConsumerKind::Dangling, id: id.into(), names: vec![], size, image: None }
+        DiskConsumer {
+            kind: ConsumerKind::Image(ImageClass::Tagged),
+            id: id.into(),
+            names: vec![],
+            size,
+            image: None,
+        }
     }
 
     #[test]
     fn the_largest_come_first_and_the_rest_of_the_disk_is_told() {
         const MB: u64 = 1_000_000;
         let facts = |layers| Measurements {
-            images: (1..=20).map(|n| (ImageClass::Tagged, image(&n.to_string(), n * MB))).collect(),
+            images: (1..=20).map(|n| image(&n.to_string(), n * MB)).collect(),
             usage: Ok(DiskUsage {
                 layers,
                 volumes: vec![("data".into(), 50 * MB)],

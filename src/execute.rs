@@ -18,7 +18,7 @@ use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unavailable};
 use crate::gates::disk::{Limit, Usage};
 use crate::gates::{Gate, GateState};
 use crate::plan::images::is_next_to_nothing;
-use crate::plan::{Eviction, Leftover, ObjectKind, PlannedRemoval, RemovalReason};
+use crate::plan::{Eviction, Leftover, Removal, RemovalReason, Turn};
 use crate::units::Time;
 use crate::world::{EngineApi, EngineEvents, EngineOrders, World};
 
@@ -77,11 +77,11 @@ pub struct Recheck {
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// What is gone.
-    pub removed: Vec<PlannedRemoval>,
+    pub removed: Vec<Removal>,
     /// What stayed although nothing failed, and why.
-    pub skipped: Vec<(PlannedRemoval, Skip)>,
+    pub skipped: Vec<(Removal, Skip)>,
     /// What could not be removed, and the engine's error.
-    pub failed: Vec<(PlannedRemoval, EngineError)>,
+    pub failed: Vec<(Removal, EngineError)>,
     /// Why no further image was evicted: the last ones freed nothing.
     pub freed_nothing: Option<FreedNothing>,
     /// IDs of images of which no eviction has left anything: gone, or with their names and no tag of ours.
@@ -180,12 +180,12 @@ pub struct Execution<'a, W: World, Ask, Measure> {
     ask: Ask,
     usage: Measure,
     /// For which kind of object, and after which events, the gates were asked last.
-    asked_for: Option<(ObjectKind, Events)>,
+    asked_for: Option<(Turn, Events)>,
     in_use: HashSet<String>,
     /// Images that were pulled, tagged or used since the subscription, by ID or reference.
     named_by_events: Vec<String>,
     /// Kinds of which the engine forbids the removal.
-    forbidden: Vec<ObjectKind>,
+    forbidden: Vec<Turn>,
     /// Batches in a row that freed nothing, and what they should have freed in all.
     useless: (usize, FreedNothing),
     /// What an inhibitor waits for, as long as an order is in flight.
@@ -218,7 +218,7 @@ where
     }
 
     /// Remove these objects, in their order.
-    pub async fn carry_out(&mut self, removals: Vec<PlannedRemoval>) {
+    pub async fn carry_out(&mut self, removals: Vec<Removal>) {
         let mut left = VecDeque::from(removals);
         while let Some(removal) = left.pop_front() {
             if self.outcome.stopped.is_some() {
@@ -232,8 +232,9 @@ where
                 }
                 RemovalReason::Interrupted => self.evict(removal, None, &mut left).await,
                 RemovalReason::Finished(_) | RemovalReason::NeverStarted(_) => {
-                    let expect = Precondition::Finished(&removal.id, removal.finished);
-                    let done = self.order(removal.kind, expect, Order::RemoveContainer(&removal.id)).await;
+                    let expect = Precondition::Finished(&removal.object.id, removal.finished);
+                    let done =
+                        self.order(removal.turn(), expect, Order::RemoveContainer(&removal.object.id)).await;
                     self.record_outcome(removal, done);
                 }
                 RemovalReason::StaleCache { older_than, .. } => {
@@ -248,7 +249,7 @@ where
     async fn prune_build_cache(&mut self, older_than: Duration) -> Result<Done, NotDone> {
         let order = Order::PruneBuildCache(older_than);
         for n in 0..MAX_CACHE_PRUNES {
-            match self.order(ObjectKind::BuildCache, Precondition::Anything, order).await {
+            match self.order(Turn::BuildCache, Precondition::Anything, order).await {
                 Ok(Done::Gone) => break,
                 // What has gone so far is gone.
                 Err(NotDone::Skipped(Skip::Stopped)) if n > 0 => break,
@@ -262,13 +263,13 @@ where
     /// and give the order at once. [`Execution::remove_dangling_images`] does the same, a few at a time.
     async fn order(
         &mut self,
-        kind: ObjectKind,
+        turn: Turn,
         expect: Precondition<'_>,
         order: Order<'_>,
     ) -> Result<Done, NotDone> {
         let mut retries = 0;
         loop {
-            let permit = self.check_preconditions(kind, expect).await?;
+            let permit = self.check_preconditions(turn, expect).await?;
             match permit.give(&*self.orders, order).await {
                 Err(error) if error.is_busy() && retries < MAX_RETRIES => {
                     retries += 1;
@@ -291,24 +292,24 @@ where
     /// May this be done now?
     async fn check_preconditions(
         &mut self,
-        kind: ObjectKind,
+        turn: Turn,
         expect: Precondition<'_>,
     ) -> Result<Permit<W::RemovalLock>, NotDone> {
-        if self.forbidden.contains(&kind) {
+        if self.forbidden.contains(&turn) {
             return Err(NotDone::Skipped(Skip::Forbidden));
         }
         let mut surveys = 0;
         for _ in 0..MAX_RECHECKS {
             let events = self.events().await?;
             match self.asked_for {
-                Some(asked) if asked == (kind, events) => {}
+                Some(asked) if asked == (turn, events) => {}
                 // On a host where containers start all the time what changed is known: the images that they use.
-                Some((of_kind, asked))
-                    if of_kind == kind
+                Some((of_turn, asked))
+                    if of_turn == turn
                         && asked.of_services == events.of_services
                         && surveys >= MAX_SURVEYS =>
                 {
-                    self.asked_for = Some((kind, events));
+                    self.asked_for = Some((turn, events));
                 }
                 _ => {
                     let asked = (self.ask)().await;
@@ -316,7 +317,7 @@ where
                         return Err(self.stop(Stop::Gates(asked.closed)));
                     }
                     self.in_use = asked.in_use;
-                    self.asked_for = Some((kind, events));
+                    self.asked_for = Some((turn, events));
                     surveys += 1;
                     // Asking took its time: look at the events once more.
                     continue;
@@ -370,13 +371,15 @@ where
                     _ => return Ok(()),
                 }
             }
-            Precondition::Unused(removal, reference) => match engine.confirmed_image(&removal.id).await? {
-                None => NotDone::Gone,
-                Some(image) if !is_as_planned(&image, removal) => NotDone::Skipped(Skip::Renamed),
-                Some(image) if self.is_in_use(&image) => NotDone::Skipped(Skip::InUse),
-                Some(image) if reference.is_some_and(|name| !image.has_reference(name)) => NotDone::Moved,
-                Some(_) => return Ok(()),
-            },
+            Precondition::Unused(removal, reference) => {
+                match engine.confirmed_image(&removal.object.id).await? {
+                    None => NotDone::Gone,
+                    Some(image) if !is_as_planned(&image, removal) => NotDone::Skipped(Skip::Renamed),
+                    Some(image) if self.is_in_use(&image) => NotDone::Skipped(Skip::InUse),
+                    Some(image) if reference.is_some_and(|name| !image.has_reference(name)) => NotDone::Moved,
+                    Some(_) => return Ok(()),
+                }
+            }
             // Whatever has a name again loses no more than our tag; without one our tag is all that
             // keeps it for a container.
             Precondition::Nameless(id) => match engine.confirmed_image(id).await? {
@@ -398,10 +401,10 @@ where
         self.in_use.contains(&image.id) || used.any(|used| image.is_named(used))
     }
 
-    fn record_outcome(&mut self, removal: PlannedRemoval, done: Result<Done, NotDone>) {
+    fn record_outcome(&mut self, removal: Removal, done: Result<Done, NotDone>) {
         match done {
             Ok(Done::Whole | Done::Gone) | Err(NotDone::Gone) => {
-                log::info!("removed {} {}", removal.kind.name(), removal.label());
+                log::info!("removed {} {}", removal.object.kind.name(), removal.object.label());
                 self.outcome.removed.push(removal);
             }
             // It had just got another reference, which keeps it.
@@ -418,7 +421,7 @@ where
                     self.outcome.stopped = Some(Stop::NoSpace);
                 }
                 if error.is_forbidden() {
-                    self.forbidden.push(removal.kind);
+                    self.forbidden.push(removal.turn());
                 }
                 self.outcome.failed.push((removal, error));
             }
@@ -433,7 +436,7 @@ where
             return;
         }
         let Some(tag) = eviction_tag else { return self.outcome.settled.push(id) };
-        match self.order(ObjectKind::Cached, Precondition::Named(&id), Order::RemoveImage(&tag)).await {
+        match self.order(Turn::CachedImages, Precondition::Named(&id), Order::RemoveImage(&tag)).await {
             Ok(_) | Err(NotDone::Gone) => self.outcome.settled.push(id),
             Err(NotDone::Skipped(_) | NotDone::Moved) => {}
             Err(NotDone::Failed(error)) => {
@@ -448,14 +451,14 @@ where
 
     /// Remove the dangling images from this one on, each looked at right before its own order. No deploy asks for
     /// one by name, so that a few orders may be in flight at once.
-    async fn remove_dangling_images(&mut self, first: PlannedRemoval, left: &mut VecDeque<PlannedRemoval>) {
+    async fn remove_dangling_images(&mut self, first: Removal, left: &mut VecDeque<Removal>) {
         let mut in_flight = FuturesUnordered::new();
         let mut next = Some(first);
         while let Some(removal) = next {
             let mut ended = Vec::new();
             let looked = {
                 let looking =
-                    self.check_preconditions(ObjectKind::Dangling, Precondition::Unused(&removal, None));
+                    self.check_preconditions(Turn::DanglingImages, Precondition::Unused(&removal, None));
                 tokio::pin!(looking);
                 loop {
                     tokio::select! {
@@ -489,7 +492,7 @@ where
                 self.record_outcome(removal, done);
             }
             let more = self.outcome.stopped.is_none();
-            next = if more { pop(left, ObjectKind::Dangling) } else { None };
+            next = if more { pop(left, Turn::DanglingImages) } else { None };
         }
         while let Some((removal, done)) = in_flight.next().await {
             self.record_outcome(removal, done);
@@ -499,12 +502,7 @@ where
     /// Evict as many cached images, from this one on, as the limit of their rung still wants: record their names and take
     /// them away, wait a moment, look again, and remove those that were not asked for meanwhile. Without a limit: as
     /// many as an interrupted eviction has left without names.
-    async fn evict(
-        &mut self,
-        first: PlannedRemoval,
-        limit: Option<Limit>,
-        left: &mut VecDeque<PlannedRemoval>,
-    ) {
+    async fn evict(&mut self, first: Removal, limit: Option<Limit>, left: &mut VecDeque<Removal>) {
         if limit.is_some() && self.outcome.freed_nothing.is_some() {
             return self.outcome.skipped.push((first, Skip::FreedNothing));
         }
@@ -561,7 +559,7 @@ where
                 Err(why) => self.restore(&removal, &taken, why).await,
             }
             if matches!(done, Ok(_) | Err(NotDone::Gone | NotDone::Skipped(Skip::PulledAgain))) {
-                self.outcome.settled.push(removal.id.clone());
+                self.outcome.settled.push(removal.object.id.clone());
             }
             self.record_outcome(removal, done);
         }
@@ -591,10 +589,10 @@ where
 
     /// Look at the images of a batch, and record their names before any is taken off: after a kill or a power cut the next
     /// run gives tags back that no registry may have.
-    async fn record_names(&mut self, batch: Vec<PlannedRemoval>) -> Vec<(PlannedRemoval, Image)> {
+    async fn record_names(&mut self, batch: Vec<Removal>) -> Vec<(Removal, Image)> {
         let mut there = Vec::new();
         for removal in batch {
-            match self.site.engine.confirmed_image(&removal.id).await {
+            match self.site.engine.confirmed_image(&removal.object.id).await {
                 Ok(Some(image)) => there.push((removal, image)),
                 Ok(None) => self.record_outcome(removal, Err(NotDone::Gone)),
                 Err(error) => self.record_outcome(removal, Err(error.into())),
@@ -647,21 +645,24 @@ where
     /// off, or may be.
     async fn untag(
         &mut self,
-        removal: &PlannedRemoval,
+        removal: &Removal,
         image: Image,
         taken: &mut Vec<String>,
     ) -> Result<String, NotDone> {
         let expect = |reference| Precondition::Unused(removal, reference);
         let eviction_tag = match image.eviction_tag {
             Some(tag) => tag,
-            None => match self.order(removal.kind, expect(None), Order::TagImage(&removal.id)).await? {
-                Done::Whole | Done::Untagged => eviction_tag(&removal.id),
-                Done::Gone => return Err(NotDone::Gone),
-            },
+            None => {
+                match self.order(removal.turn(), expect(None), Order::TagImage(&removal.object.id)).await? {
+                    Done::Whole | Done::Untagged => eviction_tag(&removal.object.id),
+                    Done::Gone => return Err(NotDone::Gone),
+                }
+            }
         };
         // Each by its name, never by ID: a tag that appears meanwhile keeps the image.
         for reference in image.tags.iter().chain(&image.digests) {
-            let done = self.order(removal.kind, expect(Some(reference)), Order::RemoveImage(reference)).await;
+            let done =
+                self.order(removal.turn(), expect(Some(reference)), Order::RemoveImage(reference)).await;
             if image.tags.contains(reference) && matches!(done, Ok(_) | Err(NotDone::Failed(_))) {
                 taken.push(reference.clone());
             }
@@ -677,9 +678,9 @@ where
     }
 
     /// Give an image that was not removed the tags back that it lost: unlike a digest, they may be in no registry.
-    async fn restore(&mut self, removal: &PlannedRemoval, taken: &[String], why: &NotDone) {
+    async fn restore(&mut self, removal: &Removal, taken: &[String], why: &NotDone) {
         if !matches!(why, NotDone::Gone) {
-            self.restore_tags(&removal.id, taken).await;
+            self.restore_tags(&removal.object.id, taken).await;
         }
     }
 
@@ -702,10 +703,10 @@ where
     }
 
     /// Remove our tag, and with it the image, unless it was pulled again.
-    async fn finish(&mut self, removal: &PlannedRemoval, eviction_tag: &str) -> Result<Done, NotDone> {
+    async fn finish(&mut self, removal: &Removal, eviction_tag: &str) -> Result<Done, NotDone> {
         let order = Order::RemoveImage(eviction_tag);
-        match self.order(removal.kind, Precondition::Nameless(&removal.id), order).await {
-            Ok(Done::Untagged) => match self.site.engine.confirmed_image(&removal.id).await? {
+        match self.order(removal.turn(), Precondition::Nameless(&removal.object.id), order).await {
+            Ok(Done::Untagged) => match self.site.engine.confirmed_image(&removal.object.id).await? {
                 // An image of the classic builder was made from it, and keeps it without a name.
                 Some(image) if image.is_nameless() => Err(NotDone::Skipped(Skip::HasChildren)),
                 _ => Err(NotDone::Skipped(Skip::PulledAgain)),
@@ -723,21 +724,21 @@ where
 async fn remove_dangling_image<L>(
     engine: &impl EngineApi,
     orders: Rc<impl EngineOrders>,
-    removal: PlannedRemoval,
+    removal: Removal,
     permit: Permit<L>,
-) -> (PlannedRemoval, Result<Done, NotDone>) {
-    let done = permit.give(&*orders, Order::RemoveImage(&removal.id)).await;
+) -> (Removal, Result<Done, NotDone>) {
+    let done = permit.give(&*orders, Order::RemoveImage(&removal.object.id)).await;
     let doubtful = done.as_ref().is_err_and(|error| !error.timed_out());
-    let gone = doubtful && matches!(engine.image(&removal.id).await, Ok(None));
+    let gone = doubtful && matches!(engine.image(&removal.object.id).await, Ok(None));
     (removal, if gone { Ok(Done::Gone) } else { done.map_err(NotDone::from) })
 }
 
 /// Does an image still have no more names than the plan saw, and not fewer than its kind has?
-fn is_as_planned(image: &Image, removal: &PlannedRemoval) -> bool {
+fn is_as_planned(image: &Image, removal: &Removal) -> bool {
     let class = image.class();
-    match removal.kind {
-        ObjectKind::Dangling => class == ImageClass::Dangling,
-        _ => class != ImageClass::Dangling && image.tags.iter().all(|tag| removal.tags.contains(tag)),
+    match removal.turn() {
+        Turn::DanglingImages => class == ImageClass::Dangling,
+        _ => class != ImageClass::Dangling && image.tags.iter().all(|tag| removal.tags().contains(tag)),
     }
 }
 
@@ -767,12 +768,7 @@ impl Quiet {
 }
 
 /// As many removals, from this one on, as the limit of their rung wants by what they free.
-fn batch(
-    first: PlannedRemoval,
-    limit: Option<&Limit>,
-    usage: &Usage,
-    left: &mut VecDeque<PlannedRemoval>,
-) -> Vec<PlannedRemoval> {
+fn batch(first: Removal, limit: Option<&Limit>, usage: &Usage, left: &mut VecDeque<Removal>) -> Vec<Removal> {
     let wanted = limit.map_or(u64::MAX, |limit| wanted_bytes(usage, limit));
     let mut size = first.freed();
     let mut batch = vec![first];
@@ -787,7 +783,7 @@ fn batch(
 }
 
 /// The next removal, if it is an eviction of the rung with this limit; without one, what an interrupted eviction left.
-fn pop_of_rung(left: &mut VecDeque<PlannedRemoval>, limit: Option<&Limit>) -> Option<PlannedRemoval> {
+fn pop_of_rung(left: &mut VecDeque<Removal>, limit: Option<&Limit>) -> Option<Removal> {
     let next = match &left.front()?.reason {
         RemovalReason::Evicted(next) => Some(&next.limit),
         RemovalReason::Interrupted => None,
@@ -797,8 +793,8 @@ fn pop_of_rung(left: &mut VecDeque<PlannedRemoval>, limit: Option<&Limit>) -> Op
 }
 
 /// The next removal, if it is of this kind.
-fn pop(left: &mut VecDeque<PlannedRemoval>, kind: ObjectKind) -> Option<PlannedRemoval> {
-    if left.front()?.kind == kind { left.pop_front() } else { None }
+fn pop(left: &mut VecDeque<Removal>, turn: Turn) -> Option<Removal> {
+    if left.front()?.turn() == turn { left.pop_front() } else { None }
 }
 
 /// How many bytes must go until the filesystem is below the limit; where its inodes or its
@@ -850,7 +846,7 @@ enum Precondition<'a> {
     /// A container that finished then, or never ran.
     Finished(&'a str, Option<Time>),
     /// An image that no container uses, with no name that the plan did not see, and with this one, which is to be taken off.
-    Unused(&'a PlannedRemoval, Option<&'a str>),
+    Unused(&'a Removal, Option<&'a str>),
     /// An image with our tag; where that is all it has, no container uses it.
     Nameless(&'a str),
     /// An image with a name beside our tag.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use crate::facts::{Filesystem, Image, ImageClass, Layer, name_tag};
+use crate::facts::{Filesystem, Image, ImageClass, Layer, Reference, name_tag};
 use crate::units::{Percent, Time, elapsed};
 
 /// Keyed by image ID. Its times are by its own [`Clock`], but for those of the last runs and of the events.
@@ -249,11 +249,6 @@ impl Entry {
     }
 }
 
-/// The repository in a `name:tag`.
-fn repository(name_tag: &str) -> &str {
-    name_tag.rsplit_once(':').map_or(name_tag, |(name, _)| name)
-}
-
 /// Days since 1970.
 fn day(at: Time) -> i64 {
     at.as_second().div_euclid(86_400)
@@ -367,8 +362,8 @@ impl Ledger {
         for used in &seen.uses {
             let at = by_ledger(used.at);
             let entry = self.images.entry(used.image.clone()).or_insert_with(|| Entry::new(now));
-            if let Some(repository) = used.name_tag.as_deref().map(repository) {
-                let known = self.repositories.entry(repository.to_owned());
+            if let Some(repository) = used.name_tag.as_deref().map(Reference::parse) {
+                let known = self.repositories.entry(repository.repository.to_owned());
                 let returns = known.or_insert(Returns { images: 0, returns: 0, last_used: at });
                 match entry.last_used {
                     None => returns.images = returns.images.saturating_add(1),
@@ -454,7 +449,7 @@ impl Ledger {
     /// long, the one goes first that is less likely to be needed again.
     pub fn weight(&self, id: &str) -> f64 {
         let names = self.images.get(id).into_iter().flat_map(|entry| entry.references.keys());
-        let known = names.filter_map(|name_tag| self.repositories.get(repository(name_tag)));
+        let known = names.filter_map(|name_tag| self.repositories.get(Reference::parse(name_tag).repository));
         let mean = |returns: &Returns| f64::from(returns.returns) / f64::from(returns.images.max(1));
         1.0 + known.map(mean).fold(0.0, f64::max)
     }

@@ -4,8 +4,6 @@
 //! (what goes and what stays, each with its reason), `execute` (carried out), `report`. All of it works against
 //! `world`, which is the real one in the program and a simulated one in `tests/sim`.
 
-#![warn(missing_docs)]
-
 mod cli;
 pub mod settings;
 

@@ -11,12 +11,13 @@ use crate::engine::containers::ContainerScope;
 use crate::engine::events::ImageEvent;
 use crate::engine::{EngineError, deploy};
 use crate::facts::{
-    Answer, Container, Image, Info, Inhibitor, Layer, Mode, Service, SwarmState, Task, Unavailable, name_tag,
+    Answer, Container, Image, ImageClass, Info, Inhibitor, Kind, Layer, Mode, Reference, Service, SwarmState,
+    Task, Unavailable, name_tag,
 };
 use crate::gates::disk::Usage;
 use crate::gates::{Gate, converge, disk, runs};
 use crate::ledger::{ImageUse, Ledger, Observations};
-use crate::plan::{self, Inventory, ObjectKind, Unread, containers, images};
+use crate::plan::{self, Inventory, Unread, containers, images};
 use crate::settings;
 use crate::units::Time;
 use crate::world::{EngineApi, World};
@@ -325,13 +326,13 @@ fn list(seen: &mut Observations, inventory: &Inventory, now: Time) {
         .images
         .iter()
         .flat_map(|image| image.digests.iter().map(|digest| (digest, image.id.as_str())))
-        .filter_map(|(reference, id)| Some((reference.split_once('@')?.1, id)))
+        .filter_map(|(reference, id)| Some((Reference::parse(reference).digest?, id)))
         .collect();
     let now = seen.until.unwrap_or(now);
     let specs = inventory.services.iter().map(|service| &service.image);
     let tasks = inventory.tasks.iter().filter(|task| task.state.is_live()).map(|task| &task.image);
     for reference in specs.chain(tasks) {
-        let image = reference.split_once('@').and_then(|(_, digest)| by_digest.get(digest));
+        let image = Reference::parse(reference).digest.and_then(|digest| by_digest.get(digest));
         if let (Some(image), Some(name_tag)) = (image, name_tag(reference)) {
             seen.specs.push(ImageUse { image: (*image).to_owned(), name_tag: Some(name_tag), at: now });
         }
@@ -368,7 +369,7 @@ pub async fn images(
             inventory.images = images;
             list(seen, inventory, now);
         }
-        Err(error) => inventory.unread.push(unread(ObjectKind::Cached, "", error)),
+        Err(error) => inventory.unread.push(unread(Kind::Image(ImageClass::Cached), "", error)),
     }
     ledger.record(seen, now);
     complete_images(engine, inventory, ledger, policy, now).await;
@@ -378,7 +379,7 @@ pub async fn images(
 }
 
 /// One object that cannot be asked about must not keep everything else from being pruned.
-fn unread(kind: ObjectKind, id: &str, error: EngineError) -> Unread {
+fn unread(kind: Kind, id: &str, error: EngineError) -> Unread {
     Unread { kind, id: id.to_owned(), why: error.into() }
 }
 
@@ -407,7 +408,7 @@ pub async fn complete_containers(
     let (build_cache, mut ended) = tokio::join!(engine.build_cache(), ended);
     match build_cache {
         Ok(records) => inventory.build_cache = records,
-        Err(error) => inventory.unread.push(unread(ObjectKind::BuildCache, "", error)),
+        Err(error) => inventory.unread.push(unread(Kind::BuildCache, "", error)),
     }
     for container in &mut inventory.containers {
         match ended.remove(&container.id) {
@@ -417,7 +418,7 @@ pub async fn complete_containers(
                 container.restart_policy = inspected.restart_policy;
             }
             Some(Err(error)) => {
-                inventory.unread.push(unread(ObjectKind::Container, &container.id, error));
+                inventory.unread.push(unread(Kind::Container, &container.id, error));
             }
         }
     }
@@ -448,7 +449,9 @@ async fn complete_images(
                 image.last_tagged = inspected.last_tagged;
                 image.untagged_parents = inspected.untagged_parents;
             }
-            Some(Err(error)) => inventory.unread.push(unread(ObjectKind::Dangling, &image.id, error)),
+            Some(Err(error)) => {
+                inventory.unread.push(unread(Kind::Image(ImageClass::Dangling), &image.id, error))
+            }
         }
     }
 }
@@ -874,7 +877,7 @@ mod tests {
         assert_eq!((found("aaaa").last_tagged, found("aaaa").untagged_parents), (ago("1h"), 2));
         let unread: Vec<_> =
             inventory.unread.iter().map(|unread| (unread.kind, unread.id.as_str())).collect();
-        assert_eq!(unread, [(ObjectKind::Dangling, "sha256:bbbb")]);
+        assert_eq!(unread, [(Kind::Image(ImageClass::Dangling), "sha256:bbbb")]);
         // One with a name, and one that is too young, need no question.
         assert!(fake.asked("image sha256:cccc").is_empty() && fake.asked("image sha256:dddd").is_empty());
     }
@@ -902,7 +905,7 @@ mod tests {
         let (inventory, seen, ledger, _) = list_of(&fake, known(&["aaaa"]));
         let unread: Vec<_> =
             inventory.unread.iter().map(|unread| (unread.kind, unread.id.as_str())).collect();
-        assert_eq!(unread, [(ObjectKind::Cached, "")]);
+        assert_eq!(unread, [(Kind::Image(ImageClass::Cached), "")]);
         assert!(seen.all.is_none() && inventory.images.is_empty());
         assert_eq!(ledger.images["sha256:aaaa"].missing_since, None);
     }
@@ -971,7 +974,7 @@ mod tests {
         assert_eq!(inventory.containers[0].restart_policy.as_deref(), Some("always"));
         let unread: Vec<_> =
             inventory.unread.iter().map(|unread| (unread.kind, unread.id.as_str())).collect();
-        assert_eq!(unread, [(ObjectKind::BuildCache, ""), (ObjectKind::Container, "bbbb")]);
+        assert_eq!(unread, [(Kind::BuildCache, ""), (Kind::Container, "bbbb")]);
         assert_eq!(fake.asked("container ").len(), 3, "one that runs needs no question");
         let record = CacheRecord { size: 7, in_use: false, shared: false, internal: false, last_used: None };
         let mut fake = Fake::new();

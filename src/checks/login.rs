@@ -115,16 +115,6 @@ pub fn key(registry: &str) -> &str {
     }
 }
 
-/// The registry of an image's name; Docker Hub where it names none.
-///
-/// Source of the rule: distribution/reference `splitDockerDomain`.
-pub fn registry_of(image: &str) -> &str {
-    match image.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "docker.io",
-    }
-}
-
 /// Look for a registry's credential: its own helper, else the store, else the file itself.
 ///
 /// # Errors
@@ -263,20 +253,6 @@ mod tests {
         let token = from_helper(br#"{"Username": "<token>", "Secret": "x"}"#).unwrap();
         assert!(token.user.is_none() && token.identity_token.is_some());
         assert!(from_helper(br#"{"Username": "alice", "Secret": ""}"#).is_err());
-    }
-
-    #[test]
-    fn the_registry_of_an_image() {
-        for (image, expected) in [
-            ("redis:7-alpine", "docker.io"),
-            ("library/redis", "docker.io"),
-            ("docker.io/library/redis", "docker.io"),
-            ("127.0.0.1:5000/shop/frontend:1", "127.0.0.1:5000"),
-            ("localhost/x", "localhost"),
-            ("ghcr.io/x/y@sha256:0", "ghcr.io"),
-        ] {
-            assert_eq!(registry_of(image), expected, "{image}");
-        }
     }
 
     proptest::proptest! {

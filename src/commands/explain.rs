@@ -5,9 +5,10 @@ use anyhow::Result;
 use super::print;
 use crate::cli::Output;
 use crate::exit::Exit;
+use crate::facts::{ImageClass, Kind};
 use crate::observe::{self, Questions};
 use crate::plan::explain::{explain, matching_objects};
-use crate::plan::{ObjectKind, Plan, Unread};
+use crate::plan::{Plan, Unread};
 use crate::prune::{Planned, planned};
 use crate::report::{ExplainReport, json, text};
 use crate::settings::{self, PruneSettings};
@@ -49,7 +50,7 @@ pub async fn run(
 
 /// Where the images could not be listed, nothing can be said of any: why not.
 fn unlisted(plan: &Plan) -> Option<&Unread> {
-    plan.unread.iter().find(|unread| unread.id.is_empty() && unread.kind == ObjectKind::Cached)
+    plan.unread.iter().find(|unread| unread.id.is_empty() && unread.kind == Kind::Image(ImageClass::Cached))
 }
 
 #[cfg(test)]
@@ -60,10 +61,10 @@ mod tests {
     #[test]
     fn only_a_list_of_images_that_did_not_come_leaves_nothing_to_say() {
         for (kind, id, expected) in [
-            (ObjectKind::Cached, "", true),
-            (ObjectKind::BuildCache, "", false),
-            (ObjectKind::Dangling, "sha256:a", false),
-            (ObjectKind::Container, "c", false),
+            (crate::testing::CACHED, "", true),
+            (Kind::BuildCache, "", false),
+            (crate::testing::DANGLING, "sha256:a", false),
+            (Kind::Container, "c", false),
         ] {
             let unread = vec![Unread { kind, id: id.into(), why: Unavailable("x".into()) }];
             let plan = Plan { unread, ..Plan::default() };

@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn a_failure_is_status_1() {
         let unread = crate::plan::Unread {
-            kind: crate::plan::ObjectKind::BuildCache,
+            kind: crate::facts::Kind::BuildCache,
             id: String::new(),
             why: Unavailable("x".into()),
         };

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::wire::encode;
 use super::{Engine, EngineError};
 use crate::checks::login::{self, Credential, CredentialTest};
-use crate::facts::label;
+use crate::facts::{Reference, label};
 
 /// The label of the services that the proof makes.
 pub const LABEL: &str = "ci-docker-prune.verify";
@@ -82,7 +82,7 @@ impl Engine {
             digest: String,
         }
         let path = format!("/distribution/{image}/json");
-        let auth = credential.map(|credential| auth(credential, login::registry_of(image)));
+        let auth = credential.map(|credential| auth(credential, Reference::parse(image).registry()));
         let body = self.send(Method::GET, &path, auth.as_ref(), None).await?;
         let answer: Response = serde_json::from_slice(&body).map_err(|why| self.malformed(&path, &why))?;
         Ok(answer.descriptor.digest)
@@ -124,7 +124,7 @@ impl Engine {
             },
             "Mode": { "Replicated": { "Replicas": 1 } },
         });
-        let auth = credential.map(|credential| auth(credential, login::registry_of(image)));
+        let auth = credential.map(|credential| auth(credential, Reference::parse(image).registry()));
         self.send(Method::POST, "/services/create", auth.as_ref(), Some(&spec.to_string())).await.map(drop)
     }
 

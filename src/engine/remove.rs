@@ -11,7 +11,7 @@ use bollard::query_parameters::{
 
 use super::error::Failure;
 use super::{Engine, EngineError};
-use crate::facts::EVICTION_REPOSITORY;
+use crate::facts::{EVICTION_REPOSITORY, Reference};
 
 /// The part of the engine that can remove. A dry run never makes one.
 #[derive(Debug, Clone)]
@@ -31,11 +31,6 @@ pub fn eviction_tag(id: &str) -> String {
 /// The engine parses Go durations, which know no days. Of a part of a second the whole, so that nothing younger goes.
 fn until(older_than: Duration) -> String {
     format!("{}s", older_than.as_secs() + u64::from(older_than.subsec_nanos() > 0))
-}
-
-/// A registry's port is no tag.
-fn name_and_tag(name_tag: &str) -> (&str, &str) {
-    name_tag.rsplit_once(':').unwrap_or((name_tag, "latest"))
 }
 
 /// What an order to the engine did.
@@ -102,8 +97,8 @@ impl Remover {
         if self.engine.image(name_tag).await?.is_some() {
             return Ok(Done::Untagged);
         }
-        let (name, tag) = name_and_tag(name_tag);
-        self.tag_as(id, name, tag).await
+        let Reference { repository, tag, .. } = Reference::parse(name_tag);
+        self.tag_as(id, repository, tag.unwrap_or("latest")).await
     }
 
     async fn tag_as(&self, id: &str, repository: &str, tag: &str) -> Result<Done, EngineError> {
@@ -206,6 +201,5 @@ mod tests {
             assert_eq!(until(Duration::from_millis(millis)), expected);
         }
         assert_eq!(eviction_tag("sha256:0123"), "ci-docker-prune.invalid/evicting:0123");
-        assert_eq!(name_and_tag("registry:5000/ci/app:c1"), ("registry:5000/ci/app", "c1"));
     }
 }

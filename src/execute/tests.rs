@@ -4,52 +4,42 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::*;
-use crate::facts::{Filesystem, Inspected};
+use crate::facts::{Filesystem, Inspected, Kind, Object};
 use crate::plan::{LastUse, Rung};
 use crate::testing::fake::Fake;
 use crate::testing::{ago, block, image, now, usage};
 
-fn dangling(id: &str) -> (Image, PlannedRemoval) {
+fn dangling(id: &str) -> (Image, Removal) {
     let reason = RemovalReason::Unnamed { age: Duration::ZERO, parents: 0 };
     let image = Image { digests: vec![], ..image(id) };
-    (image.clone(), planned(ObjectKind::Dangling, &image, reason))
+    (image.clone(), planned(&image, reason))
 }
 
-fn cached(id: &str, tags: &[&str], rung: Rung, percent: &str) -> (Image, PlannedRemoval) {
+fn cached(id: &str, tags: &[&str], rung: Rung, percent: &str) -> (Image, Removal) {
     let tags = tags.iter().map(|&tag| tag.to_owned()).collect();
     let image = Image { tags, size: 100, ..image(id) };
     let last_use = LastUse::Used(Duration::ZERO);
     let eviction = Eviction { rung, limit: below(percent, None), superseded: None, last_use };
-    (image.clone(), planned(ObjectKind::Cached, &image, RemovalReason::Evicted(eviction)))
+    (image.clone(), planned(&image, RemovalReason::Evicted(eviction)))
 }
 
-fn planned(kind: ObjectKind, image: &Image, reason: RemovalReason) -> PlannedRemoval {
-    PlannedRemoval {
-        kind,
-        id: image.id.clone(),
-        names: image.shown_names(),
-        tags: image.tags.clone(),
-        size: image.size,
-        frees: Some(image.size),
-        finished: None,
-        reason,
-    }
+fn planned(image: &Image, reason: RemovalReason) -> Removal {
+    Removal { object: image.into(), frees: Some(image.size), finished: None, reason }
 }
 
-fn container(id: &str, finished: Option<Time>) -> PlannedRemoval {
-    let reason = RemovalReason::Finished(Duration::ZERO);
-    let image = Image { size: 0, ..image(id) };
-    let kind = ObjectKind::Container;
-    PlannedRemoval { id: id.into(), names: vec![], finished, ..planned(kind, &image, reason) }
+fn container(id: &str, finished: Option<Time>) -> Removal {
+    let object = Object { kind: Kind::Container, id: id.into(), names: vec![], size: 0 };
+    Removal { object, frees: None, finished, reason: RemovalReason::Finished(Duration::ZERO) }
 }
 
-fn build_cache() -> PlannedRemoval {
+fn build_cache() -> Removal {
     let reason = RemovalReason::StaleCache { records: 1, older_than: Duration::from_secs(60) };
-    PlannedRemoval { id: String::new(), ..planned(ObjectKind::BuildCache, &image(""), reason) }
+    let object = Object { kind: Kind::BuildCache, id: String::new(), names: vec![], size: 1 };
+    Removal { object, frees: Some(1), finished: None, reason }
 }
 
 /// An engine with these images, and what is to be done with them.
-fn scene(images: impl IntoIterator<Item = (Image, PlannedRemoval)>) -> (Fake, Vec<PlannedRemoval>) {
+fn scene(images: impl IntoIterator<Item = (Image, Removal)>) -> (Fake, Vec<Removal>) {
     let (images, removals) = images.into_iter().unzip();
     let fake = Fake::new();
     *fake.images.borrow_mut() = images;
@@ -75,7 +65,7 @@ fn measured(fake: &Fake) -> Answer<Usage> {
 fn timed(
     fake: Fake,
     undo: Option<Leftover>,
-    removals: Vec<PlannedRemoval>,
+    removals: Vec<Removal>,
     ask: Ask,
 ) -> (Duration, Outcome, Rc<Fake>) {
     let fake = Rc::new(fake);
@@ -96,28 +86,23 @@ fn timed(
     (took, outcome, fake)
 }
 
-fn carried_out(
-    fake: Fake,
-    undo: Option<Leftover>,
-    removals: Vec<PlannedRemoval>,
-    ask: Ask,
-) -> (Outcome, Rc<Fake>) {
+fn carried_out(fake: Fake, undo: Option<Leftover>, removals: Vec<Removal>, ask: Ask) -> (Outcome, Rc<Fake>) {
     let (_, outcome, fake) = timed(fake, undo, removals, ask);
     (outcome, fake)
 }
 
-fn carry_out(fake: Fake, removals: Vec<PlannedRemoval>) -> (Outcome, Rc<Fake>) {
+fn carry_out(fake: Fake, removals: Vec<Removal>) -> (Outcome, Rc<Fake>) {
     carried_out(fake, None, removals, &open)
 }
 
 /// Each object and what became of it, in the order in which that was known.
 fn shown(outcome: &Outcome) -> String {
-    let removed = outcome.removed.iter().map(|removal| format!("{} removed", removal.id));
+    let removed = outcome.removed.iter().map(|removal| format!("{} removed", removal.object.id));
     let skipped = outcome.skipped.iter().map(|(removal, why)| {
         let why = format!("{why:?}");
-        format!("{} {}", removal.id, why.split(['(', ' ']).next().unwrap())
+        format!("{} {}", removal.object.id, why.split(['(', ' ']).next().unwrap())
     });
-    let failed = outcome.failed.iter().map(|(removal, _)| format!("{} failed", removal.id));
+    let failed = outcome.failed.iter().map(|(removal, _)| format!("{} failed", removal.object.id));
     let all: Vec<_> = removed.chain(skipped).chain(failed).collect();
     all.join(", ").replace("sha256:", "")
 }
@@ -220,7 +205,7 @@ fn an_image_has_no_more_names_than_planned_and_is_of_its_kind() {
         (&digest, &as_tagged, true),
         (&with(&["ci:1", "x:1"]), &as_tagged, false),
     ] {
-        assert_eq!(is_as_planned(image, removal), expected, "{:?} {:?}", image.tags, removal.kind);
+        assert_eq!(is_as_planned(image, removal), expected, "{:?} {:?}", image.tags, removal.object.kind);
     }
 }
 
@@ -248,7 +233,8 @@ fn a_container_goes_unless_it_ran_again() {
 #[test]
 fn three_orders_for_dangling_images_are_in_flight_and_no_more() {
     let (mut fake, removals) = scene(["aaaa", "bbbb", "cccc", "dddd", "eeee", "ffff", "abab"].map(dangling));
-    fake.delays = removals.iter().map(|removal| (format!("remove image {}", removal.id), 100)).collect();
+    fake.delays =
+        removals.iter().map(|removal| (format!("remove image {}", removal.object.id), 100)).collect();
     let (took, outcome, _) = timed(fake, None, removals, &open);
     // Seven, three at a time.
     assert_eq!((took.as_millis(), outcome.removed.len()), (300, 7));
@@ -585,7 +571,7 @@ fn an_interrupted_eviction_is_finished_however_full_the_disk() {
     let tag = eviction_tag("sha256:aaaa");
     // At 50 %.
     let nameless = Image { digests: vec![], eviction_tag: Some(tag.clone()), size: 0, ..image("aaaa") };
-    let removal = planned(ObjectKind::Cached, &nameless, RemovalReason::Interrupted);
+    let removal = planned(&nameless, RemovalReason::Interrupted);
     let (fake, removals) = scene([(nameless, removal)]);
     let (outcome, fake) = carry_out(fake, removals);
     assert_eq!((shown(&outcome).as_str(), stopped(&outcome)), ("aaaa removed", ""));
@@ -597,7 +583,7 @@ fn evictions_that_free_nothing_twice_end() {
     // At 90 %, with what others write in a second, and what each removal frees. One takes as long as others need to write half of its size.
     let run = |writes: u64, frees: u64| {
         let (mut fake, removals) = scene(four());
-        let last = |removal: &PlannedRemoval| format!("remove image {}", eviction_tag(&removal.id));
+        let last = |removal: &Removal| format!("remove image {}", eviction_tag(&removal.object.id));
         fake.delays = removals.iter().map(|removal| (last(removal), 250_000)).collect();
         measured_by(fake, removals, &|fake, times| Ok(900 + writes * times as u64 - frees * gone(fake)))
     };
@@ -660,11 +646,7 @@ fn what_is_left_of_an_interrupted_eviction_is_undone() {
 }
 
 /// Carry these out with another way to measure the disk.
-fn measured_by(
-    fake: Fake,
-    removals: Vec<PlannedRemoval>,
-    measure: &dyn Fn(&Fake, usize) -> Answer<u64>,
-) -> Outcome {
+fn measured_by(fake: Fake, removals: Vec<Removal>, measure: &dyn Fn(&Fake, usize) -> Answer<u64>) -> Outcome {
     let fake = Rc::new(fake);
     let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
     let measured = async || {
@@ -681,10 +663,10 @@ fn measured_by(
     })
 }
 
-fn four() -> [(Image, PlannedRemoval); 4] {
+fn four() -> [(Image, Removal); 4] {
     ["aaaa", "bbbb", "cccc", "dddd"].map(|id| {
         let (image, removal) = cached(id, &[], Rung::Target, "75");
-        (image, PlannedRemoval { frees: Some(500), size: 500, ..removal })
+        (image, Removal { frees: Some(500), object: Object { size: 500, ..removal.object }, ..removal })
     })
 }
 
@@ -742,7 +724,8 @@ fn the_space_of_a_batch_is_waited_for() {
 #[test]
 fn orders_in_flight_share_the_lock_that_an_inhibitor_waits_for() {
     let (mut fake, removals) = scene(["aaaa", "bbbb", "cccc"].map(dangling));
-    fake.delays = removals.iter().map(|removal| (format!("remove image {}", removal.id), 100)).collect();
+    fake.delays =
+        removals.iter().map(|removal| (format!("remove image {}", removal.object.id), 100)).collect();
     let (outcome, fake) = carry_out(fake, removals);
     assert_eq!((outcome.removed.len(), fake.asked("lock removals").len()), (3, 1));
     // It is given back in between: an inhibitor has its turn.
@@ -813,7 +796,7 @@ fn the_second_of_grace_is_waited_for_only_where_something_goes_after_it() {
         let both = [cached("aaaa", &[], Rung::Target, "10"), cached("bbbb", &[], Rung::Target, "10")];
         let (mut fake, removals) = scene(both);
         for removal in removals.iter().filter(|_| of.is_empty()) {
-            let tag = format!("tag image {}", removal.id);
+            let tag = format!("tag image {}", removal.object.id);
             fake.failures.extend(failure.clone().map(|failure| (tag, failure)));
         }
         fake.failures.extend(failure.clone().map(|failure| (format!("remove image {of}"), failure)));
@@ -850,7 +833,7 @@ fn a_batch_takes_no_image_of_another_rung_and_no_more_than_its_size() {
     let removals = |n: usize, percent: &str| {
         (0..n).map(|_| cached("a", &[], Rung::Target, percent).1).collect::<Vec<_>>()
     };
-    let taken = |limit: Option<&str>, others: Vec<PlannedRemoval>, used: u64| {
+    let taken = |limit: Option<&str>, others: Vec<Removal>, used: u64| {
         let first = removals(1, limit.unwrap_or("70")).remove(0);
         let mut left = VecDeque::from(others);
         let limit = limit.map(|percent| below(percent, None));
@@ -864,17 +847,14 @@ fn a_batch_takes_no_image_of_another_rung_and_no_more_than_its_size() {
     assert_eq!(
         taken(
             Some("0"),
-            removals(99, "0")
-                .into_iter()
-                .map(|removal| PlannedRemoval { frees: Some(0), ..removal })
-                .collect(),
+            removals(99, "0").into_iter().map(|removal| Removal { frees: Some(0), ..removal }).collect(),
             99
         ),
         BATCH
     );
     let mut left = VecDeque::from(vec![dangling("a").1, container("c", None)]);
-    assert!(pop(&mut left, ObjectKind::Container).is_none());
-    assert!(pop(&mut left, ObjectKind::Dangling).is_some() && pop(&mut left, ObjectKind::Dangling).is_none());
+    assert!(pop(&mut left, Turn::Containers).is_none());
+    assert!(pop(&mut left, Turn::DanglingImages).is_some() && pop(&mut left, Turn::DanglingImages).is_none());
 }
 
 #[test]

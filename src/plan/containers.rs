@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use super::{Inventory, KeepReason, KeptObject, ObjectKind, Plan, PlannedRemoval, Policy, RemovalReason};
+use super::{Inventory, KeepReason, Kept, Plan, Policy, Removal, RemovalReason};
 use crate::facts::label::{SERVICE_ID, SERVICE_NAME, compose_project};
-use crate::facts::{Container, ContainerState};
+use crate::facts::{Container, ContainerState, Object};
 use crate::ledger::Ledger;
 use crate::units::Time;
 
@@ -58,25 +58,12 @@ fn builder(container: &Container) -> Option<&str> {
 pub(super) fn decide(inventory: &Inventory, ledger: &Ledger, policy: &Policy, now: Time, plan: &mut Plan) {
     let owners = Owners::new(inventory, policy);
     for container in &inventory.containers {
-        let (id, names) = (container.id.clone(), container.names.clone());
         let unread = inventory.is_unread(&container.id);
         let old_enough = |since| old_enough(since, ledger, policy, now);
+        let (object, finished) = (Object::from(container), container.finished);
         match decide_container(container, &owners, unread, policy, old_enough) {
-            Ok(reason) => {
-                let (tags, finished) = (vec![], container.finished);
-                let kind = ObjectKind::Container;
-                plan.remove.push(PlannedRemoval {
-                    kind,
-                    id,
-                    names,
-                    tags,
-                    size: 0,
-                    frees: None,
-                    finished,
-                    reason,
-                });
-            }
-            Err(reason) => plan.keep.push(KeptObject { class: None, id, names, size: 0, reason }),
+            Ok(reason) => plan.remove.push(Removal { object, frees: None, finished, reason }),
+            Err(reason) => plan.keep.push(Kept { object, reason }),
         }
     }
 }
@@ -206,7 +193,7 @@ mod tests {
     fn a_container_that_was_never_started_is_judged_like_one_that_ended() {
         let created = Container { state: ContainerState::Created, created: ago("30d"), ..container() };
         let unread = super::super::Unread {
-            kind: ObjectKind::Container,
+            kind: crate::facts::Kind::Container,
             id: created.id.clone(),
             why: crate::facts::Unavailable("500".into()),
         };
@@ -325,7 +312,8 @@ mod tests {
             let inventory = Inventory { containers: vec![ended.clone(), beside], ..Inventory::default() };
             let mut plan = Plan::default();
             decide(&inventory, &Ledger::default(), &policy(), now(), &mut plan);
-            let kept = plan.keep.iter().find(|kept| kept.id == ended.id).map(|kept| kept.reason.clone());
+            let kept =
+                plan.keep.iter().find(|kept| kept.object.id == ended.id).map(|kept| kept.reason.clone());
             let expected = stays.then(|| KeepReason::ComposeProject(project.into()));
             assert_eq!(kept, expected, "{project} beside {state:?} of {other}");
         }

@@ -1,18 +1,13 @@
 //! Which objects a name means, and everything that decides about one of them.
 
-use super::{
-    Condition, Inventory, KeepReason, KeptObject, LastUse, Plan, PlannedRemoval, Policy, containers, images,
-};
-use crate::facts::{Container, Image, ImageClass, name_tag};
+use super::{Condition, Inventory, KeepReason, Kept, LastUse, Plan, Policy, Removal, containers, images};
+use crate::facts::{Container, Image, Object, Reference, SHORTEST_ID, name_tag};
 use crate::ledger::{Entry, Ledger};
 use crate::units::Time;
 
-/// The shortest beginning of an ID that is taken for one, in hexadecimal digits.
-const SHORTEST_ID: usize = 4;
-
 /// An object that a name means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Object<'a> {
+pub enum Found<'a> {
     /// A container.
     Container(&'a Container),
     /// An image of any class.
@@ -23,22 +18,16 @@ pub enum Object<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// It would be removed.
-    Remove(PlannedRemoval),
+    Remove(Removal),
     /// It would stay.
-    Keep(KeptObject),
+    Keep(Kept),
 }
 
 /// Everything that is known about one object.
 #[derive(Debug, Clone)]
 pub struct Explanation {
-    /// Of an image.
-    pub class: Option<ImageClass>,
-    /// The engine's ID of it.
-    pub id: String,
-    /// A container's names; an image's tags and digest references.
-    pub references: Vec<String>,
-    /// Bytes, layers that are shared included; 0 for a container.
-    pub size: u64,
+    /// An image with its tags and its digest references.
+    pub object: Object,
     /// What the ledger has about an image.
     pub entry: Option<Entry>,
     /// Everything that keeps it whatever its age and the disk's usage.
@@ -52,12 +41,12 @@ pub struct Explanation {
 /// The objects that a text means, as docker(1) takes them: a container's name, an image's `name:tag` (with `latest` where
 /// it has no tag), `name@sha256:…`, or the beginning of an ID. A digest may be cut short. A cached image is found by the
 /// `name:tag` that it was used by too, and a repository's name means all of its images where there is no `latest`.
-pub fn matching_objects<'a>(inventory: &'a Inventory, ledger: &Ledger, text: &str) -> Vec<Object<'a>> {
+pub fn matching_objects<'a>(inventory: &'a Inventory, ledger: &Ledger, text: &str) -> Vec<Found<'a>> {
     let named =
         |container: &&Container| container.names.iter().any(|name| name == text.trim_start_matches('/'));
-    let containers: Vec<_> = inventory.containers.iter().filter(named).map(Object::Container).collect();
-    let of_images = |matches: &dyn Fn(&Image) -> bool| -> Vec<Object> {
-        inventory.images.iter().filter(|image| matches(image)).map(Object::Image).collect()
+    let containers: Vec<_> = inventory.containers.iter().filter(named).map(Found::Container).collect();
+    let of_images = |matches: &dyn Fn(&Image) -> bool| -> Vec<Found> {
+        inventory.images.iter().filter(|image| matches(image)).map(Found::Image).collect()
     };
     // With a digest, that tells which image is meant.
     let wanted = name_tag(text).filter(|_| !text.contains('@'));
@@ -73,89 +62,58 @@ pub fn matching_objects<'a>(inventory: &'a Inventory, ledger: &Ledger, text: &st
     let by_id = |id: &str| is_id && id.trim_start_matches("sha256:").starts_with(&hex.to_ascii_lowercase());
     let ids = || {
         let containers = inventory.containers.iter().filter(|container| by_id(&container.id));
-        containers.map(Object::Container).chain(of_images(&|image| by_id(&image.id))).collect()
+        containers.map(Found::Container).chain(of_images(&|image| by_id(&image.id))).collect()
     };
+    let asked = Reference::parse(text);
     let by_repository = |image: &Image| {
-        let mut names = image.tags.iter().chain(&image.digests).map(|reference| repository(reference));
-        names.any(|name| name == repository(text))
+        let mut names = image.tags.iter().chain(&image.digests).map(|name| Reference::parse(name).repository);
+        names.any(|name| name == asked.repository)
     };
     let mut found = containers;
     found.extend(of_images(&|image| by_name(image) || by_digest(image)));
     if found.is_empty() {
         found = ids();
     }
-    if found.is_empty() && !text.contains('@') && repository(text) == short_name(text) {
+    if found.is_empty() && (asked.tag, asked.digest) == (None, None) {
         found = of_images(&by_repository);
     }
     found
 }
 
-/// Without `docker.io/` and `library/`, as the engine shows a name.
-fn short_name(name: &str) -> &str {
-    let prefixes = ["docker.io/", "index.docker.io/", "library/"];
-    prefixes.into_iter().fold(name, |name, prefix| name.strip_prefix(prefix).unwrap_or(name))
-}
-
-/// A reference without its tag and its digest.
-fn repository(reference: &str) -> &str {
-    let name = reference.split_once('@').map_or(reference, |(name, _)| name);
-    // A colon before a slash belongs to the registry's port.
-    let name = match name.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => name,
-        _ => name,
-    };
-    short_name(name)
-}
-
 /// Is a digest reference the one that a text asks for, the digest cut short perhaps?
 fn has_digest(reference: &str, text: &str) -> bool {
-    let (Some((_, digest)), Some((name, wanted))) = (reference.split_once('@'), text.split_once('@')) else {
-        return false;
-    };
-    repository(reference) == repository(name) && wanted.len() > "sha256:".len() && digest.starts_with(wanted)
+    let (own, asked) = (Reference::parse(reference), Reference::parse(text));
+    let begins = |(own, asked): (&str, &str)| asked.len() > "sha256:".len() && own.starts_with(asked);
+    own.repository == asked.repository && own.digest.zip(asked.digest).is_some_and(begins)
 }
 
 /// Everything that decides about an object.
 pub fn explain(
-    object: Object,
+    object: Found,
     inventory: &Inventory,
     ledger: &Ledger,
     policy: &Policy,
     plan: &Plan,
     now: Time,
 ) -> Explanation {
-    let id = match object {
-        Object::Container(container) => &container.id,
-        Object::Image(image) => &image.id,
+    let (object, entry, protections, eviction) = match object {
+        Found::Container(container) => {
+            (container.into(), None, containers::protections(container, inventory, policy), None)
+        }
+        Found::Image(image) => {
+            let names = image.tags.iter().chain(&image.digests).cloned().collect();
+            (
+                Object { names, ..image.into() },
+                ledger.images.get(&image.id).cloned(),
+                images::protections(image, inventory, policy),
+                images::eviction_conditions(image, ledger, policy, now),
+            )
+        }
     };
-    let removal = plan.remove.iter().find(|removal| removal.id == *id).cloned().map(Decision::Remove);
-    let kept = plan.keep.iter().find(|kept| kept.id == *id).cloned().map(Decision::Keep);
-    let explanation = Explanation {
-        class: None,
-        id: id.clone(),
-        references: vec![],
-        size: 0,
-        entry: None,
-        protections: vec![],
-        decision: removal.or(kept),
-        eviction: None,
-    };
-    match object {
-        Object::Container(container) => Explanation {
-            references: container.names.clone(),
-            protections: containers::protections(container, inventory, policy),
-            ..explanation
-        },
-        Object::Image(image) => Explanation {
-            class: Some(image.class()),
-            references: image.tags.iter().chain(&image.digests).cloned().collect(),
-            size: image.size,
-            entry: ledger.images.get(&image.id).cloned(),
-            protections: images::protections(image, inventory, policy),
-            eviction: images::eviction_conditions(image, ledger, policy, now),
-            ..explanation
-        },
-    }
+    let removal = plan.remove.iter().find(|removal| removal.object.id == object.id);
+    let kept = plan.keep.iter().find(|kept| kept.object.id == object.id);
+    let decision = removal.cloned().map(Decision::Remove).or_else(|| Some(Decision::Keep(kept?.clone())));
+    Explanation { object, entry, protections, decision, eviction }
 }
 
 #[cfg(test)]
@@ -210,9 +168,9 @@ mod tests {
             ("", ""),
         ];
         for (text, expected) in table {
-            let id = |object: &Object| match object {
-                Object::Container(container) => container.id.clone(),
-                Object::Image(image) => image.id.trim_start_matches("sha256:").to_owned(),
+            let id = |object: &Found| match object {
+                Found::Container(container) => container.id.clone(),
+                Found::Image(image) => image.id.trim_start_matches("sha256:").to_owned(),
             };
             let found: Vec<_> = matching_objects(&inventory, &ledger, text).iter().map(id).collect();
             assert_eq!(found.join(" "), expected, "{text}");
@@ -234,7 +192,7 @@ mod tests {
         let name = service.name.clone();
         inventory.services = vec![service];
         let policy = Policy { keep_labels: vec!["keep".parse().unwrap()], ..policy() };
-        let object = Object::Image(&inventory.images[0]);
+        let object = Found::Image(&inventory.images[0]);
         let found = explain(object, &inventory, &ledger, &policy, &Plan::default(), now());
         let expected = [
             KeepReason::UsedBy("web".into()),

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::sharing::Sharing;
 use super::{
-    Condition, Eviction, Inventory, KeepReason, KeptObject, LastUse, Leftover, ObjectKind, Plan,
-    PlannedRemoval, Policy, RemovalReason, Rung, Users,
+    Condition, Eviction, Inventory, KeepReason, Kept, LastUse, Leftover, Plan, Policy, Removal,
+    RemovalReason, Rung, Users,
 };
-use crate::facts::{Container, Image, ImageClass, Labels, name_tag};
+use crate::facts::{Container, Image, ImageClass, Labels, Object, Reference, name_tag};
 use crate::gates::disk::Usage;
 use crate::ledger::{Entry, Ledger};
 use crate::units::{Time, elapsed};
@@ -26,13 +26,11 @@ pub(super) fn decide(
     let (removals, shared) = without_shared(removals, inventory, ledger);
     for (image, reason) in kept.into_iter().chain(shared) {
         plan.leftovers.extend(leftover(image, ledger));
-        let (class, id, names, size) =
-            (Some(image.class()), image.id.clone(), image.shown_names(), image.size);
-        plan.keep.push(KeptObject { class, id, names, size, reason });
+        plan.keep.push(Kept { object: image.into(), reason });
     }
     let mut sharing = Sharing::new(&inventory.images, ledger);
     for (image, mut removal) in removals {
-        removal.frees = sharing.remove(&removal.id);
+        removal.frees = sharing.remove(&removal.object.id);
         // Its own tag is used by the eviction; a tag that it lost it gets back first.
         let lost = leftover(image, ledger).filter(|left| !left.lost_tags.is_empty() && !image.is_nameless());
         plan.leftovers.extend(lost.map(|left| Leftover { eviction_tag: None, ..left }));
@@ -40,8 +38,8 @@ pub(super) fn decide(
     }
 }
 
-type Removals<'a> = Vec<(&'a Image, PlannedRemoval)>;
-type Kept<'a> = Vec<(&'a Image, KeepReason)>;
+type Removals<'a> = Vec<(&'a Image, Removal)>;
+type Keeps<'a> = Vec<(&'a Image, KeepReason)>;
 
 /// What may go of each image by its references, its age and the disk's usage, in the order in which it goes.
 fn judge<'a>(
@@ -50,7 +48,7 @@ fn judge<'a>(
     policy: &Policy,
     usage: Option<&Usage>,
     now: Time,
-) -> (Removals<'a>, Kept<'a>) {
+) -> (Removals<'a>, Keeps<'a>) {
     let protection = Protection::new(inventory);
     let superseded = ledger.superseded();
     let (mut removals, mut kept) = (Vec::new(), Vec::new());
@@ -77,22 +75,15 @@ fn judge<'a>(
         match reason {
             Err(reason) => kept.push((image, reason)),
             Ok(reason) => {
-                let kind = match reason {
-                    RemovalReason::Unnamed { .. } => ObjectKind::Dangling,
-                    _ => ObjectKind::Cached,
-                };
-                let (id, names, tags, size) =
-                    (image.id.clone(), image.shown_names(), image.tags.clone(), image.size);
-                let (frees, finished) = (None, None);
-                removals
-                    .push((image, PlannedRemoval { kind, id, names, tags, size, frees, finished, reason }));
+                let (object, frees, finished) = (Object::from(image), None, None);
+                removals.push((image, Removal { object, frees, finished, reason }));
             }
         }
     }
     // A plan is the same whichever way the engine lists.
     removals.sort_by_cached_key(|(_, removal)| {
-        let order = eviction_order(removal, ledger.weight(&removal.id));
-        (removal.kind, order, removal.id.clone())
+        let order = eviction_order(removal, ledger.weight(&removal.object.id));
+        (removal.turn(), order, removal.object.id.clone())
     });
     (removals, kept)
 }
@@ -114,8 +105,8 @@ fn without_shared<'a>(
     removals: Removals<'a>,
     inventory: &Inventory,
     ledger: &Ledger,
-) -> (Removals<'a>, Kept<'a>) {
-    let going = removals.iter().map(|(_, removal)| removal.id.as_str()).collect();
+) -> (Removals<'a>, Keeps<'a>) {
+    let going = removals.iter().map(|(_, removal)| removal.object.id.as_str()).collect();
     let own = Sharing::new(&inventory.images, ledger).own_among(&going);
     let mut shared = Vec::new();
     let left = removals.into_iter().filter(|(image, removal)| match &removal.reason {
@@ -169,7 +160,7 @@ fn leftover(image: &Image, ledger: &Ledger) -> Option<Leftover> {
 
 /// By rung, then superseded images first, then least recently used first, where what comes back often counts as used
 /// more recently.
-fn eviction_order(removal: &PlannedRemoval, weight: f64) -> Option<(Rung, bool, Reverse<Duration>)> {
+fn eviction_order(removal: &Removal, weight: f64) -> Option<(Rung, bool, Reverse<Duration>)> {
     let RemovalReason::Evicted(eviction) = &removal.reason else { return None };
     Some((eviction.rung, eviction.superseded.is_none(), Reverse(eviction.last_use.ago().div_f64(weight))))
 }
@@ -307,7 +298,7 @@ impl<'a> Protection<'a> {
     fn new(inventory: &'a Inventory) -> Self {
         let (mut named, mut tags) = (HashMap::new(), HashMap::new());
         let mut protect = |reference: &'a str, why: KeepReason| {
-            if let Some((_, digest)) = reference.split_once('@') {
+            if let Some(digest) = Reference::parse(reference).digest {
                 named.entry(digest).or_insert_with(|| why.clone());
             }
             // A tagged image is named by its tag too, however the reference is written.
@@ -339,8 +330,7 @@ impl<'a> Protection<'a> {
             return Some(KeepReason::UsedBy(user.to_owned()));
         }
         let references = image.tags.iter().chain(&image.digests).chain(taken);
-        let digests =
-            references.clone().filter_map(|reference| reference.split_once('@')).map(|(_, digest)| digest);
+        let digests = references.clone().filter_map(|reference| Reference::parse(reference).digest);
         let id = [image.id.as_str(), image.id.trim_start_matches("sha256:")];
         let mut keys = references.map(String::as_str).chain(digests).chain(id);
         let by_tag = || image.tags.iter().chain(taken).find_map(|tag| self.tags.get(&name_tag(tag)?));
@@ -410,7 +400,7 @@ mod tests {
                 shown.push('|');
             }
             last = Some(eviction.rung);
-            shown.push_str(removal.id.trim_start_matches("sha256:"));
+            shown.push_str(removal.object.id.trim_start_matches("sha256:"));
         }
         shown
     }
@@ -467,7 +457,7 @@ mod tests {
         let goes = |image: Image, service: Option<Service>| {
             let services = service.into_iter().collect();
             let inventory = Inventory { services, ..only(image) };
-            plan_by(&policy, &inventory, &used, 85).remove.pop().map(|removal| removal.tags)
+            plan_by(&policy, &inventory, &used, 85).remove.pop().map(|removal| removal.tags().to_vec())
         };
         let tags = |tags: &[&str]| Some(tags.iter().map(|&tag| tag.to_owned()).collect::<Vec<_>>());
         assert_eq!(goes(tagged(&["ci/app:1"]), None), tags(&["ci/app:1"]));
@@ -633,9 +623,10 @@ mod tests {
             ledger.images.get_mut(&format!("sha256:{id}")).unwrap().layers = Some(layers);
         }
         let found = plan(&inventory, &ledger, 85);
-        let frees: Vec<_> = found.remove.iter().map(|removal| (removal.id.as_str(), removal.frees)).collect();
+        let frees: Vec<_> =
+            found.remove.iter().map(|removal| (removal.object.id.as_str(), removal.frees)).collect();
         assert_eq!(frees, [("sha256:c", Some(50_000_000)), ("sha256:d", Some(150_000_000))]);
-        let kept = |id: &str| found.keep.iter().find(|kept| kept.id == id).unwrap().reason.clone();
+        let kept = |id: &str| found.keep.iter().find(|kept| kept.object.id == id).unwrap().reason.clone();
         for id in ["sha256:a", "sha256:b"] {
             assert!(matches!(kept(id), KeepReason::SharesLayers(_)), "{id}");
         }
@@ -719,7 +710,7 @@ mod tests {
     #[test]
     fn what_the_engine_would_not_tell_of_keeps_a_dangling_image() {
         let unread = super::super::Unread {
-            kind: ObjectKind::Dangling,
+            kind: crate::testing::DANGLING,
             id: "sha256:a".into(),
             why: crate::facts::Unavailable("500".into()),
         };
@@ -735,7 +726,10 @@ mod tests {
         };
         let found = plan(&inventory, &known, 85);
         assert_eq!((found.keep.len(), found.remove.len()), (1, 1));
-        assert_eq!((found.keep[0].id.as_str(), &found.keep[0].reason), ("sha256:a", &KeepReason::Unread));
+        assert_eq!(
+            (found.keep[0].object.id.as_str(), &found.keep[0].reason),
+            ("sha256:a", &KeepReason::Unread)
+        );
         // Which of them the engine is asked about: those that nothing else keeps.
         let labelled = Image { labels: labels(&[("keep", "")]), ..dangling("c") };
         let inventory = Inventory {
@@ -756,8 +750,9 @@ mod tests {
         let returns = crate::ledger::Returns { images: 1, returns: 1, last_used: now() };
         known.repositories.insert("db".into(), returns);
         known.images.get_mut("sha256:a").unwrap().references.insert("db:1".into(), now());
-        let order =
-            |plan: Plan| plan.remove.iter().map(|removal| removal.id[7..].to_owned()).collect::<String>();
+        let order = |plan: Plan| {
+            plan.remove.iter().map(|removal| removal.object.id[7..].to_owned()).collect::<String>()
+        };
         assert_eq!(order(plan(&inventory, &known, 85)), "bca");
         known.repositories.clear();
         assert_eq!(order(plan(&inventory, &known, 85)), "abc");
@@ -820,8 +815,8 @@ mod tests {
         }
         let inventory = Inventory { images: vec![cached, dangling], ..Inventory::default() };
         let found = plan(&inventory, &known, 85);
-        let frees: Vec<_> = found.remove.iter().map(|removal| (removal.kind, removal.frees)).collect();
-        assert_eq!(frees, [(ObjectKind::Dangling, Some(0)), (ObjectKind::Cached, Some(100_000_000))]);
+        let frees: Vec<_> = found.remove.iter().map(|removal| (removal.object.kind, removal.frees)).collect();
+        assert_eq!(frees, [(crate::testing::DANGLING, Some(0)), (crate::testing::CACHED, Some(100_000_000))]);
     }
 
     #[test]

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::facts::{CacheRecord, Container, Image, ImageClass, Labels, Service, Task, Unavailable};
+use crate::facts::{
+    CacheRecord, Container, Image, ImageClass, Kind, Labels, Object, Service, Task, Unavailable,
+};
 use crate::gates::disk::{Limit, Usage};
 use crate::ledger::Ledger;
 use crate::units::{Time, elapsed};
@@ -47,7 +49,7 @@ impl Inventory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
     /// What kind of object it is.
-    pub kind: ObjectKind,
+    pub kind: Kind,
     /// Empty for the build cache, and for the images where they could not be listed.
     pub id: String,
     /// Why there is no answer.
@@ -123,32 +125,24 @@ impl Policy {
     }
 }
 
-/// What a plan is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ObjectKind {
-    /// A container that ended or never started.
-    Container,
+/// The order of a plan: what needs no list of images first, and what frees space before what is needed last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    Containers,
     /// Before the cached images: what it frees need not be evicted.
     BuildCache,
-    /// An image without any name.
-    Dangling,
-    /// An image with a digest and no tag, or one that `evict_tagged` names.
-    Cached,
+    DanglingImages,
+    /// Tagged ones too, where `evict_tagged` names them.
+    CachedImages,
 }
 
-impl ObjectKind {
-    /// Is it planned without a list of images?
-    pub fn needs_no_images(self) -> bool {
-        matches!(self, Self::Container | Self::BuildCache)
-    }
-
-    /// As in the JSON and the tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Container => "container",
-            Self::Dangling => "dangling",
-            Self::Cached => "cached",
-            Self::BuildCache => "build-cache",
+impl Turn {
+    pub fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Container => Self::Containers,
+            Kind::BuildCache => Self::BuildCache,
+            Kind::Image(ImageClass::Dangling) => Self::DanglingImages,
+            Kind::Image(ImageClass::Cached | ImageClass::Tagged) => Self::CachedImages,
         }
     }
 }
@@ -209,40 +203,34 @@ pub struct Condition {
 
 /// A decision to remove, with all that carrying it out takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedRemoval {
-    /// What kind of object it is.
-    pub kind: ObjectKind,
-    /// Empty for the build cache.
-    pub id: String,
-    /// A container's names; an image's tags and digest references.
-    pub names: Vec<String>,
-    /// The tags of an image that `evict_tagged` names, which all go; empty for everything else.
-    pub tags: Vec<String>,
-    /// Bytes; for an image with the layers that it shares, for a container 0 (the engine would have
-    /// to walk its files to tell).
-    pub size: u64,
+pub struct Removal {
+    pub object: Object,
     /// Bytes that its removal frees once all planned before it are gone; absent where that is not known: of a container,
     /// and of an image whose layers the engine did not tell.
     pub frees: Option<u64>,
     /// When a container ended; it is left alone if it ran again since.
     pub finished: Option<Time>,
-    /// Why it goes.
     pub reason: RemovalReason,
 }
 
-impl PlannedRemoval {
+impl Removal {
+    pub fn turn(&self) -> Turn {
+        Turn::of(self.object.kind)
+    }
+
     /// Bytes that its removal frees, or at most frees.
     pub fn freed(&self) -> u64 {
-        self.frees.unwrap_or(self.size)
+        self.frees.unwrap_or(self.object.size)
+    }
+
+    /// The tags of an image that `evict_tagged` names, which all go.
+    pub fn tags(&self) -> &[String] {
+        if self.object.kind == Kind::Image(ImageClass::Tagged) { &self.object.names } else { &[] }
     }
 
     fn is_stuck(&self, ledger: &Ledger) -> bool {
-        ledger.stuck.as_ref().is_some_and(|(kind, id)| kind == self.kind.name() && *id == self.id)
-    }
-
-    /// Its first name, else its ID.
-    pub fn label(&self) -> &str {
-        self.names.first().unwrap_or(&self.id)
+        let Object { kind, id, .. } = &self.object;
+        ledger.stuck.as_ref().is_some_and(|(name, stuck)| name == kind.name() && stuck == id)
     }
 }
 
@@ -275,24 +263,9 @@ pub enum RemovalReason {
 
 /// A decision to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptObject {
-    /// Of an image; `None` for a container.
-    pub class: Option<ImageClass>,
-    /// The engine's ID of it.
-    pub id: String,
-    /// A container's names; an image's tags and digest references.
-    pub names: Vec<String>,
-    /// Bytes, as in [`PlannedRemoval`].
-    pub size: u64,
-    /// Why it stays.
+pub struct Kept {
+    pub object: Object,
     pub reason: KeepReason,
-}
-
-impl KeptObject {
-    /// Is it a container, and no image?
-    pub fn is_container(&self) -> bool {
-        self.class.is_none()
-    }
 }
 
 /// Why something stays.
@@ -347,9 +320,9 @@ pub enum KeepReason {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// In the order in which it is carried out.
-    pub remove: Vec<PlannedRemoval>,
+    pub remove: Vec<Removal>,
     /// Everything else, each with its reason.
-    pub keep: Vec<KeptObject>,
+    pub keep: Vec<Kept>,
     /// Images that stay, and of which an interrupted eviction has left something to undo.
     pub leftovers: Vec<Leftover>,
     /// What could not be decided about, and stays.
@@ -383,23 +356,23 @@ pub fn build(
     images::decide(inventory, ledger, policy, usage, now, &mut plan);
     build_cache(inventory, ledger, policy, now, &mut plan);
     // What the last run gave up must not keep everything else from its turn, day after day.
-    let last = plan.stuck(ledger).map(|removal| removal.kind);
-    let is_stuck = |removal: &PlannedRemoval| removal.is_stuck(ledger);
-    plan.remove.sort_by_key(|removal| (last == Some(removal.kind), removal.kind, is_stuck(removal)));
+    let last = plan.stuck(ledger).map(Removal::turn);
+    plan.remove
+        .sort_by_key(|removal| (last == Some(removal.turn()), removal.turn(), removal.is_stuck(ledger)));
     plan
 }
 
 impl Plan {
     /// What the last run gave up, if it is to go now.
-    fn stuck(&self, ledger: &Ledger) -> Option<&PlannedRemoval> {
+    fn stuck(&self, ledger: &Ledger) -> Option<&Removal> {
         self.remove.iter().find(|removal| removal.is_stuck(ledger))
     }
 
     /// What goes before the images are listed: its beginning, which no image is part of, but for the kind that the last run
     /// gave up.
-    pub fn before_images(&self, ledger: &Ledger) -> Vec<PlannedRemoval> {
-        let last = self.stuck(ledger).map(|removal| removal.kind);
-        let first = |removal: &&PlannedRemoval| removal.kind.needs_no_images() && last != Some(removal.kind);
+    pub fn before_images(&self, ledger: &Ledger) -> Vec<Removal> {
+        let last = self.stuck(ledger).map(Removal::turn);
+        let first = |removal: &&Removal| removal.turn() <= Turn::BuildCache && last != Some(removal.turn());
         self.remove.iter().take_while(first).cloned().collect()
     }
 }
@@ -415,7 +388,7 @@ pub fn projected(plan: &Plan, usage: &Usage) -> (Usage, bool) {
         {
             continue;
         }
-        is_known &= removal.frees.is_some() || removal.kind == ObjectKind::Container;
+        is_known &= removal.frees.is_some() || removal.object.kind == Kind::Container;
         let filesystem = &mut usage.filesystem;
         let freed = removal.freed().min(filesystem.used);
         filesystem.used -= freed;
@@ -442,12 +415,8 @@ fn build_cache(inventory: &Inventory, ledger: &Ledger, policy: &Policy, now: Tim
     if let Some(youngest) = youngest {
         let (records, size) = (stale(false).count(), size(false));
         let older_than = policy.older_than.saturating_add(unobserved(youngest));
-        plan.remove.push(PlannedRemoval {
-            kind: ObjectKind::BuildCache,
-            id: String::new(),
-            names: vec![],
-            tags: vec![],
-            size,
+        plan.remove.push(Removal {
+            object: Object { kind: Kind::BuildCache, id: String::new(), names: vec![], size },
             frees: Some(size),
             finished: None,
             reason: RemovalReason::StaleCache { records, older_than },
@@ -516,17 +485,12 @@ mod tests {
                 superseded: None,
                 last_use: LastUse::Used(age),
             };
-            PlannedRemoval {
-                kind: ObjectKind::Dangling,
-                id: String::new(),
-                names: vec![],
-                tags: vec![],
-                size,
-                frees: None,
-                finished: None,
+            Removal {
+                object: Object { size, ..crate::testing::object(crate::testing::DANGLING, "") },
                 reason: percent.map_or(RemovalReason::Unnamed { age, parents: 0 }, |value| {
                     RemovalReason::Evicted(evicted(value))
                 }),
+                ..crate::testing::removal(crate::testing::DANGLING, "")
             }
         };
         let remove = vec![
@@ -541,9 +505,9 @@ mod tests {
         // 85: 80 without what goes anyway, then 74, 68, and below 70 no more.
         assert_eq!((end(85), end(60), end(3)), (68, 55, 0));
         // What is freed is known where it is known of each.
-        let known = |removals: &[(ObjectKind, Option<u64>)]| {
-            let remove = removals.iter().map(|(kind, frees)| PlannedRemoval {
-                kind: *kind,
+        let known = |removals: &[(Kind, Option<u64>)]| {
+            let remove = removals.iter().map(|(kind, frees)| Removal {
+                object: Object { kind: *kind, ..removal(50, None).object },
                 frees: *frees,
                 ..removal(50, None)
             });
@@ -552,8 +516,11 @@ mod tests {
             (usage.percent.get(), known)
         };
         assert_eq!(known(&[]), (50, true));
-        assert_eq!(known(&[(ObjectKind::Dangling, Some(10)), (ObjectKind::Container, None)]), (44, true));
-        assert_eq!(known(&[(ObjectKind::Dangling, Some(10)), (ObjectKind::Dangling, None)]), (44, false));
+        assert_eq!(known(&[(crate::testing::DANGLING, Some(10)), (Kind::Container, None)]), (44, true));
+        assert_eq!(
+            known(&[(crate::testing::DANGLING, Some(10)), (crate::testing::DANGLING, None)]),
+            (44, false)
+        );
     }
 
     /// Two containers that ended, two dangling images and build cache, all old.
@@ -594,7 +561,7 @@ mod tests {
         ] {
             ledger.stuck = stuck.map(|(kind, id)| (kind.to_owned(), id.to_owned()));
             let plan = build(&inventory, &ledger, &crate::testing::policy(), Some(&usage), now());
-            let ids: Vec<_> = plan.remove.iter().map(|removal| removal.id.as_str()).collect();
+            let ids: Vec<_> = plan.remove.iter().map(|removal| removal.object.id.as_str()).collect();
             assert_eq!(ids.join(" "), order, "{stuck:?}");
             assert_eq!(plan.before_images(&ledger).len(), first, "{stuck:?}");
         }
@@ -606,8 +573,8 @@ mod tests {
         let unlisted = Inventory { images: vec![], ..inventory };
         ledger.stuck = Some(("container".into(), "c1".into()));
         let plan = build(&unlisted, &ledger, &crate::testing::policy(), None, now());
-        let first: Vec<_> = plan.before_images(&ledger).iter().map(|removal| removal.kind).collect();
-        assert_eq!(first, [ObjectKind::BuildCache]);
+        let first: Vec<_> = plan.before_images(&ledger).iter().map(|removal| removal.object.kind).collect();
+        assert_eq!(first, [Kind::BuildCache]);
     }
 
     #[test]
@@ -645,15 +612,15 @@ mod tests {
     fn a_removal_is_called_by_its_first_name_and_frees_at_most_its_size() {
         let (inventory, ledger) = full_inventory();
         let plan = build(&inventory, &ledger, &crate::testing::policy(), None, now());
-        assert_eq!((plan.remove[0].label(), plan.remove[3].label()), ("plain", "sha256:a"));
-        let freed = |frees| PlannedRemoval { frees, size: 7, ..plan.remove[3].clone() }.freed();
+        assert_eq!((plan.remove[0].object.label(), plan.remove[3].object.label()), ("plain", "sha256:a"));
+        let object = Object { size: 7, ..plan.remove[3].object.clone() };
+        let freed = |frees| Removal { frees, object: object.clone(), ..plan.remove[3].clone() }.freed();
         assert_eq!((freed(None), freed(Some(3))), (7, 3));
         assert!(plan.keep.is_empty() && plan.shared_cache == 0);
-        let unread =
-            vec![Unread { kind: ObjectKind::BuildCache, id: String::new(), why: Unavailable("x".into()) }];
+        let unread = vec![Unread { kind: Kind::BuildCache, id: String::new(), why: Unavailable("x".into()) }];
         let unlisted = Inventory { unread: unread.clone(), ..Inventory::default() };
         assert_eq!(build(&unlisted, &ledger, &crate::testing::policy(), None, now()).unread, unread);
-        assert!(plan.remove.iter().map(|removal| removal.kind.name()).eq([
+        assert!(plan.remove.iter().map(|removal| removal.object.kind.name()).eq([
             "container",
             "container",
             "build-cache",
@@ -716,7 +683,7 @@ mod tests {
                     Inventory { build_cache: records.to_vec(), containerd_store, ..Inventory::default() };
                 let mut plan = Plan::default();
                 build_cache(&inventory, &Ledger::default(), &policy, now(), &mut plan);
-                (plan.remove.iter().map(|removal| removal.size).collect::<Vec<_>>(), plan.shared_cache)
+                (plan.remove.iter().map(|removal| removal.object.size).collect::<Vec<_>>(), plan.shared_cache)
             };
             // On overlay2 an image has what is shared, and its removal would free nothing.
             let shared = if containerd_store { 10 } else { 0 };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use regex::Regex;
 
-use super::{Condition, Inventory, KeepReason, ObjectKind, Policy, RemovalReason, Rung, build};
+use super::{Condition, Inventory, KeepReason, Policy, RemovalReason, Rung, build};
 use crate::facts::{Container, ContainerState, Image, Service};
 use crate::gates::disk::Limit;
 use crate::ledger::{Entry, Ledger};
@@ -150,9 +150,9 @@ proptest! {
         let mut evictions = Vec::new();
         let mut order = Vec::new();
         for removal in &plan.remove {
-            order.push(removal.kind);
-            if removal.kind == ObjectKind::Container {
-                let container = inventory.containers.iter().find(|container| container.id == removal.id).unwrap();
+            order.push(removal.turn());
+            if removal.object.kind == crate::facts::Kind::Container {
+                let container = inventory.containers.iter().find(|container| container.id == removal.object.id).unwrap();
                 prop_assert!(matches!(
                     container.state,
                     ContainerState::Exited | ContainerState::Dead | ContainerState::Created
@@ -166,7 +166,7 @@ proptest! {
                 prop_assert!(since <= now() && elapsed(now(), since) >= policy.older_than);
                 continue;
             }
-            let image = inventory.images.iter().find(|image| image.id == removal.id).unwrap();
+            let image = inventory.images.iter().find(|image| image.id == removal.object.id).unwrap();
             let consented = |tag: &String| policy.evict_tagged.iter().any(|pattern| pattern.is_match(tag));
             prop_assert!(image.tags.iter().all(consented));
             prop_assert!(!used.contains(image.id.as_str()));
@@ -208,8 +208,8 @@ proptest! {
             }
         }
         // Every object has exactly one decision.
-        let mut decided: Vec<&str> = plan.remove.iter().map(|removal| removal.id.as_str()).collect();
-        decided.extend(plan.keep.iter().map(|kept| kept.id.as_str()));
+        let mut decided: Vec<&str> = plan.remove.iter().map(|removal| removal.object.id.as_str()).collect();
+        decided.extend(plan.keep.iter().map(|kept| kept.object.id.as_str()));
         decided.sort_unstable();
         let mut all: Vec<&str> = inventory.images.iter().map(|image| image.id.as_str()).collect();
         all.extend(inventory.containers.iter().map(|container| container.id.as_str()));

@@ -44,8 +44,8 @@ impl Observed<'_> {
                 last_name: last.map(|(name_tag, _)| name_tag.clone()),
             };
             let names = image.tags.iter().chain(&image.digests).cloned().collect();
-            let (kind, id, size) = (ConsumerKind::Dangling, image.id.clone(), image.size);
-            (image.class(), DiskConsumer { kind, names, id, size, image: Some(known) })
+            let (kind, id, size) = (ConsumerKind::Image(image.class()), image.id.clone(), image.size);
+            DiskConsumer { kind, names, id, size, image: Some(known) }
         };
         let there = inventory.images.iter().filter(|image| !removed.contains(image.id.as_str()));
         let info = survey.info.as_ref().map_err(Clone::clone);

@@ -16,7 +16,7 @@ use crate::gates::{Gate, GateState, Verdict, all_unavailable, combined_state, co
 use crate::host::lock::Acquisition;
 use crate::ledger::{Ledger, Observations};
 use crate::observe::{self, DiskPlaces, Questions, Survey};
-use crate::plan::{self, Inventory, ObjectKind, Plan};
+use crate::plan::{self, Inventory, Plan, Turn};
 use crate::settings::PruneSettings;
 use crate::units::{Time, age};
 use crate::world::{EngineApi, World};
@@ -128,7 +128,7 @@ pub async fn preview(
     };
     let mut result = PruneResult::without_removals(gates, ending).of_preview();
     if consumers {
-        let removed = plan.remove.iter().map(|removal| removal.id.as_str()).collect();
+        let removed = plan.remove.iter().map(|removal| removal.object.id.as_str()).collect();
         let (inventory, ledger) = (&inventory, &known);
         let observed = Observed { survey: &survey, inventory, ledger, removed, now };
         result.disk_consumers = Some(observed.disk_consumers(world, &engine).await);
@@ -429,7 +429,7 @@ impl<W: World> Evaluated<'_, W> {
         // On a disk that is still full an operator wants to know with what; at a signal there is no time for it.
         let disk_consumers = match consumers && !relieved && !world.shutdown_requested() {
             true => {
-                let removed = outcome.removed.iter().map(|removal| removal.id.as_str()).collect();
+                let removed = outcome.removed.iter().map(|removal| removal.object.id.as_str()).collect();
                 let observed = Observed { survey, inventory: &inventory, ledger: &known, removed, now };
                 Some(observed.disk_consumers(world, engine).await)
             }
@@ -453,21 +453,21 @@ impl<W: World> Evaluated<'_, W> {
 
 /// What a ledger keeps of a prune that was carried out as far as it went.
 fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images: Option<&Filesystem>, now: Time) {
-    ledger.forget(outcome.removed.iter().map(|removal| removal.id.as_str()));
+    ledger.forget(outcome.removed.iter().map(|removal| removal.object.id.as_str()));
     outcome.settled.iter().for_each(|id| drop(ledger.evicting.remove(id)));
     let time = ledger.time(now);
     for (removal, why) in &outcome.skipped {
         let refused =
-            removal.kind == ObjectKind::Cached && matches!(why, Skip::Refused(_) | Skip::HasChildren);
-        if let (true, Some(entry)) = (refused, ledger.images.get_mut(&removal.id)) {
+            removal.turn() == Turn::CachedImages && matches!(why, Skip::Refused(_) | Skip::HasChildren);
+        if let (true, Some(entry)) = (refused, ledger.images.get_mut(&removal.object.id)) {
             entry.refused = Some(time);
         }
     }
     let stuck = outcome.failed.iter().find(|(_, error)| error.timed_out());
-    let stuck = stuck.map(|(removal, _)| (removal.kind.name().to_owned(), removal.id.clone()));
+    let stuck = stuck.map(|(removal, _)| (removal.object.kind.name().to_owned(), removal.object.id.clone()));
     // One that had no turn this time is still last the next time.
     let had_no_turn =
-        |(_, id): &(String, String)| outcome.skipped.iter().any(|(removal, _)| removal.id == *id);
+        |(_, id): &(String, String)| outcome.skipped.iter().any(|(removal, _)| removal.object.id == *id);
     ledger.stuck = stuck.or_else(|| ledger.stuck.take().filter(had_no_turn));
     match relieved {
         true => ledger.clear_pressure(),

@@ -5,26 +5,19 @@ use std::rc::Rc;
 use super::*;
 use crate::engine::EngineError;
 use crate::execute::FreedNothing;
-use crate::facts::{Image, Inhibitor, SwarmState};
+use crate::facts::{Image, Inhibitor, Kind, SwarmState};
 use crate::ledger::Entry;
-use crate::plan::{PlannedRemoval, RemovalReason};
 use crate::settings::{self, Command};
 use crate::testing::fake::Fake;
-use crate::testing::{ago, block, container, image, labels, now, service, usage};
-
-fn removal(id: &str, kind: ObjectKind) -> PlannedRemoval {
-    let reason = RemovalReason::Interrupted;
-    let (names, tags) = (vec![], vec![]);
-    PlannedRemoval { kind, id: id.into(), names, tags, size: 0, frees: None, finished: None, reason }
-}
+use crate::testing::{CACHED, DANGLING, ago, block, container, image, labels, now, removal, service, usage};
 
 fn why() -> Unavailable {
     Unavailable("no answer".into())
 }
 
 fn failed(error: EngineError) -> Outcome {
-    let kind = if error.timed_out() { ObjectKind::Container } else { ObjectKind::Cached };
-    Outcome { failed: vec![(removal("x", kind), error)], ..Outcome::default() }
+    let kind = if error.timed_out() { Kind::Container } else { CACHED };
+    Outcome { failed: vec![(removal(kind, "x"), error)], ..Outcome::default() }
 }
 
 /// Each way to be stopped, the gates that are counted for it, and whether it is a failure.
@@ -103,13 +96,13 @@ fn what_is_gone_is_forgotten_and_what_was_refused_or_stuck_remembered() {
         ledger.evicting.insert(id.into(), vec![]);
     }
     let outcome = Outcome {
-        removed: vec![removal("gone", ObjectKind::Cached)],
+        removed: vec![removal(CACHED, "gone")],
         settled: vec!["settled".into()],
         skipped: vec![
-            (removal("refused", ObjectKind::Cached), Skip::Refused("409".into())),
-            (removal("parent", ObjectKind::Cached), Skip::HasChildren),
-            (removal("busy", ObjectKind::Cached), Skip::InUse),
-            (removal("dangling", ObjectKind::Dangling), Skip::Refused("409".into())),
+            (removal(CACHED, "refused"), Skip::Refused("409".into())),
+            (removal(CACHED, "parent"), Skip::HasChildren),
+            (removal(CACHED, "busy"), Skip::InUse),
+            (removal(DANGLING, "dangling"), Skip::Refused("409".into())),
         ],
         ..Outcome::default()
     };
@@ -126,7 +119,7 @@ fn what_is_gone_is_forgotten_and_what_was_refused_or_stuck_remembered() {
     settle(&mut ledger, &failed(timeout), true, None, now());
     assert_eq!(ledger.stuck, stuck("container", "x"));
     // It had no turn.
-    let skipped = vec![(removal("x", ObjectKind::Container), Skip::Stopped)];
+    let skipped = vec![(removal(Kind::Container, "x"), Skip::Stopped)];
     settle(&mut ledger, &Outcome { skipped, ..Outcome::default() }, true, None, now());
     assert_eq!(ledger.stuck, stuck("container", "x"));
     let error = EngineError::simulated_status("DELETE", 500, "x");

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::text::{amount, usage_line};
+use crate::facts::Kind;
 use crate::gates::disk::{NEARLY_FULL, Usage};
 use crate::gates::{Gate, Verdict, converge, runs};
-use crate::plan::{KeepReason, KeptObject, Plan};
+use crate::plan::{KeepReason, Kept, Plan};
 use crate::units::{duration, size};
 
 /// Ages to suggest for `--older-than`, longest first.
@@ -117,7 +118,7 @@ pub const SHARED_CACHE: &str = "build cache that the containerd store counts as 
 /// `evictable`: is the filesystem that holds the images under pressure, so that a shorter age would evict any?
 pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    let idle = |kept: &KeptObject| match &kept.reason {
+    let idle = |kept: &Kept| match &kept.reason {
         KeepReason::Cached { last_use, .. } => Some(last_use.ago()),
         _ => None,
     };
@@ -134,10 +135,11 @@ pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
             size(bytes)
         ));
     }
-    let in_use = |kept: &&KeptObject| {
+    let in_use = |kept: &&Kept| {
         matches!(kept.reason, KeepReason::UsedBy(_) | KeepReason::NamedBy(_) | KeepReason::RollbackOf(_))
     };
-    let (n, bytes) = total(plan.keep.iter().filter(|kept| !kept.is_container()).filter(in_use));
+    let (n, bytes) =
+        total(plan.keep.iter().filter(|kept| kept.object.kind != Kind::Container).filter(in_use));
     if n > 0 {
         let images = amount(n, "image");
         lines.push(format!(
@@ -159,8 +161,8 @@ pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
     lines
 }
 
-fn total<'a>(kept: impl Iterator<Item = &'a KeptObject>) -> (usize, u64) {
-    kept.fold((0, 0), |(n, bytes), value| (n + 1, bytes.saturating_add(value.size)))
+fn total<'a>(kept: impl Iterator<Item = &'a Kept>) -> (usize, u64) {
+    kept.fold((0, 0), |(n, bytes), kept| (n + 1, bytes.saturating_add(kept.object.size)))
 }
 
 /// Why an eviction that freed nothing may have freed nothing.
@@ -179,7 +181,7 @@ mod tests {
     use super::*;
     use crate::gates::disk::{Limit, Measured};
     use crate::plan::LastUse;
-    use crate::testing::usage;
+    use crate::testing::{CACHED, object, usage};
 
     fn disk(percent: u64) -> Gate {
         let limit = Limit { percent: "80".parse().unwrap(), min_free: None };
@@ -285,14 +287,16 @@ mod tests {
 
     #[test]
     fn what_would_free_more_is_told_by_why_it_stays() {
-        let kept =
-            |class, reason| KeptObject { class, id: String::new(), names: vec![], size: 1_000_000, reason };
-        let image = |reason| kept(Some(crate::facts::ImageClass::Cached), reason);
+        let kept = |kind, reason| Kept {
+            object: crate::facts::Object { size: 1_000_000, ..object(kind, "") },
+            reason,
+        };
+        let image = |reason| kept(CACHED, reason);
         let keep = vec![
             image(KeepReason::UsedBy("x".into())),
             image(KeepReason::NamedBy("x".into())),
             image(KeepReason::RollbackOf("x".into())),
-            kept(None, KeepReason::UsedBy("no image".into())),
+            kept(Kind::Container, KeepReason::UsedBy("no image".into())),
             image(KeepReason::Tagged),
             image(KeepReason::DiskUnknown),
         ];
@@ -316,11 +320,8 @@ mod tests {
 
     #[test]
     fn the_longest_age_that_frees_something_is_suggested() {
-        let kept = |hours: u64| KeptObject {
-            class: Some(crate::facts::ImageClass::Cached),
-            id: String::new(),
-            names: vec![],
-            size: 1_000_000,
+        let kept = |hours: u64| Kept {
+            object: crate::facts::Object { size: 1_000_000, ..object(CACHED, "") },
             reason: KeepReason::Cached {
                 last_use: LastUse::Used(Duration::from_secs(hours * 3_600)),
                 conditions: vec![],

@@ -12,11 +12,11 @@ use super::{ExplainReport, StatusReport, advice, checks, outcome_word, text};
 use crate::checks::pull_limit::PullLimit;
 use crate::checks::{Check, CheckStatus, Deployed, Redeploy};
 use crate::disk_consumers::{self, DiskConsumer, DiskConsumers};
-use crate::facts::{ImageClass, Inhibitor};
+use crate::facts::{ImageClass, Inhibitor, Kind};
 use crate::gates::disk::Usage;
 use crate::gates::{Gate, GateState, combined_state};
 use crate::plan::explain::{Decision, Explanation};
-use crate::plan::{self, KeptObject, Leftover, ObjectKind, PlannedRemoval};
+use crate::plan::{self, Kept, Leftover, Removal};
 use crate::prune::outcome::{OngoingPressure, PruneOutcome, PruneResult};
 use crate::units::{Time, elapsed};
 
@@ -283,9 +283,7 @@ fn consumers(consumers: &DiskConsumers) -> ConsumersJson {
 fn consumer_kind(kind: disk_consumers::ConsumerKind) -> KindJson {
     use disk_consumers::ConsumerKind as Consumer;
     let kind = match kind {
-        Consumer::TaggedImage => return image(ImageClass::Tagged),
-        Consumer::CachedImage => return image(ImageClass::Cached),
-        Consumer::Dangling => return image(ImageClass::Dangling),
+        Consumer::Image(class) => return image(class),
         Consumer::Volume => "volume",
         Consumer::ContainerLayer => "container-layer",
         Consumer::BuildCache => "build-cache",
@@ -297,16 +295,11 @@ fn consumer_kind(kind: disk_consumers::ConsumerKind) -> KindJson {
 }
 
 fn image(class: ImageClass) -> KindJson {
-    KindJson { kind: "image", class: Some(text::class_name(class)) }
+    KindJson { kind: "image", class: Some(class.name()) }
 }
 
-fn kind(kind: ObjectKind) -> KindJson {
-    match kind {
-        ObjectKind::Container => KindJson { kind: "container", class: None },
-        ObjectKind::Dangling => image(ImageClass::Dangling),
-        ObjectKind::Cached => image(ImageClass::Cached),
-        ObjectKind::BuildCache => KindJson { kind: "build-cache", class: None },
-    }
+fn kind(kind: Kind) -> KindJson {
+    kind.class().map_or(KindJson { kind: kind.name(), class: None }, image)
 }
 
 fn unread(unread: &plan::Unread) -> UnreadJson {
@@ -314,24 +307,23 @@ fn unread(unread: &plan::Unread) -> UnreadJson {
     UnreadJson { kind: kind(unread.kind), id: unread.id.clone(), reason }
 }
 
-fn planned(removal: &PlannedRemoval, reason: Reason) -> ObjectJson {
-    let tagged = !removal.tags.is_empty();
+fn planned(removal: &Removal, reason: Reason) -> ObjectJson {
     ObjectJson {
-        kind: if tagged { image(ImageClass::Tagged) } else { kind(removal.kind) },
-        id: removal.id.clone(),
-        names: removal.names.clone(),
-        size_bytes: removal.size,
+        kind: kind(removal.object.kind),
+        id: removal.object.id.clone(),
+        names: removal.object.names.clone(),
+        size_bytes: removal.object.size,
         frees_bytes: removal.frees,
         reason,
     }
 }
 
-fn kept(kept: &KeptObject) -> ObjectJson {
+fn kept(kept: &Kept) -> ObjectJson {
     ObjectJson {
-        kind: kept.class.map_or(KindJson { kind: "container", class: None }, image),
-        id: kept.id.clone(),
-        names: kept.names.clone(),
-        size_bytes: kept.size,
+        kind: kind(kept.object.kind),
+        id: kept.object.id.clone(),
+        names: kept.object.names.clone(),
+        size_bytes: kept.object.size,
         frees_bytes: None,
         reason: reason::keep(&kept.reason),
     }
@@ -442,6 +434,7 @@ pub fn explain(out: &mut impl Write, report: &ExplainReport) -> io::Result<()> {
 }
 
 fn explanation(found: &Explanation, now: Time) -> Value {
+    let class = found.object.kind.class();
     let (decision, why) = match &found.decision {
         Some(Decision::Remove(removal)) => ("remove", Some(reason::removal(&removal.reason))),
         Some(Decision::Keep(kept)) => ("keep", Some(reason::keep(&kept.reason))),
@@ -462,11 +455,11 @@ fn explanation(found: &Explanation, now: Time) -> Value {
         json
     });
     json!({
-        "kind": if found.class.is_some() { "image" } else { "container" },
-        "class": found.class.map(text::class_name),
-        "id": found.id,
-        "references": found.references,
-        "size_bytes": found.class.map(|_| found.size),
+        "kind": if class.is_some() { "image" } else { "container" },
+        "class": class.map(ImageClass::name),
+        "id": found.object.id,
+        "references": found.object.names,
+        "size_bytes": class.map(|_| found.object.size),
         "ledger": ledger,
         "decision": decision,
         "reason": why,
@@ -506,7 +499,7 @@ mod tests {
     use super::*;
     use crate::checks::Retention;
     use crate::execute::Outcome;
-    use crate::plan::{Plan, RemovalReason};
+    use crate::plan::Plan;
     use crate::testing::{ago, usage};
 
     fn parsed(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> Value {
@@ -530,15 +523,10 @@ mod tests {
 
     #[test]
     fn a_report_of_a_prune_has_what_came_of_each_object_and_how_long_the_pressure_lasts() {
-        let removal = |id: &str| crate::plan::PlannedRemoval {
-            kind: crate::plan::ObjectKind::Container,
-            id: id.into(),
-            names: vec![],
-            tags: vec![],
-            size: 3,
+        let removal = |id: &str| Removal {
+            object: crate::facts::Object { size: 3, ..crate::testing::object(Kind::Container, id) },
             frees: Some(2),
-            finished: None,
-            reason: RemovalReason::Interrupted,
+            ..crate::testing::removal(Kind::Container, id)
         };
         let error = crate::engine::EngineError::simulated_status("x", 500, "x");
         let outcome = Outcome {

@@ -5,13 +5,13 @@
 
 use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
 
-use super::text::{class_name, gate_state};
+use super::text::gate_state;
 use super::{OUTCOMES, outcome_word};
 use crate::execute::Stop;
-use crate::facts::ImageClass;
+use crate::facts::Kind;
 use crate::gates::{Gate, GateState, Verdict, runs};
 use crate::ledger::Ledger;
-use crate::plan::{ObjectKind, PlannedRemoval};
+use crate::plan::Removal;
 use crate::prune::outcome::{OngoingPressure, PruneOutcome, PruneResult};
 use crate::units::{Percent, Time, clean};
 
@@ -171,19 +171,19 @@ fn objects(file: &File, report: &PruneResult) -> Result<()> {
         &["kind", "class", "result"],
     )?;
     if let PruneOutcome::CarriedOut(outcome) = &report.ending {
-        let failed: Vec<&PlannedRemoval> = outcome.failed.iter().map(|(removal, _)| removal).collect();
-        let skipped: Vec<&PlannedRemoval> = outcome.skipped.iter().map(|(removal, _)| removal).collect();
-        let removed: Vec<&PlannedRemoval> = outcome.removed.iter().collect();
+        let failed: Vec<&Removal> = outcome.failed.iter().map(|(removal, _)| removal).collect();
+        let skipped: Vec<&Removal> = outcome.skipped.iter().map(|(removal, _)| removal).collect();
+        let removed: Vec<&Removal> = outcome.removed.iter().collect();
         for (result, removals) in [("removed", removed), ("skipped", skipped), ("failed", failed)] {
             for (kind, class) in KINDS {
-                let is_of = |removal: &&&PlannedRemoval| kind_and_class(removal) == (kind, class);
+                let is_of = |removal: &&&Removal| kind_and_class(removal.object.kind) == (kind, class);
                 let n = removals.iter().filter(is_of).count();
                 objects.with_label_values(&[kind, class, result]).set(n as f64);
             }
         }
     }
     for kept in report.plan.iter().flat_map(|plan| &plan.keep) {
-        let (kind, class) = kept.class.map_or(("container", ""), |class| ("image", class_name(class)));
+        let (kind, class) = kind_and_class(kept.object.kind);
         objects.with_label_values(&[kind, class, "kept"]).inc();
     }
     Ok(())
@@ -192,14 +192,8 @@ fn objects(file: &File, report: &PruneResult) -> Result<()> {
 const KINDS: [(&str, &str); 5] =
     [("container", ""), ("image", "tagged"), ("image", "cached"), ("image", "dangling"), ("build-cache", "")];
 
-fn kind_and_class(removal: &PlannedRemoval) -> (&'static str, &'static str) {
-    match removal.kind {
-        ObjectKind::Container => ("container", ""),
-        ObjectKind::BuildCache => ("build-cache", ""),
-        ObjectKind::Dangling => ("image", class_name(ImageClass::Dangling)),
-        ObjectKind::Cached if removal.tags.is_empty() => ("image", class_name(ImageClass::Cached)),
-        ObjectKind::Cached => ("image", class_name(ImageClass::Tagged)),
-    }
+fn kind_and_class(kind: Kind) -> (&'static str, &'static str) {
+    kind.class().map_or((kind.name(), ""), |class| ("image", class.name()))
 }
 
 /// How many there were; none where the gate could not be evaluated.
@@ -223,25 +217,12 @@ fn inhibitors(report: &PruneResult) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{ago, now};
+    use crate::testing::{CACHED, DANGLING, TAGGED, ago, now, object, removal};
 
     use crate::execute::Outcome;
     use crate::facts::{Filesystem, Inhibitor, Unavailable};
     use crate::gates::disk::Usage;
-    use crate::plan::{KeepReason, KeptObject, Plan, RemovalReason};
-
-    fn removal(kind: ObjectKind, tags: &[&str]) -> PlannedRemoval {
-        PlannedRemoval {
-            kind,
-            id: String::new(),
-            names: vec![],
-            tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
-            size: 0,
-            frees: None,
-            finished: None,
-            reason: RemovalReason::Interrupted,
-        }
-    }
+    use crate::plan::{KeepReason, Kept, Plan};
 
     /// The metrics of a run, without the prefix of their names.
     fn lines_of(report: &PruneResult) -> Vec<String> {
@@ -263,23 +244,16 @@ mod tests {
 
     #[test]
     fn what_became_of_each_object_is_counted_by_kind_class_and_result() {
-        use ObjectKind::{BuildCache, Cached, Container, Dangling};
         let error = || crate::engine::EngineError::simulated_status("x", 500, "x");
-        let skip = |kind| (removal(kind, &[]), crate::execute::Skip::InUse);
+        let skip = |kind| (removal(kind, ""), crate::execute::Skip::InUse);
         let outcome = Outcome {
-            removed: vec![removal(Container, &[]), removal(BuildCache, &[]), removal(Cached, &["ci:1"])],
-            skipped: vec![skip(Cached), skip(Cached)],
-            failed: (0..3).map(|_| (removal(Dangling, &[]), error())).collect(),
+            removed: [Kind::Container, Kind::BuildCache, TAGGED].map(|kind| removal(kind, "")).into(),
+            skipped: vec![skip(CACHED), skip(CACHED)],
+            failed: (0..3).map(|_| (removal(DANGLING, ""), error())).collect(),
             ..Outcome::default()
         };
-        let kept = |class| KeptObject {
-            class,
-            id: String::new(),
-            names: vec![],
-            size: 0,
-            reason: KeepReason::Tagged,
-        };
-        let keep = vec![kept(None), kept(Some(ImageClass::Tagged)), kept(Some(ImageClass::Tagged))];
+        let kept = |kind| Kept { object: object(kind, ""), reason: KeepReason::Tagged };
+        let keep = vec![kept(Kind::Container), kept(TAGGED), kept(TAGGED)];
         let report = PruneResult {
             plan: Some(Plan { keep, ..Plan::default() }),
             reclaimed: 1_234,

@@ -74,24 +74,15 @@ pub fn outcome_word(report: &PruneResult) -> &'static str {
 mod tests {
     use super::*;
     use crate::execute::{Outcome, Stop};
+    use crate::facts::Kind;
     use crate::gates::Verdict;
-    use crate::plan::{ObjectKind, PlannedRemoval, RemovalReason};
 
     #[test]
     fn how_a_run_ended_is_one_word() {
         let open = || Gate::Runs(Verdict::Open(()));
         let closed = || Gate::Runs(Verdict::Closed(vec![]));
         let result = |gates, ending| PruneResult::without_removals(gates, ending);
-        let removal = PlannedRemoval {
-            kind: ObjectKind::Container,
-            id: String::new(),
-            names: vec![],
-            tags: vec![],
-            size: 0,
-            frees: None,
-            finished: None,
-            reason: RemovalReason::Interrupted,
-        };
+        let removal = crate::testing::removal(Kind::Container, "");
         let removed = || Outcome { removed: vec![removal.clone()], ..Outcome::default() };
         let carried_out = |outcome| result(vec![open()], PruneOutcome::CarriedOut(outcome));
         for (report, expected) in [

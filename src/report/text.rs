@@ -13,13 +13,12 @@ use crate::checks::{Check, MAX_RECORD_AGE};
 use crate::disk_consumers::{self, DiskConsumer, DiskConsumers};
 use crate::engine::watch::StopEvent;
 use crate::execute::{Outcome, Skip, Stop};
-use crate::facts::{ImageClass, Inhibitor};
+use crate::facts::{ImageClass, Inhibitor, Kind, Object, Reference, short_id};
 use crate::gates::disk::{Limit, Usage};
 use crate::gates::{Gate, GateState, Verdict, converge, runs};
 use crate::plan::explain::{Decision, Explanation};
 use crate::plan::{
-    self, Condition, Eviction, KeepLabel, KeepReason, KeptObject, LastUse, ObjectKind, Plan, PlannedRemoval,
-    RemovalReason,
+    self, Condition, Eviction, KeepLabel, KeepReason, Kept, LastUse, Plan, Removal, RemovalReason, Turn,
 };
 use crate::prune::outcome::{Intervention, OngoingPressure, PruneOutcome, PruneResult};
 use crate::units::{Time, age, clean, duration, elapsed, size};
@@ -283,7 +282,7 @@ pub fn prune(out: &mut impl Write, report: &PruneResult, verbose: bool) -> io::R
     ledger_error(out, report)?;
     for unread in report.plan.iter().flat_map(|plan| &plan.unread) {
         let name = match (unread.kind, unread.id.as_str()) {
-            (ObjectKind::Cached, "") => "images".into(),
+            (Kind::Image(ImageClass::Cached), "") => "images".into(),
             (kind, id) => format!("{} {id}", kind.name()),
         };
         writeln!(out, "could not be read, and stays: {}: {}", clean(name.trim()), clean(&unread.why.0))?;
@@ -394,8 +393,8 @@ fn plan_text(out: &mut impl Write, plan: &Plan, usage: Option<&Usage>, verbose: 
 const SHARED: &str = " at the best: not all of their layers are known, and images share layers";
 
 /// Removals in their order, those of each rung of eviction under the usage that they ask for.
-fn removals(out: &mut impl Write, removals: &[PlannedRemoval]) -> io::Result<()> {
-    let limit = |removal: &PlannedRemoval| match &removal.reason {
+fn removals(out: &mut impl Write, removals: &[Removal]) -> io::Result<()> {
+    let limit = |removal: &Removal| match &removal.reason {
         RemovalReason::Evicted(eviction) => Some(eviction.limit),
         _ => None,
     };
@@ -405,22 +404,11 @@ fn removals(out: &mut impl Write, removals: &[PlannedRemoval]) -> io::Result<()>
         }
         let rows = some.iter().map(|removal| {
             let (since, why) = remove_reason(&removal.reason);
-            [
-                kind_name(removal).to_owned(),
-                label(&removal.names, &removal.id),
-                size_or_dash(removal),
-                since,
-                why,
-            ]
+            [removal.object.kind.name().to_owned(), label(&removal.object), size_or_dash(removal), since, why]
         });
         table(out, ["KIND", "NAME", "SIZE", "AGE", "REASON"], rows)?;
     }
     Ok(())
-}
-
-/// A tagged image that goes by consent is shown as such.
-pub fn kind_name(removal: &PlannedRemoval) -> &'static str {
-    if removal.tags.is_empty() { removal.kind.name() } else { "tagged" }
 }
 
 /// The largest consumers of the disk, and what could not be measured.
@@ -471,19 +459,19 @@ fn fills(out: &mut impl Write, disk_consumers: &DiskConsumers) -> io::Result<()>
 /// An image that has no tag is shown by the one that it was last used by, and its ID.
 fn consumer_name(consumer: &DiskConsumer) -> String {
     match consumer.image.as_ref().and_then(|image| image.last_name.as_ref()) {
-        Some(last) if !matches!(consumer.kind, disk_consumers::ConsumerKind::TaggedImage) => {
-            format!("{} ({})", short(last), label(&[], &consumer.id))
+        Some(last) if consumer.kind != disk_consumers::ConsumerKind::Image(ImageClass::Tagged) => {
+            format!("{} ({})", short(last), short_id(&consumer.id))
         }
-        _ => label(&consumer.names, &consumer.id),
+        _ => names_or_id(&consumer.names, &consumer.id),
     }
 }
 
 /// As the table names it.
 pub fn disk_consumer_kind(kind: disk_consumers::ConsumerKind) -> &'static str {
     match kind {
-        disk_consumers::ConsumerKind::TaggedImage => "tagged image",
-        disk_consumers::ConsumerKind::CachedImage => "cached image",
-        disk_consumers::ConsumerKind::Dangling => "dangling",
+        disk_consumers::ConsumerKind::Image(ImageClass::Tagged) => "tagged image",
+        disk_consumers::ConsumerKind::Image(ImageClass::Cached) => "cached image",
+        disk_consumers::ConsumerKind::Image(ImageClass::Dangling) => "dangling",
         disk_consumers::ConsumerKind::Volume => "volume",
         disk_consumers::ConsumerKind::ContainerLayer => "container layer",
         disk_consumers::ConsumerKind::BuildCache => "build cache",
@@ -493,27 +481,27 @@ pub fn disk_consumer_kind(kind: disk_consumers::ConsumerKind) -> &'static str {
     }
 }
 
-fn size_or_dash(removal: &PlannedRemoval) -> String {
-    if removal.kind == ObjectKind::Container { "-".into() } else { size(removal.size) }
+fn size_or_dash(removal: &Removal) -> String {
+    if removal.object.kind == Kind::Container { "-".into() } else { size(removal.object.size) }
 }
 
 /// `3 containers, 1 dangling image, 12 cached images, build cache: 1.2 GB`.
-fn total(removals: &[PlannedRemoval]) -> String {
-    let mut counts: BTreeMap<ObjectKind, usize> = BTreeMap::new();
+fn total(removals: &[Removal]) -> String {
+    let mut counts: BTreeMap<Turn, usize> = BTreeMap::new();
     for removal in removals {
-        *counts.entry(removal.kind).or_default() += 1;
+        *counts.entry(removal.turn()).or_default() += 1;
     }
     let parts: Vec<String> = counts
         .iter()
-        .map(|(kind, n)| match kind {
-            ObjectKind::Container => amount(*n, "container"),
-            ObjectKind::Dangling => amount(*n, "dangling image"),
-            ObjectKind::Cached => amount(*n, "cached image"),
-            ObjectKind::BuildCache => "build cache".into(),
+        .map(|(turn, n)| match turn {
+            Turn::Containers => amount(*n, "container"),
+            Turn::DanglingImages => amount(*n, "dangling image"),
+            Turn::CachedImages => amount(*n, "cached image"),
+            Turn::BuildCache => "build cache".into(),
         })
         .collect();
     let parts = parts.join(", ");
-    let mut sized = removals.iter().filter(|removal| removal.kind != ObjectKind::Container).peekable();
+    let mut sized = removals.iter().filter(|removal| removal.object.kind != Kind::Container).peekable();
     if sized.peek().is_none() {
         return parts;
     }
@@ -555,22 +543,21 @@ fn remove_reason(reason: &RemovalReason) -> (String, String) {
 }
 
 /// What stays: in numbers by reason, or each.
-fn stays(out: &mut impl Write, keep: &[KeptObject], verbose: bool) -> io::Result<()> {
+fn stays(out: &mut impl Write, keep: &[Kept], verbose: bool) -> io::Result<()> {
     if keep.is_empty() {
         return writeln!(out, "Stays: nothing else is there");
     }
     writeln!(out, "Stays:")?;
     if verbose {
         let rows = keep.iter().map(|kept| {
-            let kind = kept.class.map_or("container", class_name);
-            let bytes = if kept.is_container() { "-".into() } else { size(kept.size) };
-            [kind.to_owned(), label(&kept.names, &kept.id), bytes, keep_reason(&kept.reason)]
+            let bytes = if kept.object.kind == Kind::Container { "-".into() } else { size(kept.object.size) };
+            [kept.object.kind.name().to_owned(), label(&kept.object), bytes, keep_reason(&kept.reason)]
         });
         return table(out, ["KIND", "NAME", "SIZE", "REASON"], rows);
     }
     let mut counts: BTreeMap<(bool, String), usize> = BTreeMap::new();
     for kept in keep {
-        *counts.entry((!kept.is_container(), keep_group(&kept.reason))).or_default() += 1;
+        *counts.entry((kept.object.kind != Kind::Container, keep_group(&kept.reason))).or_default() += 1;
     }
     for ((image, why), n) in counts {
         writeln!(out, "  {}: {why}", amount(n, if image { "image" } else { "container" }))?;
@@ -688,14 +675,14 @@ fn carried_out(
         writeln!(
             out,
             "skipped {} {}: {}",
-            removal.kind.name(),
-            label(&removal.names, &removal.id),
+            removal.object.kind.name(),
+            label(&removal.object),
             clean(&skip(why))
         )?;
     }
     for (removal, error) in &outcome.failed {
         let error = clean(&error.to_string());
-        writeln!(out, "failed {} {}: {error}", removal.kind.name(), label(&removal.names, &removal.id))?;
+        writeln!(out, "failed {} {}: {error}", removal.object.kind.name(), label(&removal.object))?;
     }
     for some in left.chunk_by(|(_, a), (_, b)| a == b) {
         if let Some((_, why)) = some.first() {
@@ -932,13 +919,14 @@ pub fn explain(out: &mut impl Write, report: &ExplainReport) -> io::Result<()> {
 
 fn explanation(out: &mut impl Write, found: &Explanation, report: &ExplainReport) -> io::Result<()> {
     let since = |at| age(elapsed(report.now, at));
-    let name = found.references.first().unwrap_or(&found.id);
-    let kind = found.class.map_or_else(|| "container".into(), |class| format!("{} image", class_name(class)));
-    writeln!(out, "{} ({kind})", clean(name))?;
-    let mut lines = vec![("id", found.id.clone())];
-    lines.extend(found.references.iter().skip(1).map(|reference| ("also", reference.clone())));
-    if found.class.is_some() {
-        lines.push(("size", format!("{}, layers that it shares included", size(found.size))));
+    let object = &found.object;
+    let class = object.kind.class();
+    let kind = class.map_or_else(|| "container".into(), |class| format!("{} image", class.name()));
+    writeln!(out, "{} ({kind})", clean(object.label()))?;
+    let mut lines = vec![("id", object.id.clone())];
+    lines.extend(object.names.iter().skip(1).map(|reference| ("also", reference.clone())));
+    if class.is_some() {
+        lines.push(("size", format!("{}, layers that it shares included", size(object.size))));
     }
     match &found.entry {
         Some(entry) => {
@@ -949,7 +937,7 @@ fn explanation(out: &mut impl Write, found: &Explanation, report: &ExplainReport
                 entry.references.iter().map(|(name, at)| ("used by", format!("{name}, {} ago", since(*at)))),
             );
         }
-        None if found.class.is_some() => lines.push(("ledger", "no entry".into())),
+        None if class.is_some() => lines.push(("ledger", "no entry".into())),
         None => {}
     }
     lines.push((
@@ -980,22 +968,17 @@ fn explanation(out: &mut impl Write, found: &Explanation, report: &ExplainReport
     lines.iter().try_for_each(|(name, line)| writeln!(out, "  {name:10}  {}", clean(line)))
 }
 
-/// `tagged`, `cached` or `dangling`.
-pub fn class_name(class: ImageClass) -> &'static str {
-    match class {
-        ImageClass::Tagged => "tagged",
-        ImageClass::Cached => "cached",
-        ImageClass::Dangling => "dangling",
-    }
-}
-
 /// What `record` says.
 pub fn recorded(out: &mut impl Write, used: usize, known: usize) -> io::Result<()> {
     writeln!(out, "{} in use now; the ledger knows {}", amount(used, "image"), amount(known, "image"))
 }
 
+fn label(object: &Object) -> String {
+    names_or_id(&object.names, &object.id)
+}
+
 /// The first name and how many more there are, else the beginning of the ID.
-fn label(names: &[String], id: &str) -> String {
+fn names_or_id(names: &[String], id: &str) -> String {
     match names {
         [] => short_id(id),
         [name] => short(name),
@@ -1003,20 +986,8 @@ fn label(names: &[String], id: &str) -> String {
     }
 }
 
-/// The beginning of an ID, as docker(1) shows it.
-fn short_id(id: &str) -> String {
-    id.trim_start_matches("sha256:").chars().take(12).collect()
-}
-
-/// A name with its digest cut short: in full it fills a line and tells an operator no more than its beginning. The JSON has
-/// it in full.
 fn short(name: &str) -> String {
-    match name.split_once("@sha256:") {
-        Some((name, digest)) if digest.len() > 12 && digest.is_ascii() => {
-            clean(&format!("{name}@sha256:{}", &digest[..12]))
-        }
-        _ => clean(name),
-    }
+    clean(&Reference::parse(name).short().to_string())
 }
 
 /// A table for the terminal that stdout is, or as wide as it comes.

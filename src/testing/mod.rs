@@ -5,12 +5,12 @@ pub mod fake;
 use regex::Regex;
 
 use crate::facts::{
-    Container, ContainerState, Filesystem, Image, Labels, Mode, Restart, Service, Task, TaskCounts,
-    TaskState, Update,
+    Container, ContainerState, Filesystem, Image, ImageClass, Kind, Labels, Mode, Object, Restart, Service,
+    Task, TaskCounts, TaskState, Update,
 };
 use crate::gates::disk::{Limit, Usage};
 use crate::ledger::{Clock, Ledger, Reading};
-use crate::plan::Policy;
+use crate::plan::{Policy, Removal, RemovalReason};
 use crate::units::{Time, parse_duration};
 
 /// The time of every unit test.
@@ -140,3 +140,17 @@ pub fn image(id: &str) -> Image {
         labels: Labels::new(),
     }
 }
+
+/// Nothing but its kind and its ID.
+pub fn object(kind: Kind, id: &str) -> Object {
+    Object { kind, id: id.into(), names: vec![], size: 0 }
+}
+
+/// A removal of it.
+pub fn removal(kind: Kind, id: &str) -> Removal {
+    Removal { object: object(kind, id), frees: None, finished: None, reason: RemovalReason::Interrupted }
+}
+
+pub const TAGGED: Kind = Kind::Image(ImageClass::Tagged);
+pub const CACHED: Kind = Kind::Image(ImageClass::Cached);
+pub const DANGLING: Kind = Kind::Image(ImageClass::Dangling);

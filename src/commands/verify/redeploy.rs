@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use crate::checks::login::{self, Credential};
+use crate::checks::login::Credential;
 use crate::checks::{Deployed, Redeploy};
 use crate::commands::now;
 use crate::engine::deploy::Progress;
 use crate::engine::{Engine, deploy};
-use crate::facts::{Inhibitor, SwarmState};
+use crate::facts::{Inhibitor, Reference, SwarmState};
 use crate::gates::disk::Usage;
 use crate::host::child::Signal;
 use crate::host::{docker_config, inhibitors};
@@ -67,7 +67,8 @@ async fn proof(
     if let Err(error) = &inhibitor {
         log::info!("prunes are not blocked: {error:#}");
     }
-    let (credential, login) = docker_config::credential(login::registry_of(image), settings.timeout).await;
+    let (credential, login) =
+        docker_config::credential(Reference::parse(image).registry(), settings.timeout).await;
     if credential.is_none() {
         log::info!("no credential is sent along: {login:?}");
     }
@@ -135,9 +136,9 @@ impl Proof<'_> {
             .context("the plan in between")?
             .plan;
         // Where the image is gone already the second deploy tells.
-        let id = self.engine.image(&by_digest(&cold.image)).await?.map(|image| image.id);
+        let id = self.engine.image(&pinned(&cold.image)).await?.map(|image| image.id);
         let plan = plan.context("no plan could be made")?;
-        let planned = plan.remove.iter().any(|removal| Some(&removal.id) == id.as_ref());
+        let planned = plan.remove.iter().any(|removal| Some(&removal.object.id) == id.as_ref());
         let Some(warm) = self.deploy().await.context("the second deploy")? else { return Ok(None) };
         Ok(Some(Redeploy::Proved { cold, warm, planned }))
     }
@@ -146,7 +147,7 @@ impl Proof<'_> {
     /// digest. So a tag that moved meanwhile is pulled anew.
     async fn deploy(&self) -> Result<Option<Deployed>> {
         let start = Instant::now();
-        let image = match self.image.split_once('@') {
+        let image = match Reference::parse(self.image).digest {
             Some(_) => self.image.to_owned(),
             None => format!("{}@{}", self.image, self.engine.resolve(self.image, self.credential).await?),
         };
@@ -180,7 +181,7 @@ impl Proof<'_> {
         let layers = match there {
             None => 0,
             Some(there) => {
-                let layers = self.engine.layers(&by_digest(&image)).await?.unwrap_or_default();
+                let layers = self.engine.layers(&pinned(&image)).await?.unwrap_or_default();
                 (1..=layers.len()).filter(|&n| !there.contains(&chain(&layers[..n]))).count()
             }
         };
@@ -189,7 +190,7 @@ impl Proof<'_> {
 
     /// The layers that the engine has, each named with all below it; `None` where it has the image whole.
     async fn layers_there(&self, image: &str) -> Result<Option<HashSet<String>>> {
-        if self.engine.image(&by_digest(image)).await?.is_some() {
+        if self.engine.image(&pinned(image)).await?.is_some() {
             return Ok(None);
         }
         let ids = self.engine.images().await?.into_iter().map(|image| image.id);
@@ -228,29 +229,6 @@ fn chain(layers: &[String]) -> String {
     layers.join(" ")
 }
 
-/// `name@sha256:…`, without the tag.
-fn by_digest(image: &str) -> String {
-    let Some((name, digest)) = image.split_once('@') else { return image.to_owned() };
-    let name = match name.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => name,
-        _ => name,
-    };
-    format!("{name}@{digest}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::by_digest;
-
-    #[test]
-    fn a_digest_needs_no_tag() {
-        for (image, expected) in [
-            ("redis:7@sha256:0", "redis@sha256:0"),
-            ("redis@sha256:0", "redis@sha256:0"),
-            ("localhost:5000/a/b:1@sha256:0", "localhost:5000/a/b@sha256:0"),
-            ("localhost:5000/a/b@sha256:0", "localhost:5000/a/b@sha256:0"),
-        ] {
-            assert_eq!(by_digest(image), expected);
-        }
-    }
+fn pinned(image: &str) -> String {
+    Reference::parse(image).pinned().to_string()
 }

@@ -215,7 +215,7 @@ async fn played(case: &Case) -> Verdict {
             told_once(&attempt.report, &mut shared.state.borrow_mut().violations);
             if let PruneOutcome::CarriedOut(outcome) = &attempt.report.ending {
                 for removal in &outcome.removed {
-                    *removed.entry(removal.kind.name()).or_default() += 1;
+                    *removed.entry(removal.object.kind.name()).or_default() += 1;
                 }
             }
             ending(&attempt.report)
@@ -276,8 +276,8 @@ fn told_once(report: &PruneResult, violations: &mut BTreeSet<Violation>) {
     let removed = outcome.removed.iter();
     let skipped = outcome.skipped.iter().map(|(removal, _)| removal);
     let others = skipped.chain(outcome.failed.iter().map(|(removal, _)| removal));
-    let mut told: Vec<&str> = removed.chain(others).map(|removal| removal.id.as_str()).collect();
-    let mut planned: Vec<&str> = plan.remove.iter().map(|removal| removal.id.as_str()).collect();
+    let mut told: Vec<&str> = removed.chain(others).map(|removal| removal.object.id.as_str()).collect();
+    let mut planned: Vec<&str> = plan.remove.iter().map(|removal| removal.object.id.as_str()).collect();
     told.sort_unstable();
     planned.sort_unstable();
     if told != planned {

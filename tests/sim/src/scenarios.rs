@@ -257,8 +257,14 @@ fn pruned<S: Stage>(stage: &S, report: &PruneResult) -> String {
             let mut removed: Vec<_> = outcome
                 .removed
                 .iter()
-                .filter(|removal| removal.kind.name() != "build-cache")
-                .map(|removal| format!("{} {}", removal.kind.name(), names(&removal.id, &removal.names)))
+                .filter(|removal| removal.object.kind.name() != "build-cache")
+                .map(|removal| {
+                    format!(
+                        "{} {}",
+                        removal.object.kind.name(),
+                        names(&removal.object.id, &removal.object.names)
+                    )
+                })
                 .collect();
             removed.sort_unstable();
             let skipped = outcome.skipped.len();

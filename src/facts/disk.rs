@@ -1,0 +1,119 @@
+//! What takes space: filesystems, and what the engine counts of its own.
+
+use std::path::PathBuf;
+
+use crate::units::{Percent, Time};
+
+/// A record of BuildKit's cache (`GET /system/df?type=build-cache`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheRecord {
+    /// Bytes.
+    pub size: u64,
+    /// A build works with it now.
+    pub in_use: bool,
+    /// An image has it as a layer, so its removal frees nothing.
+    pub shared: bool,
+    /// `internal` and `frontend` records go only with `all`.
+    pub internal: bool,
+    /// Last use, else creation.
+    pub last_used: Option<Time>,
+}
+
+/// What the engine counts of its own (`GET /system/df`). Bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// All layers of all images, each once; absent where counting them takes seconds.
+    pub layers: Option<u64>,
+    /// By name.
+    pub volumes: Vec<(String, u64)>,
+    /// What containers have written on top of their images, by name.
+    pub containers: Vec<(String, u64)>,
+    /// Records of BuildKit's cache that no image shares.
+    pub build_cache: u64,
+}
+
+/// What only a look into the engine's folder tells. Bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    /// What containers have logged, by container ID.
+    pub logs: Vec<(String, u64)>,
+    /// Folders of overlay2 that belong to no layer and no container.
+    pub unreachable: Vec<(PathBuf, u64)>,
+}
+
+/// A filesystem as statvfs(3) sees it, in bytes and inodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filesystem {
+    /// Where it is mounted, as far as the measured path shows.
+    pub mount_point: PathBuf,
+    /// All blocks, in bytes.
+    pub size: u64,
+    /// Blocks that are not free, in bytes.
+    pub used: u64,
+    /// Available to users: without the blocks reserved for root.
+    pub available: u64,
+    /// 0 where the filesystem does not count inodes (btrfs).
+    pub inodes: u64,
+    /// Inodes that are not free.
+    pub inodes_used: u64,
+    /// What btrfs can have for its metadata, in bytes: what it has set aside, and what the rest of the devices can still
+    /// give. 0 on other filesystems.
+    pub metadata: u64,
+    /// What of it is taken.
+    pub metadata_used: u64,
+}
+
+impl Filesystem {
+    /// As `df` counts: used of what users can have, rounded up. `None` for a filesystem of no size.
+    pub fn block_percent(&self) -> Option<Percent> {
+        Percent::of(self.used, self.used.saturating_add(self.available))
+    }
+
+    /// As `df -i` counts; `None` where inodes are not counted.
+    pub fn inode_percent(&self) -> Option<Percent> {
+        Percent::of(self.inodes_used, self.inodes)
+    }
+
+    /// How much of what btrfs can have for its metadata is taken. Nothing can be written when all of it is, whatever
+    /// `df` shows. `None` on other filesystems.
+    pub fn metadata_percent(&self) -> Option<Percent> {
+        Percent::of(self.metadata_used, self.metadata)
+    }
+
+    /// The largest of them; `None` for a filesystem of no size.
+    pub fn percent(&self) -> Option<Percent> {
+        self.block_percent().max(self.block_percent().and(self.inode_percent().max(self.metadata_percent())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_the_larger_of_blocks_and_inodes() {
+        let disk = |used, available, inodes_used, inodes| Filesystem {
+            metadata: 0,
+            metadata_used: 0,
+            mount_point: "/".into(),
+            size: 1000,
+            used,
+            available,
+            inodes,
+            inodes_used,
+        };
+        let table = [
+            (disk(310, 690, 1, 100), Some(31)),
+            (disk(310, 640, 1, 100), Some(33)), // 50 reserved for root
+            (disk(10, 990, 91, 100), Some(91)),
+            (disk(10, 990, 0, 0), Some(1)), // btrfs
+            (disk(0, 0, 1, 100), None),
+            (disk(700, 0, 1, 100), Some(100)), // only root's reserve is left
+            (disk(90 << 40, 10 << 40, 1, 4 << 30), Some(90)),
+            (Filesystem { metadata: 100, metadata_used: 97, ..disk(570, 430, 0, 0) }, Some(97)), // full, and df shows 57%
+        ];
+        for (filesystem, expected) in table {
+            assert_eq!(filesystem.percent().map(Percent::get), expected, "{filesystem:?}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What the engine and the host say, in our own words: the field's nouns, pure.
+
+mod container;
+mod disk;
+mod engine;
+mod image;
+mod object;
+mod reference;
+mod swarm;
+
+pub use container::*;
+pub use disk::*;
+pub use engine::*;
+pub use image::*;
+pub use object::*;
+pub use reference::{Reference, name_tag, short_id};
+pub use swarm::*;
+
+use thiserror::Error;
+
+use crate::units::Time;
+
+/// A question that got no answer; the text names what was asked and why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// An answer, or why there is none.
+pub type Answer<T> = Result<T, Unavailable>;
+
+/// A running command that blocks prunes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inhibitor {
+    /// Its process; `None`, like the rest, where its file says nothing.
+    pub pid: Option<u32>,
+    /// When its command began.
+    pub since: Option<Time>,
+    /// What was given with `--why`.
+    pub why: Option<String>,
+}
