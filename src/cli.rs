@@ -127,11 +127,7 @@ pub enum Command {
     /// Evaluate a gate: is no Swarm service converging?
     Converge,
     /// Record current image usage in the ledger; prune if one is due or urgent (--prune-at)
-    Record {
-        /// Record only, and never prune
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Record,
     /// Explain why an image or a container would be removed or kept, now and later
     Explain {
         /// Images and containers, by name or ID, as docker takes them: redis:7, 0f3a1b2c, web
@@ -267,7 +263,7 @@ pub struct Options {
     #[arg(long, short, global = true, action = ArgAction::Count, help_heading = group::OUTPUT)]
     pub verbose: u8,
     /// Log errors only
-    #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = group::OUTPUT)]
+    #[arg(long, short, global = true, help_heading = group::OUTPUT)]
     pub quiet: bool,
 
     /// The configuration file [default: $CI_DOCKER_PRUNE_CONFIG, else /etc/ci-docker-prune.toml where it exists]

@@ -14,9 +14,8 @@ use futures_util::stream::FuturesUnordered;
 use crate::engine::EngineError;
 use crate::engine::remove::{Done, eviction_tag};
 use crate::engine::watch::StopEvent;
-use crate::facts::{Answer, Image, ImageClass, Inhibitor, Unavailable};
-use crate::gates::disk::{Limit, Usage};
-use crate::gates::{Gate, GateState};
+use crate::facts::{Answer, Image, ImageClass, Inhibitor, Limit, Unavailable, Usage};
+use crate::gates::{GateState, converge, runs};
 use crate::plan::images::is_next_to_nothing;
 use crate::plan::{Eviction, Leftover, Removal, RemovalReason, Turn};
 use crate::units::Time;
@@ -67,8 +66,8 @@ pub struct RunContext<'a, W: World> {
 
 /// What a run learns when it asks again.
 pub struct Recheck {
-    /// `runs` and `converge`, where they are not open.
-    pub closed: Vec<Gate>,
+    pub runs: runs::Verdict,
+    pub converge: converge::Verdict,
     /// What tells the images that containers use ([`crate::facts::Container::images`]).
     pub in_use: HashSet<String>,
 }
@@ -99,7 +98,9 @@ impl Outcome {
     /// Did something fail, be it a removal or a question on the way? Being stopped is no failure.
     pub fn has_failed(&self) -> bool {
         let unanswered = match &self.stopped {
-            Some(Stop::Gates(gates)) => gates.iter().any(|gate| gate.state() == GateState::Unknown),
+            Some(Stop::Gates { runs, converge }) => {
+                [runs.state(), converge.state()].contains(&GateState::Unknown)
+            }
             Some(
                 Stop::Unavailable(_) | Stop::GatesUnsettled | Stop::NoSpace | Stop::Event(StopEvent::Lost(_)),
             ) => true,
@@ -150,8 +151,8 @@ pub enum Skip {
 /// Why a run ended early.
 #[derive(Debug)]
 pub enum Stop {
-    /// These gates are no longer open.
-    Gates(Vec<Gate>),
+    /// One of them is no longer open.
+    Gates { runs: runs::Verdict, converge: converge::Verdict },
     /// The engine's events.
     Event(StopEvent),
     /// These commands block prunes.
@@ -312,11 +313,11 @@ where
                     self.asked_for = Some((turn, events));
                 }
                 _ => {
-                    let asked = (self.ask)().await;
-                    if !asked.closed.is_empty() {
-                        return Err(self.stop(Stop::Gates(asked.closed)));
+                    let Recheck { runs, converge, in_use } = (self.ask)().await;
+                    if [runs.state(), converge.state()] != [GateState::Open; 2] {
+                        return Err(self.stop(Stop::Gates { runs, converge }));
                     }
-                    self.in_use = asked.in_use;
+                    self.in_use = in_use;
                     self.asked_for = Some((turn, events));
                     surveys += 1;
                     // Asking took its time: look at the events once more.

@@ -17,10 +17,10 @@ pub struct Ledger {
     pub gaps: Vec<Duration>,
     /// `--older-than` of the last prune or record.
     pub older_than: Option<Duration>,
-    /// When images were last noted.
-    pub noted: Option<Time>,
+    /// When images were last recorded.
+    pub recorded: Option<Time>,
     /// The same by the wall clock, for people.
-    pub noted_at: Option<Time>,
+    pub recorded_at: Option<Time>,
     /// The note before each gap that did not count in full and the one after it, the oldest first: at most [`JUMPS`].
     pub jumps: Vec<Moment>,
     /// Up to when the engine's events were replayed, by the engine's clock.
@@ -47,8 +47,8 @@ pub struct Ledger {
 pub struct Clock {
     /// What it shows: about the wall clock, unless that was set or the ledger was not kept for long.
     pub time: Time,
-    /// How much time has really passed since images were last noted, as far as the host's clocks tell.
-    pub since_note: Duration,
+    /// How much time has really passed since images were last recorded, as far as the host's clocks tell.
+    pub since_record: Duration,
     /// What the host's clocks showed at that moment.
     pub reading: Reading,
 }
@@ -84,6 +84,9 @@ const USUAL_GAP: Duration = Duration::from_secs(3_600);
 const SHORTEST_GAP: Duration = Duration::from_secs(600);
 /// Its default.
 const OLDER_THAN: Duration = Duration::from_secs(86_400);
+/// A ledger in which nothing was recorded for this long is not kept: `record` runs every five minutes.
+pub const MAX_RECORD_AGE: Duration = Duration::from_secs(3_600);
+
 /// By how many gaps the interval is told at which the ledger is kept. A daily prune beside a record timer that is dead for
 /// a week makes seven long ones, which are no majority.
 const GAPS: usize = 15;
@@ -263,19 +266,19 @@ impl Ledger {
     /// time has passed in any case.
     pub fn advance(&mut self, reading: Reading) {
         let longest = self.longest_gap();
-        let (time, since_note) = self.clock.as_ref().map_or((reading.wall, Duration::ZERO), |clock| {
+        let (time, since_record) = self.clock.as_ref().map_or((reading.wall, Duration::ZERO), |clock| {
             let before = &clock.reading;
             let other_boot =
                 before.boot_id.as_ref().zip(reading.boot_id.as_ref()).is_some_and(|(a, b)| a != b);
             let within = before.since_boot.zip(reading.since_boot).filter(|_| !other_boot);
             let passed = within.and_then(|(then, now)| now.checked_sub(then));
             let passed = passed.unwrap_or_else(|| elapsed(reading.wall, before.wall));
-            let since_note = clock.since_note.saturating_add(passed);
+            let since_record = clock.since_record.saturating_add(passed);
             // Runs that could note nothing let no more time pass than one.
-            let counted = since_note.min(longest).saturating_sub(clock.since_note.min(longest));
-            (clock.time.saturating_add(counted).unwrap_or(clock.time), since_note)
+            let counted = since_record.min(longest).saturating_sub(clock.since_record.min(longest));
+            (clock.time.saturating_add(counted).unwrap_or(clock.time), since_record)
         });
-        self.clock = Some(Clock { time, since_note, reading });
+        self.clock = Some(Clock { time, since_record, reading });
     }
 
     /// By how much its clock goes on at most between two notes: by an hour, or twice the interval at which it is kept, so
@@ -305,8 +308,8 @@ impl Ledger {
     pub fn age(&self, at: Time, wall: Time) -> Duration {
         let by_wall = elapsed(wall, at);
         let now = self.time(wall);
-        let noted = self.noted_at.zip(self.noted).map(|(wall, time)| Moment { wall, time });
-        let moments: Vec<Moment> = self.jumps.iter().copied().chain(noted).collect();
+        let recorded = self.recorded_at.zip(self.recorded).map(|(wall, time)| Moment { wall, time });
+        let moments: Vec<Moment> = self.jumps.iter().copied().chain(recorded).collect();
         let Some(first) = moments.first() else { return by_wall };
         let next = moments.iter().skip(1).map(|moment| moment.time).chain([now]);
         let since = moments.iter().zip(next).filter(|(moment, _)| moment.wall <= at).map(|(moment, next)| {
@@ -326,7 +329,7 @@ impl Ledger {
     pub fn record(&mut self, seen: &Observations, wall: Time) {
         let now = self.time(wall);
         // Uses were seen since the last note, whatever the clock that dated them was set to meanwhile.
-        let floor = self.clock.as_ref().and(self.noted);
+        let floor = self.clock.as_ref().and(self.recorded);
         let by_engine = seen.until.unwrap_or(wall);
         let by_ledger = |at: Time| {
             let at = now.saturating_sub(elapsed(by_engine, at)).unwrap_or(now);
@@ -396,20 +399,20 @@ impl Ledger {
         if let Some(clock) = &mut self.clock
             && self.events_until != Some(until)
         {
-            let gap = std::mem::take(&mut clock.since_note);
-            self.gaps.extend(self.noted.map(|_| gap));
+            let gap = std::mem::take(&mut clock.since_record);
+            self.gaps.extend(self.recorded.map(|_| gap));
             self.gaps.drain(..self.gaps.len().saturating_sub(GAPS));
         }
         let wall = self.clock.as_ref().map_or(wall, |clock| clock.reading.wall);
-        if let Some((noted_at, noted)) = self.noted_at.zip(self.noted)
-            && elapsed(wall, noted_at) > elapsed(now, noted).saturating_add(JUMP)
+        if let Some((recorded_at, recorded)) = self.recorded_at.zip(self.recorded)
+            && elapsed(wall, recorded_at) > elapsed(now, recorded).saturating_add(JUMP)
         {
-            let before = Moment { wall: noted_at, time: noted };
+            let before = Moment { wall: recorded_at, time: recorded };
             self.jumps.extend([before, Moment { wall, time: now }]);
             self.jumps.drain(..self.jumps.len().saturating_sub(JUMPS));
         }
-        self.noted = Some(now);
-        self.noted_at = Some(wall);
+        self.recorded = Some(now);
+        self.recorded_at = Some(wall);
         self.events_until = Some(until);
     }
 
@@ -955,13 +958,13 @@ mod tests {
             for (after, boots) in std::iter::once((0, false))
                 .chain(notes.iter().flat_map(|&(n, after, boots)| std::iter::repeat_n((after, boots), n)))
             {
-                let before = ledger.noted;
+                let before = ledger.recorded;
                 // A run that notes nothing, half the time before.
                 ledger.advance(read(after / 2, false));
                 let reading = read(after - after / 2, boots);
                 ledger.advance(reading.clone());
                 ledger.record(&used("image", reading.wall), reading.wall);
-                counted.extend(before.map(|before| elapsed(ledger.noted.unwrap(), before).as_secs()));
+                counted.extend(before.map(|before| elapsed(ledger.recorded.unwrap(), before).as_secs()));
             }
             assert_eq!(counted[counted.len() - expected.len()..], *expected, "{what}: {counted:?}");
         }
@@ -973,7 +976,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let mut days = vec![];
         for day in 0..20 {
-            let before = ledger.noted;
+            let before = ledger.recorded;
             let began = now() + SignedDuration::from_hours(24 * day);
             let seen = Observations { until: Some(began), ..Observations::default() };
             // The second time with the list of images, which took half a minute.
@@ -983,7 +986,7 @@ mod tests {
                 ledger.advance(Reading { wall, boot_id: Some("a".into()), since_boot: Some(since_boot) });
                 ledger.record(&seen, wall);
             }
-            days.extend(before.map(|before| elapsed(ledger.noted.unwrap(), before).as_secs()));
+            days.extend(before.map(|before| elapsed(ledger.recorded.unwrap(), before).as_secs()));
         }
         assert_eq!(days.pop(), Some(23 * 3_600));
     }
@@ -1025,11 +1028,11 @@ mod tests {
                 }
             }
             let wall = notes.last().map_or(now(), |note| note.wall);
-            for noted in [false, true] {
+            for recorded in [false, true] {
                 for (at, hours) in expected {
                     let age = ledger.age(now() + SignedDuration::from_hours(*at), wall);
                     let expected = Duration::from_secs(u64::try_from(*hours).unwrap() * 3_600);
-                    assert_eq!(age, expected, "{what}: {at} h, last note made: {noted}");
+                    assert_eq!(age, expected, "{what}: {at} h, last note made: {recorded}");
                 }
                 ledger.record(&Observations::default(), wall);
             }
@@ -1050,7 +1053,7 @@ mod tests {
             ledger.record(&Observations::default(), now());
         }
         assert_eq!(ledger.jumps.len(), JUMPS);
-        assert_eq!(ledger.jumps.last().unwrap().time, ledger.noted.unwrap());
+        assert_eq!(ledger.jumps.last().unwrap().time, ledger.recorded.unwrap());
     }
 
     #[test]

@@ -5,12 +5,13 @@
 //! `world`, which is the real one in the program and a simulated one in `tests/sim`.
 
 mod cli;
+mod config_file;
 pub mod settings;
 
 pub mod commands;
+mod verify;
 
-mod checks;
-mod disk_consumers;
+mod consumers;
 pub mod facts;
 pub mod gates;
 pub mod ledger;

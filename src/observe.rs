@@ -5,91 +5,65 @@ use std::path::PathBuf;
 
 use futures_util::future::{OptionFuture, join4};
 use futures_util::{StreamExt, stream};
-use tokio::sync::OnceCell;
 
+use crate::engine::EngineError;
 use crate::engine::containers::ContainerScope;
 use crate::engine::events::ImageEvent;
-use crate::engine::{EngineError, deploy};
 use crate::facts::{
-    Answer, Container, Image, ImageClass, Info, Inhibitor, Kind, Layer, Mode, Reference, Service, SwarmState,
-    Task, Unavailable, name_tag,
+    Answer, EnginePlaces, Image, ImageClass, Info, Inventory, Kind, Layer, Mode, Reference, Service, Survey,
+    SwarmState, Unavailable, Unread, Usage, name_tag,
 };
-use crate::gates::disk::Usage;
-use crate::gates::{Gate, converge, disk, runs};
 use crate::ledger::{ImageUse, Ledger, Observations};
-use crate::plan::{self, Inventory, Unread, containers, images};
-use crate::settings;
+use crate::plan::{self, containers, images};
 use crate::units::Time;
 use crate::world::{EngineApi, World};
 
 /// How many objects of one kind are asked about at a time.
 pub const AT_A_TIME: usize = 8;
 
-/// The inhibitor of a proof that is running says this first.
-pub const PROOF: &str = "verify --redeploy";
-
-/// Is this the inhibitor of a proof that is running?
-pub fn is_proof(inhibitor: &Inhibitor) -> bool {
-    inhibitor.why.as_deref().is_some_and(|why| why.starts_with(PROOF))
-}
-
 /// Which questions a command has.
 #[derive(Clone, Copy)]
 pub struct Questions {
-    /// Ask for services.
     pub services: bool,
-    /// Ask for tasks.
     pub tasks: bool,
-    /// Ask for these containers, if any.
     pub containers: Option<ContainerScope>,
+    pub inhibitors: bool,
+    /// Where the engine keeps its data, and how full the filesystems are.
+    pub disk: bool,
 }
 
 impl Questions {
-    /// What `disk` needs.
-    pub const DISK: Self = Self { services: false, tasks: false, containers: None };
-    /// What `runs` needs.
-    pub const RUNS: Self = Self { services: true, tasks: false, containers: Some(ContainerScope::Live) };
-    /// What `converge` needs.
-    pub const CONVERGE: Self = Self { services: true, tasks: true, containers: Some(ContainerScope::Live) };
+    pub const NONE: Self =
+        Self { services: false, tasks: false, containers: None, inhibitors: false, disk: false };
     /// What tells which images are in use.
-    pub const IN_USE: Self = Self { services: false, tasks: false, containers: Some(ContainerScope::All) };
-    /// What a prune needs.
-    pub const EVERYTHING: Self = Self { services: true, tasks: true, containers: Some(ContainerScope::All) };
+    pub const IN_USE: Self = Self { containers: Some(ContainerScope::All), ..Self::NONE };
+    /// What `runs` and `converge` need, and which images are in use.
+    pub const DEPLOYS: Self = Self { services: true, tasks: true, inhibitors: true, ..Self::IN_USE };
+    pub const EVERYTHING: Self = Self { disk: true, ..Self::DEPLOYS };
 }
 
-/// The answers.
-pub struct Survey {
-    /// The engine itself.
-    pub info: Answer<Info>,
-    /// Empty where the node is in no Swarm; unavailable where they were not asked for.
-    pub services: Answer<Vec<Service>>,
-    /// The same.
-    pub tasks: Answer<Vec<Task>>,
-    /// Unavailable where they were not asked for.
-    pub containers: Answer<Vec<Container>>,
-    nodes_away: HashSet<String>,
-    manager_elsewhere: bool,
-    /// Looked for once: that reads the host's processes and connects to containerd.
-    places: OnceCell<Option<EnginePlaces>>,
-}
-
-/// Ask.
-pub async fn survey(engine: &impl EngineApi, questions: Questions) -> Survey {
+/// Ask. `disk_paths`: what `--disk-path` names.
+pub async fn survey<W: World>(
+    world: &W,
+    engine: &W::Engine,
+    questions: Questions,
+    disk_paths: &[PathBuf],
+) -> Survey {
     let services = OptionFuture::from(questions.services.then(|| engine.services()));
     let tasks = OptionFuture::from(questions.tasks.then(|| engine.tasks()));
     let containers = OptionFuture::from(questions.containers.map(|which| engine.containers(which)));
     // The manager's own state needs no question: its answer about the services tells.
     let (info, services, tasks, containers) = join4(engine.info(), services, tasks, containers).await;
+    let unasked = Survey::unavailable(&Unavailable("not asked".into()));
     let mut survey = Survey {
         info: info.map_err(Unavailable::from),
         services: answer(services),
         tasks: answer(tasks),
         containers: answer(containers),
-        nodes_away: HashSet::new(),
         manager_elsewhere: engine.manager_elsewhere(),
-        places: OnceCell::new(),
+        ..unasked
     };
-    survey.explain();
+    explain(&mut survey);
     // Only a global service's tasks stay behind on a node that is gone.
     let global = |service: &Service| matches!(service.mode, Mode::Global | Mode::GlobalJob);
     if questions.tasks && survey.services.iter().flatten().any(global) {
@@ -98,6 +72,20 @@ pub async fn survey(engine: &impl EngineApi, questions: Questions) -> Survey {
             HashSet::new()
         });
     }
+    if questions.disk {
+        survey.places = match &survey.info {
+            Ok(info) => Ok(engine_places(world, engine, info).await),
+            Err(why) if engine.is_local() => Err(why.clone()),
+            Err(_) => Ok(None),
+        };
+        survey.filesystems = match survey.disk_places(disk_paths) {
+            Ok(places) => world.measure(&places.measured).await,
+            Err(why) => Err(why),
+        };
+    }
+    if questions.inhibitors {
+        survey.inhibitors = world.inhibitors().map_err(Unavailable::from);
+    }
     survey
 }
 
@@ -105,169 +93,43 @@ fn answer<T>(answer: Option<Result<T, EngineError>>) -> Answer<T> {
     answer.ok_or_else(|| Unavailable("not asked".into()))?.map_err(Unavailable::from)
 }
 
-impl Survey {
-    /// A node that is no manager refuses to list services (503). In no Swarm that means that there
-    /// are none; else it is for a reason that `/info` tells better.
-    fn explain(&mut self) {
-        let Ok(info) = &self.info else { return };
-        if self.manager_elsewhere || self.services.is_ok() {
+/// A node that is no manager refuses to list services (503). In no Swarm that means that there are none; else it is for
+/// a reason that `/info` tells better.
+fn explain(survey: &mut Survey) {
+    let Ok(info) = &survey.info else { return };
+    if survey.manager_elsewhere || survey.services.is_ok() {
+        return;
+    }
+    let why = match &info.swarm.state {
+        SwarmState::Inactive => {
+            survey.services = Ok(vec![]);
+            survey.tasks = Ok(vec![]);
             return;
         }
-        let why = match &info.swarm.state {
-            SwarmState::Inactive => {
-                self.services = Ok(vec![]);
-                self.tasks = Ok(vec![]);
-                return;
-            }
-            SwarmState::Worker => {
-                "this node is a Swarm worker and cannot see the services; name a manager with --swarm-host"
-            }
-            SwarmState::Locked => "this Swarm manager is locked; unlock it with docker swarm unlock",
-            SwarmState::Pending => "this node is still joining its Swarm; try again in a minute",
-            SwarmState::Manager | SwarmState::Failed(_) => return,
-        };
-        self.services = Err(Unavailable(why.into()));
-    }
-
-    /// The services of this node's proofs (`verify --redeploy`) that were killed: no inhibitor says that one is running.
-    pub fn left_by_proofs(&self, world: &impl World) -> Vec<&str> {
-        let node = self.info.as_ref().ok().and_then(|info| info.swarm.node.as_ref());
-        let left = self.services.iter().flatten();
-        let left = left.filter(|service| node.is_some() && service.labels.get(deploy::LABEL) == node);
-        let running = || world.inhibitors().map_or(true, |active| active.iter().any(is_proof));
-        let left: Vec<&str> = left.map(|service| service.name.as_str()).collect();
-        if left.is_empty() || running() { vec![] } else { left }
-    }
-
-    /// Evaluate the gate `runs`.
-    pub fn runs(&self, world: &impl World, settings: &settings::RunsSettings, now: Time) -> Gate {
-        let inhibitors: Answer<Vec<Inhibitor>> =
-            world.inhibitors().map_err(|error| Unavailable(format!("{error:#}")));
-        let facts = runs::RunFacts {
-            inhibitors,
-            services: self.services.clone(),
-            containers: self.containers.clone(),
-        };
-        Gate::Runs(runs::evaluate(&facts, &settings.policy, now))
-    }
-
-    /// Evaluate the gate `converge`.
-    pub fn converge(&self, now: Time) -> Gate {
-        let info = self.info.as_ref();
-        let facts = converge::ConvergeFacts {
-            swarm: info.map(|info| info.swarm.state.clone()).map_err(Clone::clone),
-            manager_elsewhere: self.manager_elsewhere,
-            node: info.ok().and_then(|info| info.swarm.node.clone()),
-            services: self.services.clone(),
-            tasks: self.tasks.clone(),
-            containers: self.containers.clone(),
-            nodes_away: self.nodes_away.clone(),
-        };
-        Gate::Converge(converge::evaluate(&facts, now))
-    }
-
-    /// Evaluate the gate `disk`.
-    pub async fn disk<W: World>(
-        &self,
-        world: &W,
-        engine: &W::Engine,
-        settings: &settings::DiskSettings,
-    ) -> Gate {
-        let filesystems = match self.disk_places(world, engine, settings).await {
-            Ok(places) => world.measure(&places.measured).await,
-            Err(why) => Err(why),
-        };
-        Gate::Disk(disk::evaluate(&disk::DiskFacts { filesystems }, &settings.limit))
-    }
-
-    /// The paths whose filesystems are measured: what `--disk-path` names, else what holds the engine's data.
-    ///
-    /// # Errors
-    /// The engine is on another host and no path is named, or it could not be asked.
-    pub async fn disk_places<W: World>(
-        &self,
-        world: &W,
-        engine: &W::Engine,
-        settings: &settings::DiskSettings,
-    ) -> Answer<DiskPlaces> {
-        DiskPlaces::choose(self.engine_places(world, engine).await?.clone(), &settings.paths)
-    }
-
-    /// Where the engine keeps its data; `None` where that is on another host. The gate, evictions and disk consumers all
-    /// go by this.
-    ///
-    /// # Errors
-    /// The engine could not be asked.
-    pub async fn engine_places<W: World>(
-        &self,
-        world: &W,
-        engine: &W::Engine,
-    ) -> Answer<&Option<EnginePlaces>> {
-        self.places.get_or_try_init(|| self.find_places(world, engine)).await
-    }
-
-    async fn find_places<W: World>(&self, world: &W, engine: &W::Engine) -> Answer<Option<EnginePlaces>> {
-        if !engine.is_local() {
-            return Ok(None);
+        SwarmState::Worker => {
+            "this node is a Swarm worker and cannot see the services; name a manager with --swarm-host"
         }
-        let info = self.info.as_ref().map_err(Clone::clone)?;
-        let traces = world.engine_traces(info).await;
-        let here = traces.is_here(info);
-        let (images, known) = traces.images(info);
-        log::debug!(
-            "the images lie in {}: on this host {here:?}, known {known}, by {traces:?}",
-            images.display()
-        );
-        let places = EnginePlaces { root: info.root.clone(), images, certain: known && here == Some(true) };
-        Ok((here != Some(false)).then_some(places))
+        SwarmState::Locked => "this Swarm manager is locked; unlock it with docker swarm unlock",
+        SwarmState::Pending => "this node is still joining its Swarm; try again in a minute",
+        SwarmState::Manager | SwarmState::Failed(_) => return,
+    };
+    survey.services = Err(Unavailable(why.into()));
+}
+
+/// Where the engine keeps its data; `None` where that is on another host.
+async fn engine_places<W: World>(world: &W, engine: &W::Engine, info: &Info) -> Option<EnginePlaces> {
+    if !engine.is_local() {
+        return None;
     }
-}
-
-/// Where an engine on this host keeps its data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnginePlaces {
-    /// Everything, but perhaps the images.
-    pub root: PathBuf,
-    /// The images.
-    pub images: PathBuf,
-    /// Is it certain that the images lie there?
-    pub certain: bool,
-}
-
-impl EnginePlaces {
-    /// All of them.
-    pub fn all(&self) -> Vec<PathBuf> {
-        let images = Some(&self.images).filter(|images| **images != self.root);
-        std::iter::once(&self.root).chain(images).cloned().collect()
-    }
-}
-
-/// Where to measure how full the disk is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskPlaces {
-    /// For the gate: what `--disk-path` names, else all that holds the engine's data.
-    pub measured: Vec<PathBuf>,
-    /// For evictions: what holds the images. Where that is not certain, what `--disk-path` names: then the fullest
-    /// decides.
-    pub images: Vec<PathBuf>,
-}
-
-impl DiskPlaces {
-    fn choose(engine: Option<EnginePlaces>, named: &[PathBuf]) -> Answer<Self> {
-        let named = Some(named.to_vec()).filter(|named| !named.is_empty());
-        match (engine, named) {
-            (Some(engine), Some(named)) if engine.certain => {
-                Ok(Self { measured: named, images: vec![engine.images] })
-            }
-            (_, Some(named)) => Ok(Self { measured: named.clone(), images: named }),
-            (Some(engine), None) => Ok(Self { measured: engine.all(), images: vec![engine.images] }),
-            (None, None) => Err(Unavailable(
-                "the engine is on another host, whose disk cannot be measured from here; \
-                 name a path that shows it with --disk-path"
-                    .into(),
-            )),
-        }
-    }
+    let traces = world.engine_traces(info).await;
+    let here = traces.is_here(info);
+    let (images, known) = traces.images(info);
+    log::debug!(
+        "the images lie in {}: on this host {here:?}, known {known}, by {traces:?}",
+        images.display()
+    );
+    let places = EnginePlaces { root: info.root.clone(), images, certain: known && here == Some(true) };
+    (here != Some(false)).then_some(places)
 }
 
 /// What containers show to be in use, and the events since the last note.
@@ -338,19 +200,6 @@ fn list(seen: &mut Observations, inventory: &Inventory, now: Time) {
         }
     }
     seen.list(&inventory.images);
-}
-
-/// Everything that is there but the images.
-pub fn inventory(survey: &Survey) -> Answer<Inventory> {
-    Ok(Inventory {
-        containers: survey.containers.clone()?,
-        services: survey.services.clone()?,
-        tasks: survey.tasks.clone()?,
-        images: vec![],
-        build_cache: vec![],
-        containerd_store: survey.info.as_ref().is_ok_and(|info| info.containerd_store),
-        unread: vec![],
-    })
 }
 
 /// List the images, take them into the observations and the ledger, and complete them. Where the list takes too long they
@@ -523,8 +372,10 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::facts::{CacheRecord, ContainerState, Containerd, Inspected};
-    use crate::gates::GateState;
+    use crate::facts::{
+        CacheRecord, Container, ContainerState, Containerd, Inhibitor, Inspected, Task, label,
+    };
+    use crate::gates::{self, GateState, Gates, Verdict, converge};
     use crate::ledger::Entry;
     use crate::testing::fake::Fake;
     use crate::testing::{ago, block, container, image, labels, now, policy, service, task, usage};
@@ -533,10 +384,20 @@ mod tests {
         ImageEvent { image: image.into(), at: ago(at).unwrap() }
     }
 
+    fn surveyed(fake: Fake, questions: Questions) -> (Survey, Rc<Fake>) {
+        let fake = Rc::new(fake);
+        (block(survey(&fake, &fake, questions, &[])), fake)
+    }
+
+    fn gates_of(fake: Fake) -> Gates {
+        let policy = policy();
+        gates::evaluate(&surveyed(fake, Questions::EVERYTHING).0, policy.threshold, &policy.runs, now())
+    }
+
     fn uses_of(fake: Fake, events_until: Option<Time>) -> (Answer<Observations>, Rc<Fake>) {
         let fake = Rc::new(fake);
         let seen = block(async {
-            let survey = survey(&fake, Questions::IN_USE).await;
+            let survey = survey(&fake, &fake, Questions::IN_USE, &[]).await;
             image_uses(&fake, &survey, events_until, now()).await
         });
         (seen, fake)
@@ -628,18 +489,20 @@ mod tests {
     #[test]
     fn each_command_asks_what_it_needs() {
         let asked = |questions, fake: Fake| {
-            let fake = Rc::new(fake);
-            block(survey(&fake, questions));
-            let mut requests = fake.requests.borrow().clone();
+            let mut requests = surveyed(fake, questions).1.requests.borrow().clone();
             requests.sort_unstable();
             requests.join(", ")
         };
+        let disk = "engine traces, info, ";
         for (questions, expected) in [
-            (Questions::DISK, "info"),
-            (Questions::RUNS, "containers Live, info, services"),
-            (Questions::CONVERGE, "containers Live, info, services, tasks"),
-            (Questions::IN_USE, "containers All, info"),
-            (Questions::EVERYTHING, "containers All, info, services, tasks"),
+            (Questions::NONE, "info".to_owned()),
+            (Questions { disk: true, ..Questions::NONE }, format!("{disk}measure /var/lib/docker")),
+            (Questions::IN_USE, "containers All, info".into()),
+            (Questions::DEPLOYS, "containers All, info, inhibitors, services, tasks".into()),
+            (
+                Questions::EVERYTHING,
+                format!("containers All, {disk}inhibitors, measure /var/lib/docker, services, tasks"),
+            ),
         ] {
             assert_eq!(asked(questions, Fake::new()), expected);
         }
@@ -649,19 +512,20 @@ mod tests {
             fake
         };
         for mode in [Mode::Global, Mode::GlobalJob] {
-            assert!(asked(Questions::CONVERGE, global(mode)).contains("nodes"));
-            assert!(!asked(Questions::RUNS, global(mode)).contains("nodes"));
+            assert!(asked(Questions::DEPLOYS, global(mode)).contains("nodes"));
+            let services = Questions { services: true, ..Questions::NONE };
+            assert!(!asked(services, global(mode)).contains("nodes"));
         }
-        assert!(!asked(Questions::CONVERGE, global(Mode::Replicated { replicas: 1 })).contains("nodes"));
+        assert!(!asked(Questions::DEPLOYS, global(Mode::Replicated { replicas: 1 })).contains("nodes"));
     }
 
     #[test]
     fn a_node_that_is_no_manager_says_why_it_cannot_see_the_services() {
-        let surveyed = |state: SwarmState, elsewhere| {
+        let of = |state: SwarmState, elsewhere| {
             let mut fake = Fake::new().failing("services", 503).failing("tasks", 503);
             fake.info.swarm.state = state;
             fake.manager_elsewhere = elsewhere;
-            block(survey(&Rc::new(fake), Questions::EVERYTHING))
+            surveyed(fake, Questions::EVERYTHING).0
         };
         for (state, part) in [
             (SwarmState::Worker, "name a manager with --swarm-host"),
@@ -670,26 +534,22 @@ mod tests {
             (SwarmState::Manager, "503: simulated"),
             (SwarmState::Failed("x".into()), "503: simulated"),
         ] {
-            let error = surveyed(state.clone(), false).services.unwrap_err();
+            let error = of(state.clone(), false).services.unwrap_err();
             assert!(error.0.contains(part), "{state:?}: {error}");
         }
-        let none = surveyed(SwarmState::Inactive, false);
+        let none = of(SwarmState::Inactive, false);
         assert_eq!((none.services, none.tasks), (Ok(vec![]), Ok(vec![])));
         // What another engine does not answer has nothing to do with this node.
         for state in [SwarmState::Worker, SwarmState::Inactive] {
-            assert!(surveyed(state, true).services.unwrap_err().0.contains("503"));
+            assert!(of(state, true).services.unwrap_err().0.contains("503"));
         }
     }
 
     #[test]
     fn a_gate_alone_is_unknown_where_its_question_is_unanswered() {
         let judged = |fake: Fake| {
-            let fake = Rc::new(fake);
-            block(async {
-                let runs = settings::RunsSettings { policy: run_policy(), runtime_dir: "/run".into() };
-                let survey = survey(&fake, Questions::EVERYTHING).await;
-                (survey.runs(&fake, &runs, now()).state(), survey.converge(now()).state())
-            })
+            let gates = gates_of(fake);
+            (gates.runs.state(), gates.converge.state())
         };
         let manager = || {
             let mut fake = Fake::new();
@@ -714,9 +574,8 @@ mod tests {
             fake.info.containerd_store = true;
             fake.traces.containerd = Some(Containerd { separate: false, root: Some("/c".into()) });
             let fake = Rc::new(fake);
-            let limit = crate::gates::disk::Limit { percent: "80".parse().unwrap(), min_free: None };
-            let disk = settings::DiskSettings { paths: paths.iter().map(PathBuf::from).collect(), limit };
-            block(async { survey(&fake, Questions::DISK).await.disk(&fake, &fake, &disk).await });
+            let paths: Vec<_> = paths.iter().map(PathBuf::from).collect();
+            block(survey(&fake, &fake, Questions::EVERYTHING, &paths));
             fake.asked("measure").join(", ")
         };
         assert_eq!(measured(&[]), "measure /var/lib/docker /c");
@@ -729,10 +588,8 @@ mod tests {
         fake.info.swarm = crate::facts::Swarm { state: SwarmState::Manager, node: Some("node".into()) };
         fake.services = vec![service()];
         fake.tasks = vec![task()];
-        let fake = Rc::new(fake);
-        let gate = block(async { survey(&fake, Questions::EVERYTHING).await.converge(now()) });
-        let restoring = crate::gates::Verdict::Closed(converge::Closed::EngineRestoring(1));
-        assert_eq!(gate, Gate::Converge(restoring));
+        let restoring = Verdict::Closed(converge::Closed::EngineRestoring(1));
+        assert_eq!(gates_of(fake).converge, restoring);
     }
 
     #[test]
@@ -748,16 +605,9 @@ mod tests {
         assert_eq!(seen.specs[0].at, ahead);
     }
 
-    fn run_policy() -> runs::RunPolicy {
-        runs::RunPolicy { pattern: policy().runs }
-    }
-
     #[test]
     fn a_node_that_is_away_is_not_waited_for_unless_that_is_not_known() {
-        let converges = |fake: Fake| {
-            let fake = Rc::new(fake);
-            block(async { survey(&fake, Questions::EVERYTHING).await.converge(now()).state() })
-        };
+        let converges = |fake: Fake| gates_of(fake).converge.state();
         let global = || {
             let mut fake = Fake::new();
             fake.info.swarm.state = SwarmState::Manager;
@@ -783,11 +633,9 @@ mod tests {
             let mut fake = Fake::new();
             fake.info.swarm = crate::facts::Swarm { state: SwarmState::Manager, node: Some("here".into()) };
             fake.services = vec![service(), Service { name: "proof".into(), ..service() }];
-            fake.services[1].labels = labels(&[(deploy::LABEL, "here")]);
+            fake.services[1].labels = labels(&[(label::PROOF, "here")]);
             change(&mut fake);
-            let fake = Rc::new(fake);
-            let survey = block(survey(&fake, Questions::EVERYTHING));
-            survey.left_by_proofs(&fake).join(" ")
+            surveyed(fake, Questions::EVERYTHING).0.left_by_proofs().join(" ")
         };
         let inhibitor = |why: &str| Inhibitor { pid: None, since: None, why: Some(why.into()) };
         assert_eq!(found(&|_| ()), "proof");
@@ -801,18 +649,11 @@ mod tests {
     }
 
     #[test]
-    fn the_engines_places_are_those_of_this_host_looked_for_once() {
+    fn the_engines_places_are_those_of_this_host() {
         let places = |change: &dyn Fn(&mut Fake)| {
             let mut fake = Fake::new();
             change(&mut fake);
-            let fake = Rc::new(fake);
-            block(async {
-                let survey = survey(&fake, Questions::DISK).await;
-                let first = survey.engine_places(&fake, &fake).await.cloned();
-                assert_eq!(survey.engine_places(&fake, &fake).await.cloned(), first);
-                assert!(fake.asked("engine traces").len() <= 1);
-                first
-            })
+            surveyed(fake, Questions { disk: true, ..Questions::NONE }).0.places
         };
         let at = |images: &str, certain| {
             Ok(Some(EnginePlaces { root: "/var/lib/docker".into(), images: images.into(), certain }))
@@ -989,7 +830,7 @@ mod tests {
         let recorded = |fake: Fake| {
             let fake = Rc::new(fake);
             let noted = block(async {
-                let survey = survey(&fake, Questions::IN_USE).await;
+                let survey = survey(&fake, &fake, Questions::IN_USE, &[]).await;
                 record_usage(&fake, &fake, &survey, now(), |ledger| ledger.last_run = Some(now())).await
             });
             (noted, fake)
@@ -1000,7 +841,7 @@ mod tests {
         let ledger = fake.ledger.borrow();
         assert_eq!((ledger.images["sha256:1a"].last_used, ledger.last_run), (Some(now()), Some(now())));
         assert!(recorded(used().failing("update ledger", 500)).0.is_err());
-        let inventory = |fake: Fake| inventory(&block(survey(&Rc::new(fake), Questions::EVERYTHING)));
+        let inventory = |fake: Fake| surveyed(fake, Questions::EVERYTHING).0.inventory();
         assert_eq!(inventory(used()).unwrap().containers, [container()]);
         let mut store = Fake::new();
         store.info.containerd_store = true;
@@ -1009,32 +850,6 @@ mod tests {
             let mut manager = used().failing(request, 500);
             manager.info.swarm.state = SwarmState::Manager;
             assert!(inventory(manager).is_err(), "{request}");
-        }
-    }
-
-    #[test]
-    fn named_paths_are_measured_and_evictions_look_where_the_images_certainly_lie() {
-        let engine = |images: &str, certain| {
-            Some(EnginePlaces { root: "/var/lib/docker".into(), images: images.into(), certain })
-        };
-        let elsewhere = || None;
-        let table = [
-            (engine("/var/lib/docker", true), "", Ok(("/var/lib/docker", "/var/lib/docker"))),
-            (engine("/data/c", true), "", Ok(("/var/lib/docker /data/c", "/data/c"))),
-            (engine("/data/c", false), "", Ok(("/var/lib/docker /data/c", "/data/c"))),
-            (engine("/var/lib/docker", true), "/mnt", Ok(("/mnt", "/var/lib/docker"))),
-            (engine("/data/c", true), "/mnt", Ok(("/mnt", "/data/c"))),
-            (engine("/data/c", false), "/mnt", Ok(("/mnt", "/mnt"))),
-            (elsewhere(), "/mnt /srv", Ok(("/mnt /srv", "/mnt /srv"))),
-            (elsewhere(), "", Err(())),
-        ];
-        let paths = |paths: &str| paths.split_whitespace().map(PathBuf::from).collect::<Vec<_>>();
-        for (engine, named, expected) in table {
-            let shown = format!("{engine:?} {named:?}");
-            let expected = expected
-                .map(|(measured, images)| DiskPlaces { measured: paths(measured), images: paths(images) });
-            let chosen = DiskPlaces::choose(engine, &paths(named)).map_err(|_| ());
-            assert_eq!(chosen, expected, "{shown}");
         }
     }
 }

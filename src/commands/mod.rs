@@ -1,73 +1,50 @@
-//! One module per subcommand: read facts, judge or plan, report, maybe carry out.
+//! One module per subcommand: ask, decide, print.
 
-mod check_gates;
-mod converge;
-mod disk;
 mod explain;
+mod gates;
 mod inhibit;
 pub mod prune;
 pub mod record;
-mod runs;
 mod status;
 mod verify;
 
+use std::io::{self, Write};
+
 use anstream::AutoStream;
 use anyhow::{Context, Result};
-use std::io::{self, Write};
-use std::path::Path;
 
 use crate::cli::{self, Output};
 use crate::exit::Exit;
+use crate::host::ThisHost;
+use crate::report::config;
 use crate::report::progress::Bars;
-use crate::report::{json, text};
 use crate::settings::{Command, Settings};
-use crate::units::Time;
-use crate::world::real::ThisHost;
 
 /// Run a command.
 ///
 /// # Errors
 /// What the command could not do, and no exit status of its own tells.
 pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
-    let Settings { engine, output, verbose, command, .. } = settings;
-    let nowhere = Path::new("");
-    match command {
-        Command::Prune(prune) => prune::run(engine, *prune, output, verbose, bars).await,
-        Command::CheckGates { gates, disk, runs, state_dir } => {
-            let world = ThisHost::new(&engine, &state_dir, &runs.runtime_dir);
-            check_gates::run(&world, &gates, disk, &runs, output).await
-        }
-        // These need no directories of the program's own, or one only.
-        Command::Disk(disk) => disk::run(&ThisHost::new(&engine, nowhere, nowhere), disk, output).await,
-        Command::Runs(runs) => {
-            runs::run(&ThisHost::new(&engine, nowhere, &runs.runtime_dir), &runs, output).await
-        }
-        Command::Converge => converge::run(&ThisHost::new(&engine, nowhere, nowhere), output).await,
-        Command::Record(record) => record::run(engine, *record, output, verbose, bars).await,
-        Command::Explain { objects, prune } => explain::run(engine, &objects, *prune, output).await,
-        Command::Status { disk, state_dir, runtime_dir } => {
-            status::run(engine, disk, &state_dir, &runtime_dir, output).await
-        }
-        Command::Inhibit { why, command, state_dir, runtime_dir } => {
-            inhibit::run(engine, why.as_deref(), &command, &state_dir, &runtime_dir).await
-        }
-        Command::ListInhibitors { runtime_dir } => inhibit::list(&runtime_dir, output),
-        Command::CheckConfig { path, keys } => {
-            print(|mut out| match output {
-                Output::Text => text::valid_config(&mut out, path.as_deref(), keys),
-                Output::Json => json::valid_config(&mut out, path.as_deref(), keys),
-            })?;
-            Ok(Exit::Done)
-        }
-        Command::ExampleConfig => print(cli::example_config).map(|()| Exit::Done),
-        Command::Verify(verify) => verify::run(engine, *verify, output).await,
-        Command::Completions(shell) => print(|out| cli::completions(shell, out)).map(|()| Exit::Done),
-        Command::Man => print(|out| cli::man(out)).map(|()| Exit::Done),
+    let host =
+        ThisHost::new(settings.engine.clone(), settings.state_dir.clone(), settings.runtime_dir.clone());
+    let printed = |result: Result<()>| result.map(|()| Exit::Done);
+    match &settings.command {
+        Command::Prune { dry_run } => prune::run(&host, &settings, *dry_run, bars).await,
+        Command::Gates { names, record } => gates::run(&host, &settings, names, *record).await,
+        Command::Record => record::run(&host, &settings, bars).await,
+        Command::Explain { objects } => explain::run(&host, &settings, objects).await,
+        Command::Status => status::run(&host, &settings).await,
+        Command::Inhibit { why, command } => inhibit::run(&host, &settings, why.as_deref(), command).await,
+        Command::ListInhibitors => inhibit::list(&settings),
+        Command::Verify(verify) => verify::run(&host, &settings, verify).await,
+        Command::CheckConfig { path, keys } => printed(print(|mut out| match settings.output {
+            Output::Text => config::text(&mut out, path.as_deref(), *keys),
+            Output::Json => config::json_of(&mut out, path.as_deref(), *keys),
+        })),
+        Command::ExampleConfig => printed(print(cli::example_config)),
+        Command::Completions(shell) => printed(print(|out| cli::completions(*shell, out))),
+        Command::Man => printed(print(|out| cli::man(out))),
     }
-}
-
-fn now() -> Time {
-    Time::now()
 }
 
 /// Print to stdout, in colour where it is a terminal that wants it (`NO_COLOR`, `CLICOLOR`); a reader

@@ -7,13 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::credential::{Credential, CredentialTest, registry_key};
 use super::wire::encode;
 use super::{Engine, EngineError};
-use crate::checks::login::{self, Credential, CredentialTest};
 use crate::facts::{Reference, label};
-
-/// The label of the services that the proof makes.
-pub const LABEL: &str = "ci-docker-prune.verify";
 
 /// How a service's only task is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +42,7 @@ fn auth_json(credential: &Credential, registry: &str) -> Zeroizing<String> {
         password: credential.password.as_ref().map(|password| password.as_str()),
         identitytoken: credential.identity_token.as_ref().map(|identity_token| identity_token.as_str()),
         registrytoken: credential.registry_token.as_ref().map(|registry_token| registry_token.as_str()),
-        serveraddress: login::key(registry),
+        serveraddress: registry_key(registry),
     };
     // Strings and no maps: nothing here can fail.
     Zeroizing::new(serde_json::to_string(&auth).unwrap_or_default())
@@ -116,9 +113,9 @@ impl Engine {
         let constraints: Vec<String> = node.map(|node| format!("node.id=={node}")).into_iter().collect();
         let spec = json!({
             "Name": name,
-            "Labels": { LABEL: node.unwrap_or_default() },
+            "Labels": { label::PROOF: node.unwrap_or_default() },
             "TaskTemplate": {
-                "ContainerSpec": { "Image": image, "Labels": { LABEL: "" } },
+                "ContainerSpec": { "Image": image, "Labels": { label::PROOF: "" } },
                 "RestartPolicy": { "Condition": "none" },
                 "Placement": { "Constraints": constraints },
             },

@@ -8,9 +8,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::tls::{CertificateError, TlsFailure};
-use super::{NEWEST, OLDEST, Version};
+use super::{HostUrl, NEWEST, OLDEST, Version};
 use crate::facts::Unavailable;
-use crate::settings::HostUrl;
 
 /// A request that failed: names the engine, the request, the cause, and what to do.
 ///

@@ -1,10 +1,13 @@
 //! The Docker engine: the only place that talks to it.
 
 pub mod containers;
+mod credential;
 pub mod deploy;
 mod disk_usage;
+mod engines;
 mod error;
 pub mod events;
+mod host_url;
 mod images;
 pub mod remove;
 mod services;
@@ -25,9 +28,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use crate::settings::HostUrl;
+#[cfg(test)]
+pub use credential::HUB;
+pub use credential::{Credential, CredentialTest, registry_key};
+pub use engines::Engines;
 pub use error::EngineError;
 use error::Failure;
+pub use host_url::{EngineSettings, HostUrl};
 use transport::Transport;
 
 /// Docker 20.10: the first to count a service's tasks (`GET /services?status=true`).

@@ -12,6 +12,7 @@ use bollard::query_parameters::{
 use super::error::Failure;
 use super::{Engine, EngineError};
 use crate::facts::{EVICTION_REPOSITORY, Reference};
+use crate::world::EngineOrders;
 
 /// The part of the engine that can remove. A dry run never makes one.
 #[derive(Debug, Clone)]
@@ -51,73 +52,15 @@ impl Remover {
         Self { engine: Engine { docker, ..engine.clone() }, limit, shutdown_requested }
     }
 
-    /// `DELETE /containers/{id}`: its anonymous volumes stay.
-    pub async fn container(&self, id: &str) -> Result<Done, EngineError> {
-        let options = RemoveContainerOptions { v: false, force: false, link: false };
-        let request = format!("DELETE /containers/{id}");
-        let done = self.carry_out(&request, async {
-            self.engine.docker.remove_container(id, Some(options)).await.map(|()| Done::Whole)
-        });
-        match done.await? {
-            Done::Gone if self.engine.inspect_container(id).await?.is_some() => {
-                Err(self.still_there(&request))
-            }
-            done => Ok(done),
-        }
-    }
-
-    /// `DELETE /images/{reference}`: the reference goes, and with the last one the image.
-    pub async fn image(&self, reference: &str) -> Result<Done, EngineError> {
-        let options = RemoveImageOptions { force: false, noprune: false, ..RemoveImageOptions::default() };
-        let request = format!("DELETE /images/{reference}");
-        let done = self.carry_out(&request, async {
-            let done = self.engine.docker.remove_image(reference, Some(options), None).await?;
-            let whole = done.iter().any(|done| done.deleted.is_some());
-            Ok(if whole { Done::Whole } else { Done::Untagged })
-        });
-        match done.await? {
-            Done::Gone if self.engine.image(reference).await?.is_some() => Err(self.still_there(&request)),
-            done => Ok(done),
-        }
-    }
-
     /// A 404 is looked at again: engines answer it for objects that they still list (docker/for-linux #477).
     fn still_there(&self, request: &str) -> EngineError {
         EngineError::still_there(&self.engine.host, request)
-    }
-
-    /// `POST /images/{id}/tag`: give an image its [`eviction_tag`], which deletes nothing.
-    pub async fn tag(&self, id: &str) -> Result<Done, EngineError> {
-        self.tag_as(id, EVICTION_REPOSITORY, id.trim_start_matches("sha256:")).await
-    }
-
-    /// `POST /images/{id}/tag` with a `name:tag` that it had, unless an image has that name: [`Done::Untagged`] then. The
-    /// API has no such condition, so that one which gets the name within these milliseconds loses it.
-    pub async fn restore(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
-        if self.engine.image(name_tag).await?.is_some() {
-            return Ok(Done::Untagged);
-        }
-        let Reference { repository, tag, .. } = Reference::parse(name_tag);
-        self.tag_as(id, repository, tag.unwrap_or("latest")).await
     }
 
     async fn tag_as(&self, id: &str, repository: &str, tag: &str) -> Result<Done, EngineError> {
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
         self.carry_out(&format!("POST /images/{id}/tag"), async {
             self.engine.docker.tag_image(id, Some(options)).await.map(|()| Done::Whole)
-        })
-        .await
-    }
-
-    /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share. [`Done::Gone`] where
-    /// nothing was freed.
-    pub async fn build_cache(&self, older_than: Duration) -> Result<Done, EngineError> {
-        let filters = Some(HashMap::from([("until".to_owned(), vec![until(older_than)])]));
-        let options = PruneBuildOptions { filters, ..PruneBuildOptions::default() };
-        self.carry_out("POST /build/prune", async {
-            let pruned = self.engine.docker.prune_build(Some(options)).await?;
-            let freed = pruned.space_reclaimed.is_some_and(|bytes| bytes > 0);
-            Ok(if freed { Done::Whole } else { Done::Gone })
         })
         .await
     }
@@ -140,6 +83,66 @@ impl Remover {
             None => EngineError::new(host, asked, Failure::SlowRemoval(began.elapsed())),
         };
         if error.status().is_some_and(|(status, _)| status == 404) { Ok(Done::Gone) } else { Err(error) }
+    }
+}
+
+impl EngineOrders for Remover {
+    /// `DELETE /containers/{id}`: its anonymous volumes stay.
+    async fn remove_container(&self, id: &str) -> Result<Done, EngineError> {
+        let options = RemoveContainerOptions { v: false, force: false, link: false };
+        let request = format!("DELETE /containers/{id}");
+        let done = self.carry_out(&request, async {
+            self.engine.docker.remove_container(id, Some(options)).await.map(|()| Done::Whole)
+        });
+        match done.await? {
+            Done::Gone if self.engine.inspect_container(id).await?.is_some() => {
+                Err(self.still_there(&request))
+            }
+            done => Ok(done),
+        }
+    }
+
+    /// `DELETE /images/{reference}`: the reference goes, and with the last one the image.
+    async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
+        let options = RemoveImageOptions { force: false, noprune: false, ..RemoveImageOptions::default() };
+        let request = format!("DELETE /images/{reference}");
+        let done = self.carry_out(&request, async {
+            let done = self.engine.docker.remove_image(reference, Some(options), None).await?;
+            let whole = done.iter().any(|done| done.deleted.is_some());
+            Ok(if whole { Done::Whole } else { Done::Untagged })
+        });
+        match done.await? {
+            Done::Gone if self.engine.image(reference).await?.is_some() => Err(self.still_there(&request)),
+            done => Ok(done),
+        }
+    }
+
+    /// `POST /images/{id}/tag`: give an image its [`eviction_tag`], which deletes nothing.
+    async fn tag_image(&self, id: &str) -> Result<Done, EngineError> {
+        self.tag_as(id, EVICTION_REPOSITORY, id.trim_start_matches("sha256:")).await
+    }
+
+    /// `POST /images/{id}/tag` with a `name:tag` that it had, unless an image has that name: [`Done::Untagged`] then. The
+    /// API has no such condition, so that one which gets the name within these milliseconds loses it.
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
+        if self.engine.image(name_tag).await?.is_some() {
+            return Ok(Done::Untagged);
+        }
+        let Reference { repository, tag, .. } = Reference::parse(name_tag);
+        self.tag_as(id, repository, tag.unwrap_or("latest")).await
+    }
+
+    /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share. [`Done::Gone`] where
+    /// nothing was freed.
+    async fn prune_build_cache(&self, older_than: Duration) -> Result<Done, EngineError> {
+        let filters = Some(HashMap::from([("until".to_owned(), vec![until(older_than)])]));
+        let options = PruneBuildOptions { filters, ..PruneBuildOptions::default() };
+        self.carry_out("POST /build/prune", async {
+            let pruned = self.engine.docker.prune_build(Some(options)).await?;
+            let freed = pruned.space_reclaimed.is_some_and(|bytes| bytes > 0);
+            Ok(if freed { Done::Whole } else { Done::Gone })
+        })
+        .await
     }
 }
 

@@ -18,9 +18,8 @@ use hyper_util::rt::TokioExecutor;
 use hyperlocal::UnixConnector;
 use zeroize::Zeroizing;
 
-use super::Version;
 use super::tls::{self, CertificateError};
-use crate::settings::HostUrl;
+use super::{HostUrl, Version};
 
 type Body = <BollardRequest as RequestBody>::Body;
 

@@ -15,6 +15,7 @@ use super::wire::stamp;
 use super::{Engine, EngineError};
 use crate::facts::{EVICTION_REPOSITORY, label};
 use crate::units::Time;
+use crate::world::EngineEvents;
 
 /// Something after which no removal is safe any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,6 +215,20 @@ impl Watch {
         // A reader that has ended says nothing more.
         let _ = state.wait_for(|state| !state.is_interrupted).await;
         self.state.borrow().seen.clone()
+    }
+}
+
+impl EngineEvents for Vec<Watch> {
+    async fn poll(&self) -> Seen {
+        let mut all = Seen::default();
+        for watch in self {
+            let Seen { stop, others, of_services, images } = watch.poll_state().await;
+            all.stop = all.stop.or(stop);
+            all.others += others;
+            all.of_services += of_services;
+            all.images.extend(images);
+        }
+        all
     }
 }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::facts::{Filesystem, Inspected, Kind, Object};
+use crate::gates::{Gates, Verdict};
 use crate::plan::{LastUse, Rung};
 use crate::testing::fake::Fake;
 use crate::testing::{ago, block, image, now, usage};
@@ -50,7 +51,8 @@ fn scene(images: impl IntoIterator<Item = (Image, Removal)>) -> (Fake, Vec<Remov
 type Ask<'a> = &'a dyn Fn(&Fake) -> Recheck;
 
 fn open(_: &Fake) -> Recheck {
-    Recheck { closed: vec![], in_use: HashSet::new() }
+    let Gates { runs, converge, .. } = crate::testing::gates(85);
+    Recheck { runs, converge, in_use: HashSet::new() }
 }
 
 /// Of 1,000 bytes: 500, and what the images take.
@@ -110,7 +112,7 @@ fn shown(outcome: &Outcome) -> String {
 fn stopped(outcome: &Outcome) -> &'static str {
     match &outcome.stopped {
         None => "",
-        Some(Stop::Gates(_)) => "gates",
+        Some(Stop::Gates { .. }) => "gates",
         Some(Stop::Event(_)) => "event",
         Some(Stop::Inhibited(_)) => "inhibited",
         Some(Stop::Signal) => "signal",
@@ -324,10 +326,7 @@ fn a_kind_that_is_forbidden_is_not_asked_for_again_and_others_are() {
 
 #[test]
 fn nothing_goes_once_something_speaks_against_it() {
-    let closed = |_: &Fake| Recheck {
-        closed: vec![Gate::Runs(crate::gates::Verdict::Closed(vec![]))],
-        ..open(&Fake::new())
-    };
+    let closed = |_: &Fake| Recheck { runs: Verdict::Closed(vec![]), ..open(&Fake::new()) };
     let inhibitor = || Inhibitor { pid: None, since: None, why: None };
     let lost = || EngineError::simulated_loss("x");
     type Row<'a> = (&'a str, &'a dyn Fn(&mut Fake), Ask<'a>, &'a str);
@@ -528,8 +527,8 @@ fn what_comes_in_the_second_of_grace_is_seen() {
     assert_eq!(used, ("aaaa InUse".into(), "", Some(names.clone())));
     // A gate closes.
     let closed = judged(&|fake| {
-        let closed = in_grace(fake).then(|| Gate::converge_unavailable(Unavailable("x".into())));
-        Recheck { closed: closed.into_iter().collect(), ..open(fake) }
+        let unknown = Verdict::Unknown(converge::Unknown::Unavailable(Unavailable("x".into())));
+        if in_grace(fake) { Recheck { converge: unknown, ..open(fake) } } else { open(fake) }
     });
     assert_eq!(closed, ("aaaa Interrupted".into(), "gates", Some(names)));
 }

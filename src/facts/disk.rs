@@ -86,6 +86,65 @@ impl Filesystem {
     }
 }
 
+/// How full a filesystem must be: at or above a percentage, or with less space available than this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Of blocks, inodes or metadata, whichever is largest.
+    pub percent: Percent,
+    /// Bytes available to users.
+    pub min_free: Option<u64>,
+}
+
+impl Limit {
+    /// Is the filesystem at or above the percentage, or does it lack space?
+    pub fn is_reached(&self, usage: &Usage) -> bool {
+        usage.percent >= self.percent || self.lacks_space(usage)
+    }
+
+    /// Is less space available than `min_free`?
+    pub fn lacks_space(&self, usage: &Usage) -> bool {
+        self.min_free.is_some_and(|min_free| usage.filesystem.available < min_free)
+    }
+}
+
+/// Usage of one filesystem: the largest of blocks, inodes and metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// What was measured.
+    pub filesystem: Filesystem,
+    /// As `df` rounds it: up.
+    pub percent: Percent,
+}
+
+impl Usage {
+    /// A filesystem with nothing left.
+    pub fn full() -> Self {
+        let filesystem = Filesystem {
+            mount_point: "/".into(),
+            size: 1,
+            used: 1,
+            available: 0,
+            inodes: 0,
+            inodes_used: 0,
+            metadata: 0,
+            metadata_used: 0,
+        };
+        Self { percent: Percent::FULL, filesystem }
+    }
+
+    /// Do the inodes decide?
+    pub fn by_inodes(&self) -> bool {
+        let inodes = self.filesystem.inode_percent();
+        self.filesystem.block_percent() < inodes && self.filesystem.metadata_percent() <= inodes
+    }
+
+    /// Does the metadata of btrfs decide?
+    pub fn by_metadata(&self) -> bool {
+        self.filesystem.block_percent().max(self.filesystem.inode_percent())
+            < self.filesystem.metadata_percent()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@ mod container;
 mod disk;
 mod engine;
 mod image;
+mod inventory;
 mod object;
 mod reference;
 mod swarm;
@@ -12,6 +13,7 @@ pub use container::*;
 pub use disk::*;
 pub use engine::*;
 pub use image::*;
+pub use inventory::*;
 pub use object::*;
 pub use reference::{Reference, name_tag, short_id};
 pub use swarm::*;
@@ -37,4 +39,13 @@ pub struct Inhibitor {
     pub since: Option<Time>,
     /// What was given with `--why`.
     pub why: Option<String>,
+}
+
+/// What the inhibitor of a running proof (`verify --redeploy`) says first.
+pub const PROOF: &str = "verify --redeploy";
+
+impl Inhibitor {
+    pub fn is_proof(&self) -> bool {
+        self.why.as_deref().is_some_and(|why| why.starts_with(PROOF))
+    }
 }

@@ -4,32 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use crate::facts::{
-    Answer, Container, Mode, Restart, Service, SwarmState, Task, TaskState, Unavailable, Update, label,
+    Container, Mode, Restart, Service, Survey, SwarmState, Task, TaskState, Unavailable, Update, label,
 };
 use crate::units::{Time, elapsed};
 
 /// Swarm makes the first task of a new global service only after the service itself (observed: a
 /// moment of 0/0). A service older than this that has none will get none: no node is eligible.
 const FIRST_TASK_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What the Swarm wants and has, and what this node's engine shows.
-#[derive(Debug, Clone)]
-pub struct ConvergeFacts {
-    /// This node's part in the Swarm.
-    pub swarm: Answer<SwarmState>,
-    /// Is another engine asked about the services (`--swarm-host`)?
-    pub manager_elsewhere: bool,
-    /// This node's ID in the Swarm.
-    pub node: Option<String>,
-    /// Those of the whole Swarm.
-    pub services: Answer<Vec<Service>>,
-    /// Those of the whole Swarm.
-    pub tasks: Answer<Vec<Task>>,
-    /// The containers of this node, at least the live ones.
-    pub containers: Answer<Vec<Container>>,
-    /// IDs of the nodes that are down or drained: nothing is missing there.
-    pub nodes_away: HashSet<String>,
-}
 
 /// Why nothing is converging.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,25 +92,26 @@ pub enum Unknown {
 pub type Verdict = super::Verdict<Open, Closed, Unknown>;
 
 /// Evaluate the gate.
-pub fn evaluate(facts: &ConvergeFacts, now: Time) -> Verdict {
-    match verdict(facts, now) {
+pub fn evaluate(survey: &Survey, now: Time) -> Verdict {
+    match verdict(survey, now) {
         Ok(verdict) => verdict,
         Err(unknown) => Verdict::Unknown(unknown),
     }
 }
 
-fn verdict(facts: &ConvergeFacts, now: Time) -> Result<Verdict, Unknown> {
-    match facts.swarm.clone().map_err(Unknown::Unavailable)? {
+fn verdict(survey: &Survey, now: Time) -> Result<Verdict, Unknown> {
+    let info = survey.info.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
+    match info.swarm.state.clone() {
         SwarmState::Locked => return Err(Unknown::Locked),
         SwarmState::Pending => return Err(Unknown::Pending),
         SwarmState::Failed(error) => return Err(Unknown::Failed(error)),
-        SwarmState::Worker if !facts.manager_elsewhere => return Err(Unknown::Worker),
-        SwarmState::Inactive if !facts.manager_elsewhere => return Ok(Verdict::Open(Open::NotInSwarm)),
+        SwarmState::Worker if !survey.manager_elsewhere => return Err(Unknown::Worker),
+        SwarmState::Inactive if !survey.manager_elsewhere => return Ok(Verdict::Open(Open::NotInSwarm)),
         SwarmState::Inactive | SwarmState::Worker | SwarmState::Manager => {}
     }
-    let services = facts.services.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
-    let tasks = facts.tasks.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
-    let containers = facts.containers.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
+    let services = survey.services.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
+    let tasks = survey.tasks.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
+    let containers = survey.containers.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
 
     let mut of_service: BTreeMap<&str, Vec<&Task>> = BTreeMap::new();
     for task in tasks {
@@ -138,12 +120,12 @@ fn verdict(facts: &ConvergeFacts, now: Time) -> Result<Verdict, Unknown> {
     let mut converging = Vec::new();
     for service in services {
         let tasks = of_service.remove(service.id.as_str()).unwrap_or_default();
-        converging.extend(evaluate_service(service, &tasks, &facts.nodes_away, now)?);
+        converging.extend(evaluate_service(service, &tasks, &survey.nodes_away, now)?);
     }
     if !converging.is_empty() {
         return Ok(Verdict::Closed(Closed::Converging(converging)));
     }
-    let lost = without_container(tasks, facts.node.as_deref(), containers);
+    let lost = without_container(tasks, info.swarm.node.as_deref(), containers);
     if lost > 0 {
         return Ok(Verdict::Closed(Closed::EngineRestoring(lost)));
     }
@@ -278,20 +260,23 @@ fn cause(restart: Restart, history: &[&Task]) -> ConvergeCause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{ContainerState, TaskCounts};
+    use crate::facts::{ContainerState, Swarm, TaskCounts};
     use crate::gates::GateState;
-    use crate::testing::{ago, container, labels, now, service, task};
+    use crate::testing::{ago, container, labels, now, service, survey, task};
 
-    fn facts(services: Vec<Service>, tasks: Vec<Task>) -> ConvergeFacts {
-        ConvergeFacts {
-            swarm: Ok(SwarmState::Manager),
-            manager_elsewhere: false,
-            node: Some("node".into()),
+    fn facts(services: Vec<Service>, tasks: Vec<Task>) -> Survey {
+        let mut facts = Survey {
             services: Ok(services),
             tasks: Ok(tasks),
             containers: Ok(vec![container()]),
-            nodes_away: HashSet::new(),
-        }
+            ..survey()
+        };
+        *swarm(&mut facts) = Swarm { state: SwarmState::Manager, node: Some("node".into()) };
+        facts
+    }
+
+    fn swarm(facts: &mut Survey) -> &mut Swarm {
+        &mut facts.info.as_mut().unwrap().swarm
     }
 
     #[test]
@@ -640,7 +625,7 @@ mod tests {
 
     #[test]
     fn a_container_is_missed_only_of_a_running_task_of_this_node() {
-        let restoring = |change: &dyn Fn(&mut ConvergeFacts)| {
+        let restoring = |change: &dyn Fn(&mut Survey)| {
             let mut facts = facts(vec![service()], vec![task()]);
             facts.containers = Ok(vec![]);
             change(&mut facts);
@@ -650,18 +635,17 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let tasks = |change: fn(Task) -> Task| {
-            move |facts: &mut ConvergeFacts| facts.tasks = Ok(vec![change(task())])
-        };
+        let tasks =
+            |change: fn(Task) -> Task| move |facts: &mut Survey| facts.tasks = Ok(vec![change(task())]);
         assert_eq!(restoring(&|_| ()), 1);
         assert_eq!(restoring(&tasks(|task| Task { wanted: false, ..task })), 0);
         assert_eq!(restoring(&tasks(|task| Task { container: None, ..task })), 0);
         assert_eq!(restoring(&tasks(|task| Task { state: TaskState::Complete, ..task })), 0);
         assert_eq!(restoring(&tasks(|task| Task { node: None, ..task })), 0);
-        assert_eq!(restoring(&|facts| facts.node = None), 0);
+        assert_eq!(restoring(&|facts| swarm(facts).node = None), 0);
         // Without a node of its own a task of no node is not its.
-        let nowhere = |facts: &mut ConvergeFacts| {
-            facts.node = None;
+        let nowhere = |facts: &mut Survey| {
+            swarm(facts).node = None;
             facts.tasks = Ok(vec![Task { node: None, ..task() }]);
         };
         assert_eq!(restoring(&nowhere), 0);
@@ -702,29 +686,29 @@ mod tests {
         assert_eq!(evaluate(&facts, now()), Verdict::Closed(Closed::EngineRestoring(1)));
         facts.containers = Ok(vec![]);
         assert_eq!(evaluate(&facts, now()), Verdict::Closed(Closed::EngineRestoring(1)));
-        facts.node = Some("another".into());
+        swarm(&mut facts).node = Some("another".into());
         assert_eq!(evaluate(&facts, now()).state(), GateState::Open);
     }
 
     #[test]
     fn what_cannot_be_told_is_unknown() {
         let unanswered = || Unavailable("503".into());
-        type Change<'a> = &'a dyn Fn(&mut ConvergeFacts);
+        type Change<'a> = &'a dyn Fn(&mut Survey);
         let unconverged = || Service { status: status(0, 1, 0), ..service() };
         let table: [(&str, Change, GateState); 11] = [
-            ("worker", &|facts| facts.swarm = Ok(SwarmState::Worker), GateState::Unknown),
-            ("locked", &|facts| facts.swarm = Ok(SwarmState::Locked), GateState::Unknown),
-            ("pending", &|facts| facts.swarm = Ok(SwarmState::Pending), GateState::Unknown),
-            ("failed", &|facts| facts.swarm = Ok(SwarmState::Failed("x".into())), GateState::Unknown),
-            ("no info", &|facts| facts.swarm = Err(unanswered()), GateState::Unknown),
+            ("worker", &|facts| swarm(facts).state = SwarmState::Worker, GateState::Unknown),
+            ("locked", &|facts| swarm(facts).state = SwarmState::Locked, GateState::Unknown),
+            ("pending", &|facts| swarm(facts).state = SwarmState::Pending, GateState::Unknown),
+            ("failed", &|facts| swarm(facts).state = SwarmState::Failed("x".into()), GateState::Unknown),
+            ("no info", &|facts| facts.info = Err(unanswered()), GateState::Unknown),
             ("no services", &|facts| facts.services = Err(unanswered()), GateState::Unknown),
             ("no tasks", &|facts| facts.tasks = Err(unanswered()), GateState::Unknown),
             ("no containers", &|facts| facts.containers = Err(unanswered()), GateState::Unknown),
-            ("no swarm", &|facts| facts.swarm = Ok(SwarmState::Inactive), GateState::Open),
+            ("no swarm", &|facts| swarm(facts).state = SwarmState::Inactive, GateState::Open),
             (
                 "no swarm, with a manager elsewhere",
                 &|value| {
-                    (value.swarm, value.node) = (Ok(SwarmState::Inactive), None);
+                    *swarm(value) = Swarm { state: SwarmState::Inactive, node: None };
                     value.manager_elsewhere = true;
                     value.services = Ok(vec![unconverged()]);
                 },
@@ -733,7 +717,7 @@ mod tests {
             (
                 "worker with a manager elsewhere",
                 &|value| {
-                    value.swarm = Ok(SwarmState::Worker);
+                    swarm(value).state = SwarmState::Worker;
                     value.manager_elsewhere = true;
                 },
                 GateState::Open,

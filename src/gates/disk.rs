@@ -2,134 +2,51 @@
 
 use thiserror::Error;
 
-use crate::facts::{Answer, Filesystem, Unavailable};
-use crate::units::Percent;
+use crate::facts::{Answer, Filesystem, Limit, Survey, Unavailable, Usage};
 
-/// The filesystems that hold the engine's data, each once.
-#[derive(Debug, Clone)]
-pub struct DiskFacts {
-    /// Each once.
-    pub filesystems: Answer<Vec<Filesystem>>,
-}
-
-/// How full a filesystem must be: at or above a percentage, or with less space available than this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
-    /// Of blocks, inodes or metadata, whichever is largest.
-    pub percent: Percent,
-    /// Bytes available to users.
-    pub min_free: Option<u64>,
-}
-
-impl Limit {
-    /// Is the filesystem at or above the percentage, or does it lack space?
-    pub fn is_reached(&self, usage: &Usage) -> bool {
-        usage.percent >= self.percent || self.lacks_space(usage)
-    }
-
-    /// Is less space available than `min_free`?
-    pub fn lacks_space(&self, usage: &Usage) -> bool {
-        self.min_free.is_some_and(|min_free| usage.filesystem.available < min_free)
-    }
-}
-
-/// A disk at or above this is as good as full: the default of `--disk-critical`.
-pub const NEARLY_FULL: u8 = 95;
-
-/// Usage of one filesystem: the largest of blocks, inodes and metadata.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Usage {
-    /// What was measured.
-    pub filesystem: Filesystem,
-    /// As `df` rounds it: up.
-    pub percent: Percent,
-}
-
-impl Usage {
-    /// A filesystem with nothing left.
-    pub fn full() -> Self {
-        let filesystem = Filesystem {
-            mount_point: "/".into(),
-            size: 1,
-            used: 1,
-            available: 0,
-            inodes: 0,
-            inodes_used: 0,
-            metadata: 0,
-            metadata_used: 0,
-        };
-        Self { percent: Percent::FULL, filesystem }
-    }
-
-    /// Do the inodes decide?
-    pub fn by_inodes(&self) -> bool {
-        let inodes = self.filesystem.inode_percent();
-        self.filesystem.block_percent() < inodes && self.filesystem.metadata_percent() <= inodes
-    }
-
-    /// Does the metadata of btrfs decide?
-    pub fn by_metadata(&self) -> bool {
-        self.filesystem.block_percent().max(self.filesystem.inode_percent())
-            < self.filesystem.metadata_percent()
-    }
-}
-
-/// Why: the measured filesystems, fullest first, and the limit they were held against.
+/// The measured filesystems, fullest first, and the limit that they were compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measured {
-    /// Fullest first.
     pub usages: Vec<Usage>,
-    /// What they were compared with.
     pub limit: Limit,
 }
 
 /// Why the usage is not known.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unknown {
-    /// They could not be measured.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// This filesystem says that it has no blocks.
     #[error("{} says that it has no blocks; name a path on the engine's disk with --disk-path", .0.mount_point.display())]
     NoBlocks(Filesystem),
 }
 
-/// The usages of these filesystems, fullest first.
-///
-/// # Errors
-/// They were not measured, or one has no blocks.
-pub fn usages(filesystems: Answer<Vec<Filesystem>>) -> Answer<Vec<Usage>> {
-    measure(&DiskFacts { filesystems }).map_err(|unknown| Unavailable(unknown.to_string()))
-}
-
-/// What the gate says; open means under pressure.
+/// Open means under pressure.
 pub type Verdict = super::Verdict<Measured, Measured, Unknown>;
 
-/// Evaluate the gate.
-pub fn evaluate(facts: &DiskFacts, limit: &Limit) -> Verdict {
-    match measure(facts) {
-        Err(unknown) => Verdict::Unknown(unknown),
+pub fn evaluate(survey: &Survey, limit: Limit) -> Verdict {
+    match measured(survey.filesystems.clone()) {
+        Err(why) => Verdict::Unknown(why),
         Ok(usages) => {
             let pressed = usages.iter().any(|usage| limit.is_reached(usage));
-            let measured = Measured { usages, limit: *limit };
+            let measured = Measured { usages, limit };
             if pressed { Verdict::Open(measured) } else { Verdict::Closed(measured) }
         }
     }
 }
 
 /// The usage of each filesystem, fullest first; never an empty list.
-///
-/// # Errors
-/// When one of them could not be measured.
-pub fn measure(facts: &DiskFacts) -> Result<Vec<Usage>, Unknown> {
-    let filesystems = facts.filesystems.clone().map_err(Unknown::Unavailable)?;
+pub fn usages(filesystems: Answer<Vec<Filesystem>>) -> Answer<Vec<Usage>> {
+    measured(filesystems).map_err(|unknown| Unavailable(unknown.to_string()))
+}
+
+fn measured(filesystems: Answer<Vec<Filesystem>>) -> Result<Vec<Usage>, Unknown> {
     let mut usages = Vec::new();
-    for filesystem in filesystems {
+    for filesystem in filesystems? {
         let Some(percent) = filesystem.percent() else { return Err(Unknown::NoBlocks(filesystem)) };
         usages.push(Usage { filesystem, percent });
     }
     if usages.is_empty() {
-        return Err(Unknown::Unavailable(Unavailable("no filesystem to measure".into())));
+        return Err(Unavailable("no filesystem to measure".into()).into());
     }
     usages.sort_by_key(|usage| std::cmp::Reverse(usage.percent));
     Ok(usages)
@@ -139,6 +56,10 @@ pub fn measure(facts: &DiskFacts) -> Result<Vec<Usage>, Unknown> {
 mod tests {
     use super::*;
     use crate::gates::GateState;
+
+    fn survey(filesystems: Answer<Vec<Filesystem>>) -> Survey {
+        Survey { filesystems, ..crate::testing::survey() }
+    }
 
     fn disk(used: u64) -> Filesystem {
         Filesystem {
@@ -168,7 +89,7 @@ mod tests {
         let limit = Limit { percent: "80".parse().unwrap(), min_free: None };
         for (filesystems, expected) in table {
             let shown = format!("{filesystems:?}");
-            assert_eq!(evaluate(&DiskFacts { filesystems }, &limit).state(), expected, "{shown}");
+            assert_eq!(evaluate(&survey(filesystems), limit).state(), expected, "{shown}");
         }
     }
 
@@ -176,8 +97,8 @@ mod tests {
     fn too_little_space_opens_the_gate_whatever_the_percentage() {
         for (used, expected) in [(310, GateState::Closed), (500, GateState::Closed), (501, GateState::Open)] {
             let limit = Limit { percent: "80".parse().unwrap(), min_free: Some(500) };
-            let facts = DiskFacts { filesystems: Ok(vec![disk(used)]) };
-            assert_eq!(evaluate(&facts, &limit).state(), expected, "{used}");
+            let survey = survey(Ok(vec![disk(used)]));
+            assert_eq!(evaluate(&survey, limit).state(), expected, "{used}");
         }
     }
 
@@ -187,8 +108,8 @@ mod tests {
         let large = Filesystem { size: 100_000, used: 70_000, available: 30_000, ..disk(0) };
         let limit = Limit { percent: "80".parse().unwrap(), min_free: Some(600) };
         for (small, expected) in [(disk(400), GateState::Closed), (disk(401), GateState::Open)] {
-            let facts = DiskFacts { filesystems: Ok(vec![large.clone(), small]) };
-            assert_eq!(evaluate(&facts, &limit).state(), expected);
+            let survey = survey(Ok(vec![large.clone(), small]));
+            assert_eq!(evaluate(&survey, limit).state(), expected);
         }
     }
 
@@ -225,7 +146,6 @@ mod tests {
 
     #[test]
     fn the_fullest_comes_first() {
-        let facts = DiskFacts { filesystems: Ok(vec![disk(310), disk(810)]) };
-        assert_eq!(measure(&facts).unwrap()[0].percent.get(), 81);
+        assert_eq!(usages(Ok(vec![disk(310), disk(810)])).unwrap()[0].percent.get(), 81);
     }
 }

@@ -1,35 +1,52 @@
-//! The three gates: each judges facts by a policy, and only "open" lets a prune through.
+//! The three gates: each judges what a survey showed, and only "open" lets a prune through.
 
 pub mod converge;
 pub mod disk;
 pub mod runs;
 
-use crate::facts::Unavailable;
+use regex::Regex;
 
-/// What a gate says. Each carries its own reason; `Unknown` never counts as open.
+use crate::facts::{Limit, Survey, Usage};
+use crate::units::Time;
+
+/// What a gate says, with its reason. `Unknown` never counts as open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict<Open, Closed, Unknown> {
-    /// A prune may go on.
     Open(Open),
-    /// It may not.
     Closed(Closed),
-    /// It may not, because it could not be evaluated.
     Unknown(Unknown),
 }
 
 /// A verdict without its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateState {
-    /// As [`Verdict::Open`].
     Open,
-    /// As [`Verdict::Closed`].
     Closed,
-    /// As [`Verdict::Unknown`].
     Unknown,
 }
 
+impl GateState {
+    /// As the JSON and the text name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Of several gates: open when each is, unknown when any is unknown, else closed.
+    pub fn combined(states: impl IntoIterator<Item = Self> + Clone) -> Self {
+        let any = |wanted| states.clone().into_iter().any(|state| state == wanted);
+        match (any(Self::Unknown), any(Self::Closed)) {
+            (true, _) => Self::Unknown,
+            (false, true) => Self::Closed,
+            (false, false) => Self::Open,
+        }
+    }
+}
+
 impl<Open, Closed, Unknown> Verdict<Open, Closed, Unknown> {
-    /// Open, closed or unknown, without the reason.
     pub fn state(&self) -> GateState {
         match self {
             Self::Open(_) => GateState::Open,
@@ -39,89 +56,83 @@ impl<Open, Closed, Unknown> Verdict<Open, Closed, Unknown> {
     }
 }
 
-/// One gate's name and verdict.
+/// The verdicts of one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Gate {
-    /// Is the disk under pressure?
-    Disk(disk::Verdict),
-    /// Is no CI run live?
-    Runs(runs::Verdict),
-    /// Is no Swarm service converging?
-    Converge(converge::Verdict),
+pub struct Gates {
+    pub disk: disk::Verdict,
+    pub runs: runs::Verdict,
+    pub converge: converge::Verdict,
 }
 
-/// Every gate, where not even the engine could be reached.
-pub fn all_unavailable(why: &Unavailable) -> Vec<Gate> {
-    [Gate::disk_unavailable, Gate::runs_unavailable, Gate::converge_unavailable]
-        .map(|gate| gate(why.clone()))
-        .into()
+/// Judge a survey: the disk by this limit, what counts as a CI run by this pattern.
+pub fn evaluate(survey: &Survey, limit: Limit, run_pattern: &Regex, now: Time) -> Gates {
+    Gates {
+        disk: disk::evaluate(survey, limit),
+        runs: runs::evaluate(survey, run_pattern, now),
+        converge: converge::evaluate(survey, now),
+    }
 }
 
-impl Gate {
-    /// `disk`, which is unknown for this reason.
-    pub fn disk_unavailable(why: Unavailable) -> Self {
-        Self::Disk(Verdict::Unknown(disk::Unknown::Unavailable(why)))
+impl Gates {
+    /// By name, in the order in which they are shown.
+    pub fn states(&self) -> [(&'static str, GateState); 3] {
+        [("disk", self.disk.state()), ("runs", self.runs.state()), ("converge", self.converge.state())]
     }
 
-    /// `runs`, which is unknown for this reason.
-    pub fn runs_unavailable(why: Unavailable) -> Self {
-        Self::Runs(Verdict::Unknown(why))
-    }
-
-    /// `converge`, which is unknown for this reason.
-    pub fn converge_unavailable(why: Unavailable) -> Self {
-        Self::Converge(Verdict::Unknown(converge::Unknown::Unavailable(why)))
-    }
-
-    /// `disk`, `runs` or `converge`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Disk(_) => "disk",
-            Self::Runs(_) => "runs",
-            Self::Converge(_) => "converge",
-        }
-    }
-
-    /// Open, closed or unknown, without the reason.
     pub fn state(&self) -> GateState {
-        match self {
-            Self::Disk(verdict) => verdict.state(),
-            Self::Runs(verdict) => verdict.state(),
-            Self::Converge(verdict) => verdict.state(),
-        }
+        GateState::combined(self.states().map(|(_, state)| state))
     }
-}
 
-/// The state of several gates: open when each is, unknown when any is unknown, else closed.
-pub fn combined_state(gates: &[Gate]) -> GateState {
-    let any = |word| gates.iter().any(|gate| gate.state() == word);
-    match (any(GateState::Unknown), any(GateState::Closed)) {
-        (true, _) => GateState::Unknown,
-        (false, true) => GateState::Closed,
-        (false, false) => GateState::Open,
+    /// The names of those in this state.
+    pub fn in_state(&self, wanted: GateState) -> impl Iterator<Item = &'static str> {
+        self.states().into_iter().filter(move |(_, state)| *state == wanted).map(|(name, _)| name)
+    }
+
+    /// The names of those that keep a prune away.
+    pub fn not_open(&self) -> Vec<&'static str> {
+        let not_open = |(name, state)| (state != GateState::Open).then_some(name);
+        self.states().into_iter().filter_map(not_open).collect()
+    }
+
+    /// Is `runs` or `converge` not open?
+    pub fn are_deploys_blocking(&self) -> bool {
+        self.runs.state() != GateState::Open || self.converge.state() != GateState::Open
+    }
+
+    pub fn is_under_pressure(&self) -> bool {
+        self.disk.state() == GateState::Open
+    }
+
+    /// What `disk` measured, fullest first; empty where it could not.
+    pub fn usages(&self) -> &[Usage] {
+        match &self.disk {
+            Verdict::Open(measured) | Verdict::Closed(measured) => &measured.usages,
+            Verdict::Unknown(_) => &[],
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::Unavailable;
 
     #[test]
     fn several_gates_are_open_only_together_and_unknown_before_they_are_closed() {
-        let open = || Gate::Runs(Verdict::Open(()));
-        let closed = || Gate::Runs(Verdict::Closed(vec![]));
-        let unknown = || Gate::disk_unavailable(Unavailable("x".into()));
-        for (gates, expected) in [
-            (vec![], GateState::Open),
-            (vec![open(), open()], GateState::Open),
-            (vec![open(), closed()], GateState::Closed),
-            (vec![closed(), unknown()], GateState::Unknown),
-            (vec![unknown(), open()], GateState::Unknown),
+        use GateState::{Closed, Open, Unknown};
+        for (states, expected) in [
+            (vec![], Open),
+            (vec![Open, Open], Open),
+            (vec![Open, Closed], Closed),
+            (vec![Closed, Unknown], Unknown),
+            (vec![Unknown, Open], Unknown),
         ] {
-            assert_eq!(combined_state(&gates), expected, "{gates:?}");
+            assert_eq!(GateState::combined(states.clone()), expected, "{states:?}");
         }
-        let all = all_unavailable(&Unavailable("x".into()));
-        assert!(all.iter().map(Gate::name).eq(["disk", "runs", "converge"]));
-        assert!(all.iter().all(|gate| gate.state() == GateState::Unknown));
+        let lost = Survey::unavailable(&Unavailable("x".into()));
+        let policy = crate::testing::policy();
+        let gates = evaluate(&lost, policy.threshold, &policy.runs, crate::testing::now());
+        assert!(gates.in_state(Unknown).eq(["disk", "runs", "converge"]));
+        assert_eq!((gates.not_open().len(), gates.usages()), (3, &[][..]));
     }
 }

@@ -5,29 +5,11 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::facts::{Answer, Container, Inhibitor, Service, Unavailable, label};
+use crate::facts::{Container, Service, Survey, Unavailable, label};
 use crate::units::{Time, elapsed};
 
 /// A run older than this was probably left behind: runs take minutes, not days.
 pub const POSSIBLY_STALE_AGE: Duration = Duration::from_secs(24 * 3600);
-
-/// The services of the Swarm, the containers of this node (only live ones count), and who inhibits.
-#[derive(Debug, Clone)]
-pub struct RunFacts {
-    /// The commands that block prunes now.
-    pub inhibitors: Answer<Vec<Inhibitor>>,
-    /// Those of the whole Swarm.
-    pub services: Answer<Vec<Service>>,
-    /// Those of this node.
-    pub containers: Answer<Vec<Container>>,
-}
-
-/// How a CI run is recognized.
-#[derive(Debug, Clone)]
-pub struct RunPolicy {
-    /// Names of stacks, services, Compose projects and containers of a run match this.
-    pub pattern: Regex,
-}
 
 /// What a live run shows itself as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,15 +50,15 @@ impl Run {
 pub type Verdict = super::Verdict<(), Vec<Run>, Unavailable>;
 
 /// Evaluate the gate. A run that is seen closes it, whatever else could not be asked.
-pub fn evaluate(facts: &RunFacts, policy: &RunPolicy, now: Time) -> Verdict {
-    let services = facts.services.as_deref().unwrap_or_default();
-    let containers = facts.containers.as_deref().unwrap_or_default();
+pub fn evaluate(survey: &Survey, pattern: &Regex, now: Time) -> Verdict {
+    let services = survey.services.as_deref().unwrap_or_default();
+    let containers = survey.containers.as_deref().unwrap_or_default();
     let mut oldest: BTreeMap<(RunKind, &str), Option<Time>> = BTreeMap::new();
     let live = containers.iter().filter(|container| container.state.is_live());
     let seen = services
         .iter()
-        .filter_map(|service| Some((of_service(service, policy)?, service.created)))
-        .chain(live.filter_map(|container| Some((of_container(container, policy)?, container.created))));
+        .filter_map(|service| Some((of_service(service, pattern)?, service.created)))
+        .chain(live.filter_map(|container| Some((of_container(container, pattern)?, container.created))));
     for (run, created) in seen {
         let since = oldest.entry(run).or_insert(created);
         *since = [*since, created].into_iter().flatten().min();
@@ -86,7 +68,7 @@ pub fn evaluate(facts: &RunFacts, policy: &RunPolicy, now: Time) -> Verdict {
         .into_iter()
         .map(|((kind, name), since)| Run { kind, name: name.to_owned(), age: age(since), pid: None })
         .collect();
-    live.extend(facts.inhibitors.iter().flatten().map(|inhibitor| Run {
+    live.extend(survey.inhibitors.iter().flatten().map(|inhibitor| Run {
         kind: RunKind::Inhibitor,
         name: inhibitor.why.clone().unwrap_or_default(),
         age: age(inhibitor.since),
@@ -96,25 +78,25 @@ pub fn evaluate(facts: &RunFacts, policy: &RunPolicy, now: Time) -> Verdict {
         return Verdict::Closed(live);
     }
     let unanswered =
-        [facts.services.as_ref().err(), facts.containers.as_ref().err(), facts.inhibitors.as_ref().err()];
+        [survey.services.as_ref().err(), survey.containers.as_ref().err(), survey.inhibitors.as_ref().err()];
     match unanswered.into_iter().flatten().next() {
         Some(why) => Verdict::Unknown(why.clone()),
         None => Verdict::Open(()),
     }
 }
 
-fn of_service<'a>(service: &'a Service, policy: &RunPolicy) -> Option<(RunKind, &'a str)> {
+fn of_service<'a>(service: &'a Service, pattern: &Regex) -> Option<(RunKind, &'a str)> {
     let stack = service.labels.get(label::STACK).map(|name| (RunKind::Stack, name.as_str()));
     let names = stack.into_iter().chain([(RunKind::Service, service.name.as_str())]);
-    names.into_iter().find(|(_, name)| policy.pattern.is_match(name))
+    names.into_iter().find(|(_, name)| pattern.is_match(name))
 }
 
-fn of_container<'a>(container: &'a Container, policy: &RunPolicy) -> Option<(RunKind, &'a str)> {
+fn of_container<'a>(container: &'a Container, pattern: &Regex) -> Option<(RunKind, &'a str)> {
     let stack = label::stack(&container.labels).map(|name| (RunKind::Stack, name));
     let project = label::compose_project(&container.labels).map(|name| (RunKind::ComposeProject, name));
     let mut labels = stack.into_iter().chain(project);
-    labels.find(|(_, name)| policy.pattern.is_match(name)).or_else(|| {
-        let name = container.names.iter().find(|name| policy.pattern.is_match(name))?;
+    labels.find(|(_, name)| pattern.is_match(name)).or_else(|| {
+        let name = container.names.iter().find(|name| pattern.is_match(name))?;
         // A task's container is named after its service, which is shown under that name already.
         match container.labels.get(label::SERVICE_NAME) {
             Some(service) if container.labels.contains_key(label::SERVICE_ID) => {
@@ -128,12 +110,12 @@ fn of_container<'a>(container: &'a Container, policy: &RunPolicy) -> Option<(Run
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::ContainerState;
+    use crate::facts::{ContainerState, Inhibitor};
     use crate::gates::GateState;
-    use crate::testing::{ago, container, labels, now, service};
+    use crate::testing::{ago, container, labels, now, policy, service, survey};
 
-    fn policy() -> RunPolicy {
-        RunPolicy { pattern: Regex::new(crate::cli::RUN_PATTERN).unwrap() }
+    fn evaluated(survey: &Survey) -> Verdict {
+        evaluate(survey, &policy().runs, now())
     }
 
     #[test]
@@ -157,9 +139,8 @@ mod tests {
         ];
         for (name, expected) in table {
             let closed = |services, containers| {
-                let facts =
-                    RunFacts { inhibitors: Ok(vec![]), services: Ok(services), containers: Ok(containers) };
-                evaluate(&facts, &policy(), now()).state() == GateState::Closed
+                let facts = Survey { services: Ok(services), containers: Ok(containers), ..survey() };
+                evaluated(&facts).state() == GateState::Closed
             };
             let named = Service { name: name.into(), ..service() };
             let stack = Service { labels: labels(&[(label::STACK, name)]), ..service() };
@@ -186,14 +167,14 @@ mod tests {
             created: Some(created.parse().unwrap()),
             ..service()
         };
-        let facts = RunFacts {
-            inhibitors: Ok(vec![]),
+        let facts = Survey {
             services: Ok(vec![part("2026-11-19T12:00:00Z"), part("2026-11-20T11:00:00Z")]),
             containers: Ok(vec![Container {
                 labels: labels(&[(label::STACK, name), (label::SERVICE_ID, "service")]),
                 created: None,
                 ..container()
             }]),
+            ..survey()
         };
         let expected = Run {
             kind: RunKind::Stack,
@@ -201,24 +182,24 @@ mod tests {
             age: Some(Duration::from_secs(86_400)),
             pid: None,
         };
-        assert_eq!(evaluate(&facts, &policy(), now()), Verdict::Closed(vec![expected]));
+        assert_eq!(evaluated(&facts), Verdict::Closed(vec![expected]));
     }
 
     #[test]
     fn a_run_that_is_seen_closes_even_where_something_else_is_unanswered() {
         let run = Container { names: vec!["abcd-0123ef_ci_commoninternet_net".into()], ..container() };
         let services = || Err(Unavailable("worker".into()));
-        let facts = RunFacts { inhibitors: Ok(vec![]), services: services(), containers: Ok(vec![run]) };
-        assert_eq!(evaluate(&facts, &policy(), now()).state(), GateState::Closed);
+        let facts = Survey { services: services(), containers: Ok(vec![run]), ..survey() };
+        assert_eq!(evaluated(&facts).state(), GateState::Closed);
         let unanswered = || Unavailable("x".into());
-        let none = RunFacts { inhibitors: Ok(vec![]), services: Ok(vec![]), containers: Ok(vec![]) };
+        let none = survey();
         for (what, facts, expected) in [
             ("all is known", none.clone(), GateState::Open),
-            ("no services", RunFacts { services: services(), ..none.clone() }, GateState::Unknown),
-            ("no containers", RunFacts { containers: Err(unanswered()), ..none.clone() }, GateState::Unknown),
-            ("no inhibitors", RunFacts { inhibitors: Err(unanswered()), ..none }, GateState::Unknown),
+            ("no services", Survey { services: services(), ..none.clone() }, GateState::Unknown),
+            ("no containers", Survey { containers: Err(unanswered()), ..none.clone() }, GateState::Unknown),
+            ("no inhibitors", Survey { inhibitors: Err(unanswered()), ..none }, GateState::Unknown),
         ] {
-            assert_eq!(evaluate(&facts, &policy(), now()).state(), expected, "{what}");
+            assert_eq!(evaluated(&facts).state(), expected, "{what}");
         }
     }
 
@@ -227,9 +208,8 @@ mod tests {
         let run = "abcd-0123ef_ci_commoninternet_net";
         let number = ("com.docker.compose.container-number", "1");
         let shown = |container: Container| {
-            let facts =
-                RunFacts { inhibitors: Ok(vec![]), services: Ok(vec![]), containers: Ok(vec![container]) };
-            match evaluate(&facts, &policy(), now()) {
+            let facts = Survey { containers: Ok(vec![container]), ..survey() };
+            match evaluated(&facts) {
                 Verdict::Closed(runs) => (runs[0].kind, runs[0].name.clone(), runs[0].is_possibly_stale()),
                 other => panic!("{other:?}"),
             }
@@ -252,8 +232,8 @@ mod tests {
             labels: labels(&[(label::STACK, "other")]),
             ..crate::testing::service()
         };
-        let facts = RunFacts { inhibitors: Ok(vec![]), services: Ok(vec![in_stack]), containers: Ok(vec![]) };
-        match evaluate(&facts, &policy(), now()) {
+        let facts = Survey { services: Ok(vec![in_stack]), ..survey() };
+        match evaluated(&facts) {
             Verdict::Closed(runs) => {
                 assert_eq!((runs[0].kind, runs[0].name.as_str()), (RunKind::Service, run))
             }
@@ -272,8 +252,8 @@ mod tests {
     #[test]
     fn an_inhibitor_closes_the_gate_and_not_knowing_of_any_is_unknown() {
         let judged = |inhibitors| {
-            let facts = RunFacts { inhibitors, services: Ok(vec![]), containers: Ok(vec![]) };
-            evaluate(&facts, &policy(), now())
+            let facts = Survey { inhibitors, ..survey() };
+            evaluated(&facts)
         };
         let deploy = Inhibitor { pid: Some(7), since: ago("61h"), why: Some("deploy".into()) };
         match judged(Ok(vec![deploy])) {

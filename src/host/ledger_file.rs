@@ -29,9 +29,9 @@ struct LedgerJson {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     older_than_seconds: Option<u64>,
     #[serde(default)]
-    noted: Option<Time>,
+    recorded: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    noted_at: Option<Time>,
+    recorded_at: Option<Time>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     jumps: Vec<MomentJson>,
     #[serde(default)]
@@ -55,7 +55,7 @@ struct LedgerJson {
 struct ClockJson {
     time: Time,
     #[serde(default)]
-    since_note_seconds: f64,
+    since_record_seconds: f64,
     wall: Time,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     boot_id: Option<String>,
@@ -187,18 +187,18 @@ impl From<LedgerJson> for Ledger {
             refused: json.refused,
         };
         let returns = |ReturnsJson { images, returns, last_used }| Returns { images, returns, last_used };
-        let clock = |ClockJson { time, since_note_seconds, wall, boot_id, boot_seconds }| {
+        let clock = |ClockJson { time, since_record_seconds, wall, boot_id, boot_seconds }| {
             let since_boot = boot_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            let since_note = Duration::try_from_secs_f64(since_note_seconds).unwrap_or_default();
-            Clock { time, since_note, reading: Reading { wall, boot_id, since_boot } }
+            let since_record = Duration::try_from_secs_f64(since_record_seconds).unwrap_or_default();
+            Clock { time, since_record, reading: Reading { wall, boot_id, since_boot } }
         };
         Self {
             engine: json.engine,
             clock: json.clock.map(clock),
             gaps: json.gaps_seconds.into_iter().map(Duration::from_secs).collect(),
             older_than: json.older_than_seconds.map(Duration::from_secs),
-            noted: json.noted,
-            noted_at: json.noted_at,
+            recorded: json.recorded,
+            recorded_at: json.recorded_at,
             jumps: json.jumps.into_iter().map(|MomentJson { wall, time }| Moment { wall, time }).collect(),
             events_until: json.events_until,
             images: json.images.into_iter().map(|(id, image)| (id, entry(image))).collect(),
@@ -242,17 +242,17 @@ impl From<&Ledger> for LedgerJson {
         Self {
             schema: SCHEMA,
             engine: ledger.engine.clone(),
-            clock: ledger.clock.as_ref().map(|Clock { time, since_note, reading }| ClockJson {
+            clock: ledger.clock.as_ref().map(|Clock { time, since_record, reading }| ClockJson {
                 time: *time,
-                since_note_seconds: since_note.as_secs_f64(),
+                since_record_seconds: since_record.as_secs_f64(),
                 wall: reading.wall,
                 boot_id: reading.boot_id.clone(),
                 boot_seconds: reading.since_boot.map(|since| since.as_secs_f64()),
             }),
             gaps_seconds: ledger.gaps.iter().map(Duration::as_secs).collect(),
             older_than_seconds: ledger.older_than.map(|age| age.as_secs()),
-            noted: ledger.noted,
-            noted_at: ledger.noted_at,
+            recorded: ledger.recorded,
+            recorded_at: ledger.recorded_at,
             jumps: ledger.jumps.iter().map(|&Moment { wall, time }| MomentJson { wall, time }).collect(),
             events_until: ledger.events_until,
             images,
@@ -353,7 +353,7 @@ fn stopgap(places: Places) -> Option<Ledger> {
 }
 
 fn newer(stored: Ledger, stopgap: Option<Ledger>) -> Ledger {
-    stopgap.filter(|stopgap| stopgap.noted > stored.noted).unwrap_or(stored)
+    stopgap.filter(|stopgap| stopgap.recorded > stored.recorded).unwrap_or(stored)
 }
 
 fn read_file(path: &Path) -> Content {
@@ -499,13 +499,13 @@ mod tests {
             engine: Some("first".into()),
             clock: Some(Clock {
                 time: at(6),
-                since_note: Duration::from_millis(500),
+                since_record: Duration::from_millis(500),
                 reading: Reading { wall: at(7), boot_id, since_boot },
             }),
             gaps: vec![Duration::from_secs(300), Duration::from_secs(301)],
             older_than: Some(Duration::from_secs(3_600)),
-            noted: Some(at(8)),
-            noted_at: Some(at(9)),
+            recorded: Some(at(8)),
+            recorded_at: Some(at(9)),
             jumps: vec![Moment { wall: at(10), time: at(11) }],
             events_until: Some(at(12)),
             images: BTreeMap::from([("sha256:a".into(), entry)]),
@@ -560,17 +560,20 @@ mod tests {
     #[tokio::test]
     async fn the_newer_of_ledger_and_stopgap_is_read_and_stored_again() {
         let at = |hour: i8| Some(now().checked_add(jiff::SignedDuration::from_hours(hour.into())).unwrap());
-        for (stored, kept, noted) in [(Some(0), Some(1), 1), (Some(1), Some(0), 1), (None, Some(1), 1)] {
+        for (stored, kept, recorded) in [(Some(0), Some(1), 1), (Some(1), Some(0), 1), (None, Some(1), 1)] {
             let dir = tempfile::tempdir().unwrap();
             let stopgap_dir = tempfile::tempdir().unwrap();
             let places = Places { state_dir: dir.path(), stopgap_dir: stopgap_dir.path(), engine: None };
             for (directory, hour) in [(&dir, stored), (&stopgap_dir, kept)] {
                 let Some(hour) = hour else { continue };
-                write(&path(directory.path(), None), &Ledger { noted: at(hour), ..ledger() }).await.unwrap();
+                write(&path(directory.path(), None), &Ledger { recorded: at(hour), ..ledger() })
+                    .await
+                    .unwrap();
             }
-            assert!(matches!(read(places), Content::Ledger(read) if read.noted == at(noted)));
-            let written = update(places, now(), |ledger| assert_eq!(ledger.noted, at(noted))).await.unwrap();
-            assert!(!written.in_stopgap && written.ledger.noted == at(noted));
+            assert!(matches!(read(places), Content::Ledger(read) if read.recorded == at(recorded)));
+            let written =
+                update(places, now(), |ledger| assert_eq!(ledger.recorded, at(recorded))).await.unwrap();
+            assert!(!written.in_stopgap && written.ledger.recorded == at(recorded));
             assert!(!path(stopgap_dir.path(), None).exists() && path(dir.path(), None).exists());
         }
     }
@@ -652,7 +655,8 @@ mod tests {
     #[test]
     fn a_ledger_from_before_references_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let old = r#"{"schema":1,"noted":null,"images":{"sha256:a":{"first_seen":"2026-11-20T12:00:00Z"}}}"#;
+        let old =
+            r#"{"schema":1,"recorded":null,"images":{"sha256:a":{"first_seen":"2026-11-20T12:00:00Z"}}}"#;
         fs::write(path(dir.path(), None), old).unwrap();
         let Content::Ledger(read) = read(places(&dir)) else { panic!("it is readable") };
         assert!(read.images["sha256:a"].references.is_empty() && read.superseded().is_empty());
@@ -660,14 +664,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_unreadable_ledger_is_set_aside_whole() {
-        let newer = r#"{"schema":2,"noted":null,"images":{}}"#;
+        let newer = r#"{"schema":2,"recorded":null,"images":{}}"#;
         for broken in
-            ["", "{", "[]", "\0\u{1}garbage", newer, r#"{"schema":1,"noted":"yesterday","images":{}}"#]
+            ["", "{", "[]", "\0\u{1}garbage", newer, r#"{"schema":1,"recorded":"yesterday","images":{}}"#]
         {
             let dir = tempfile::tempdir().unwrap();
             fs::write(path(dir.path(), None), broken).unwrap();
             assert!(matches!(read(places(&dir)), Content::NotUnderstood(_)), "{broken}");
-            let written = update(places(&dir), now(), |ledger| ledger.noted = Some(now())).await.unwrap();
+            let written = update(places(&dir), now(), |ledger| ledger.recorded = Some(now())).await.unwrap();
             assert_eq!(fs::read_to_string(written.set_aside.unwrap().path).unwrap(), broken);
             assert!(matches!(read(places(&dir)), Content::Ledger(_)));
         }

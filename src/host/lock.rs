@@ -22,8 +22,8 @@ pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
 pub enum Acquisition<L> {
     /// It is held as long as this value lives.
     Acquired(L),
-    /// Another process holds it: its process ID, where it could be read.
-    Held(Option<u32>),
+    /// Another process holds it: its ID, where it could be read.
+    Held { pid: Option<u32>, directory: PathBuf },
 }
 
 /// Take the prune's lock in this directory, or say who holds it.
@@ -47,7 +47,9 @@ pub fn acquire(runtime_dir: &Path) -> Result<Acquisition<Lock>> {
             });
             Ok(Acquisition::Acquired(Lock(lock)))
         }
-        Err((_, Errno::EWOULDBLOCK)) => Ok(Acquisition::Held(holder.trim().parse().ok())),
+        Err((_, Errno::EWOULDBLOCK)) => {
+            Ok(Acquisition::Held { pid: holder.trim().parse().ok(), directory: runtime_dir.to_owned() })
+        }
         Err((_, error)) => Err(failed(error.into())),
     }
 }
@@ -239,7 +241,7 @@ mod tests {
         let mine = acquire(dir.path()).unwrap();
         assert!(matches!(mine, Acquisition::Acquired(_)));
         assert!(
-            matches!(acquire(dir.path()).unwrap(), Acquisition::Held(Some(pid)) if pid == std::process::id())
+            matches!(acquire(dir.path()).unwrap(), Acquisition::Held { pid: Some(pid), .. } if pid == std::process::id())
         );
         drop(begin_removal(dir.path()).await.unwrap());
     }

@@ -3,8 +3,6 @@
 pub mod boot_clock;
 mod btrfs;
 pub mod child;
-pub mod docker_config;
-pub mod docker_hub;
 pub mod engine_files;
 pub mod engine_traces;
 pub mod error;
@@ -14,6 +12,7 @@ pub mod ledger_file;
 pub mod lock;
 pub mod reserve;
 pub mod systemd;
+mod this_host;
 
 use std::fs::{self, File};
 use std::io;
@@ -21,6 +20,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use error::{Cause, Context, Result};
+pub use this_host::{ThisHost, watch_signals};
 
 /// Replace a file atomically: a temporary file beside it, to the disk, then into place. A reader sees
 /// the old or the new one, and every user may read it.

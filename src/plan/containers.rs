@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use super::{Inventory, KeepReason, Kept, Plan, Policy, Removal, RemovalReason};
+use super::{KeepReason, Kept, Plan, Policy, Removal, RemovalReason};
 use crate::facts::label::{SERVICE_ID, SERVICE_NAME, compose_project};
-use crate::facts::{Container, ContainerState, Object};
+use crate::facts::{Container, ContainerState, Inventory, Object};
 use crate::ledger::Ledger;
 use crate::units::Time;
 

@@ -1,7 +1,7 @@
 //! Which objects a name means, and everything that decides about one of them.
 
-use super::{Condition, Inventory, KeepReason, Kept, LastUse, Plan, Policy, Removal, containers, images};
-use crate::facts::{Container, Image, Object, Reference, SHORTEST_ID, name_tag};
+use super::{Condition, KeepReason, Kept, LastUse, Plan, Policy, Removal, containers, images};
+use crate::facts::{Container, Image, Inventory, Object, Reference, SHORTEST_ID, name_tag};
 use crate::ledger::{Entry, Ledger};
 use crate::units::Time;
 

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use super::sharing::Sharing;
 use super::{
-    Condition, Eviction, Inventory, KeepReason, Kept, LastUse, Leftover, Plan, Policy, Removal,
-    RemovalReason, Rung, Users,
+    Condition, Eviction, KeepReason, Kept, LastUse, Leftover, Plan, Policy, Removal, RemovalReason, Rung,
+    Users,
 };
-use crate::facts::{Container, Image, ImageClass, Labels, Object, Reference, name_tag};
-use crate::gates::disk::Usage;
+use crate::facts::{Container, Image, ImageClass, Inventory, Labels, Object, Reference, Usage, name_tag};
 use crate::ledger::{Entry, Ledger};
 use crate::units::{Time, elapsed};
 
@@ -663,7 +662,7 @@ mod tests {
         ] {
             known.settle(Some(&at(used_then)), ago(since).unwrap());
             let filesystem = at(used);
-            let usage = crate::gates::disk::Usage { percent: filesystem.percent().unwrap(), filesystem };
+            let usage = Usage { percent: filesystem.percent().unwrap(), filesystem };
             let mut plan = Plan::default();
             decide(&inventory, &known, &policy(), Some(&usage), now(), &mut plan);
             let kept = plan.keep.first().map(|kept| &kept.reason);

@@ -12,49 +12,9 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::facts::{
-    CacheRecord, Container, Image, ImageClass, Kind, Labels, Object, Service, Task, Unavailable,
-};
-use crate::gates::disk::{Limit, Usage};
+use crate::facts::{Container, Image, ImageClass, Inventory, Kind, Labels, Limit, Object, Unread, Usage};
 use crate::ledger::Ledger;
 use crate::units::{Time, elapsed};
-
-/// Everything that the engine has and that a plan is made from.
-#[derive(Debug, Clone, Default)]
-pub struct Inventory {
-    /// All, ended ones too.
-    pub containers: Vec<Container>,
-    /// All but intermediate ones.
-    pub images: Vec<Image>,
-    /// Those of the whole Swarm.
-    pub services: Vec<Service>,
-    /// Those of the whole Swarm.
-    pub tasks: Vec<Task>,
-    /// Records of BuildKit's cache.
-    pub build_cache: Vec<CacheRecord>,
-    /// Does the containerd image store hold the images?
-    pub containerd_store: bool,
-    /// What the engine would not tell.
-    pub unread: Vec<Unread>,
-}
-
-impl Inventory {
-    /// Did the engine not answer a question about this object?
-    fn is_unread(&self, id: &str) -> bool {
-        self.unread.iter().any(|unread| unread.id == id)
-    }
-}
-
-/// A question about one object that the engine did not answer, so that the object stays.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unread {
-    /// What kind of object it is.
-    pub kind: Kind,
-    /// Empty for the build cache, and for the images where they could not be listed.
-    pub id: String,
-    /// Why there is no answer.
-    pub why: Unavailable,
-}
 
 /// What may be removed, from which age and disk usage on.
 #[derive(Debug, Clone)]
@@ -100,6 +60,13 @@ impl std::str::FromStr for KeepLabel {
             return Err("expected KEY or KEY=VALUE, with a key that has no blanks".into());
         }
         Ok(Self { key: key.to_owned(), value })
+    }
+}
+
+impl std::fmt::Display for KeepLabel {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.key)?;
+        self.value.as_ref().map_or(Ok(()), |value| write!(f, "={value}"))
     }
 }
 
@@ -453,6 +420,7 @@ impl<'a> Users<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::{CacheRecord, Unavailable};
     use crate::testing::{ago, labels, now};
 
     #[test]

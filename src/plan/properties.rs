@@ -7,9 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use regex::Regex;
 
-use super::{Condition, Inventory, KeepReason, Policy, RemovalReason, Rung, build};
-use crate::facts::{Container, ContainerState, Image, Service};
-use crate::gates::disk::Limit;
+use super::{Condition, KeepReason, Policy, RemovalReason, Rung, build};
+use crate::facts::{Container, ContainerState, Image, Inventory, Limit, Service};
 use crate::ledger::{Entry, Ledger};
 use crate::testing::{container, image, labels, now, service, usage};
 use crate::units::{Time, elapsed};

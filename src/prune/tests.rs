@@ -1,5 +1,6 @@
 //! What a prune asks, does and leaves in the ledger, on a host that answers as told.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::*;
@@ -7,9 +8,10 @@ use crate::engine::EngineError;
 use crate::execute::FreedNothing;
 use crate::facts::{Image, Inhibitor, Kind, SwarmState};
 use crate::ledger::Entry;
-use crate::settings::{self, Command};
 use crate::testing::fake::Fake;
-use crate::testing::{CACHED, DANGLING, ago, block, container, image, labels, now, removal, service, usage};
+use crate::testing::{
+    CACHED, DANGLING, ago, block, container, image, labels, now, policy, removal, service, settings, usage,
+};
 
 fn why() -> Unavailable {
     Unavailable("no answer".into())
@@ -23,11 +25,12 @@ fn failed(error: EngineError) -> Outcome {
 /// Each way to be stopped, the gates that are counted for it, and whether it is a failure.
 fn stops() -> Vec<(Stop, &'static [&'static str], bool)> {
     let name = || "app".to_owned();
-    let closed = vec![Gate::Runs(Verdict::Closed(vec![])), Gate::converge_unavailable(why())];
-    let runs = || vec![Gate::Runs(Verdict::Closed(vec![]))];
+    let closed = || Verdict::Closed(vec![]);
+    let open = || Verdict::Open(converge::Open::Converged(1));
+    let unknown = Verdict::Unknown(converge::Unknown::Unavailable(why()));
     vec![
-        (Stop::Gates(runs()), &["runs"], false),
-        (Stop::Gates(closed), &["runs", "converge"], true),
+        (Stop::Gates { runs: closed(), converge: open() }, &["runs"], false),
+        (Stop::Gates { runs: closed(), converge: unknown }, &["runs", "converge"], true),
         (Stop::Event(StopEvent::ServiceCreated(name())), &["converge"], false),
         (Stop::Event(StopEvent::ServiceUpdated(name())), &["converge"], false),
         (Stop::Event(StopEvent::Run(name())), &["runs"], false),
@@ -127,26 +130,6 @@ fn what_is_gone_is_forgotten_and_what_was_refused_or_stuck_remembered() {
     assert_eq!(ledger.stuck, None);
 }
 
-#[test]
-fn pressure_is_what_the_gate_disk_is_open_for() {
-    let disk = |open| {
-        let limit = crate::gates::disk::Limit { percent: "80".parse().unwrap(), min_free: None };
-        let measured = crate::gates::disk::Measured { usages: vec![usage(85)], limit };
-        Gate::Disk(if open { Verdict::Open(measured) } else { Verdict::Closed(measured) })
-    };
-    assert!(is_under_pressure(&[disk(true)]) && !is_under_pressure(&[disk(false)]));
-    assert!(!is_under_pressure(&[Gate::disk_unavailable(why()), Gate::Runs(Verdict::Open(()))]));
-}
-
-fn settings_of(words: &str) -> PruneSettings {
-    let words =
-        ["ci-docker-prune", "--config=/dev/null", "prune"].into_iter().chain(words.split_whitespace());
-    match settings::read(words.map(Into::into)).unwrap().command {
-        Command::Prune(prune) => *prune,
-        other => panic!("{other:?}"),
-    }
-}
-
 /// A manager at this percentage, with a cached image of a tenth of the disk that nothing has used for long.
 fn host(percent: u64) -> Fake {
     let mut fake = Fake::new();
@@ -158,36 +141,48 @@ fn host(percent: u64) -> Fake {
     fake
 }
 
-fn pruned(fake: Fake, words: &str, consumers: bool) -> (Answer<PruneResult>, Rc<Fake>) {
+fn pruned(fake: Fake, words: &str) -> (Answer<PruneReport>, Rc<Fake>) {
     let fake = Rc::new(fake);
-    let result = block(prune(&fake, &settings_of(words), consumers, &|_| ()));
-    (result, fake)
+    let policy = settings(&format!("prune {words}")).policy;
+    let ended = block(run(&fake, &policy, Mode::Prune(&|_| ())));
+    (ended.map(|ended| ended.report), fake)
 }
 
 fn run_of_ci() -> Container {
     Container { names: vec!["abcd-0123ef_ci_commoninternet_net".into()], ..container() }
 }
 
-fn word(result: &PruneResult) -> String {
-    match &result.ending {
-        PruneOutcome::CarriedOut(outcome) => {
-            format!("removed {}, stopped {}", outcome.removed.len(), outcome.stopped.is_some())
+fn word(report: &PruneReport) -> String {
+    match report {
+        PruneReport::Done(done) => {
+            format!("removed {}, stopped {}", done.outcome.removed.len(), done.outcome.stopped.is_some())
         }
+        PruneReport::Blocked { .. } => "blocked".into(),
+        PruneReport::NoAnswer(_) => "no answer".into(),
+        PruneReport::Preview(_) => "preview".into(),
         other => format!("{other:?}"),
+    }
+}
+
+fn done(report: PruneReport) -> Done {
+    match report {
+        PruneReport::Done(done) => *done,
+        other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn a_prune_subscribes_before_it_asks_the_gates_and_relieves_the_disk() {
-    let (result, fake) = pruned(host(85), "", false);
+    let (result, fake) = pruned(host(85), "");
     let result = result.unwrap();
     assert_eq!(word(&result), "removed 1, stopped false");
     assert_eq!(
-        (result.before[0].percent.get(), result.after[0].percent.get(), result.reclaimed),
+        (result.before()[0].percent.get(), result.after()[0].percent.get(), result.reclaimed()),
         (85, 75, 100)
     );
-    assert!(result.pressure.is_none() && !result.preview && result.disk_consumers.is_none());
-    assert_eq!(result.images_on.map(|usage| usage.percent.get()), Some(85));
+    assert!(!result.wants_consumers(policy().critical));
+    let done = done(result);
+    assert_eq!((done.usage.map(|usage| usage.percent.get()), done.pressure.is_none()), (Some(85), true));
     let first: Vec<_> = fake.requests.borrow().iter().take(7).cloned().collect();
     let subscribed = format!("subscribe {}", now());
     assert_eq!(first[..6], ["prepare", "lock prunes", "watch shutdown", "connect", "info", &subscribed]);
@@ -198,26 +193,26 @@ fn a_prune_subscribes_before_it_asks_the_gates_and_relieves_the_disk() {
 }
 
 #[test]
-fn a_prune_that_does_not_help_remembers_the_pressure_and_says_what_fills_the_disk() {
-    for (consumers, shutdown) in [(true, false), (false, false), (true, true)] {
+fn a_prune_that_does_not_help_records_the_pressure_and_wants_to_know_what_fills_the_disk() {
+    for shutdown in [false, true] {
         let fake = host(95);
         fake.shutdown.set(shutdown);
-        let (result, fake) = pruned(fake, "", consumers);
+        let (result, fake) = pruned(fake, "");
         let result = result.unwrap();
         assert_eq!(
             word(&result),
             if shutdown { "removed 0, stopped true" } else { "removed 1, stopped false" }
         );
-        assert_eq!(result.disk_consumers.is_some(), consumers && !shutdown);
-        let owed = result.pressure.unwrap().owed;
+        assert!(result.wants_consumers(policy().critical));
+        let owed = result.pressure().unwrap().owed;
         assert_eq!(owed, shutdown.then_some(Duration::ZERO));
         assert_eq!(fake.ledger.borrow().pressure.as_ref().unwrap().owed_since, shutdown.then(now));
     }
     // A ledger that cannot be written at the end knows what it knew at the start.
     let fake = host(95).failing("update ledger", 500);
     fake.ledger.borrow_mut().owe(["runs"], ago("1h").unwrap());
-    let result = pruned(fake, "", false).0.unwrap();
-    let since = result.pressure.as_ref().map(|pressure| pressure.since);
+    let result = pruned(fake, "").0.unwrap();
+    let since = result.pressure().map(|pressure| pressure.since);
     assert_eq!((word(&result).as_str(), since), ("removed 1, stopped false", ago("1h")));
 }
 
@@ -226,54 +221,35 @@ fn a_disk_that_cannot_be_measured_at_the_end_counts_as_full_as_before() {
     let mut fake = host(95).failing("measure /var/lib/docker", 500);
     // For the gate, the plan before the images and after them, before the batch and before its end.
     fake.failing_after.insert("measure /var/lib/docker".into(), 5);
-    let result = pruned(fake, "", false).0.unwrap();
+    let result = pruned(fake, "").0.unwrap();
     assert_eq!(word(&result), "removed 1, stopped false");
-    assert_eq!((result.after[0].percent.get(), result.reclaimed), (95, 0));
-    assert!(result.pressure.is_some());
-}
-
-#[test]
-fn what_went_is_none_of_what_fills_the_disk() {
-    const MB: u64 = 1_000_000;
-    let fake = host(95);
-    {
-        let mut filesystem = fake.filesystem.borrow_mut();
-        (filesystem.size, filesystem.used, filesystem.available) = (1_000 * MB, 990 * MB, 10 * MB);
-        let mut images = fake.images.borrow_mut();
-        images[0].size = 50 * MB;
-        images.push(Image { size: 40 * MB, tags: vec!["kept:1".into()], ..image("bbbb") });
-    }
-    let result = pruned(fake, "", true).0.unwrap();
-    assert_eq!(word(&result), "removed 1, stopped false");
-    let found = result.disk_consumers.unwrap();
-    let ids: Vec<_> =
-        found.largest.iter().map(|consumer| (consumer.id.as_str(), consumer.size / MB)).collect();
-    assert_eq!(ids, [("", 900), ("sha256:bbbb", 40)]);
+    assert_eq!((result.after()[0].percent.get(), result.reclaimed()), (95, 0));
+    assert!(result.pressure().is_some());
 }
 
 #[test]
 fn a_gate_blocks_and_is_counted_under_pressure_only() {
-    let busy = |percent, words: &str, consumers| {
+    let busy = |percent, words: &str| {
         let mut fake = host(percent);
         fake.containers = vec![run_of_ci()];
-        let (result, fake) = pruned(fake, words, consumers);
+        let (result, fake) = pruned(fake, words);
         let result = result.unwrap();
-        assert_eq!(word(&result), "Blocked");
+        assert_eq!(word(&result), "blocked");
         assert!(fake.asked("images").is_empty() && fake.asked("remove").is_empty());
         let blocked = fake.ledger.borrow().pressure.as_ref().map(|pressure| pressure.blocked["runs"]);
-        assert_eq!(result.pressure.is_some(), blocked.is_some());
-        (blocked, result.disk_consumers.is_some())
+        assert_eq!(result.pressure().is_some(), blocked.is_some());
+        let critical = settings(&format!("prune {words}")).policy.removal.critical;
+        (blocked, result.wants_consumers(critical))
     };
-    assert_eq!(busy(85, "", true), (Some(1), false));
-    assert_eq!(busy(75, "", true), (None, false));
-    // A run that waits for space waits for ever.
-    assert_eq!(busy(95, "", true), (Some(1), true));
-    assert_eq!(busy(95, "", false), (Some(1), false));
-    assert_eq!(busy(94, "--disk-critical 94", true), (Some(1), true));
-    // What a container uses now is noted all the same.
+    assert_eq!(busy(85, ""), (Some(1), false));
+    assert_eq!(busy(75, ""), (None, false));
+    // A run that waits for space keeps the prune blocked.
+    assert_eq!(busy(95, ""), (Some(1), true));
+    assert_eq!(busy(94, "--disk-critical 94"), (Some(1), true));
+    // What a container uses now is recorded all the same.
     let mut fake = host(85);
     fake.containers = vec![Container { image_id: "sha256:aaaa".into(), ..run_of_ci() }];
-    let fake = pruned(fake, "", false).1;
+    let fake = pruned(fake, "").1;
     assert_eq!(fake.ledger.borrow().images["sha256:aaaa"].last_used, Some(now()));
 }
 
@@ -289,8 +265,8 @@ fn on_a_disk_with_room_nothing_goes_the_pressure_is_over_and_the_reserve_is_kept
         let fake = host(percent);
         fake.ledger.borrow_mut().owe(["runs"], ago("1h").unwrap());
         let pressed = words.contains("311");
-        let (result, fake) = pruned(fake, words, true);
-        let expected = if pressed { "removed 1, stopped false" } else { "Blocked" };
+        let (result, fake) = pruned(fake, words);
+        let expected = if pressed { "removed 1, stopped false" } else { "blocked" };
         assert_eq!(word(&result.unwrap()), expected, "{percent} {words}");
         assert_eq!(!fake.asked("keep reserve").is_empty(), keeps, "{percent} {words}");
         assert!(fake.ledger.borrow().pressure.is_none() || pressed, "{percent} {words}");
@@ -299,21 +275,22 @@ fn on_a_disk_with_room_nothing_goes_the_pressure_is_over_and_the_reserve_is_kept
 
 #[test]
 fn what_cannot_be_asked_is_told() {
-    let lost = |request: &str| pruned(host(85).failing(request, 500), "", false).0;
+    let lost = |request: &str| pruned(host(85).failing(request, 500), "").0;
     let subscribed = format!("subscribe {}", now());
     for request in ["connect", "info", &subscribed] {
         let result = lost(request).unwrap();
-        assert_eq!((word(&result).as_str(), result.gates.len()), ("Unavailable", 3), "{request}");
-        assert!(result.gates.iter().all(|gate| gate.state() == GateState::Unknown), "{request}");
+        assert_eq!(word(&result), "no answer", "{request}");
+        let unknown = result.gates().unwrap().in_state(GateState::Unknown);
+        assert_eq!(unknown.count(), 3, "{request}");
     }
     for request in ["services", "tasks", "containers All", "measure /var/lib/docker", "inhibitors"] {
-        let (result, fake) = pruned(host(85).failing(request, 500), "", false);
+        let (result, fake) = pruned(host(85).failing(request, 500), "");
         let result = result.unwrap();
-        assert_eq!(word(&result), "Unavailable", "{request}");
+        assert_eq!(word(&result), "no answer", "{request}");
         // A prune is owed, as far as it is known that the disk is under pressure.
         let owed = fake.ledger.borrow().pressure.as_ref().and_then(|pressure| pressure.owed_since);
         assert_eq!(owed.is_some(), !request.starts_with("measure"), "{request}");
-        assert!(result.gates.iter().any(|gate| gate.state() == GateState::Open), "{request}");
+        assert!(result.gates().unwrap().in_state(GateState::Open).next().is_some(), "{request}");
     }
     assert!(lost("prepare").unwrap_err().0.contains("name another directory with --runtime-dir"));
     for request in ["lock prunes", "watch shutdown"] {
@@ -322,7 +299,7 @@ fn what_cannot_be_asked_is_told() {
     // An engine that shows no clock is subscribed to from now on.
     let mut fake = host(85);
     fake.info.time = None;
-    assert_eq!(pruned(fake, "", false).1.asked("subscribe"), [subscribed]);
+    assert_eq!(pruned(fake, "").1.asked("subscribe"), [subscribed]);
 }
 
 /// An eviction that was interrupted: our tag is all that this image has.
@@ -340,62 +317,63 @@ fn interrupted(percent: u64) -> Fake {
 
 #[test]
 fn what_an_interrupted_eviction_left_is_finished_also_on_a_disk_with_room() {
-    let (result, fake) = pruned(interrupted(50), "", false);
+    let (result, fake) = pruned(interrupted(50), "");
     let result = result.unwrap();
     assert_eq!(word(&result), "removed 1, stopped false");
-    assert!(result.plan.is_some_and(|plan| plan.remove.len() == 1));
+    assert_eq!(result.plan().unwrap().0.remove.len(), 1);
     assert!(fake.images.borrow().is_empty() && fake.ledger.borrow().evicting.is_empty());
     assert!(fake.asked("images").is_empty(), "no list is asked for");
     // Not beside a run, and not where it has a name again: there our tag goes.
     let mut busy = interrupted(50);
     busy.containers = vec![run_of_ci()];
-    let (result, fake) = pruned(busy, "", false);
-    assert_eq!((word(&result.unwrap()).as_str(), fake.images.borrow().len()), ("Blocked", 1));
+    let (result, fake) = pruned(busy, "");
+    assert_eq!((word(&result.unwrap()).as_str(), fake.images.borrow().len()), ("blocked", 1));
     assert_eq!(fake.ledger.borrow().evicting.len(), 1);
     let mut converging = interrupted(50);
     converging.services = vec![service()];
     converging.services[0].status = Some(crate::facts::TaskCounts { running: 0, desired: 1, completed: 0 });
-    let (result, fake) = pruned(converging, "", false);
-    assert_eq!((word(&result.unwrap()).as_str(), fake.images.borrow().len()), ("Blocked", 1));
+    let (result, fake) = pruned(converging, "");
+    assert_eq!((word(&result.unwrap()).as_str(), fake.images.borrow().len()), ("blocked", 1));
     let named = interrupted(50);
     named.images.borrow_mut()[0].digests.push("app@sha256:daaaa".into());
-    let (result, fake) = pruned(named, "", false);
+    let (result, fake) = pruned(named, "");
     let result = result.unwrap();
-    assert_eq!((word(&result).as_str(), result.plan.is_none()), ("Blocked", true));
+    assert_eq!((word(&result).as_str(), result.plan().is_none()), ("blocked", true));
     assert_eq!(fake.images.borrow()[0].eviction_tag, None);
     assert!(fake.ledger.borrow().evicting.is_empty());
     // A false 404 forgets nothing, and nothing else goes on a disk with room.
     let mut lied = interrupted(50);
     lied.unknown_once.borrow_mut().push("sha256:aaaa".into());
     lied.containers = vec![Container { state: crate::facts::ContainerState::Created, ..container() }];
-    let (result, fake) = pruned(lied, "", false);
+    let (result, fake) = pruned(lied, "");
     assert_eq!(word(&result.unwrap()), "removed 1, stopped false");
     assert!(fake.asked("remove container").is_empty());
     // One that is gone is forgotten, and one that cannot be asked about is not.
     let gone = interrupted(50);
     gone.images.borrow_mut().clear();
-    assert!(pruned(gone, "", false).1.ledger.borrow().evicting.is_empty());
+    assert!(pruned(gone, "").1.ledger.borrow().evicting.is_empty());
     let unread = interrupted(50).failing("image sha256:aaaa", 500);
-    assert_eq!(pruned(unread, "", false).1.ledger.borrow().evicting.len(), 1);
+    assert_eq!(pruned(unread, "").1.ledger.borrow().evicting.len(), 1);
     // A failure is told.
     let ours = format!("remove image {}", crate::engine::remove::eviction_tag("sha256:aaaa"));
-    let failed = pruned(interrupted(50).failing(&ours, 500), "", false).0.unwrap();
+    let failed = pruned(interrupted(50).failing(&ours, 500), "").0.unwrap();
     assert_eq!((word(&failed).as_str(), failed.has_failed()), ("removed 0, stopped false", true));
 }
 
 #[test]
 fn a_preview_plans_whatever_the_gates_say_and_writes_nothing() {
-    let previewed = |fake: Fake, at: Option<u64>, consumers| {
+    let previewed = |fake: Fake, at: Option<u64>| {
         let fake = Rc::new(fake);
         let before = fake.ledger.borrow().clone();
-        let result = block(preview(&fake, &settings_of(""), at.map(usage), consumers));
+        let assumed = at.map(usage);
+        let ended = block(run(&fake, &settings("prune").policy, Mode::Preview(assumed.as_ref())));
         let written =
             ["update", "remove", "tag", "prune", "keep", "lock"].map(|request| fake.asked(request).len());
         assert_eq!(written, [0; 6]);
         assert_eq!(*fake.ledger.borrow(), before);
-        result
+        ended.map(|ended| ended.report)
     };
-    let planned = |result: &PruneResult| result.plan.as_ref().map(|plan| plan.remove.len());
+    let planned = |report: &PruneReport| report.plan().map(|(plan, _)| plan.remove.len());
     let mut busy = host(85);
     busy.containers = vec![run_of_ci()];
     for (fake, at, expected, percent) in [
@@ -405,31 +383,32 @@ fn a_preview_plans_whatever_the_gates_say_and_writes_nothing() {
         // At another usage.
         (host(75), Some(99), 1, 99),
     ] {
-        let result = previewed(fake, at, false).unwrap();
-        assert_eq!((word(&result).as_str(), planned(&result)), ("Previewed", Some(expected)));
-        assert_eq!(result.images_on.as_ref().map(|usage| usage.percent.get()), Some(percent));
-        assert!(result.preview && result.disk_consumers.is_none());
+        let report = previewed(fake, at).unwrap();
+        assert_eq!((word(&report).as_str(), planned(&report)), ("preview", Some(expected)));
+        let (_, usage) = report.plan().unwrap();
+        assert_eq!(usage.map(|usage| usage.percent.get()), Some(percent));
+        assert!(report.wants_consumers(policy().critical) && !report.has_failed());
     }
-    assert!(previewed(host(85), None, true).unwrap().disk_consumers.is_some());
     // An unknown gate is told, with the plan where one could be made.
-    let result = previewed(host(85).failing("inhibitors", 500), None, false).unwrap();
-    assert_eq!((word(&result).as_str(), planned(&result), result.preview), ("Unavailable", Some(1), true));
-    let result = previewed(host(85).failing("services", 500), None, false).unwrap();
-    assert_eq!((word(&result).as_str(), planned(&result), result.preview), ("Unavailable", None, true));
-    assert!(previewed(host(85).failing("connect", 500), None, false).is_err());
-    let unmeasured = previewed(host(85).failing("measure /var/lib/docker", 500), None, false).unwrap();
-    assert!(unmeasured.images_on.is_none() && planned(&unmeasured) == Some(0));
+    let report = previewed(host(85).failing("inhibitors", 500), None).unwrap();
+    assert_eq!((word(&report).as_str(), planned(&report), report.has_failed()), ("preview", Some(1), true));
+    let report = previewed(host(85).failing("services", 500), None).unwrap();
+    assert_eq!((word(&report).as_str(), planned(&report)), ("no answer", None));
+    assert!(previewed(host(85).failing("connect", 500), None).is_err());
+    let unmeasured = previewed(host(85).failing("measure /var/lib/docker", 500), None).unwrap();
+    assert!(unmeasured.plan().unwrap().1.is_none() && planned(&unmeasured) == Some(0));
 }
 
 #[test]
 fn what_is_under_way_counts_as_it_is_asked_again() {
+    let states = |again: &Recheck| [again.runs.state(), again.converge.state()];
     let mut fake = host(85);
     fake.containers = vec![Container { mounted_images: vec!["tools:1".into()], ..container() }];
     fake.services = vec![service()];
     fake.tasks = vec![crate::testing::task()];
     let fake = Rc::new(fake);
-    let again = block(ask_again(&fake, &fake, &settings_of("")));
-    assert!(again.closed.is_empty());
+    let again = block(ask_again(&fake, &fake, &settings("prune").policy));
+    assert_eq!(states(&again), [GateState::Open; 2]);
     assert_eq!(again.in_use, HashSet::from(["sha256:1a".to_owned(), "tools:1".to_owned()]));
     let mut fake = host(85);
     fake.services = vec![crate::facts::Service {
@@ -437,9 +416,9 @@ fn what_is_under_way_counts_as_it_is_asked_again() {
         ..service()
     }];
     let fake = Rc::new(fake);
-    let again = block(ask_again(&fake, &fake, &settings_of("")));
-    assert!(again.closed.iter().map(Gate::name).eq(["runs"]));
+    let again = block(ask_again(&fake, &fake, &settings("prune").policy));
+    assert_eq!(states(&again), [GateState::Closed, GateState::Open]);
     let fake = Rc::new(host(85).failing("tasks", 500));
-    let again = block(ask_again(&fake, &fake, &settings_of("")));
-    assert!(again.closed.iter().map(Gate::name).eq(["converge"]));
+    let again = block(ask_again(&fake, &fake, &settings("prune").policy));
+    assert_eq!(states(&again), [GateState::Open, GateState::Unknown]);
 }

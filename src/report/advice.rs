@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use super::text::{amount, usage_line};
-use crate::facts::Kind;
-use crate::gates::disk::{NEARLY_FULL, Usage};
-use crate::gates::{Gate, Verdict, converge, runs};
+use super::reason::usage_line;
+use super::table::amount;
+use crate::facts::{Kind, Usage};
+use crate::gates::{GateState, Gates, Verdict, converge, runs};
 use crate::plan::{KeepReason, Kept, Plan};
 use crate::units::{duration, size};
+
+/// A disk at or above this is as good as full: the default of `--disk-critical`, percent.
+const NEARLY_FULL: u8 = 95;
 
 /// Ages to suggest for `--older-than`, longest first.
 const AGES: [Duration; 5] = [
@@ -22,30 +25,14 @@ const AGES: [Duration; 5] = [
 ///
 /// Swarm reports a pull that finds no space as "No such image"; the reason stands in the engine's log only (observed on
 /// 20.10 to 29).
-pub fn blocked_on_a_full_disk(gates: &[Gate]) -> Option<String> {
-    let full = gates.iter().find_map(|gate| match gate {
-        Gate::Disk(Verdict::Open(measured) | Verdict::Closed(measured)) => measured.usages.first(),
-        _ => None,
-    });
-    let full = full.filter(|usage| usage.percent.get() >= NEARLY_FULL)?;
-    let mut commands = Vec::new();
-    let mut waits = false;
-    for gate in gates {
-        match gate {
-            Gate::Runs(Verdict::Closed(found)) => commands.extend(found.iter().filter_map(take_down)),
-            Gate::Converge(Verdict::Closed(converge::Closed::Converging(services))) => {
-                waits |= services.iter().any(|service| {
-                    matches!(
-                        service.cause,
-                        converge::ConvergeCause::ImageNotFound(_)
-                            | converge::ConvergeCause::Pulling
-                            | converge::ConvergeCause::Starting
-                    )
-                });
-            }
-            _ => {}
-        }
-    }
+pub fn blocked_on_a_full_disk(gates: &Gates) -> Option<String> {
+    use converge::ConvergeCause::{ImageNotFound, Pulling, Starting};
+    let full = gates.usages().first().filter(|usage| usage.percent.get() >= NEARLY_FULL)?;
+    let waits_for_space = |service: &converge::ConvergingService| {
+        matches!(service.cause, ImageNotFound(_) | Pulling | Starting)
+    };
+    let commands: Vec<String> = live_runs(gates).iter().filter_map(take_down).collect();
+    let waits = converging(gates).iter().any(waits_for_space);
     if commands.is_empty() && !waits {
         return None;
     }
@@ -62,6 +49,17 @@ pub fn blocked_on_a_full_disk(gates: &[Gate]) -> Option<String> {
     Some(format!("{}{why}; {what}", usage_line(full)))
 }
 
+fn live_runs(gates: &Gates) -> &[runs::Run] {
+    if let Verdict::Closed(found) = &gates.runs { found } else { &[] }
+}
+
+fn converging(gates: &Gates) -> &[converge::ConvergingService] {
+    match &gates.converge {
+        Verdict::Closed(converge::Closed::Converging(services)) => services,
+        _ => &[],
+    }
+}
+
 fn take_down(run: &runs::Run) -> Option<String> {
     let command = match run.kind {
         runs::RunKind::Stack => "docker stack rm",
@@ -76,23 +74,19 @@ fn take_down(run: &runs::Run) -> Option<String> {
 }
 
 /// What to do about gates that are closed: on a disk that is nearly full, and about services that Swarm has given up.
-pub fn on_gates(gates: &[Gate]) -> Vec<String> {
+pub fn on_gates(gates: &Gates) -> Vec<String> {
     let mut advice: Vec<String> = blocked_on_a_full_disk(gates).into_iter().collect();
     // Without that gate it is not known what belongs to a run.
-    if !gates.iter().any(|gate| matches!(gate, Gate::Runs(_))) {
+    if gates.runs.state() == GateState::Unknown {
         return advice;
     }
-    let runs: Vec<&str> = gates.iter().flat_map(live_runs).collect();
-    let converging = gates.iter().flat_map(|gate| match gate {
-        Gate::Converge(Verdict::Closed(converge::Closed::Converging(services))) => services.as_slice(),
-        _ => &[],
-    });
+    let runs: Vec<&str> = live_runs(gates).iter().map(|run| run.name.as_str()).collect();
     // What belongs to a run ends with it.
     let of_run = |service: &converge::ConvergingService| {
         runs.contains(&service.service.as_str())
             || service.stack.as_deref().is_some_and(|stack| runs.contains(&stack))
     };
-    let dead = converging.filter(|service| service.gave_up && !of_run(service));
+    let dead = converging(gates).iter().filter(|service| service.gave_up && !of_run(service));
     advice.extend(dead.map(|service| {
         let name = &service.service;
         format!(
@@ -100,14 +94,6 @@ pub fn on_gates(gates: &[Gate]) -> Vec<String> {
         )
     }));
     advice
-}
-
-/// The names by which the gate tells live runs.
-fn live_runs(gate: &Gate) -> Vec<&str> {
-    match gate {
-        Gate::Runs(Verdict::Closed(found)) => found.iter().map(|run| run.name.as_str()).collect(),
-        _ => vec![],
-    }
 }
 
 /// Why it stays.
@@ -179,16 +165,16 @@ pub fn freed_nothing(images: usize, bytes: u64, usage: Option<&Usage>) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gates::disk::{Limit, Measured};
+    use crate::facts::Limit;
+    use crate::gates::disk::Measured;
     use crate::plan::LastUse;
-    use crate::testing::{CACHED, object, usage};
+    use crate::testing::{CACHED, gates, object, usage};
 
-    fn disk(percent: u64) -> Gate {
-        let limit = Limit { percent: "80".parse().unwrap(), min_free: None };
-        Gate::Disk(Verdict::Open(Measured { usages: vec![usage(percent)], limit }))
+    fn runs_of(found: Vec<runs::Run>, gates: Gates) -> Gates {
+        Gates { runs: Verdict::Closed(found), ..gates }
     }
 
-    fn waiting(cause: converge::ConvergeCause) -> Gate {
+    fn waiting(cause: converge::ConvergeCause, gates: Gates) -> Gates {
         let service = converge::ConvergingService {
             service: "shop_web".into(),
             has: 0,
@@ -198,41 +184,47 @@ mod tests {
             stack: Some("shop".into()),
             age: None,
         };
-        Gate::Converge(Verdict::Closed(converge::Closed::Converging(vec![service])))
+        Gates { converge: Verdict::Closed(converge::Closed::Converging(vec![service])), ..gates }
+    }
+
+    fn run(kind: runs::RunKind, name: &str) -> runs::Run {
+        runs::Run { kind, name: name.into(), age: None, pid: None }
     }
 
     #[test]
     fn a_full_disk_explains_a_closed_gate_and_names_the_command() {
         let name = "abcd-0123ef_ci_commoninternet_net";
-        let run = runs::Run { kind: runs::RunKind::Stack, name: name.into(), age: None, pid: None };
-        let run = Gate::Runs(Verdict::Closed(vec![run]));
-        let missing = || waiting(converge::ConvergeCause::ImageNotFound(None));
-        let text = blocked_on_a_full_disk(&[disk(99), run.clone(), missing()]).unwrap();
+        let missing = |gates| waiting(converge::ConvergeCause::ImageNotFound(None), gates);
+        let with_run = |percent| runs_of(vec![run(runs::RunKind::Stack, name)], missing(gates(percent)));
+        let text = blocked_on_a_full_disk(&with_run(99)).unwrap();
         for part in ["/ is at 99%", "No such image", &format!("docker stack rm {name}")] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(blocked_on_a_full_disk(&[disk(99), missing()]).unwrap().contains("free space"));
-        assert_eq!(blocked_on_a_full_disk(&[disk(85), run, missing()]), None);
-        assert_eq!(blocked_on_a_full_disk(&[disk(99), waiting(converge::ConvergeCause::Updating)]), None);
+        assert!(blocked_on_a_full_disk(&missing(gates(99))).unwrap().contains("free space"));
+        assert_eq!(blocked_on_a_full_disk(&with_run(85)), None);
+        let updating = waiting(converge::ConvergeCause::Updating, gates(99));
+        assert_eq!(blocked_on_a_full_disk(&updating), None);
     }
 
     #[test]
     fn the_advice_for_a_full_disk_begins_at_95_percent_and_names_what_can_be_taken_down() {
-        let run = |kind, name: &str| runs::Run { kind, name: name.into(), age: None, pid: None };
-        let runs = Gate::Runs(Verdict::Closed(vec![
-            run(runs::RunKind::Stack, "a"),
-            run(runs::RunKind::Service, "b"),
-            run(runs::RunKind::ComposeProject, "c"),
-            run(runs::RunKind::Container, "d"),
-            run(runs::RunKind::Inhibitor, "deploy"),
-        ]));
-        assert_eq!(blocked_on_a_full_disk(&[disk(94), runs.clone()]), None);
+        let all = |percent| {
+            let found = vec![
+                run(runs::RunKind::Stack, "a"),
+                run(runs::RunKind::Service, "b"),
+                run(runs::RunKind::ComposeProject, "c"),
+                run(runs::RunKind::Container, "d"),
+                run(runs::RunKind::Inhibitor, "deploy"),
+            ];
+            runs_of(found, gates(percent))
+        };
+        assert_eq!(blocked_on_a_full_disk(&all(94)), None);
         assert_eq!(
-            blocked_on_a_full_disk(&[disk(95), runs]).unwrap().split_once(": ").unwrap().1,
+            blocked_on_a_full_disk(&all(95)).unwrap().split_once(": ").unwrap().1,
             "docker stack rm a; docker service rm b; docker compose --project-name c down; docker rm --force d"
         );
-        let only = |kind| Gate::Runs(Verdict::Closed(vec![run(kind, "x")]));
-        assert_eq!(blocked_on_a_full_disk(&[disk(99), only(runs::RunKind::Inhibitor)]), None);
+        let only = |kind, gates| runs_of(vec![run(kind, "x")], gates);
+        assert_eq!(blocked_on_a_full_disk(&only(runs::RunKind::Inhibitor, gates(99))), None);
         for (cause, waits) in [
             (converge::ConvergeCause::Pulling, true),
             (converge::ConvergeCause::Starting, true),
@@ -240,49 +232,52 @@ mod tests {
             (converge::ConvergeCause::CrashLooping(None), false),
             (converge::ConvergeCause::RollingBack, false),
         ] {
-            let text =
-                blocked_on_a_full_disk(&[disk(95), only(runs::RunKind::Stack), waiting(cause)]).unwrap();
+            let gates = only(runs::RunKind::Stack, waiting(cause, gates(95)));
+            let text = blocked_on_a_full_disk(&gates).unwrap();
             assert_eq!(text.contains("No such image"), waits, "{text}");
         }
         // Whichever way the gate stands; where it could not be measured there is nothing to say.
         let limit = Limit { percent: "99".parse().unwrap(), min_free: None };
-        let closed = Gate::Disk(Verdict::Closed(Measured { usages: vec![usage(96)], limit }));
-        assert!(blocked_on_a_full_disk(&[closed, only(runs::RunKind::Stack)]).is_some());
-        let unknown = Gate::disk_unavailable(crate::facts::Unavailable("x".into()));
-        assert_eq!(blocked_on_a_full_disk(&[unknown, only(runs::RunKind::Stack)]), None);
+        let disk = Verdict::Closed(Measured { usages: vec![usage(96)], limit });
+        let stack = only(runs::RunKind::Stack, gates(96));
+        assert!(blocked_on_a_full_disk(&Gates { disk, ..stack.clone() }).is_some());
+        let disk = Verdict::Unknown(crate::facts::Unavailable("x".into()).into());
+        assert_eq!(blocked_on_a_full_disk(&Gates { disk, ..stack }), None);
     }
 
     #[test]
     fn a_service_that_swarm_has_given_up_is_named_unless_a_run_owns_it() {
-        let open = Gate::Runs(Verdict::Open(()));
-        let service = |gave_up, stack: Option<&str>| {
-            let mut gate = waiting(converge::ConvergeCause::Failed(None));
-            if let Gate::Converge(Verdict::Closed(converge::Closed::Converging(services))) = &mut gate {
+        let service = |gave_up, stack: Option<&str>, percent| {
+            let mut gates = waiting(converge::ConvergeCause::Failed(None), gates(percent));
+            if let Verdict::Closed(converge::Closed::Converging(services)) = &mut gates.converge {
                 services[0].gave_up = gave_up;
                 services[0].stack = stack.map(str::to_owned);
             }
-            gate
+            gates
         };
-        let run = |name: &str| {
-            let run = runs::Run { kind: runs::RunKind::Stack, name: name.into(), age: None, pid: None };
-            Gate::Runs(Verdict::Closed(vec![run]))
-        };
-        let advice = |gates: &[Gate]| on_gates(gates).len();
+        let with_run = |name: &str, gates| runs_of(vec![run(runs::RunKind::Stack, name)], gates);
+        let advice = |gates: Gates| on_gates(&gates).len();
         assert_eq!(
-            on_gates(&[open.clone(), service(true, Some("shop"))]),
+            on_gates(&service(true, Some("shop"), 85)),
             [
                 "service shop_web blocks prunes until it converges: docker service update --force shop_web, or \
               docker service rm shop_web"
             ]
         );
-        assert_eq!(advice(&[open.clone(), service(false, None)]), 0, "Swarm still starts it");
-        assert_eq!(advice(&[run("shop"), service(true, Some("shop"))]), 0, "it ends with its stack's run");
-        assert_eq!(advice(&[run("shop_web"), service(true, None)]), 0, "it is the run");
-        assert_eq!(advice(&[run("other"), service(true, Some("shop"))]), 1);
-        assert_eq!(advice(&[service(true, None)]), 0, "without runs it is not known whose it is");
-        assert_eq!(advice(&[disk(99), run("other"), service(true, None)]), 2, "and the disk is full");
-        let restoring = Gate::Converge(Verdict::Closed(converge::Closed::EngineRestoring(1)));
-        assert_eq!(advice(&[open, restoring]), 0);
+        assert_eq!(advice(service(false, None, 85)), 0, "Swarm still starts it");
+        assert_eq!(
+            advice(with_run("shop", service(true, Some("shop"), 85))),
+            0,
+            "it ends with its stack's run"
+        );
+        assert_eq!(advice(with_run("shop_web", service(true, None, 85))), 0, "it is the run");
+        assert_eq!(advice(with_run("other", service(true, Some("shop"), 85))), 1);
+        let runs = Verdict::Unknown(crate::facts::Unavailable("x".into()));
+        let unknown = Gates { runs, ..service(true, None, 85) };
+        assert_eq!(advice(unknown), 0, "without runs it is not known whose it is");
+        assert_eq!(advice(with_run("other", service(true, None, 99))), 2, "and the disk is full");
+        let restoring = Verdict::Closed(converge::Closed::EngineRestoring(1));
+        assert_eq!(advice(Gates { converge: restoring, ..gates(85) }), 0);
     }
 
     #[test]

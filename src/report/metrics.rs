@@ -5,14 +5,12 @@
 
 use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
 
-use super::text::gate_state;
-use super::{OUTCOMES, outcome_word};
 use crate::execute::Stop;
 use crate::facts::Kind;
-use crate::gates::{Gate, GateState, Verdict, runs};
+use crate::gates::{GateState, Verdict, runs};
 use crate::ledger::Ledger;
 use crate::plan::Removal;
-use crate::prune::outcome::{OngoingPressure, PruneOutcome, PruneResult};
+use crate::prune::report::{Attempt, OUTCOMES, OngoingPressure, PruneReport};
 use crate::units::{Percent, Time, clean};
 
 type Result<T> = std::result::Result<T, prometheus::Error>;
@@ -71,7 +69,7 @@ pub fn ledger(ledger: &Ledger, now: Time) -> Result<String> {
     file.timestamp(
         "ledger_recorded_timestamp_seconds",
         "When image usage was last recorded in the ledger.",
-        ledger.noted_at,
+        ledger.recorded_at,
     )?;
     file.value("ledger_images", "Images that the ledger knows.", ledger.images.len() as f64)?;
     let pressure = OngoingPressure::of(ledger, now);
@@ -97,7 +95,8 @@ pub fn ledger(ledger: &Ledger, now: Time) -> Result<String> {
 ///
 /// # Errors
 /// As [`ledger`].
-pub fn prune(report: &PruneResult, run: &RunInfo) -> Result<String> {
+pub fn prune(attempt: &Attempt, run: &RunInfo) -> Result<String> {
+    let report = &attempt.report;
     let file = File::default();
     file.metric("build_info", "The program that ran last.", &["version"])?
         .with_label_values(&[run.version])
@@ -108,21 +107,20 @@ pub fn prune(report: &PruneResult, run: &RunInfo) -> Result<String> {
         &["outcome"],
     )?;
     for name in OUTCOMES {
-        outcome.with_label_values(&[name]).set(f64::from(name == outcome_word(report)));
+        outcome.with_label_values(&[name]).set(f64::from(name == attempt.outcome()));
     }
     gates(&file, report)?;
     disk(&file, report, run)?;
-    file.value("last_run_reclaimed_bytes", "Measured change of the filesystems.", report.reclaimed as f64)?;
+    file.value("last_run_reclaimed_bytes", "Measured change of the filesystems.", report.reclaimed() as f64)?;
     objects(&file, report)?;
     file.text()
 }
 
-fn gates(file: &File, report: &PruneResult) -> Result<()> {
+fn gates(file: &File, report: &PruneReport) -> Result<()> {
     let metric = file.metric("gate", "State of each gate: 1 for the one it has.", &["gate", "state"])?;
-    for gate in &report.gates {
+    for (gate, is) in report.gates().iter().flat_map(|gates| gates.states()) {
         for state in [GateState::Open, GateState::Closed, GateState::Unknown] {
-            let is = f64::from(state == gate.state());
-            metric.with_label_values(&[gate.name(), gate_state(state)]).set(is);
+            metric.with_label_values(&[gate, state.name()]).set(f64::from(state == is));
         }
     }
     match inhibitors(report) {
@@ -131,14 +129,14 @@ fn gates(file: &File, report: &PruneResult) -> Result<()> {
     }
 }
 
-fn disk(file: &File, report: &PruneResult, run: &RunInfo) -> Result<()> {
+fn disk(file: &File, report: &PruneReport, run: &RunInfo) -> Result<()> {
     let ratio = |percent: Percent| f64::from(percent.get()) / 100.0;
     let used = file.metric(
         "disk_used_ratio",
         "How full each filesystem is after the run, as df counts.",
         &["path", "resource"],
     )?;
-    for usage in &report.after {
+    for usage in report.after() {
         let path = clean(&usage.filesystem.mount_point.display().to_string());
         let resources = [
             ("blocks", usage.filesystem.block_percent()),
@@ -164,13 +162,13 @@ fn disk(file: &File, report: &PruneResult, run: &RunInfo) -> Result<()> {
 }
 
 /// By kind and class, as in the JSON.
-fn objects(file: &File, report: &PruneResult) -> Result<()> {
+fn objects(file: &File, report: &PruneReport) -> Result<()> {
     let objects = file.metric(
         "last_run_objects",
         "What became of the objects that the last run looked at.",
         &["kind", "class", "result"],
     )?;
-    if let PruneOutcome::CarriedOut(outcome) = &report.ending {
+    if let Some(outcome) = report.outcome() {
         let failed: Vec<&Removal> = outcome.failed.iter().map(|(removal, _)| removal).collect();
         let skipped: Vec<&Removal> = outcome.skipped.iter().map(|(removal, _)| removal).collect();
         let removed: Vec<&Removal> = outcome.removed.iter().collect();
@@ -182,7 +180,7 @@ fn objects(file: &File, report: &PruneResult) -> Result<()> {
             }
         }
     }
-    for kept in report.plan.iter().flat_map(|plan| &plan.keep) {
+    for kept in report.plan().iter().flat_map(|(plan, _)| &plan.keep) {
         let (kind, class) = kind_and_class(kept.object.kind);
         objects.with_label_values(&[kind, class, "kept"]).inc();
     }
@@ -197,35 +195,31 @@ fn kind_and_class(kind: Kind) -> (&'static str, &'static str) {
 }
 
 /// How many there were; none where the gate could not be evaluated.
-fn inhibitors(report: &PruneResult) -> Option<usize> {
-    let stopped = match &report.ending {
-        PruneOutcome::CarriedOut(outcome) => match &outcome.stopped {
-            Some(Stop::Inhibited(by)) => by.len(),
-            _ => 0,
-        },
+fn inhibitors(report: &PruneReport) -> Option<usize> {
+    let stopped = match report.outcome().and_then(|outcome| outcome.stopped.as_ref()) {
+        Some(Stop::Inhibited(by)) => by.len(),
         _ => 0,
     };
-    report.gates.iter().find_map(|gate| match gate {
-        Gate::Runs(Verdict::Closed(runs)) => {
-            Some(runs.iter().filter(|run| run.kind == runs::RunKind::Inhibitor).count())
-        }
-        Gate::Runs(Verdict::Open(())) => Some(stopped),
-        _ => None,
-    })
+    match &report.gates()?.runs {
+        Verdict::Closed(runs) => Some(runs.iter().filter(|run| run.kind == runs::RunKind::Inhibitor).count()),
+        Verdict::Open(()) => Some(stopped),
+        Verdict::Unknown(_) => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{CACHED, DANGLING, TAGGED, ago, now, object, removal};
+    use crate::prune::report::Done;
+    use crate::testing::{CACHED, DANGLING, TAGGED, ago, done, gates, now, object, removal};
 
     use crate::execute::Outcome;
-    use crate::facts::{Filesystem, Inhibitor, Unavailable};
-    use crate::gates::disk::Usage;
+    use crate::facts::{Filesystem, Inhibitor, Unavailable, Usage};
+    use crate::gates::Gates;
     use crate::plan::{KeepReason, Kept, Plan};
 
     /// The metrics of a run, without the prefix of their names.
-    fn lines_of(report: &PruneResult) -> Vec<String> {
+    fn lines_of(report: PruneReport) -> Vec<String> {
         let percent = |text: &str| text.parse().unwrap();
         let run = RunInfo {
             version: "1.2",
@@ -233,7 +227,8 @@ mod tests {
             threshold: percent("80"),
             critical: percent("95"),
         };
-        let text = prune(report, &run).unwrap();
+        let attempt = Attempt { dry_run: false, report, consumers: None, ledger_error: None };
+        let text = prune(&attempt, &run).unwrap();
         text.lines().filter_map(|line| Some(line.strip_prefix("ci_docker_prune_")?.to_owned())).collect()
     }
 
@@ -254,12 +249,8 @@ mod tests {
         };
         let kept = |kind| Kept { object: object(kind, ""), reason: KeepReason::Tagged };
         let keep = vec![kept(Kind::Container), kept(TAGGED), kept(TAGGED)];
-        let report = PruneResult {
-            plan: Some(Plan { keep, ..Plan::default() }),
-            reclaimed: 1_234,
-            ..PruneResult::without_removals(vec![], PruneOutcome::CarriedOut(outcome))
-        };
-        let lines = lines_of(&report);
+        let plan = Plan { keep, ..Plan::default() };
+        let lines = lines_of(PruneReport::Done(Box::new(Done { plan, ..done(outcome) })));
         for expected in [
             r#"last_run_objects{class="",kind="container",result="removed"} 1"#,
             r#"last_run_objects{class="",kind="build-cache",result="removed"} 1"#,
@@ -274,7 +265,7 @@ mod tests {
             r#"build_info{version="1.2"} 1"#,
             r#"last_run_outcome{outcome="failed"} 1"#,
             r#"last_run_outcome{outcome="pruned"} 0"#,
-            "last_run_reclaimed_bytes 1234",
+            "last_run_reclaimed_bytes 100",
             r#"disk_limit_ratio{limit="target"} 0.7"#,
             r#"disk_limit_ratio{limit="threshold"} 0.8"#,
             r#"disk_limit_ratio{limit="critical"} 0.95"#,
@@ -287,11 +278,8 @@ mod tests {
     fn each_resource_of_each_filesystem_has_its_ratio() {
         let filesystem = Filesystem { inodes: 100, inodes_used: 25, ..crate::testing::usage(85).filesystem };
         let usage = Usage { percent: filesystem.percent().unwrap(), filesystem };
-        let report = PruneResult {
-            after: vec![usage],
-            ..PruneResult::without_removals(vec![], PruneOutcome::Blocked)
-        };
-        let lines = lines_of(&report);
+        let done = Done { after: vec![usage], ..done(Outcome::default()) };
+        let lines = lines_of(PruneReport::Done(Box::new(done)));
         has(&lines, r#"disk_used_ratio{path="/",resource="blocks"} 0.85"#);
         has(&lines, r#"disk_used_ratio{path="/",resource="inodes"} 0.25"#);
         assert!(!lines.iter().any(|line| line.contains("metadata")), "{lines:#?}");
@@ -303,24 +291,25 @@ mod tests {
         let run = |kind| runs::Run { kind, name: "x".into(), age: None, pid: None };
         let by =
             || vec![run(runs::RunKind::Inhibitor), run(runs::RunKind::Stack), run(runs::RunKind::Inhibitor)];
-        let open = || Gate::Runs(Verdict::Open(()));
-        let stopped = |by| PruneOutcome::CarriedOut(Outcome { stopped: Some(by), ..Outcome::default() });
-        let unknown = Gate::runs_unavailable(Unavailable("x".into()));
-        for (gates, ending, expected) in [
-            (vec![Gate::Runs(Verdict::Closed(by()))], PruneOutcome::Blocked, Some(2)),
-            (vec![open()], PruneOutcome::Blocked, Some(0)),
-            (vec![open()], stopped(Stop::Inhibited(vec![inhibitor(), inhibitor(), inhibitor()])), Some(3)),
-            (vec![open()], stopped(Stop::Signal), Some(0)),
-            (vec![unknown], PruneOutcome::Unavailable, None),
-            (vec![], PruneOutcome::Unavailable, None),
+        let closed = || Gates { runs: Verdict::Closed(by()), ..gates(85) };
+        let blocked = |gates| PruneReport::Blocked { gates, pressure: None };
+        let stopped =
+            |by| PruneReport::Done(Box::new(done(Outcome { stopped: Some(by), ..Outcome::default() })));
+        let unknown = Gates { runs: Verdict::Unknown(Unavailable("x".into())), ..gates(85) };
+        for (report, expected) in [
+            (blocked(closed()), Some(2)),
+            (blocked(gates(85)), Some(0)),
+            (stopped(Stop::Inhibited(vec![inhibitor(), inhibitor(), inhibitor()])), Some(3)),
+            (stopped(Stop::Signal), Some(0)),
+            (PruneReport::NoAnswer(unknown), None),
+            (PruneReport::Failed("x".into()), None),
         ] {
-            let shown = format!("{gates:?} {ending:?}");
-            let lines = lines_of(&PruneResult::without_removals(gates, ending));
+            let shown = format!("{report:?}");
+            let lines = lines_of(report);
             let found = lines.iter().find_map(|line| line.strip_prefix("inhibitors "));
             assert_eq!(found.map(|found| found.parse().unwrap()), expected, "{shown}");
         }
-        let closed = Gate::Runs(Verdict::Closed(by()));
-        let lines = lines_of(&PruneResult::without_removals(vec![closed], PruneOutcome::Blocked));
+        let lines = lines_of(blocked(closed()));
         has(&lines, r#"gate{gate="runs",state="closed"} 1"#);
         has(&lines, r#"gate{gate="runs",state="open"} 0"#);
     }
@@ -353,7 +342,7 @@ mod tests {
         let entry = crate::ledger::Entry::new(now());
         let known = Ledger {
             last_run: ago("2h"),
-            noted_at: ago("3h"),
+            recorded_at: ago("3h"),
             images: [("a".to_owned(), entry)].into(),
             ..Ledger::default()
         };

@@ -1,66 +1,102 @@
-//! Reasons as JSON: a code, which is an interface, a message for people, and the figures that it is made of.
+//! Each reason once: a code, which is an interface, a message for people, and the figures that it is made of.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::text;
+use super::table::{amount, short};
 use crate::engine::EngineError;
 use crate::engine::watch::StopEvent;
 use crate::execute::{Skip, Stop};
-use crate::gates::disk::{self, Usage};
-use crate::gates::{Gate, Verdict, converge, runs};
+use crate::facts::{Inhibitor, Limit, Usage};
+use crate::gates::{GateState, Gates, Verdict, converge, disk, runs};
 use crate::plan::{Condition, Eviction, KeepReason, LastUse, RemovalReason, Rung};
+use crate::units::{Percent, age, duration, size};
 
 /// `{"code": "…", "message": "…", …}`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Reason {
-    code: &'static str,
-    message: String,
+    pub code: &'static str,
+    pub message: String,
+    /// What fits every object that has the reason, where the message says more.
+    #[serde(skip)]
+    pub group: String,
     #[serde(flatten)]
     figures: Map<String, Value>,
 }
 
 impl Reason {
-    /// `figures` is a JSON object.
-    pub fn new(code: &'static str, message: String, figures: Value) -> Self {
+    /// `figures`: a JSON object, or `Value::Null` for none.
+    pub fn new(code: &'static str, message: impl Into<String>, figures: Value) -> Self {
         let figures = if let Value::Object(figures) = figures { figures } else { Map::new() };
-        Self { code, message, figures }
+        let message = message.into();
+        Self { code, group: message.clone(), message, figures }
     }
 
-    fn plain(code: &'static str, message: String) -> Self {
-        Self { code, message, figures: Map::new() }
+    fn grouped(self, group: impl Into<String>) -> Self {
+        Self { group: group.into(), ..self }
     }
 }
 
-/// Why a gate is open, closed or unknown.
-pub fn gate(gate: &Gate) -> Reason {
-    let (code, figures) = match gate {
-        Gate::Disk(verdict) => disk(verdict),
-        Gate::Runs(Verdict::Open(())) => ("no_run_live", json!({"runs": []})),
-        Gate::Runs(Verdict::Closed(found)) => {
-            ("runs_live", json!({"runs": found.iter().map(run).collect::<Vec<_>>()}))
-        }
-        Gate::Runs(Verdict::Unknown(_)) => ("not_available", Value::Null),
-        Gate::Converge(verdict) => converge(verdict),
-    };
-    Reason::new(code, text::reason(gate), figures)
+/// A gate with its reason.
+#[derive(Debug, Clone, Serialize)]
+pub struct GateReason {
+    pub gate: &'static str,
+    #[serde(serialize_with = "state_name")]
+    pub state: GateState,
+    pub reason: Reason,
+    /// The reason in lines: one for each run, stack or service that closes the gate.
+    #[serde(skip)]
+    pub lines: Vec<String>,
 }
 
-fn disk(verdict: &disk::Verdict) -> (&'static str, Value) {
-    let (code, measured) = match verdict {
-        Verdict::Open(measured) => ("under_pressure", measured),
-        Verdict::Closed(measured) => ("below_threshold", measured),
-        Verdict::Unknown(disk::Unknown::NoBlocks(filesystem)) => {
-            return ("no_blocks", json!({"path": filesystem.mount_point.display().to_string()}));
-        }
-        Verdict::Unknown(disk::Unknown::Unavailable(_)) => return ("not_available", Value::Null),
+fn state_name<S: serde::Serializer>(state: &GateState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(state.name())
+}
+
+/// Why each gate is open, closed or unknown.
+pub fn gates(gates: &Gates) -> [GateReason; 3] {
+    [disk(&gates.disk), runs(&gates.runs), converge(&gates.converge)]
+}
+
+fn gate(
+    gate: &'static str,
+    state: GateState,
+    code: &'static str,
+    lines: Vec<String>,
+    figures: Value,
+) -> GateReason {
+    GateReason { gate, state, reason: Reason::new(code, lines.join(", "), figures), lines }
+}
+
+pub fn disk(verdict: &disk::Verdict) -> GateReason {
+    let line = |measured: &disk::Measured, all: bool| {
+        let shown = measured.usages.iter().filter(|usage| all || measured.limit.is_reached(usage));
+        shown.map(|usage| compared(usage, &measured.limit)).collect::<Vec<_>>().join(", ")
     };
-    let figures = json!({
-        "threshold_percent": measured.limit.percent.get(),
-        "min_free_bytes": measured.limit.min_free,
-        "filesystems": measured.usages.iter().map(filesystem).collect::<Vec<_>>(),
-    });
-    (code, figures)
+    let (code, line, measured) = match verdict {
+        Verdict::Open(measured) => ("under_pressure", line(measured, false), Some(measured)),
+        Verdict::Closed(measured) => {
+            let line = format!("{}, keeping local image cache", line(measured, true));
+            ("below_threshold", line, Some(measured))
+        }
+        Verdict::Unknown(why @ disk::Unknown::NoBlocks(_)) => ("no_blocks", why.to_string(), None),
+        Verdict::Unknown(why) => ("not_available", why.to_string(), None),
+    };
+    let figures = match (verdict, measured) {
+        (_, Some(disk::Measured { usages, limit })) => json!({
+            "threshold_percent": limit.percent.get(),
+            "min_free_bytes": limit.min_free,
+            "filesystems": usages.iter().map(filesystem).collect::<Vec<_>>(),
+        }),
+        (Verdict::Unknown(disk::Unknown::NoBlocks(filesystem)), None) => {
+            json!({"path": filesystem.mount_point.display().to_string()})
+        }
+        _ => Value::Null,
+    };
+    gate("disk", verdict.state(), code, vec![line], figures)
 }
 
 /// A filesystem and how full it is.
@@ -69,107 +105,315 @@ pub fn filesystem(usage: &Usage) -> Value {
     json!({
         "path": filesystem.mount_point.display().to_string(),
         "used_percent": usage.percent.get(),
-        "block_percent": filesystem.block_percent().map(crate::units::Percent::get),
-        "inode_percent": filesystem.inode_percent().map(crate::units::Percent::get),
-        "metadata_percent": filesystem.metadata_percent().map(crate::units::Percent::get),
+        "block_percent": filesystem.block_percent().map(Percent::get),
+        "inode_percent": filesystem.inode_percent().map(Percent::get),
+        "metadata_percent": filesystem.metadata_percent().map(Percent::get),
         "size_bytes": filesystem.size,
         "used_bytes": filesystem.used,
         "available_bytes": filesystem.available,
     })
 }
 
-fn run(run: &runs::Run) -> Value {
-    let kind = match run.kind {
-        runs::RunKind::Stack => "stack",
-        runs::RunKind::Service => "service",
-        runs::RunKind::ComposeProject => "compose-project",
-        runs::RunKind::Container => "container",
-        runs::RunKind::Inhibitor => "inhibitor",
+/// `/ at 83% (>= 80%)`, with the available space where the limit asks for it.
+fn compared(usage: &Usage, limit: &Limit) -> String {
+    let resource = match (usage.by_inodes(), usage.by_metadata()) {
+        (true, _) => " of its inodes",
+        (_, true) => " of its metadata",
+        _ => "",
     };
-    let age = run.age.map(|age| age.as_secs());
-    json!({"kind": kind, "name": run.name, "pid": run.pid, "age_seconds": age})
+    let relation = if usage.percent >= limit.percent { ">=" } else { "<" };
+    let place = usage.filesystem.mount_point.display();
+    let mut line = format!("{place} at {}{resource} ({relation} {})", usage.percent, limit.percent);
+    if let Some(min_free) = limit.min_free {
+        let relation = if limit.lacks_space(usage) { "<" } else { ">=" };
+        let available = size(usage.filesystem.available);
+        line += &format!(" with {available} available ({relation} {})", size(min_free));
+    }
+    line
 }
 
-fn converge(verdict: &converge::Verdict) -> (&'static str, Value) {
-    match verdict {
-        Verdict::Open(converge::Open::NotInSwarm) => ("not_in_swarm", json!({"swarm": false})),
-        Verdict::Open(converge::Open::Converged(services)) => {
-            ("converged", json!({"swarm": true, "services": services}))
+/// `/ is at 99%`.
+pub fn usage_line(usage: &Usage) -> String {
+    format!("{} is at {}", usage.filesystem.mount_point.display(), usage.percent)
+}
+
+/// `at or above 80%`, or also `with less than 20.0 GB available`.
+pub fn limit_text(limit: &Limit) -> String {
+    let min_free = limit.min_free.map(|min_free| format!(" or with less than {} available", size(min_free)));
+    format!("at or above {}{}", limit.percent, min_free.unwrap_or_default())
+}
+
+fn runs(verdict: &runs::Verdict) -> GateReason {
+    let (code, lines, runs) = match verdict {
+        Verdict::Open(()) => ("no_run_live", vec!["no CI run is live".into()], Some(vec![])),
+        Verdict::Closed(found) => {
+            let (lines, runs): (Vec<_>, Vec<_>) = found.iter().map(run).unzip();
+            ("runs_live", lines, Some(runs))
         }
-        Verdict::Closed(converge::Closed::Converging(services)) => {
-            let services: Vec<_> = services.iter().map(converging).collect();
-            ("converging", json!({"swarm": true, "converging": services}))
+        Verdict::Unknown(why) => ("not_available", vec![why.0.clone()], None),
+    };
+    let figures = runs.map_or(Value::Null, |runs| json!({"runs": runs}));
+    gate("runs", verdict.state(), code, lines, figures)
+}
+
+fn run(run: &runs::Run) -> (String, Value) {
+    let (word, kind) = match run.kind {
+        runs::RunKind::Stack => ("stack", "stack"),
+        runs::RunKind::Service => ("service", "service"),
+        runs::RunKind::ComposeProject => ("compose-project", "compose project"),
+        runs::RunKind::Container => ("container", "container"),
+        runs::RunKind::Inhibitor => ("inhibitor", ""),
+    };
+    let stale = if run.is_possibly_stale() { ", possibly stale" } else { "" };
+    let line = match run.age {
+        _ if run.kind == runs::RunKind::Inhibitor => inhibited(run.pid, Some(&run.name), run.age),
+        Some(since) => format!("{kind} {} (for {}{stale})", run.name, age(since)),
+        None => format!("{kind} {}", run.name),
+    };
+    let age = run.age.map(|age| age.as_secs());
+    (line, json!({"kind": word, "name": run.name, "pid": run.pid, "age_seconds": age}))
+}
+
+/// `inhibited by process 12 'deploy shop' (for 3m)`.
+pub fn inhibited(pid: Option<u32>, why: Option<&str>, since: Option<Duration>) -> String {
+    let process = pid.map_or_else(|| "a process".into(), |pid| format!("process {pid}"));
+    let why = why.filter(|why| !why.is_empty()).map(|why| format!(" '{why}'")).unwrap_or_default();
+    let since = since.map(|since| format!(" (for {})", age(since))).unwrap_or_default();
+    format!("inhibited by {process}{why}{since}")
+}
+
+fn converge(verdict: &converge::Verdict) -> GateReason {
+    use converge::{Closed, Open, Unknown};
+    let worker = "this node is a Swarm worker and cannot see the services; name a manager with --swarm-host";
+    let (code, line, figures) = match verdict {
+        Verdict::Open(Open::NotInSwarm) => {
+            ("not_in_swarm", "this node is not in a Swarm".into(), json!({"swarm": false}))
         }
-        Verdict::Closed(converge::Closed::EngineRestoring(tasks)) => {
-            ("engine_restoring_containers", json!({"swarm": true, "tasks_without_container": tasks}))
-        }
-        Verdict::Unknown(why) => {
-            let code = match why {
-                converge::Unknown::Unavailable(_) => "not_available",
-                converge::Unknown::Worker => "swarm_worker",
-                converge::Unknown::Locked => "swarm_locked",
-                converge::Unknown::Pending => "swarm_pending",
-                converge::Unknown::Failed(_) => "swarm_failed",
-                converge::Unknown::NoStatus(_) => "tasks_not_counted",
+        Verdict::Open(Open::Converged(services)) => {
+            let line = match services {
+                0 => "no services".into(),
+                1 => "1 service, converged".into(),
+                n => format!("{n} services, all converged"),
             };
-            (code, Value::Null)
+            ("converged", line, json!({"swarm": true, "services": services}))
         }
+        Verdict::Closed(Closed::Converging(services)) => {
+            let converging: Vec<_> = services.iter().map(converging).collect();
+            let figures = json!({"swarm": true, "converging": converging});
+            return gate("converge", verdict.state(), "converging", by_stack(services), figures);
+        }
+        Verdict::Closed(Closed::EngineRestoring(tasks)) => (
+            "engine_restoring_containers",
+            format!(
+                "the engine is still restoring containers: it lists none for {tasks} of its running tasks"
+            ),
+            json!({"swarm": true, "tasks_without_container": tasks}),
+        ),
+        Verdict::Unknown(Unknown::Unavailable(why)) => ("not_available", why.0.clone(), Value::Null),
+        Verdict::Unknown(Unknown::Worker) => ("swarm_worker", worker.into(), Value::Null),
+        Verdict::Unknown(Unknown::Locked) => (
+            "swarm_locked",
+            "this Swarm manager is locked; unlock it with docker swarm unlock".into(),
+            Value::Null,
+        ),
+        Verdict::Unknown(Unknown::Pending) => (
+            "swarm_pending",
+            "this node is still joining its Swarm; try again in a minute".into(),
+            Value::Null,
+        ),
+        Verdict::Unknown(Unknown::Failed(error)) => (
+            "swarm_failed",
+            format!("this node's Swarm is in trouble: {error}; see docker info and journalctl -u docker"),
+            Value::Null,
+        ),
+        Verdict::Unknown(Unknown::NoStatus(service)) => (
+            "tasks_not_counted",
+            format!(
+                "the engine does not count the tasks of service {service}; is it older than Docker 20.10?"
+            ),
+            Value::Null,
+        ),
+    };
+    gate("converge", verdict.state(), code, vec![line], figures)
+}
+
+/// The services that converge: those of a stack in one line, by name.
+fn by_stack(services: &[converge::ConvergingService]) -> Vec<String> {
+    let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for service in services {
+        let (place, name) = match &service.stack {
+            Some(stack) => {
+                let prefix = format!("{stack}_");
+                let name = service.service.strip_prefix(&prefix).unwrap_or(&service.service);
+                (format!("stack {stack}: "), format!("{name} "))
+            }
+            None => (format!("service {} ", service.service), String::new()),
+        };
+        let line = format!("{name}{}/{} ({})", service.has, service.wants, cause(service).message);
+        lines.entry(place).or_default().push(line);
     }
+    for services in lines.values_mut() {
+        services.sort();
+    }
+    lines.into_iter().map(|(place, services)| format!("{place}{}", services.join(", "))).collect()
 }
 
 fn converging(service: &converge::ConvergingService) -> Value {
-    let cause = match service.cause {
-        converge::ConvergeCause::Updating => "updating",
-        converge::ConvergeCause::RollingBack => "rolling_back",
-        converge::ConvergeCause::Pulling => "pulling",
-        converge::ConvergeCause::Starting => "starting",
-        converge::ConvergeCause::CrashLooping(_) => "crash_looping",
-        converge::ConvergeCause::Failed(_) => "failed",
-        converge::ConvergeCause::ImageNotFound(_) => "image_not_found",
-        converge::ConvergeCause::NoSuitableNode(_) => "no_suitable_node",
-    };
-    let age = service.age.map(|age| age.as_secs());
     json!({
         "name": service.service, "running": service.has, "desired": service.wants,
-        "stack": service.stack, "cause": {"code": cause, "message": text::cause(service)},
-        "gave_up": service.gave_up, "age_seconds": age,
+        "stack": service.stack, "cause": cause(service),
+        "gave_up": service.gave_up, "age_seconds": service.age.map(|age| age.as_secs()),
     })
+}
+
+/// Why a service has not converged.
+fn cause(service: &converge::ConvergingService) -> Reason {
+    use converge::ConvergeCause as Cause;
+    let with = |what: &str, detail: &Option<String>| match detail {
+        Some(detail) => format!("{what}: {detail}"),
+        None => what.to_owned(),
+    };
+    let (code, message) = match &service.cause {
+        Cause::Updating => ("updating", "update in progress".into()),
+        Cause::RollingBack => ("rolling_back", "rollback in progress".into()),
+        Cause::Pulling => ("pulling", "pulling its image".into()),
+        Cause::Starting => ("starting", "starting".into()),
+        Cause::CrashLooping(error) if service.gave_up => ("crash_looping", with("failed", error)),
+        Cause::CrashLooping(error) => ("crash_looping", with("crash-looping", error)),
+        Cause::Failed(error) => ("failed", with("failed", error)),
+        Cause::ImageNotFound(error) => {
+            let image = error.as_ref().and_then(|error| error.split_once("No such image: "));
+            ("image_not_found", with("image not found", &image.map(|(_, image)| short(image))))
+        }
+        Cause::NoSuitableNode(error) => {
+            ("no_suitable_node", error.clone().unwrap_or_else(|| "no suitable node".into()))
+        }
+    };
+    let gave_up = if service.gave_up { "; Swarm will not start it again" } else { "" };
+    Reason::new(code, format!("{message}{gave_up}"), Value::Null)
 }
 
 /// Why an object stays.
 pub fn keep(reason: &KeepReason) -> Reason {
-    let (code, figures) = match reason {
-        KeepReason::Live(state) => ("container_live", json!({"state": state})),
-        KeepReason::Label(label) => ("keep_label", json!({"key": label.key, "value": label.value})),
-        KeepReason::TaskOf(service) => ("task_of_service", json!({"service": service})),
-        KeepReason::ComposeProject(project) => ("compose_project", json!({"project": project})),
-        KeepReason::RestartPolicy(policy) => ("restart_policy", json!({"policy": policy})),
-        KeepReason::Builder(builder) => ("buildkit_builder", json!({"builder": builder})),
-        KeepReason::TooYoung(age, least) => {
-            ("too_young", json!({"age_seconds": age.as_secs(), "older_than_seconds": least.as_secs()}))
+    let of = |code, message: String, figures| Reason::new(code, message, figures);
+    match reason {
+        KeepReason::Live(state) => of("container_live", (*state).into(), json!({"state": state})),
+        KeepReason::Label(label) => {
+            let figures = json!({"key": label.key, "value": label.value});
+            of("keep_label", format!("keep label {label}"), figures).grouped("keep label")
         }
-        KeepReason::AgeUnknown => ("age_unknown", Value::Null),
-        KeepReason::Unread => ("not_available", Value::Null),
-        KeepReason::Tagged => ("tagged", Value::Null),
-        KeepReason::UsedBy(container) => ("used_by_container", json!({"container": container})),
-        KeepReason::NamedBy(service) => ("used_by_service", json!({"service": service})),
-        KeepReason::RollbackOf(service) => ("rollback_of_service", json!({"service": service})),
-        KeepReason::Cached { last_use, conditions, satisfied } => {
-            let code = match (satisfied, last_use) {
-                (Some(_), _) => "cached_disk_has_room",
-                (None, LastUse::Used(_)) => "cached_recently_used",
-                (None, LastUse::NeverUsed(_)) => "cached_recently_seen",
-            };
-            let mut figures = last_use_json(*last_use);
-            figures["conditions"] = conditions.iter().map(condition).collect();
-            (code, figures)
+        KeepReason::TaskOf(service) => {
+            of("task_of_service", format!("belongs to service {service}"), json!({"service": service}))
+                .grouped("belongs to a service that exists")
         }
-        KeepReason::DiskUnknown => ("disk_unknown", Value::Null),
-        KeepReason::SharesLayers(last_use) => ("cached_frees_nothing", last_use_json(*last_use)),
-        KeepReason::EvictionUseless(ago) => ("eviction_useless", json!({"age_seconds": ago.as_secs()})),
-        KeepReason::Refused(ago) => ("removal_refused", json!({"age_seconds": ago.as_secs()})),
+        KeepReason::ComposeProject(project) => {
+            let message = format!("belongs to Compose project {project}");
+            of("compose_project", message, json!({"project": project}))
+                .grouped("belongs to a Compose project")
+        }
+        KeepReason::RestartPolicy(policy) => {
+            of("restart_policy", format!("restart policy {policy}"), json!({"policy": policy}))
+        }
+        KeepReason::Builder(name) => of(
+            "buildkit_builder",
+            format!("belongs to BuildKit builder {name}, whose volume is there (docker buildx rm {name})"),
+            json!({"builder": name}),
+        )
+        .grouped("belongs to a BuildKit builder whose volume is there"),
+        KeepReason::TooYoung(since, least) => of(
+            "too_young",
+            format!("{} old, younger than {}", age(*since), duration(*least)),
+            json!({"age_seconds": since.as_secs(), "older_than_seconds": least.as_secs()}),
+        )
+        .grouped(format!("younger than {}", duration(*least))),
+        KeepReason::AgeUnknown => {
+            of("age_unknown", "nothing trustworthy says how old".into(), Value::Null)
+        }
+        KeepReason::Unread => of("not_available", "the engine did not tell".into(), Value::Null),
+        KeepReason::Tagged => of("tagged", "tagged".into(), Value::Null),
+        KeepReason::UsedBy(container) => {
+            let message = format!("used by container {container}");
+            of("used_by_container", message, json!({"container": container})).grouped("used by a container")
+        }
+        KeepReason::NamedBy(service) => {
+            let message = format!("service {service} names it");
+            of("used_by_service", message, json!({"service": service})).grouped("a service names it")
+        }
+        KeepReason::RollbackOf(service) => {
+            let message = format!("service {service} may roll back to it");
+            of("rollback_of_service", message, json!({"service": service}))
+                .grouped("a service may roll back to it")
+        }
+        KeepReason::Cached { last_use, conditions, satisfied } => cached(*last_use, conditions, *satisfied),
+        KeepReason::DiskUnknown => {
+            of("disk_unknown", "cached, and the disk could not be measured".into(), Value::Null)
+        }
+        KeepReason::SharesLayers(last_use) => of(
+            "cached_frees_nothing",
+            format!(
+                "cached, {}; images that stay have its layers, so that its removal frees next to nothing",
+                last_use_text(*last_use)
+            ),
+            last_use_json(*last_use),
+        )
+        .grouped("cached, and images that stay have their layers"),
+        KeepReason::EvictionUseless(ago) => of(
+            "eviction_useless",
+            format!(
+                "cached; evictions freed nothing {} ago, and are tried again after an hour, or on a fuller disk",
+                age(*ago)
+            ),
+            json!({"age_seconds": ago.as_secs()}),
+        )
+        .grouped("cached, and the last evictions freed nothing"),
+        KeepReason::Refused(ago) => {
+            let group = "the engine refuses to remove it";
+            let message = format!("{group} {} ago, without a name that would keep it", age(*ago));
+            of("removal_refused", message, json!({"age_seconds": ago.as_secs()})).grouped(group)
+        }
+    }
+}
+
+fn cached(last_use: LastUse, conditions: &[Condition], satisfied: Option<Condition>) -> Reason {
+    let code = match (satisfied, last_use) {
+        (Some(_), _) => "cached_disk_has_room",
+        (None, LastUse::Used(_)) => "cached_recently_used",
+        (None, LastUse::NeverUsed(_)) => "cached_recently_seen",
     };
-    Reason::new(code, text::keep_reason(reason), figures)
+    let mut figures = last_use_json(last_use);
+    figures["conditions"] = conditions.iter().map(condition).collect();
+    // What comes first in time comes first.
+    let still =
+        conditions.iter().rev().skip_while(|condition| satisfied.is_some_and(|now| now != **condition));
+    let still: Vec<_> = still
+        .map(|condition| format!("from {} on {}", duration(condition.unused_for), disk_of(condition)))
+        .collect();
+    let message = format!("cached, {}; may go {}", last_use_text(last_use), still.join(", "));
+    let group = match satisfied {
+        Some(condition) => format!("cached, may go {}", disk_of(&condition)),
+        None => {
+            let least = conditions.last().map(|condition| condition.unused_for).unwrap_or_default();
+            format!("cached, in use or first seen within the last {}", duration(least))
+        }
+    };
+    Reason::new(code, message, figures).grouped(group)
+}
+
+/// `while the disk is at or above 95%`, or where eviction begins later than it ends: `once the disk is at or above 80%, down
+/// to 70%`.
+pub fn disk_of(condition: &Condition) -> String {
+    if condition.begins == condition.limit {
+        format!("while the disk is {}", limit_text(&condition.limit))
+    } else {
+        format!("once the disk is {}, down to {}", limit_text(&condition.begins), condition.limit.percent)
+    }
+}
+
+fn last_use_text(last_use: LastUse) -> String {
+    match last_use {
+        LastUse::Used(ago) => format!("in use {} ago", age(ago)),
+        LastUse::NeverUsed(ago) => format!("first seen {} ago, never seen in use", age(ago)),
+    }
 }
 
 /// Since when an image is unused, by the ledger.
@@ -188,28 +432,40 @@ pub fn condition(condition: &Condition) -> Value {
     })
 }
 
-/// Why an object goes.
+/// Why an object goes. The group is the reason without the age.
 pub fn removal(reason: &RemovalReason) -> Reason {
-    let (code, figures) = match reason {
-        RemovalReason::Finished(age) => ("finished", json!({"age_seconds": age.as_secs()})),
-        RemovalReason::NeverStarted(age) => ("never_started", json!({"age_seconds": age.as_secs()})),
+    let (code, why, figures) = match reason {
+        RemovalReason::Finished(age) => {
+            ("finished", "finished".into(), json!({"age_seconds": age.as_secs()}))
+        }
+        RemovalReason::NeverStarted(age) => {
+            ("never_started", "created, never started".into(), json!({"age_seconds": age.as_secs()}))
+        }
         RemovalReason::Unnamed { age, parents } => {
-            ("dangling", json!({"age_seconds": age.as_secs(), "untagged_parents": parents}))
+            let with = match parents {
+                0 => String::new(),
+                parents => format!("; with it at most {}", amount(*parents, "untagged parent")),
+            };
+            let figures = json!({"age_seconds": age.as_secs(), "untagged_parents": parents});
+            ("dangling", format!("dangling, unused{with}"), figures)
         }
         RemovalReason::Evicted(eviction) => evicted(eviction),
-        RemovalReason::Interrupted => ("eviction_interrupted", Value::Null),
+        RemovalReason::Interrupted => {
+            ("eviction_interrupted", "its eviction was interrupted".into(), Value::Null)
+        }
         RemovalReason::StaleCache { records, older_than } => {
-            ("build_cache_idle", json!({"records": records, "older_than_seconds": older_than.as_secs()}))
+            let figures = json!({"records": records, "older_than_seconds": older_than.as_secs()});
+            ("build_cache_idle", format!("{} idle", amount(*records, "record")), figures)
         }
     };
-    Reason::new(code, text::remove_reason_line(reason), figures)
+    Reason::new(code, format!("{why}: {}", age_of(reason)), figures).grouped(why)
 }
 
-fn evicted(eviction: &Eviction) -> (&'static str, Value) {
-    let code = match (&eviction.superseded, eviction.last_use) {
-        (Some(_), _) => "superseded",
-        (None, LastUse::Used(_)) => "cached_unused",
-        (None, LastUse::NeverUsed(_)) => "cached_never_used",
+fn evicted(eviction: &Eviction) -> (&'static str, String, Value) {
+    let (code, why) = match (&eviction.superseded, eviction.last_use) {
+        (Some(name_tag), _) => ("superseded", format!("superseded: {name_tag} is another image now")),
+        (None, LastUse::Used(_)) => ("cached_unused", "cached, idle".into()),
+        (None, LastUse::NeverUsed(_)) => ("cached_never_used", "cached, never seen in use".into()),
     };
     let rung = match eviction.rung {
         Rung::Target => "target",
@@ -221,33 +477,54 @@ fn evicted(eviction: &Eviction) -> (&'static str, Value) {
     figures["used_percent"] = eviction.limit.percent.get().into();
     figures["min_free_bytes"] = eviction.limit.min_free.into();
     figures["superseded"] = eviction.superseded.clone().into();
-    (code, figures)
+    (code, why, figures)
+}
+
+/// The age that decided that an object goes, as the table shows it.
+pub fn age_of(reason: &RemovalReason) -> String {
+    match reason {
+        RemovalReason::Finished(since)
+        | RemovalReason::NeverStarted(since)
+        | RemovalReason::Unnamed { age: since, .. } => age(*since),
+        RemovalReason::Evicted(eviction) => age(eviction.last_use.ago()),
+        RemovalReason::Interrupted => "-".into(),
+        RemovalReason::StaleCache { older_than, .. } => format!("> {}", duration(*older_than)),
+    }
 }
 
 /// Why an object that was to go stayed.
 pub fn skip(reason: &Skip) -> Reason {
-    let code = match reason {
-        Skip::Refused(_) => "conflict",
-        Skip::Renamed => "renamed",
-        Skip::InUse => "in_use",
-        Skip::RanAgain => "ran_again",
-        Skip::PulledAgain => "pulled_again",
+    let (code, message) = match reason {
+        Skip::Refused(words) => ("conflict", words.as_str()),
+        Skip::Renamed => ("renamed", "it got another name since the plan was made"),
+        Skip::InUse => ("in_use", "it was pulled, or a container uses it, since the plan was made"),
+        Skip::RanAgain => ("ran_again", "it ran again since the plan was made"),
+        Skip::PulledAgain => ("pulled_again", "pulled again during eviction"),
         Skip::EnoughSpace(usage, limit) => {
             let figures = json!({
                 "used_percent": usage.percent.get(),
                 "limit_percent": limit.percent.get(),
                 "min_free_bytes": limit.min_free,
             });
-            return Reason::new("enough_space", text::skip(reason), figures);
+            return Reason::new("enough_space", compared(usage, limit), figures);
         }
-        Skip::FreedNothing => "freed_nothing",
-        Skip::HasChildren => "has_children",
-        Skip::Forbidden => "forbidden",
-        Skip::Unrecorded => "tags_not_recorded",
-        Skip::Stopped => "stopped",
-        Skip::Interrupted => "interrupted",
+        Skip::FreedNothing => ("freed_nothing", "the images evicted before it freed nothing"),
+        Skip::HasChildren => (
+            "has_children",
+            "the engine keeps it for an image that was built from it; docker image history tells which",
+        ),
+        Skip::Forbidden => ("forbidden", "the engine forbids it"),
+        Skip::Unrecorded => (
+            "tags_not_recorded",
+            "its tags cannot be recorded in the ledger, without which an interrupted eviction would lose them",
+        ),
+        Skip::Stopped => ("stopped", "the run ended before its turn"),
+        Skip::Interrupted => (
+            "interrupted",
+            "interrupted; its layers are there, and the next prune completes or reverts the eviction",
+        ),
     };
-    Reason::plain(code, text::skip(reason))
+    Reason::new(code, message, Value::Null)
 }
 
 /// Why a removal failed.
@@ -258,23 +535,51 @@ pub fn failure(error: &EngineError) -> Reason {
 
 /// Why a run ended early.
 pub fn stop(reason: &Stop) -> Reason {
-    let (code, figures) = match reason {
-        Stop::Gates(gates) => {
-            ("gate_not_open", json!({"gates": gates.iter().map(Gate::name).collect::<Vec<_>>()}))
+    let (code, message, figures) = match reason {
+        Stop::Gates { runs: of_runs, converge: of_converge } => {
+            let mut gates = vec![runs(of_runs), converge(of_converge)];
+            gates.retain(|gate| gate.state != GateState::Open);
+            let each = gates
+                .iter()
+                .map(|gate| format!("{} is {}: {}", gate.gate, gate.state.name(), gate.reason.message));
+            let names: Vec<_> = gates.iter().map(|gate| gate.gate).collect();
+            ("gate_not_open", each.collect::<Vec<_>>().join("; "), json!({"gates": names}))
         }
-        Stop::Event(StopEvent::ServiceCreated(name)) => ("service_created", json!({"service": name})),
-        Stop::Event(StopEvent::ServiceUpdated(name)) => ("service_updated", json!({"service": name})),
-        Stop::Event(StopEvent::Run(name)) => ("run_began", json!({"run": name})),
-        Stop::Event(StopEvent::Lost(_)) => ("events_lost", Value::Null),
+        Stop::Event(StopEvent::ServiceCreated(name)) => {
+            ("service_created", format!("service {name} was created"), json!({"service": name}))
+        }
+        Stop::Event(StopEvent::ServiceUpdated(name)) => {
+            ("service_updated", format!("service {name} was updated"), json!({"service": name}))
+        }
+        Stop::Event(StopEvent::Run(name)) => {
+            ("run_began", format!("a CI run began: {name}"), json!({"run": name}))
+        }
+        Stop::Event(StopEvent::Lost(why)) => {
+            ("events_lost", format!("the engine's event stream was lost: {why}"), Value::Null)
+        }
         Stop::Inhibited(by) => {
-            ("inhibited", json!({"pids": by.iter().map(|inhibitor| inhibitor.pid).collect::<Vec<_>>()}))
+            let line = |active: &Inhibitor| inhibited(active.pid, active.why.as_deref(), None);
+            let pids: Vec<_> = by.iter().map(|inhibitor| inhibitor.pid).collect();
+            let lines: Vec<_> = by.iter().map(line).collect();
+            ("inhibited", lines.join(", "), json!({"pids": pids}))
         }
-        Stop::Signal => ("signal", Value::Null),
-        Stop::GatesUnsettled => ("gates_unsettled", Value::Null),
-        Stop::NoSpace => ("no_space", Value::Null),
-        Stop::Unavailable(_) => ("not_available", Value::Null),
+        Stop::Signal => ("signal", "interrupted by a signal".into(), Value::Null),
+        Stop::GatesUnsettled => (
+            "gates_unsettled",
+            "containers kept starting while the gates were evaluated; retry later".into(),
+            Value::Null,
+        ),
+        Stop::NoSpace => (
+            "no_space",
+            "the disk is too full for the engine to write what a removal changes; make some MiB of room: \
+             journalctl --vacuum-size=50M, docker builder prune, or docker image rm a dangling image by its ID \
+             (docker image ls --filter dangling=true)"
+                .into(),
+            Value::Null,
+        ),
+        Stop::Unavailable(why) => ("not_available", why.0.clone(), Value::Null),
     };
-    Reason::new(code, text::stop(reason), figures)
+    Reason::new(code, message, figures)
 }
 
 #[cfg(test)]
@@ -282,8 +587,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::facts::{Filesystem, Inhibitor, Unavailable};
-    use crate::gates::disk::{Limit, Measured};
+    use crate::facts::{Filesystem, Unavailable};
+    use crate::gates::disk::Measured;
     use crate::testing::usage;
 
     const HOUR: Duration = Duration::from_secs(3_600);
@@ -313,19 +618,19 @@ mod tests {
         for (verdict, expected) in
             [(Verdict::Open(measured()), "under_pressure"), (Verdict::Closed(measured()), "below_threshold")]
         {
-            let (code, figures) = shown(&gate(&Gate::Disk(verdict)));
+            let (code, figures) = shown(&super::disk(&verdict).reason);
             assert_eq!(
                 (code.as_str(), &figures["threshold_percent"], &figures["min_free_bytes"]),
                 (expected, &json!(80), &json!(7))
             );
             assert_eq!(figures["filesystems"][0]["used_percent"], 85);
         }
-        is(&gate(&Gate::disk_unavailable(why())), "not_available", json!({}));
+        is(&super::disk(&Verdict::Unknown(why().into())).reason, "not_available", json!({}));
         let none = Filesystem { size: 0, ..usage(1).filesystem };
-        let none = Gate::Disk(Verdict::Unknown(disk::Unknown::NoBlocks(none)));
-        is(&gate(&none), "no_blocks", json!({"path": "/"}));
-        is(&gate(&Gate::Runs(Verdict::Open(()))), "no_run_live", json!({"runs": []}));
-        is(&gate(&Gate::runs_unavailable(why())), "not_available", json!({}));
+        let none = Verdict::Unknown(disk::Unknown::NoBlocks(none));
+        is(&super::disk(&none).reason, "no_blocks", json!({"path": "/"}));
+        is(&super::runs(&Verdict::Open(())).reason, "no_run_live", json!({"runs": []}));
+        is(&super::runs(&Verdict::Unknown(why())).reason, "not_available", json!({}));
         for (kind, word) in [
             (runs::RunKind::Stack, "stack"),
             (runs::RunKind::Service, "service"),
@@ -335,9 +640,9 @@ mod tests {
         ] {
             let run = runs::Run { kind, name: "a".into(), age: Some(HOUR), pid: Some(3) };
             let figures = json!({"runs": [{"kind": word, "name": "a", "pid": 3, "age_seconds": 3600}]});
-            is(&gate(&Gate::Runs(Verdict::Closed(vec![run]))), "runs_live", figures);
+            is(&super::runs(&Verdict::Closed(vec![run])).reason, "runs_live", figures);
         }
-        let converge = |verdict| gate(&Gate::Converge(verdict));
+        let converge = |verdict| super::converge(&verdict).reason;
         is(&converge(Verdict::Open(converge::Open::NotInSwarm)), "not_in_swarm", json!({"swarm": false}));
         is(
             &converge(Verdict::Open(converge::Open::Converged(2))),
@@ -493,7 +798,10 @@ mod tests {
         let inhibitor = Inhibitor { pid: Some(3), since: None, why: None };
         for (reason, code, figures) in [
             (
-                Stop::Gates(vec![Gate::Runs(Verdict::Closed(vec![]))]),
+                Stop::Gates {
+                    runs: Verdict::Closed(vec![]),
+                    converge: Verdict::Open(converge::Open::Converged(1)),
+                },
                 "gate_not_open",
                 json!({"gates": ["runs"]}),
             ),
@@ -513,5 +821,33 @@ mod tests {
         is(&failure(&timeout), "timed_out", json!({"http_status": null}));
         let error = EngineError::simulated_status("x", 500, "x");
         is(&failure(&error), "engine_error", json!({"http_status": 500}));
+    }
+
+    #[test]
+    fn services_are_told_by_stack_and_in_order() {
+        let service = |name: &str, stack: Option<&str>, cause, gave_up| converge::ConvergingService {
+            service: name.into(),
+            has: 0,
+            wants: 1,
+            cause,
+            gave_up,
+            stack: stack.map(str::to_owned),
+            age: None,
+        };
+        let missing = converge::ConvergeCause::ImageNotFound(Some("No such image: web:1@sha256:aa".into()));
+        let services = vec![
+            service("shop_web", Some("shop"), missing, true),
+            service("lone", None, converge::ConvergeCause::Pulling, false),
+            service("blog_db", Some("blog"), converge::ConvergeCause::Starting, false),
+            service("shop_db", Some("shop"), converge::ConvergeCause::Updating, false),
+        ];
+        let gate = super::converge(&Verdict::Closed(converge::Closed::Converging(services)));
+        let expected = [
+            "service lone 0/1 (pulling its image)",
+            "stack blog: db 0/1 (starting)",
+            "stack shop: db 0/1 (update in progress), \
+             web 0/1 (image not found: web:1@sha256:aa; Swarm will not start it again)",
+        ];
+        assert_eq!(gate.lines, expected);
     }
 }

@@ -16,7 +16,7 @@ use crate::engine::remove::Done;
 use crate::engine::watch::Seen;
 use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, EngineTraces, Files, Filesystem, Image, Info, Inhibitor,
-    Inspected, Layer, Service, Swarm, SwarmState, Task, Unavailable,
+    Inspected, Layer, Service, Task, Unavailable,
 };
 use crate::host::error::{HostError, Result};
 use crate::host::lock::Acquisition;
@@ -24,7 +24,7 @@ use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
 use crate::world::{EngineApi, EngineEvents, EngineOrders, World};
 
-/// Requests are named in `failures`, `delays` and `requests` as they are noted: `info`, `image sha256:a`,
+/// Requests are named in `failures`, `delays` and `requests` as they are recorded: `info`, `image sha256:a`,
 /// `remove image sha256:a`, and so on.
 pub struct Fake {
     pub info: Info,
@@ -63,19 +63,8 @@ pub struct Fake {
 impl Fake {
     /// In no Swarm, with nothing on it, on a disk at 85 %.
     pub fn new() -> Self {
-        let swarm = Swarm { state: SwarmState::Inactive, node: None };
         Self {
-            info: Info {
-                root: "/var/lib/docker".into(),
-                id: "engine".into(),
-                host_name: String::new(),
-                memory: 0,
-                containerd: None,
-                containerd_store: false,
-                swarm,
-                version: "28.5.0".into(),
-                time: Some(super::now()),
-            },
+            info: super::info(),
             services: vec![],
             tasks: vec![],
             nodes_away: HashSet::new(),

@@ -4,13 +4,17 @@ pub mod fake;
 
 use regex::Regex;
 
+use crate::execute::Outcome;
 use crate::facts::{
-    Container, ContainerState, Filesystem, Image, ImageClass, Kind, Labels, Mode, Object, Restart, Service,
-    Task, TaskCounts, TaskState, Update,
+    Container, ContainerState, Filesystem, Image, ImageClass, Info, Kind, Labels, Limit, Mode, Object,
+    Restart, Service, Survey, Swarm, SwarmState, Task, TaskCounts, TaskState, Unavailable, Update, Usage,
 };
-use crate::gates::disk::{Limit, Usage};
+use crate::gates::disk::Measured;
+use crate::gates::{Gates, Verdict, converge};
 use crate::ledger::{Clock, Ledger, Reading};
-use crate::plan::{Policy, Removal, RemovalReason};
+use crate::plan::{Plan, Policy, Removal, RemovalReason};
+use crate::prune::report::Done;
+use crate::settings::Settings;
 use crate::units::{Time, parse_duration};
 
 /// The time of every unit test.
@@ -33,7 +37,7 @@ pub fn ago(text: &str) -> Option<Time> {
 /// A ledger whose clock is so far behind the wall clock of [`now`]: the host was off for as long.
 pub fn behind(text: &str) -> Ledger {
     let reading = Reading { wall: now(), boot_id: None, since_boot: None };
-    let clock = Clock { time: ago(text).expect("a time"), since_note: std::time::Duration::ZERO, reading };
+    let clock = Clock { time: ago(text).expect("a time"), since_record: std::time::Duration::ZERO, reading };
     Ledger { clock: Some(clock), ..Ledger::default() }
 }
 
@@ -154,3 +158,61 @@ pub fn removal(kind: Kind, id: &str) -> Removal {
 pub const TAGGED: Kind = Kind::Image(ImageClass::Tagged);
 pub const CACHED: Kind = Kind::Image(ImageClass::Cached);
 pub const DANGLING: Kind = Kind::Image(ImageClass::Dangling);
+
+/// Of an engine in no Swarm.
+pub fn info() -> Info {
+    Info {
+        root: "/var/lib/docker".into(),
+        id: "engine".into(),
+        host_name: String::new(),
+        memory: 0,
+        containerd: None,
+        containerd_store: false,
+        swarm: Swarm { state: SwarmState::Inactive, node: None },
+        version: "28.5.0".into(),
+        time: Some(now()),
+    }
+}
+
+/// An engine with nothing on it, and a disk at 85 %.
+pub fn survey() -> Survey {
+    let why = Unavailable("not asked".into());
+    Survey {
+        info: Ok(info()),
+        services: Ok(vec![]),
+        tasks: Ok(vec![]),
+        containers: Ok(vec![]),
+        inhibitors: Ok(vec![]),
+        filesystems: Ok(vec![usage(85).filesystem]),
+        ..Survey::unavailable(&why)
+    }
+}
+
+/// Every gate open, on a disk at this percentage.
+pub fn gates(percent: u64) -> Gates {
+    let measured = Measured { usages: vec![usage(percent)], limit: policy().threshold };
+    Gates {
+        disk: Verdict::Open(measured),
+        runs: Verdict::Open(()),
+        converge: Verdict::Open(converge::Open::Converged(1)),
+    }
+}
+
+/// Carried out on a disk that went from 85 % to 75 %.
+pub fn done(outcome: Outcome) -> Done {
+    Done {
+        gates: gates(85),
+        plan: Plan::default(),
+        usage: Some(usage(85)),
+        outcome,
+        after: vec![usage(75)],
+        relieved: true,
+        pressure: None,
+    }
+}
+
+/// The settings that words on the command line make.
+pub fn settings(words: &str) -> Settings {
+    let words = ["ci-docker-prune", "--config=/dev/null"].into_iter().chain(words.split_whitespace());
+    crate::settings::read(words.map(Into::into)).expect("settings")
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ci_docker_prune::commands::{prune, record};
 use ci_docker_prune::ledger::Ledger;
 use ci_docker_prune::report::progress;
-use ci_docker_prune::settings::{self, Command, PruneSettings, Settings};
+use ci_docker_prune::settings::{self, Settings};
 use tokio::time::{Instant, sleep_until};
 
 use crate::engine::{State, Store, Stored};
@@ -242,11 +242,10 @@ impl Host<'_> {
     async fn ours(&mut self, at: u64) {
         let bars = progress::hidden();
         if at.is_multiple_of(DAY) {
-            prune::attempt(&self.world, &PRUNE, false, &bars).await;
+            prune::attempt(&self.world, &PRUNE, false, false, &bars).await;
             return;
         }
-        let Command::Record(settings) = &RECORD.command else { panic!("{:?}", RECORD.command) };
-        let recorded = record::record_in(&self.world, settings, RECORD.output, false, &bars).await;
+        let recorded = record::record_in(&self.world, &RECORD, &bars).await;
         recorded.expect("a simulated engine answers");
     }
 
@@ -274,7 +273,7 @@ impl Host<'_> {
 }
 
 // What the timers call.
-static PRUNE: LazyLock<PruneSettings> = LazyLock::new(|| run::settings(""));
+static PRUNE: LazyLock<Settings> = LazyLock::new(|| run::settings(""));
 static RECORD: LazyLock<Settings> = LazyLock::new(|| {
     let words = ["ci-docker-prune", "--config=/dev/null", "record", "--prune-at", "90"].map(Into::into);
     settings::read(words).expect("settings")

@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use ci_docker_prune::commands::prune;
 use ci_docker_prune::facts::Layer;
 use ci_docker_prune::ledger::{Entry, Ledger};
-use ci_docker_prune::prune::outcome::{PruneOutcome, PruneResult};
+use ci_docker_prune::prune::report::PruneReport;
 use ci_docker_prune::report::progress;
-use ci_docker_prune::settings::{self, Command, PruneSettings};
+use ci_docker_prune::settings::{self, Settings};
 
 use crate::engine::{Container, ContainerState, Image, State, Store, Violation};
 use crate::world::{Breakage, Fault, Simulated, epoch};
@@ -93,15 +93,12 @@ const DAY: i64 = 86_400_000;
 ///
 /// # Panics
 /// When they are wrong.
-pub fn settings(words: &str) -> PruneSettings {
+pub fn settings(words: &str) -> Settings {
     let words = ["ci-docker-prune", "--config=/dev/null", "prune"]
         .into_iter()
         .chain(words.split_whitespace())
         .map(Into::into);
-    match settings::read(words).expect("settings").command {
-        Command::Prune(prune) => *prune,
-        other => panic!("{other:?}"),
-    }
+    settings::read(words).expect("settings")
 }
 
 /// A disk under pressure with two containers that ended, three images without names, five cached images of which two
@@ -183,10 +180,10 @@ pub fn play(case: &Case) -> Verdict {
 }
 
 // Read once: that costs more than a simulated run.
-static PRUNE: LazyLock<PruneSettings> =
+static PRUNE: LazyLock<Settings> =
     LazyLock::new(|| settings("--disk-target 64 --disk-critical 100 --evict-tagged ^ci/"));
 /// Whatever its age: an engine that falsely said that an image is gone made the ledger forget it.
-static NEXT_PRUNE: LazyLock<PruneSettings> = LazyLock::new(|| {
+static NEXT_PRUNE: LazyLock<Settings> = LazyLock::new(|| {
     settings("--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100")
 });
 
@@ -201,7 +198,7 @@ async fn played(case: &Case) -> Verdict {
     let bars = progress::hidden();
     // A run may take as long as a hanging engine's timeouts add up to.
     let limit = std::time::Duration::from_secs(3_600);
-    let ended = tokio::time::timeout(limit, prune::attempt(&world, &PRUNE, false, &bars)).await;
+    let ended = tokio::time::timeout(limit, prune::attempt(&world, &PRUNE, false, false, &bars)).await;
     let steps = shared.steps.get();
     let (orders, injected) = (shared.orders.get(), shared.injected.get());
     let mut removed = BTreeMap::new();
@@ -211,9 +208,9 @@ async fn played(case: &Case) -> Verdict {
             shared.state.borrow_mut().violations.insert(Violation::Endless);
             "endless".to_owned()
         }
-        Ok(attempt) => {
+        Ok(prune::Ended { attempt, .. }) => {
             told_once(&attempt.report, &mut shared.state.borrow_mut().violations);
-            if let PruneOutcome::CarriedOut(outcome) = &attempt.report.ending {
+            if let Some(outcome) = attempt.report.outcome() {
                 for removal in &outcome.removed {
                     *removed.entry(removal.object.kind.name()).or_default() += 1;
                 }
@@ -231,7 +228,7 @@ async fn played(case: &Case) -> Verdict {
     if case.breakage.is_none() {
         shared.kill_at.set(None);
         shared.begins.borrow_mut().clear();
-        let attempt = prune::attempt(&world, &NEXT_PRUNE, false, &bars).await;
+        let attempt = prune::attempt(&world, &NEXT_PRUNE, false, false, &bars).await.attempt;
         let mut state = shared.state.borrow_mut();
         // What the engine refused to remove is left alone for a week.
         let ledger = shared.ledger.borrow();
@@ -241,8 +238,8 @@ async fn played(case: &Case) -> Verdict {
         };
         let tags: Vec<_> = state.eviction_tags().into_iter().filter(|tag| !is_refused(tag)).collect();
         // Nothing is under way any more.
-        if matches!(attempt.report.ending, PruneOutcome::Blocked) || !tags.is_empty() {
-            let why = format!("{} {:?}", tags.join(" "), attempt.report.gates);
+        if matches!(attempt.report, PruneReport::Blocked { .. }) || !tags.is_empty() {
+            let why = format!("{} {:?}", tags.join(" "), attempt.report.gates());
             state.violations.insert(Violation::LeftBehind(why));
         }
         state.check_names();
@@ -271,8 +268,9 @@ async fn peace(world: &Simulated) {
 }
 
 /// Is each planned object in the report once?
-fn told_once(report: &PruneResult, violations: &mut BTreeSet<Violation>) {
-    let (Some(plan), PruneOutcome::CarriedOut(outcome)) = (&report.plan, &report.ending) else { return };
+fn told_once(report: &PruneReport, violations: &mut BTreeSet<Violation>) {
+    let PruneReport::Done(done) = report else { return };
+    let (plan, outcome) = (&done.plan, &done.outcome);
     let removed = outcome.removed.iter();
     let skipped = outcome.skipped.iter().map(|(removal, _)| removal);
     let others = skipped.chain(outcome.failed.iter().map(|(removal, _)| removal));
@@ -285,14 +283,14 @@ fn told_once(report: &PruneResult, violations: &mut BTreeSet<Violation>) {
     }
 }
 
-fn ending(report: &PruneResult) -> String {
-    match &report.ending {
-        PruneOutcome::CarriedOut(outcome) if outcome.stopped.is_some() => "stopped".into(),
-        PruneOutcome::CarriedOut(outcome) if outcome.has_failed() => "failed".into(),
-        PruneOutcome::CarriedOut(_) => "carried out".into(),
-        PruneOutcome::Blocked => "blocked".into(),
-        PruneOutcome::Unavailable => "unknown".into(),
-        PruneOutcome::Failed(_) => "failed".into(),
+fn ending(report: &PruneReport) -> String {
+    match report {
+        PruneReport::Done(done) if done.outcome.stopped.is_some() => "stopped".into(),
+        PruneReport::Done(done) if done.outcome.has_failed() => "failed".into(),
+        PruneReport::Done(_) => "carried out".into(),
+        PruneReport::Blocked { .. } => "blocked".into(),
+        PruneReport::NoAnswer(_) => "unknown".into(),
+        PruneReport::Failed(_) => "failed".into(),
         other => format!("{other:?}"),
     }
 }

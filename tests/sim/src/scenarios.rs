@@ -9,7 +9,7 @@ use ci_docker_prune::engine::containers::ContainerScope;
 use ci_docker_prune::engine::remove::eviction_tag;
 use ci_docker_prune::engine::watch::StopEvent;
 use ci_docker_prune::facts::{Container, Image};
-use ci_docker_prune::prune::outcome::{PruneOutcome, PruneResult};
+use ci_docker_prune::prune::report::PruneReport;
 use ci_docker_prune::report::progress;
 use ci_docker_prune::world::{EngineApi, EngineEvents, EngineOrders, World};
 use regex::Regex;
@@ -232,7 +232,9 @@ async fn order<S: Stage>(stage: &S, engine: &<S::World as World>::Engine, act: A
         Act::Prune => {
             let words =
                 "--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100";
-            let attempt = prune::attempt(stage.world(), &settings(words), false, &progress::hidden()).await;
+            let attempt = prune::attempt(stage.world(), &settings(words), false, false, &progress::hidden())
+                .await
+                .attempt;
             return pruned(stage, &attempt.report);
         }
         _ => {
@@ -248,9 +250,10 @@ async fn order<S: Stage>(stage: &S, engine: &<S::World as World>::Engine, act: A
 }
 
 /// What a prune says that it did.
-fn pruned<S: Stage>(stage: &S, report: &PruneResult) -> String {
-    match &report.ending {
-        PruneOutcome::CarriedOut(outcome) => {
+fn pruned<S: Stage>(stage: &S, report: &PruneReport) -> String {
+    match report {
+        PruneReport::Done(done) => {
+            let outcome = &done.outcome;
             let names = |id: &str, names: &[String]| {
                 names.iter().map(|name| plain(stage, name)).next().unwrap_or(id.into())
             };
@@ -273,7 +276,7 @@ fn pruned<S: Stage>(stage: &S, report: &PruneResult) -> String {
                 outcome.failed, outcome.stopped
             )
         }
-        other => format!("{other:?} {:?}", report.gates),
+        other => format!("{other:?}"),
     }
 }
 

@@ -7,9 +7,9 @@ use ci_docker_prune::commands::{prune, record};
 use ci_docker_prune::execute::Stop;
 use ci_docker_prune::facts::Inhibitor;
 use ci_docker_prune::ledger::{Entry, Ledger};
-use ci_docker_prune::prune::outcome::{PruneOutcome, PruneResult};
+use ci_docker_prune::prune::report::PruneReport;
 use ci_docker_prune::report::progress;
-use ci_docker_prune::settings::{self, Command};
+use ci_docker_prune::settings;
 use sim::engine::Image;
 use sim::run::{scene, settings};
 use sim::world::epoch;
@@ -41,12 +41,11 @@ fn host(days: &[i64], percent: u64) -> Simulated {
 async fn run_record(world: &Simulated) {
     let words = ["ci-docker-prune", "--config=/dev/null", "record", "--prune-at", "90"].map(Into::into);
     let settings = settings::read(words).expect("settings");
-    let Command::Record(record) = &settings.command else { panic!("{:?}", settings.command) };
-    record::record_in(world, record, settings.output, false, &progress::hidden()).await.expect("an engine");
+    record::record_in(world, &settings, &progress::hidden()).await.expect("an engine");
 }
 
-async fn run_prune(world: &Simulated, words: &str) -> PruneResult {
-    prune::attempt(world, &settings(words), false, &progress::hidden()).await.report
+async fn run_prune(world: &Simulated, words: &str) -> PruneReport {
+    prune::attempt(world, &settings(words), false, false, &progress::hidden()).await.attempt.report
 }
 
 fn percent(world: &Simulated) -> u64 {
@@ -86,7 +85,7 @@ fn after_evictions_that_free_nothing_everything_else_still_goes() {
     world.0.state.borrow_mut().keeps_snapshots = true;
     block(async {
         let report = run_prune(&world, "--disk-threshold 90 --disk-target 89").await;
-        let PruneOutcome::CarriedOut(outcome) = &report.ending else { panic!("{:?}", report.ending) };
+        let Some(outcome) = report.outcome() else { panic!("{report:?}") };
         assert_eq!(outcome.removed.len(), 2 * 2, "two batches of 40 MB");
         assert_eq!(outcome.freed_nothing.map(|freed| freed.images), Some(4));
         // Five minutes later: no eviction, and stale cache goes.
@@ -116,9 +115,9 @@ fn a_list_of_images_that_never_comes_keeps_nothing_else_from_going() {
         let world = start();
         world.0.faults.borrow_mut().insert(list, Fault::Hang);
         let report = block(run_prune(&world, ""));
-        let PruneOutcome::CarriedOut(outcome) = &report.ending else { panic!("{:?}", report.ending) };
+        let Some(outcome) = report.outcome() else { panic!("{report:?}") };
         assert_eq!(outcome.removed.len(), 3, "two containers and the build cache");
-        assert!(report.has_failed() && report.plan.as_ref().is_some_and(|plan| plan.unread.len() == 1));
+        assert!(report.has_failed() && report.plan().is_some_and(|(plan, _)| plan.unread.len() == 1));
         assert!(places(&world, "DELETE /containers/ID")[0] < places(&world, "GET /images/json")[0]);
     }
 }
@@ -130,7 +129,7 @@ fn a_blocked_prune_and_one_on_a_disk_with_room_ask_for_no_list_of_images() {
         let inhibitor = Inhibitor { pid: Some(1), since: None, why: None };
         world.0.inhibitors.borrow_mut().extend(inhibited.then_some(inhibitor));
         let report = block(run_prune(&world, ""));
-        assert!(matches!(report.ending, PruneOutcome::Blocked), "{:?}", report.ending);
+        assert!(matches!(report, PruneReport::Blocked { .. }), "{report:?}");
         assert!(places(&world, "GET /images/json").is_empty());
     }
 }
@@ -145,12 +144,12 @@ fn without_a_free_byte_the_reserve_goes_first_and_without_one_the_run_stops_at_t
                 run_prune(&world, "--disk-threshold 60 --disk-target 50").await;
                 assert!(world.0.state.borrow_mut().release_reserve());
                 let report = run_prune(&world, "").await;
-                assert!(matches!(report.ending, PruneOutcome::Blocked), "{:?}", report.ending);
+                assert!(matches!(report, PruneReport::Blocked { .. }), "{report:?}");
             }
             world.0.state.borrow_mut().write(1_000 * MB);
             let images = world.0.state.borrow().images.len();
             let report = run_prune(&world, "").await;
-            let PruneOutcome::CarriedOut(outcome) = &report.ending else { panic!("{:?}", report.ending) };
+            let Some(outcome) = report.outcome() else { panic!("{report:?}") };
             if reserve {
                 assert!(images > 0 && outcome.failed.is_empty(), "{:?}", outcome.failed);
                 assert_eq!(outcome.removed.len(), images);

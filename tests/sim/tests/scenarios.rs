@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use ci_docker_prune::host::ThisHost;
 use ci_docker_prune::settings;
-use ci_docker_prune::world::real::ThisHost;
 use lab::{Engine, Image};
 use sim::Store;
 use sim::scenarios::{Act, SCENARIOS, Scenario, Stage, play, simulated};
@@ -11,7 +11,7 @@ use sim::scenarios::{Act, SCENARIOS, Scenario, Stage, play, simulated};
 /// A real engine, and the program's view of it.
 struct RealStage<'a> {
     engine: &'a Engine,
-    world: ThisHost<'a>,
+    world: ThisHost,
 }
 
 fn image(name: &str) -> Image {
@@ -19,9 +19,9 @@ fn image(name: &str) -> Image {
 }
 
 impl<'a> Stage for RealStage<'a> {
-    type World = ThisHost<'a>;
+    type World = ThisHost;
 
-    fn world(&self) -> &ThisHost<'a> {
+    fn world(&self) -> &ThisHost {
         &self.world
     }
 
@@ -94,7 +94,7 @@ fn end_alike(scenario: &Scenario) {
     let (state, runtime) = (engine.folder().join("state"), engine.folder().join("runtime"));
     let words = ["ci-docker-prune", "--config=/dev/null", "--host", &engine.url(), "prune"].map(Into::into);
     let connection = settings::read(words).expect("settings").engine;
-    let stage = RealStage { engine: &engine, world: ThisHost::new(&connection, &state, &runtime) };
+    let stage = RealStage { engine: &engine, world: ThisHost::new(connection, state, runtime) };
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let real = tokio.block_on(play(scenario, &stage)).join("\n");
     let store = if engine.kind.containerd_store() { Store::Containerd } else { Store::Overlay2 };

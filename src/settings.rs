@@ -1,6 +1,5 @@
-//! The command line, the configuration file and the environment become validated settings. No other module but `cli` uses clap.
-
-mod file;
+//! The command line, the configuration file and the environment become validated settings. No other module but `cli` and
+//! `config_file` uses clap.
 
 use std::collections::HashSet;
 use std::env;
@@ -8,8 +7,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -18,167 +16,69 @@ use clap_complete::Shell;
 use log::LevelFilter;
 
 use crate::cli::{self, Cli, GateName, Output};
-use crate::gates::{disk, runs};
+use crate::config_file::ConfigFile;
+use crate::engine::{EngineSettings, HostUrl};
+use crate::facts::Limit;
 use crate::plan;
+use crate::prune::PrunePolicy;
 use crate::units::{Percent, duration};
-use file::ConfigFile;
 
 /// Everything that was asked for, validated.
 #[derive(Debug)]
 pub struct Settings {
-    /// Which engine, and how long to wait for it.
-    pub engine: EngineSettings,
-    /// Text or JSON on stdout.
+    pub command: Command,
     pub output: Output,
     /// List everything that stays.
     pub verbose: bool,
-    /// The least severe level that is logged on stderr.
     pub log: LevelFilter,
-    /// What to do.
-    pub command: Command,
-}
-
-/// How to reach the engine, and how long to wait for it.
-#[derive(Debug)]
-pub struct EngineSettings {
-    /// The engine to prune.
-    pub host: HostUrl,
-    /// The manager to ask about services, where it is another engine.
-    pub swarm_host: Option<HostUrl>,
-    /// Timeout for one request.
-    pub timeout: Duration,
-    /// Timeout for one removal, while the engine answers other requests.
-    pub removal_timeout: Duration,
-}
-
-impl EngineSettings {
-    /// How long a removal in flight may still take, with a look before it and one after it.
-    pub fn longest_removal(&self) -> Duration {
-        self.removal_timeout + 2 * self.timeout
-    }
-}
-
-/// What to do, with the settings that matter to it.
-#[derive(Debug)]
-pub enum Command {
-    /// Prune, or show what a prune would do.
-    Prune(Box<PruneSettings>),
-    /// These gates, or all.
-    CheckGates {
-        /// Empty: all.
-        gates: Vec<GateName>,
-        /// For `disk`.
-        disk: DiskSettings,
-        /// For `runs`.
-        runs: RunsSettings,
-        /// Where the ledger is, in which usage is recorded.
-        state_dir: PathBuf,
-    },
-    /// Evaluate `disk`.
-    Disk(DiskSettings),
-    /// Evaluate `runs`.
-    Runs(RunsSettings),
-    /// Evaluate `converge`.
-    Converge,
-    /// Record image usage, and prune where that is due.
-    Record(Box<RecordSettings>),
-    /// Why objects would be removed or kept.
-    Explain {
-        /// IDs and names, as they were typed.
-        objects: Vec<String>,
-        /// The prune that it is about.
-        prune: Box<PruneSettings>,
-    },
-    /// What is known about the disk, the last prune and the next.
-    Status {
-        /// For the gate `disk`.
-        disk: DiskSettings,
-        /// Where the ledger is.
-        state_dir: PathBuf,
-        /// Where inhibitors register.
-        runtime_dir: PathBuf,
-    },
-    /// Block prunes while a command runs.
-    Inhibit {
-        /// The reason that `runs` shows.
-        why: Option<String>,
-        /// The command and its arguments.
-        command: Vec<OsString>,
-        /// Where the ledger is, in which usage is recorded at the end.
-        state_dir: PathBuf,
-        /// Where inhibitors register.
-        runtime_dir: PathBuf,
-    },
-    /// List the inhibitors that are active.
-    ListInhibitors {
-        /// Where inhibitors register.
-        runtime_dir: PathBuf,
-    },
-    /// Check what a prune on this host needs, and what works against it.
-    Verify(Box<VerifySettings>),
-    /// The file that was read, if there is one, and how many keys it sets: it is valid.
-    CheckConfig {
-        /// The file that was read; `None` where there is none.
-        path: Option<PathBuf>,
-        /// How many keys it sets.
-        keys: usize,
-    },
-    /// Print a file with every key and its default.
-    ExampleConfig,
-    /// Print completions for this shell.
-    Completions(Shell),
-    /// Print the man page.
-    Man,
-}
-
-/// What the gate `runs` goes by.
-#[derive(Debug)]
-pub struct RunsSettings {
-    /// What counts as a CI run.
-    pub policy: runs::RunPolicy,
-    /// Where inhibitors register.
-    pub runtime_dir: PathBuf,
-}
-
-/// What the gate `disk` goes by.
-#[derive(Debug)]
-pub struct DiskSettings {
-    /// Empty: where the engine keeps its data.
-    pub paths: Vec<PathBuf>,
-    /// Pressure.
-    pub limit: disk::Limit,
-}
-
-/// What a prune goes by.
-#[derive(Debug)]
-pub struct PruneSettings {
-    /// Only show what would be removed.
-    pub dry_run: bool,
-    /// For the gate `disk`.
-    pub disk: DiskSettings,
-    /// For the gate `runs`.
-    pub runs: RunsSettings,
-    /// What may be removed, and when.
-    pub policy: plan::Policy,
+    pub engine: EngineSettings,
+    pub policy: PrunePolicy,
+    /// `record` prunes at this usage, or when a prune is owed.
+    pub prune_at: Option<Percent>,
     /// Where the ledger is.
     pub state_dir: PathBuf,
-    /// Where metrics are written, if anywhere (node_exporter's textfile collector).
+    /// Where locks are, and inhibitors register.
+    pub runtime_dir: PathBuf,
+    /// For node_exporter's textfile collector.
     pub metrics_file: Option<PathBuf>,
 }
 
-/// What `record` goes by.
+/// What to do.
 #[derive(Debug)]
-pub struct RecordSettings {
-    /// Prune at this usage, or when a prune is owed.
-    pub prune_at: Option<Percent>,
-    /// The prune that may be due.
-    pub prune: PruneSettings,
+pub enum Command {
+    Prune {
+        dry_run: bool,
+    },
+    Gates {
+        /// Empty: all.
+        names: Vec<GateName>,
+        /// Record image usage on the way.
+        record: bool,
+    },
+    Record,
+    Explain {
+        objects: Vec<String>,
+    },
+    Status,
+    Inhibit {
+        why: Option<String>,
+        command: Vec<OsString>,
+    },
+    ListInhibitors,
+    Verify(VerifySettings),
+    /// The file that was read, if there is one, and how many keys it sets: it is valid.
+    CheckConfig {
+        path: Option<PathBuf>,
+        keys: usize,
+    },
+    ExampleConfig,
+    Completions(Shell),
+    Man,
 }
 
-/// What `verify` goes by.
+/// What `verify` checks.
 #[derive(Debug)]
 pub struct VerifySettings {
-    /// Registries whose credentials are checked.
     pub registries: Vec<String>,
     /// Ask these registries, and Docker Hub for its pull limit.
     pub online: bool,
@@ -186,61 +86,6 @@ pub struct VerifySettings {
     pub redeploy: Option<String>,
     /// What stands in for Docker Hub.
     pub docker_hub: Option<String>,
-    /// The prune that the plan in between is of.
-    pub prune: PruneSettings,
-}
-
-/// Where an engine listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HostUrl {
-    /// A socket on this host.
-    Unix(PathBuf),
-    /// `HOST:PORT`, plain HTTP.
-    Tcp(String),
-    /// `HOST:PORT`, and the folder of `ca.pem`, `cert.pem` and `key.pem`.
-    Tls(String, PathBuf),
-}
-
-impl fmt::Display for HostUrl {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(address) | Self::Tls(address, _) => write!(f, "tcp://{address}"),
-        }
-    }
-}
-
-impl HostUrl {
-    /// The socket of an engine on this host.
-    pub fn socket(&self) -> Option<&Path> {
-        match self {
-            Self::Unix(path) => Some(path),
-            Self::Tcp(_) | Self::Tls(..) => None,
-        }
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let hint = "expected unix:///PATH or tcp://HOST:PORT";
-        match text.split_once("://") {
-            Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
-            Some(("https", _)) => {
-                Err(format!("{hint}; for TLS set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH"))
-            }
-            Some(("tcp" | "http", address)) => {
-                let address = address.trim_end_matches('/');
-                match address.rsplit_once(':') {
-                    Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                        Ok(Self::Tcp(address.into()))
-                    }
-                    _ => Err(hint.into()),
-                }
-            }
-            Some(("ssh", _)) => Err(format!(
-                "{hint}; for ssh, forward the remote socket (ssh -L ./docker.sock:/var/run/docker.sock), and name --disk-path"
-            )),
-            _ => Err(hint.into()),
-        }
-    }
 }
 
 /// Read the command line, the configuration file and the environment.
@@ -252,20 +97,19 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Settings, c
     read_in(arguments, &|variable| env::var_os(variable))
 }
 
-/// What the environment says.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 fn read_in(
     arguments: impl IntoIterator<Item = OsString>,
     environment: Environment,
 ) -> Result<Settings, clap::Error> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let matches = cli::command(|option| option).try_get_matches_from(&arguments)?;
-    let typed = |matches: &ArgMatches, id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    if let Some(option) = typed_at_both_levels(&arguments) {
-        let text = format!("--{option} stands before the command and after it; write it in one place");
-        return Err(usage(ErrorKind::ArgumentConflict, &text));
+    if matches.subcommand_name().is_some() && matches.get_flag("dry_run") {
+        let text = "--dry-run stands before the command; write it after: prune --dry-run";
+        return Err(usage(ErrorKind::ArgumentConflict, text));
     }
+    let typed = |matches: &ArgMatches, id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let packager = matches.subcommand_name().filter(|name| ["completions", "man"].contains(name));
     if let Some(name) = packager
         && let Some(option) = matches.ids().find(|id| typed(&matches, id.as_str()))
@@ -276,10 +120,14 @@ fn read_in(
     let example =
         matches.subcommand_matches("check-config").is_some_and(|matches| matches.get_flag("example"));
     let file = if packager.is_some() || example { None } else { config_file(&matches, environment)? };
-    let matches = match &file {
-        Some(file) => cli::command(|option| file.as_default(option)).try_get_matches_from(&arguments)?,
-        None => matches,
-    };
+    if let Some(name) = matches.subcommand_name() {
+        command_first(&mut arguments, name);
+    }
+    let command = cli::command(|option| match &file {
+        Some(file) => file.as_default(option),
+        None => option,
+    });
+    let matches = command.try_get_matches_from(&arguments)?;
     let sources = Sources {
         typed: matches.ids().filter(|id| typed(&matches, id.as_str())).map(ToString::to_string).collect(),
         file: file.unwrap_or_default(),
@@ -288,18 +136,12 @@ fn read_in(
     settings(Cli::from_arg_matches(&matches)?, &sources)
 }
 
-/// An option that stands before the command and after it: clap would keep the latter only.
-fn typed_at_both_levels(arguments: &[OsString]) -> Option<String> {
-    // Not passed on, so that each level shows its own.
-    let own = |command: clap::Command| command.mut_args(|option| option.global(false));
-    let command = own(cli::command(|option| option)).mut_subcommands(own);
-    let matches = command.try_get_matches_from(arguments).ok()?;
-    let (_, below) = matches.subcommand()?;
-    let typed = |matches: &ArgMatches, id: &str| {
-        matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine)
-    };
-    let both = matches.ids().find(|id| typed(&matches, id.as_str()) && typed(below, id.as_str()))?;
-    Some(both.as_str().replace('_', "-"))
+/// Put what stands before the command after it, so that of an option in both places the last wins, and one that is
+/// repeatable collects: clap knows only the one after it.
+fn command_first(arguments: &mut [OsString], name: &str) {
+    if let Some(at) = arguments.iter().position(|argument| argument == name) {
+        arguments[1..=at].rotate_right(1);
+    }
 }
 
 /// The configuration file that is named, or the default one where it exists.
@@ -350,10 +192,10 @@ impl Sources<'_> {
 
     /// What was typed, else the first directory of systemd's variable (it separates several by colons),
     /// else the default.
-    fn directory(&self, typed: Option<PathBuf>, variable: &str, default: &str) -> PathBuf {
+    fn directory(&self, typed: &Option<PathBuf>, variable: &str, default: &str) -> PathBuf {
         let from_systemd =
             || env::split_paths(&self.variable(variable)?).find(|path| !path.as_os_str().is_empty());
-        typed.or_else(from_systemd).unwrap_or_else(|| default.into())
+        typed.clone().or_else(from_systemd).unwrap_or_else(|| default.into())
     }
 }
 
@@ -368,10 +210,6 @@ fn invalid(text: &str) -> clap::Error {
 
 fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
     let Cli { options, dry_run, command } = cli;
-    if let (Some(_), true) = (&command, dry_run) {
-        let text = "--dry-run stands before the command; write it after: prune --dry-run";
-        return Err(usage(ErrorKind::ArgumentConflict, text));
-    }
     let engine = engine(&options, sources)?;
     // A flag wins over a key of the file.
     let (quiet, verbose) = match (sources.is_typed("quiet"), sources.is_typed("verbose")) {
@@ -382,12 +220,9 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
         (false, true) => (false, options.verbose),
         (false, false) => (options.quiet, options.verbose),
     };
-    let output = options.output;
-    let log = if quiet { LevelFilter::Error } else { level(verbose) };
-    let prune_at = options.prune_at;
-    let prune = prune(options, sources)?;
+    let gate = |name| Command::Gates { names: vec![name], record: false };
     let command = match command {
-        None if dry_run => Command::Prune(Box::new(PruneSettings { dry_run, ..prune })),
+        None if dry_run => Command::Prune { dry_run },
         None => {
             let help = cli::command(|option| option).max_term_width(100).render_help();
             return Err(clap::Error::raw(
@@ -395,38 +230,22 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
                 format!("no command given: name one, or --dry-run to look without removing\n\n{help}"),
             ));
         }
-        Some(cli::Command::Prune { dry_run }) => Command::Prune(Box::new(PruneSettings { dry_run, ..prune })),
-        Some(cli::Command::CheckGates { gates }) => {
-            Command::CheckGates { gates, disk: prune.disk, runs: prune.runs, state_dir: prune.state_dir }
-        }
-        Some(cli::Command::Disk) => Command::Disk(prune.disk),
-        Some(cli::Command::Runs) => Command::Runs(prune.runs),
-        Some(cli::Command::Converge) => Command::Converge,
-        Some(cli::Command::Record { dry_run }) => {
-            Command::Record(Box::new(RecordSettings { prune_at: prune_at.filter(|_| !dry_run), prune }))
-        }
-        Some(cli::Command::Explain { objects }) => Command::Explain { objects, prune: Box::new(prune) },
-        Some(cli::Command::Status) => Command::Status {
-            disk: prune.disk,
-            state_dir: prune.state_dir,
-            runtime_dir: prune.runs.runtime_dir,
-        },
-        Some(cli::Command::Inhibit(inhibit)) if inhibit.list => {
-            Command::ListInhibitors { runtime_dir: prune.runs.runtime_dir }
-        }
-        Some(cli::Command::Inhibit(inhibit)) => Command::Inhibit {
-            why: inhibit.why,
-            command: inhibit.command,
-            state_dir: prune.state_dir,
-            runtime_dir: prune.runs.runtime_dir,
-        },
-        Some(cli::Command::Verify(verify)) => Command::Verify(Box::new(VerifySettings {
+        Some(cli::Command::Prune { dry_run }) => Command::Prune { dry_run },
+        Some(cli::Command::CheckGates { gates: names }) => Command::Gates { names, record: true },
+        Some(cli::Command::Disk) => gate(GateName::Disk),
+        Some(cli::Command::Runs) => gate(GateName::Runs),
+        Some(cli::Command::Converge) => gate(GateName::Converge),
+        Some(cli::Command::Record) => Command::Record,
+        Some(cli::Command::Explain { objects }) => Command::Explain { objects },
+        Some(cli::Command::Status) => Command::Status,
+        Some(cli::Command::Inhibit(inhibit)) if inhibit.list => Command::ListInhibitors,
+        Some(cli::Command::Inhibit(cli::Inhibit { why, command, .. })) => Command::Inhibit { why, command },
+        Some(cli::Command::Verify(verify)) => Command::Verify(VerifySettings {
             registries: verify.registry,
             online: verify.online,
             redeploy: verify.redeploy,
             docker_hub: verify.docker_hub,
-            prune: PruneSettings { dry_run: true, ..prune },
-        })),
+        }),
         Some(cli::Command::CheckConfig { example: true, .. }) => Command::ExampleConfig,
         Some(cli::Command::CheckConfig { .. }) => {
             let path = Some(&sources.file.path).filter(|path| !path.as_os_str().is_empty());
@@ -435,7 +254,19 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
         Some(cli::Command::Completions { shell }) => Command::Completions(shell),
         Some(cli::Command::Man) => Command::Man,
     };
-    Ok(Settings { output, verbose: verbose > 0, log, engine, command })
+    let directory = |typed: &Option<PathBuf>, variable, default| sources.directory(typed, variable, default);
+    Ok(Settings {
+        command,
+        output: options.output,
+        verbose: verbose > 0,
+        log: if quiet { LevelFilter::Error } else { level(verbose) },
+        engine,
+        prune_at: options.prune_at,
+        state_dir: directory(&options.state_dir, "STATE_DIRECTORY", "/var/lib/ci-docker-prune"),
+        runtime_dir: directory(&options.runtime_dir, "RUNTIME_DIRECTORY", "/run/ci-docker-prune"),
+        metrics_file: options.metrics_file.clone(),
+        policy: policy(options, sources)?,
+    })
 }
 
 fn level(verbose: u8) -> LevelFilter {
@@ -487,7 +318,7 @@ fn engine(options: &cli::Options, sources: &Sources) -> Result<EngineSettings, c
     Ok(EngineSettings { host, swarm_host, timeout, removal_timeout })
 }
 
-fn prune(options: cli::Options, sources: &Sources) -> Result<PruneSettings, clap::Error> {
+fn policy(options: cli::Options, sources: &Sources) -> Result<PrunePolicy, clap::Error> {
     let (threshold, critical) = (options.disk_threshold, options.disk_critical);
     let target = match options.disk_target {
         // The default follows a threshold that is set below it.
@@ -503,50 +334,32 @@ fn prune(options: cli::Options, sources: &Sources) -> Result<PruneSettings, clap
             return Err(invalid(&format!("{low} must not exceed {high}")));
         }
     }
-    let limit = disk::Limit { percent: threshold, min_free: options.disk_min_free };
-    let runtime_dir = sources.directory(options.runtime_dir, "RUNTIME_DIRECTORY", "/run/ci-docker-prune");
-    Ok(PruneSettings {
-        dry_run: false,
-        disk: DiskSettings { paths: options.disk_path, limit },
-        runs: RunsSettings { policy: runs::RunPolicy { pattern: options.run_pattern.clone() }, runtime_dir },
-        policy: plan::Policy {
-            older_than: options.older_than,
-            cache_age: options.cache_age,
-            critical_age: options.critical_age,
-            // Where space is short, all but the last rung is used whatever the percentage.
-            target: disk::Limit { percent: target, min_free: limit.min_free },
-            threshold: limit,
-            critical: disk::Limit { percent: critical, min_free: None },
-            keep_labels: options.keep_label,
-            evict_tagged: options.evict_tagged,
-            runs: options.run_pattern,
-        },
-        state_dir: sources.directory(options.state_dir, "STATE_DIRECTORY", "/var/lib/ci-docker-prune"),
-        metrics_file: options.metrics_file,
-    })
+    let limit = Limit { percent: threshold, min_free: options.disk_min_free };
+    let removal = plan::Policy {
+        older_than: options.older_than,
+        cache_age: options.cache_age,
+        critical_age: options.critical_age,
+        // Where space is short, all but the last rung is used whatever the percentage.
+        target: Limit { percent: target, min_free: limit.min_free },
+        threshold: limit,
+        critical: Limit { percent: critical, min_free: None },
+        keep_labels: options.keep_label,
+        evict_tagged: options.evict_tagged,
+        runs: options.run_pattern,
+    };
+    Ok(PrunePolicy { disk_paths: options.disk_path, removal })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
     use crate::plan::Policy;
 
     #[test]
     fn the_command_line_is_consistent() {
         cli::command(|option| option).debug_assert();
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_text_makes_the_host_parser_panic(
-            text in "(unix:///[a-z/]{1,20}|tcp://[a-z.]{1,9}:[0-9]{1,5}|(unix|tcp|http|ssh|)(://)?.{0,30})"
-        ) {
-            if let Ok(host) = HostUrl::parse(&text) {
-                // What it shows is the same host.
-                proptest::prop_assert_eq!(HostUrl::parse(&host.to_string()), Ok(host));
-            }
-            let _ = text.parse::<plan::KeepLabel>();
-        }
     }
 
     /// Read these words, with these lines of a configuration file and these variables.
@@ -561,11 +374,8 @@ mod tests {
         read_in(words, &environment).map_err(|error| error.to_string())
     }
 
-    fn prune_of(words: &str, file: &str) -> PruneSettings {
-        match settings_of(words, file, &[]).unwrap().command {
-            Command::Prune(prune) => *prune,
-            other => panic!("{other:?}"),
-        }
+    fn prune_of(words: &str, file: &str) -> Settings {
+        settings_of(words, file, &[]).unwrap()
     }
 
     fn percent(text: &str) -> Percent {
@@ -582,14 +392,17 @@ mod tests {
             [policy.older_than, policy.cache_age, policy.critical_age].map(|age| age.as_secs() / HOUR)
         };
         let prune = prune_of("prune", "");
-        assert!(!prune.dry_run && prune.disk.paths.is_empty() && prune.metrics_file.is_none());
-        assert_eq!((limits(&prune.policy), ages(&prune.policy)), ([70, 80, 95], [24, 7 * 24, 1]));
-        assert_eq!(prune.disk.limit, prune.policy.threshold);
-        assert_eq!(prune.policy.keep_labels, ["ci-docker-prune.keep".parse().unwrap()]);
-        assert!(prune.policy.evict_tagged.is_empty());
-        assert_eq!(prune.policy.runs.as_str(), prune.runs.policy.pattern.as_str());
+        assert!(matches!(prune.command, Command::Prune { dry_run: false }));
+        assert!(prune.policy.disk_paths.is_empty() && prune.metrics_file.is_none());
+        assert_eq!(
+            (limits(&prune.policy.removal), ages(&prune.policy.removal)),
+            ([70, 80, 95], [24, 7 * 24, 1])
+        );
+        assert_eq!(prune.policy.removal.keep_labels, ["ci-docker-prune.keep".parse().unwrap()]);
+        assert!(prune.policy.removal.evict_tagged.is_empty());
+        assert_eq!(prune.policy.removal.runs.as_str(), cli::RUN_PATTERN);
         assert_eq!(prune.state_dir, Path::new("/var/lib/ci-docker-prune"));
-        assert_eq!(prune.runs.runtime_dir, Path::new("/run/ci-docker-prune"));
+        assert_eq!(prune.runtime_dir, Path::new("/run/ci-docker-prune"));
 
         let prune = prune_of(
             "prune --older-than 2h --cache-age 3h --critical-age 4h --disk-target 5 --disk-threshold 6 \
@@ -597,12 +410,12 @@ mod tests {
              --keep-label a --keep-label b=c --evict-tagged ^d",
             "",
         );
-        assert_eq!((limits(&prune.policy), ages(&prune.policy)), ([5, 6, 7], [2, 3, 4]));
-        assert_eq!(prune.disk.paths, ["/a", "/b"].map(PathBuf::from));
+        assert_eq!((limits(&prune.policy.removal), ages(&prune.policy.removal)), ([5, 6, 7], [2, 3, 4]));
+        assert_eq!(prune.policy.disk_paths, ["/a", "/b"].map(PathBuf::from));
         assert_eq!(prune.metrics_file, Some("/m".into()));
-        assert_eq!((prune.policy.runs.as_str(), prune.runs.policy.pattern.as_str()), ("^run-", "^run-"));
-        assert_eq!(prune.policy.keep_labels, ["a", "b=c"].map(|label| label.parse().unwrap()));
-        assert_eq!(prune.policy.evict_tagged[0].as_str(), "^d");
+        assert_eq!(prune.policy.removal.runs.as_str(), "^run-");
+        assert_eq!(prune.policy.removal.keep_labels, ["a", "b=c"].map(|label| label.parse().unwrap()));
+        assert_eq!(prune.policy.removal.evict_tagged[0].as_str(), "^d");
     }
 
     #[test]
@@ -624,8 +437,8 @@ mod tests {
         ] {
             let read = settings_of(&format!("prune {words}"), file, &[]);
             match (read, expected) {
-                (Ok(Settings { command: Command::Prune(prune), .. }), Ok(target)) => {
-                    assert_eq!(prune.policy.target.percent.get(), target, "{words} {file}");
+                (Ok(prune), Ok(target)) => {
+                    assert_eq!(prune.policy.removal.target.percent.get(), target, "{words} {file}");
                 }
                 (Err(error), Err(part)) => assert!(error.contains(part), "{words} {file}: {error}"),
                 (read, _) => panic!("{words} {file}: {read:?}"),
@@ -637,35 +450,44 @@ mod tests {
     fn too_little_space_never_reaches_the_last_rung() {
         let prune = prune_of("prune --disk-min-free 20G", "");
         let min_free = Some(20_000_000_000);
-        let Policy { target, threshold, critical, .. } = prune.policy;
-        assert_eq!([target, threshold, prune.disk.limit].map(|limit| limit.min_free), [min_free; 3]);
+        let Policy { target, threshold, critical, .. } = prune.policy.removal;
+        assert_eq!([target, threshold].map(|limit| limit.min_free), [min_free; 2]);
         assert_eq!(critical.min_free, None);
     }
 
     #[test]
     fn what_only_looks_removes_nothing() {
         let dry_run = |words: &str| match settings_of(words, "", &[]).unwrap().command {
-            Command::Prune(prune) => prune.dry_run,
-            Command::Explain { prune, .. } => prune.dry_run,
-            Command::Verify(verify) => verify.prune.dry_run,
+            Command::Prune { dry_run } => dry_run,
             other => panic!("{other:?}"),
         };
-        for (words, expected) in
-            [("--dry-run", true), ("prune --dry-run", true), ("prune", false), ("verify", true)]
-        {
+        for (words, expected) in [("--dry-run", true), ("prune --dry-run", true), ("prune", false)] {
             assert_eq!(dry_run(words), expected, "{words}");
         }
-        for (words, expected) in [
-            ("record", None),
-            ("record --prune-at 90", Some(90)),
-            ("--prune-at 90 record", Some(90)),
-            ("record --dry-run --prune-at 90", None),
-        ] {
-            match settings_of(words, "", &[]).unwrap().command {
-                Command::Record(record) => assert_eq!(record.prune_at.map(Percent::get), expected, "{words}"),
-                other => panic!("{other:?}"),
-            }
+        for (words, expected) in
+            [("record", None), ("record --prune-at 90", Some(90)), ("--prune-at 90 record", Some(90))]
+        {
+            assert_eq!(settings_of(words, "", &[]).unwrap().prune_at.map(Percent::get), expected, "{words}");
         }
+    }
+
+    #[test]
+    fn an_option_before_the_command_and_after_it_is_the_last_and_one_that_is_repeatable_collects() {
+        for (words, expected) in
+            [("--state-dir /a status --state-dir /b", "/b"), ("--state-dir /a status", "/a")]
+        {
+            let settings = settings_of(words, "", &[]).unwrap();
+            assert_eq!(settings.state_dir, Path::new(expected), "{words}");
+            assert!(matches!(settings.command, Command::Status), "{words}");
+        }
+        let labels = |words: &str| {
+            let labels = settings_of(words, "keep-label = ['f']", &[]).unwrap().policy.removal.keep_labels;
+            labels.into_iter().map(|label| label.key).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(labels("--keep-label a prune --keep-label b --keep-label c"), "a b c");
+        assert_eq!(labels("prune"), "f");
+        let inhibit = settings_of("--state-dir /a inhibit --why w inhibit -x", "", &[]).unwrap();
+        assert!(matches!(inhibit.command, Command::Inhibit { command, .. } if command == ["inhibit", "-x"]));
     }
 
     #[test]
@@ -707,8 +529,8 @@ mod tests {
                 .into_iter()
                 .zip(systemd.into_iter().cycle())
                 .collect();
-            let command = settings_of(&format!("status {words}"), file, &variables).unwrap().command;
-            let Command::Status { state_dir, runtime_dir, .. } = command else { panic!("{command:?}") };
+            let Settings { state_dir, runtime_dir, .. } =
+                settings_of(&format!("status {words}"), file, &variables).unwrap();
             let shown = format!("{} {}", state_dir.display(), runtime_dir.display());
             assert_eq!(shown, expected, "{words} {file} {systemd:?}");
         }
@@ -776,36 +598,24 @@ mod tests {
     }
 
     #[test]
-    fn each_command_has_the_settings_that_matter_to_it() {
-        let dirs = "--state-dir /s --runtime-dir /r --disk-path /d --run-pattern ^run-";
-        let command =
-            |words: &str| settings_of(&format!("{words} {dirs}"), "quiet = false", &[]).unwrap().command;
-        match command("check-gates disk converge") {
-            Command::CheckGates { gates, disk, runs, state_dir } => {
-                assert_eq!(gates, [GateName::Disk, GateName::Converge]);
-                assert_eq!((disk.paths, state_dir), (vec!["/d".into()], "/s".into()));
-                assert_eq!((runs.policy.pattern.as_str(), runs.runtime_dir), ("^run-", "/r".into()));
-            }
-            other => panic!("{other:?}"),
+    fn each_command_is_what_was_typed() {
+        let command = |words: &str| settings_of(words, "quiet = false", &[]).unwrap().command;
+        for (words, expected, recorded) in [
+            ("check-gates disk converge", &[GateName::Disk, GateName::Converge][..], true),
+            ("check-gates", &[], true),
+            ("disk", &[GateName::Disk], false),
+            ("runs", &[GateName::Runs], false),
+            ("converge", &[GateName::Converge], false),
+        ] {
+            let found = command(words);
+            let is = matches!(&found, Command::Gates { names, record } if names == expected && *record == recorded);
+            assert!(is, "{words}: {found:?}");
         }
-        assert!(matches!(command("disk"), Command::Disk(disk) if disk.paths == ["/d".as_ref() as &Path]));
-        assert!(matches!(command("runs"), Command::Runs(runs) if runs.runtime_dir == Path::new("/r")));
-        assert!(matches!(command("converge"), Command::Converge));
-        match command("explain a b") {
-            Command::Explain { objects, prune } => {
-                assert_eq!((objects, prune.state_dir), (vec!["a".into(), "b".into()], "/s".into()));
-            }
-            other => panic!("{other:?}"),
-        }
-        assert!(matches!(
-            command("inhibit --list"),
-            Command::ListInhibitors { runtime_dir } if runtime_dir == Path::new("/r")
-        ));
-        let inhibit = settings_of(&format!("{dirs} inhibit --why w true -x"), "", &[]).unwrap().command;
-        match inhibit {
-            Command::Inhibit { why, command, state_dir, runtime_dir } => {
+        assert!(matches!(command("explain a b"), Command::Explain { objects } if objects == ["a", "b"]));
+        assert!(matches!(command("inhibit --list"), Command::ListInhibitors));
+        match command("inhibit --why w true -x") {
+            Command::Inhibit { why, command } => {
                 assert_eq!((why.as_deref(), command), (Some("w"), vec!["true".into(), "-x".into()]));
-                assert_eq!((state_dir, runtime_dir), ("/s".into(), "/r".into()));
             }
             other => panic!("{other:?}"),
         }
@@ -836,9 +646,12 @@ mod tests {
         let path = file.path().display();
         // An option wins over the variable, and the operand of check-config over both.
         let prune = prune_of(&format!("prune --config {path}"), "disk-threshold = 1");
-        assert_eq!((prune.policy.threshold.percent, prune.disk.paths), (percent("77"), vec!["/x".into()]));
+        assert_eq!(
+            (prune.policy.removal.threshold.percent, prune.policy.disk_paths),
+            (percent("77"), vec!["/x".into()])
+        );
         let prune = prune_of(&format!("prune --config {path} --disk-threshold 78"), "");
-        assert_eq!(prune.policy.threshold.percent, percent("78"));
+        assert_eq!(prune.policy.removal.threshold.percent, percent("78"));
         let checked =
             settings_of(&format!("check-config {path} --config /nowhere"), "", &[]).unwrap().command;
         assert!(
@@ -857,46 +670,12 @@ mod tests {
             ("", "no command given"),
             ("--dry-run prune", "write it after: prune --dry-run"),
             ("-q converge -v", "--quiet and --verbose exclude each other"),
-            ("--host unix:///a converge --host unix:///b", "--host stands before the command and after it"),
+            ("converge -q -v", "--quiet and --verbose exclude each other"),
             ("man --host unix:///a", "man takes no --host"),
             ("completions bash --disk-path /x", "completions takes no --disk-path"),
         ] {
             let error = settings_of(words, "", &[]).unwrap_err();
             assert!(error.contains(part), "{words}: {error}");
         }
-    }
-
-    #[test]
-    fn host_urls() {
-        let unix = |path: &str| Ok(HostUrl::Unix(path.into()));
-        let tcp = |address: &str| Ok(HostUrl::Tcp(address.into()));
-        let table = [
-            ("unix:///var/run/docker.sock", unix("/var/run/docker.sock")),
-            ("tcp://127.0.0.1:2375", tcp("127.0.0.1:2375")),
-            ("tcp://[::1]:2375/", tcp("[::1]:2375")),
-            ("http://manager:2375", tcp("manager:2375")),
-        ];
-        for (text, expected) in table {
-            assert_eq!(HostUrl::parse(text), expected, "{text}");
-        }
-        for text in [
-            "",
-            "/var/run/docker.sock",
-            "unix://docker.sock",
-            "tcp://host",
-            "tcp://:1",
-            "ssh://host",
-            "npipe:////./pipe/x",
-            "https://host:2376",
-            "tcp://host:65536",
-        ] {
-            let error = HostUrl::parse(text).unwrap_err();
-            assert!(error.contains("unix:///PATH"), "{text}");
-            assert_eq!(error.contains("DOCKER_TLS_VERIFY=1"), text.starts_with("https"), "{text}");
-            assert_eq!(error.contains("forward the remote socket"), text.starts_with("ssh"), "{text}");
-        }
-        let socket = |text: &str| HostUrl::parse(text).unwrap().socket().map(Path::to_owned);
-        assert_eq!(socket("unix:///x"), Some("/x".into()));
-        assert_eq!(socket("tcp://a:1"), None);
     }
 }

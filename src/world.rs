@@ -1,7 +1,5 @@
 //! What a run needs from outside, as one small interface: the engine, the clock, filesystems, the ledger's store, locks
-//! and signals. There are two: the real one, and a simulated one in `tests/sim`.
-
-pub mod real;
+//! and signals. There are two: this host (`host`, `engine`), and a simulated one in `tests/sim`.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

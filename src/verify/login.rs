@@ -1,18 +1,25 @@
 //! Which credential Docker's configuration holds for a registry, as the docker CLI would look for it.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::path::PathBuf;
+use std::env;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
-use base64::Engine;
+use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 use zeroize::Zeroizing;
 
-use super::CheckStatus;
-
-/// The key that docker keeps the credential of Docker Hub under (docker/cli: `registry.IndexServer`).
-const HUB: &str = "https://index.docker.io/v1/";
+use super::found;
+use crate::engine::{Credential, CredentialTest, Engine, registry_key};
+use crate::facts::Answer;
+use crate::report::verify::{Check, CheckStatus};
 
 /// What came of looking for a registry's credential.
 #[derive(Debug)]
@@ -44,43 +51,87 @@ pub enum Source {
     Helper(String),
 }
 
-/// What the registry said.
-#[derive(Debug)]
-pub enum CredentialTest {
-    NotAsked,
-    Passed,
-    Refused(String),
-    Unavailable(String),
+/// With the credential, where there is one.
+pub async fn check(
+    engine: Answer<&Engine>,
+    registry: &str,
+    online: bool,
+    limit: Duration,
+) -> (Option<Credential>, Check) {
+    let (credential, mut login) = credential(registry, limit).await;
+    if let (Login::Found { test, .. }, Some(credential), true) = (&mut login, &credential, online) {
+        *test = match engine {
+            Ok(engine) => engine.test_login(credential, registry).await,
+            Err(why) => CredentialTest::Unavailable(why.0),
+        };
+    }
+    let check = judged(registry, &login);
+    (credential, Check { registry: Some(registry.to_owned()), ..check })
 }
 
-impl Login {
-    /// Only a credential that is there, and that the registry accepts where it was asked, is ok.
-    pub fn status(&self) -> CheckStatus {
-        match self {
-            Self::Found { test: CredentialTest::NotAsked | CredentialTest::Passed, .. } => CheckStatus::Ok,
-            _ => CheckStatus::Failed,
+/// Only a credential that is there, and that the registry accepts where it was asked, is ok.
+fn judged(registry: &str, login: &Login) -> Check {
+    let log_in = format!("docker login {}", if registry == "docker.io" { "" } else { registry });
+    let log_in = log_in.trim();
+    let file = |path: &Path| path.display().to_string();
+    let mut status = CheckStatus::Failed;
+    let (code, message) = match login {
+        Login::Found { user, source, test } => {
+            let who = user.as_ref().map_or_else(|| "a token".into(), |user| format!("user {user}"));
+            let source = match source {
+                Source::File(path) => file(path),
+                Source::Environment => "DOCKER_AUTH_CONFIG".into(),
+                Source::Helper(name) => format!("docker-credential-{name}"),
+            };
+            let (code, test) = match test {
+                CredentialTest::NotAsked => ("found", String::new()),
+                CredentialTest::Passed => ("accepted", ", accepted by the registry".into()),
+                CredentialTest::Refused(why) => {
+                    ("refused", format!(", and the registry refuses it: {why}; {log_in}"))
+                }
+                CredentialTest::Unavailable(why) => (
+                    "not_tested",
+                    format!(", and it could not be tested: {why}; can the engine reach the registry?"),
+                ),
+            };
+            if matches!(code, "found" | "accepted") {
+                status = CheckStatus::Ok;
+            }
+            (code, format!("{who}, from {source}{test}"))
         }
-    }
-}
-
-/// A credential. Its secrets are wiped with it and never shown; what is sent to the engine is a copy.
-#[derive(Default)]
-pub struct Credential {
-    pub user: Option<String>,
-    pub password: Option<Zeroizing<String>>,
-    pub identity_token: Option<Zeroizing<String>>,
-    pub registry_token: Option<Zeroizing<String>>,
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Credential").field("user", &self.user).finish_non_exhaustive()
-    }
+        Login::NoConfig(path) => {
+            ("no_docker_config", format!("no {}; {log_in}, as the user who deploys", file(path)))
+        }
+        Login::Unreadable(path, why) => {
+            ("not_readable", format!("cannot read {}: {why}; fix or remove it, and {log_in}", file(path)))
+        }
+        Login::Missing(path) => ("no_credential", format!("no credential in {}; {log_in}", file(path))),
+        Login::NotKept(helper) => {
+            ("no_credential", format!("docker-credential-{helper} has no entry; {log_in}"))
+        }
+        Login::NoHelper(helper) => (
+            "no_credential_helper",
+            format!(
+                "docker-credential-{helper} is not on the PATH; install it, or take it out of credsStore and credHelpers"
+            ),
+        ),
+        Login::HelperFailed(helper, why) => (
+            "credential_helper_failed",
+            format!(
+                "docker-credential-{helper} failed: {why}; try it by hand: docker-credential-{helper} list"
+            ),
+        ),
+        Login::HelperHangs(helper) => (
+            "credential_helper_failed",
+            format!("docker-credential-{helper} does not answer (--timeout); does it wait for a password?"),
+        ),
+    };
+    found("login", status, code, format!("{registry}: {message}"), Value::Null)
 }
 
 /// Where the configuration says that a credential is.
 #[derive(Debug)]
-pub enum CredentialLocation {
+enum CredentialLocation {
     Here(Credential),
     /// Ask `docker-credential-NAME`.
     Helper(String),
@@ -107,24 +158,16 @@ struct Auth {
     registrytoken: Zeroizing<String>,
 }
 
-/// The key of a registry in the configuration, and what a helper is asked for.
-pub fn key(registry: &str) -> &str {
-    match registry {
-        "docker.io" | "index.docker.io" => HUB,
-        other => other,
-    }
-}
-
 /// Look for a registry's credential: its own helper, else the store, else the file itself.
 ///
 /// # Errors
 /// The text is no configuration of Docker's; says where, and nothing of what is there.
-pub fn credential_location(config: &str, registry: &str) -> Result<CredentialLocation, String> {
+fn credential_location(config: &str, registry: &str) -> Result<CredentialLocation, String> {
     let place = |error: &serde_json::Error| format!("no valid JSON at line {}", error.line());
     let empty = config.trim().is_empty();
     let config: Config =
         serde_json::from_str(if empty { "{}" } else { config }).map_err(|error| place(&error))?;
-    let key = key(registry);
+    let key = registry_key(registry);
     // An empty one means the file itself.
     let helper =
         config.cred_helpers.and_then(|mut cred_helper| cred_helper.remove(key)).or(config.creds_store);
@@ -134,10 +177,10 @@ pub fn credential_location(config: &str, registry: &str) -> Result<CredentialLoc
     let auths = config.auths.unwrap_or_default();
     let same = || auths.iter().find(|(other, _)| hostname(other) == key).map(|(_, auth)| auth);
     let Some(auth) = auths.get(key).or_else(same) else { return Ok(CredentialLocation::Nowhere) };
-    Ok(credential(auth)?.map_or(CredentialLocation::Nowhere, CredentialLocation::Here))
+    Ok(credential_of(auth)?.map_or(CredentialLocation::Nowhere, CredentialLocation::Here))
 }
 
-fn credential(auth: &Auth) -> Result<Option<Credential>, String> {
+fn credential_of(auth: &Auth) -> Result<Option<Credential>, String> {
     let filled = |text: &Zeroizing<String>| Some(text.clone()).filter(|value| !value.is_empty());
     let (mut user, mut password) = (Some(auth.username.clone()), filled(&auth.password));
     if !auth.auth.is_empty() {
@@ -162,7 +205,7 @@ fn credential(auth: &Auth) -> Result<Option<Credential>, String> {
 ///
 /// # Errors
 /// It is no answer of a helper; says nothing of what it is.
-pub fn from_helper(answer: &[u8]) -> Result<Credential, String> {
+fn from_helper(answer: &[u8]) -> Result<Credential, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Answer {
@@ -187,6 +230,85 @@ fn hostname(key: &str) -> &str {
     key.split('/').next().unwrap_or(key)
 }
 
+/// `config.json` in `DOCKER_CONFIG`, else in `~/.docker`.
+fn path() -> PathBuf {
+    let folder = env::var_os("DOCKER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    folder.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".docker")).join("config.json")
+}
+
+/// The credential for a registry, and what to say of it; there is none where the search failed.
+pub async fn credential(registry: &str, limit: Duration) -> (Option<Credential>, Login) {
+    let found = |credential: Credential, source| {
+        let user = credential.user.clone();
+        (Some(credential), Login::Found { user, source, test: CredentialTest::NotAsked })
+    };
+    // docker looks there first (since 28.3).
+    let variable = Zeroizing::new(env::var("DOCKER_AUTH_CONFIG").unwrap_or_default());
+    if let Ok(CredentialLocation::Here(credential)) = credential_location(&variable, registry) {
+        return found(credential, Source::Environment);
+    }
+    let path = path();
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => Zeroizing::new(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => return (None, Login::NoConfig(path)),
+        Err(error) => return (None, Login::Unreadable(path, error.to_string())),
+    };
+    match credential_location(&text, registry) {
+        Err(why) => (None, Login::Unreadable(path, why)),
+        Ok(CredentialLocation::Nowhere) => (None, Login::Missing(path)),
+        Ok(CredentialLocation::Here(credential)) => found(credential, Source::File(path)),
+        Ok(CredentialLocation::Helper(name)) => match ask(&name, registry_key(registry), limit).await {
+            Ok(credential) => found(credential, Source::Helper(name)),
+            Err(login) => (None, login),
+        },
+    }
+}
+
+/// `docker-credential-NAME get`, the registry on its standard input
+/// (docker/docker-credential-helpers, README).
+async fn ask(name: &str, key: &str, limit: Duration) -> Result<Credential, Login> {
+    let failed = |why: String| Login::HelperFailed(name.to_owned(), why);
+    if name.contains('/') {
+        return Err(Login::NoHelper(name.to_owned()));
+    }
+    let mut child = Command::new(Path::new(&format!("docker-credential-{name}")))
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Login::NoHelper(name.to_owned()),
+            _ => failed(error.to_string()),
+        })?;
+    let mut stdin = child.stdin.take();
+    let answer = async {
+        if let Some(stdin) = &mut stdin {
+            // A helper that does not read has nothing to say.
+            let _ = stdin.write_all(key.as_bytes()).await;
+        }
+        drop(stdin.take());
+        child.wait_with_output().await
+    };
+    match tokio::time::timeout(limit, answer).await {
+        Err(_) => Err(Login::HelperHangs(name.to_owned())),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Ok(Ok(output)) => {
+            let text = Zeroizing::new(output.stdout);
+            if output.status.success() {
+                return from_helper(&text).map_err(failed);
+            }
+            // The words of docker-credential-helpers' `ErrCredentialsNotFound`; other output of a helper
+            // may hold a secret.
+            if text.starts_with(b"credentials not found") {
+                return Err(Login::NotKept(name.to_owned()));
+            }
+            Err(failed(output.status.to_string()))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,7 +323,7 @@ mod tests {
         };
         let auth = |key: &str| format!(r#"{{"auths": {{"{key}": {{"auth": "{basic}"}}}}}}"#);
         let table = [
-            (auth(HUB), "docker.io", "alice"),
+            (auth(crate::engine::HUB), "docker.io", "alice"),
             (auth("index.docker.io"), "docker.io", "nowhere"),
             (auth("https://hub.docker.com/"), "hub.docker.com", "alice"),
             (String::new(), "docker.io", "nowhere"),
@@ -213,7 +335,7 @@ mod tests {
                 "token",
             ),
             (auth("docker.io"), "docker.io", "nowhere"),
-            (auth(HUB), "registry.example.org", "nowhere"),
+            (auth(crate::engine::HUB), "registry.example.org", "nowhere"),
             (auth("https://registry.example.org/v2/"), "registry.example.org", "alice"),
             (auth("registry.example.org:5000"), "registry.example.org", "nowhere"),
             (auth("registry.example.org:5000"), "registry.example.org:5000", "alice"),
@@ -225,7 +347,11 @@ mod tests {
             (r#"{"auths": {"a": {}}, "credsStore": "pass"}"#.into(), "a", "helper pass"),
             (r#"{"credsStore": "pass", "credHelpers": {"a": "ecr-login"}}"#.into(), "a", "helper ecr-login"),
             (r#"{"credHelpers": {"a": "ecr-login"}}"#.into(), "b", "nowhere"),
-            (format!(r#"{{"credHelpers": {{"{HUB}": "pass"}}}}"#), "docker.io", "helper pass"),
+            (
+                format!(r#"{{"credHelpers": {{"{}": "pass"}}}}"#, crate::engine::HUB),
+                "docker.io",
+                "helper pass",
+            ),
         ];
         for (config, registry, expected) in table {
             assert_eq!(user(&config, registry), expected, "{registry} in {config}");

@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
 
-use crate::checks::login::Credential;
-use crate::checks::{Deployed, Redeploy};
-use crate::commands::now;
+use super::{found, login};
 use crate::engine::deploy::Progress;
-use crate::engine::{Engine, deploy};
-use crate::facts::{Inhibitor, Reference, SwarmState};
-use crate::gates::disk::Usage;
+use crate::engine::{Credential, Engine, Engines};
+use crate::facts::{Inhibitor, PROOF, Reference, SwarmState, Usage, label};
 use crate::host::child::Signal;
-use crate::host::{docker_config, inhibitors};
-use crate::observe::{AT_A_TIME, PROOF, is_proof};
-use crate::prune;
-use crate::settings::{self, PruneSettings};
-use crate::world::real::{Engines, ThisHost, watch_signals};
+use crate::host::{ThisHost, inhibitors, watch_signals};
+use crate::observe::AT_A_TIME;
+use crate::prune::{self, Mode, PrunePolicy};
+use crate::report::verify::{Check, CheckStatus};
+use crate::units::Time;
+
+const NAME: &str = "redeploy";
 
 /// How often the engine is asked how a deploy is doing.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -38,37 +38,107 @@ const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 /// (moby: daemon/cluster, `swarmRequestTimeout`).
 const UNANSWERED_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What the proof of layer reuse showed.
+#[derive(Debug)]
+enum Redeploy {
+    Proved {
+        cold: Deployed,
+        warm: Deployed,
+        /// Would the plan in between have removed the image?
+        planned: bool,
+    },
+    Interrupted,
+    Failed(String),
+}
+
+/// One deploy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Deployed {
+    /// `name@sha256:…`, as the registry resolved it.
+    image: String,
+    /// From the order to the running task.
+    milliseconds: u64,
+    /// Layers that the engine did not have before.
+    layers: usize,
+}
+
 /// Prove it with this image. The service is gone when this returns, whatever came of it.
-pub async fn prove(settings: &settings::EngineSettings, prune: &PruneSettings, image: &str) -> Redeploy {
-    match proof(settings, prune, image).await {
+pub async fn check(host: &ThisHost, policy: &PrunePolicy, image: &str) -> Check {
+    judged(&match proof(host, policy, image).await {
         Ok(Some(proved)) => proved,
         Ok(None) => Redeploy::Interrupted,
         Err(error) => Redeploy::Failed(format!("{error:#}")),
-    }
+    })
+}
+
+fn judged(redeploy: &Redeploy) -> Check {
+    let Redeploy::Proved { cold, warm, planned } = redeploy else {
+        let (code, message) = match redeploy {
+            Redeploy::Failed(why) => ("not_proved", format!("{why}; nothing was proved")),
+            _ => ("interrupted", "interrupted; its service is removed".into()),
+        };
+        return found(NAME, CheckStatus::Failed, code, message, Value::Null);
+    };
+    let fault = if cold.image != warm.image {
+        Some(format!(
+            "the tag moved meanwhile to {}, which was pulled anew as it should be; try again",
+            warm.image
+        ))
+    } else if *planned {
+        Some("a prune in between would have removed the image (see --cache-age and --dry-run -v)".into())
+    } else if warm.layers > 0 {
+        Some("the layers of the first deploy were not there any more: something else removes images".into())
+    } else {
+        None
+    };
+    let (status, code) = match fault {
+        None => (CheckStatus::Ok, "reused"),
+        Some(_) => (CheckStatus::Failed, "not_reused"),
+    };
+    let verdict = fault.unwrap_or_else(|| {
+        "the second deploy downloaded nothing, and a prune in between keeps the image".into()
+    });
+    let note = if cold.layers == 0 { "; it was there before the first: not really cold" } else { "" };
+    let ratio = cold.milliseconds as f64 / warm.milliseconds.max(1) as f64;
+    let deploy = |deployed: &Deployed| {
+        json!({
+            "image": deployed.image,
+            "duration_milliseconds": deployed.milliseconds,
+            "layers_downloaded": deployed.layers,
+        })
+    };
+    let figures = json!({"cold": deploy(cold), "warm": deploy(warm), "planned": planned});
+    let line = |name: &str, deployed: &Deployed| {
+        format!("  {name:10} {} ms, {} layers downloaded", deployed.milliseconds, deployed.layers)
+    };
+    let check = found(NAME, status, code, format!("{verdict}{note}; cold/warm {ratio:.1}"), figures);
+    let lines = vec![
+        format!("redeploy of {}", cold.image),
+        line("cold", cold),
+        line("warm", warm),
+        format!("  {:10} {ratio:.1}", "cold/warm"),
+    ];
+    Check { lines, ..check }
 }
 
 /// `None`: it was interrupted.
-async fn proof(
-    settings: &settings::EngineSettings,
-    prune: &PruneSettings,
-    image: &str,
-) -> Result<Option<Redeploy>> {
+async fn proof(host: &ThisHost, policy: &PrunePolicy, image: &str) -> Result<Option<Redeploy>> {
     // Whatever ends a program from outside: a closed terminal too must not leave the service.
     let shutdown_requested =
         watch_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT])?;
-    let engines = Engines::connect(settings).await?;
+    let engines = Engines::connect(host.engine_settings()).await?;
     let info = engines.local.info().await?;
     if engines.manager.is_some() || info.swarm.state != SwarmState::Manager {
         bail!("the proof deploys a service on this node, which must be a Swarm manager; run it on one");
     }
     // A prune must not come in between; where this user may not inhibit, the proof shows what happens.
     let why = format!("{PROOF} {image}");
-    let inhibitor = inhibitors::register(&prune.runs.runtime_dir, Some(&why), now());
+    let inhibitor = inhibitors::register(host.runtime_dir(), Some(&why), Time::now());
     if let Err(error) = &inhibitor {
         log::info!("prunes are not blocked: {error:#}");
     }
     let (credential, login) =
-        docker_config::credential(Reference::parse(image).registry(), settings.timeout).await;
+        login::credential(Reference::parse(image).registry(), host.engine_settings().timeout).await;
     if credential.is_none() {
         log::info!("no credential is sent along: {login:?}");
     }
@@ -76,19 +146,19 @@ async fn proof(
         engine: &engines.local,
         node: info.swarm.node.as_deref(),
         credential: credential.as_ref(),
-        service: format!("{}-{:016x}", deploy::LABEL.replace('.', "-"), RandomState::new().hash_one(0)),
+        service: format!("{}-{:016x}", label::PROOF.replace('.', "-"), RandomState::new().hash_one(0)),
         image,
         shutdown_requested,
         unanswered: Cell::new(false),
     };
     // Of two that begin together each sees the other.
-    let is_other = |active: &Inhibitor| active.pid != Some(std::process::id()) && is_proof(active);
-    let active = inhibitors::active(&prune.runs.runtime_dir);
+    let is_other = |active: &Inhibitor| active.pid != Some(std::process::id()) && active.is_proof();
+    let active = inhibitors::active(host.runtime_dir());
     let another_runs = inhibitor.is_err() || active.map_or(true, |active| active.iter().any(is_other));
     for left in
-        engines.local.services().await?.iter().filter(|service| service.labels.contains_key(deploy::LABEL))
+        engines.local.services().await?.iter().filter(|service| service.labels.contains_key(label::PROOF))
     {
-        if another_runs || left.labels.get(deploy::LABEL) != info.swarm.node.as_ref() {
+        if another_runs || left.labels.get(label::PROOF) != info.swarm.node.as_ref() {
             log::warn!(
                 "service {} is of another proof; if none is running: docker service rm {0}",
                 left.name
@@ -98,7 +168,7 @@ async fn proof(
             engines.local.tear_down(&left.id).await?;
         }
     }
-    let result = proof.carry_out(settings, prune).await;
+    let result = proof.deploy_twice(host, policy).await;
     // Whatever came of it, and although the proof was told to end.
     if let Err(error) = proof.tear_down().await {
         let left = format!("the service {} may be left ({error:#}); docker service rm it", proof.service);
@@ -122,22 +192,16 @@ struct Proof<'a> {
 }
 
 impl Proof<'_> {
-    async fn carry_out(
-        &self,
-        settings: &settings::EngineSettings,
-        prune: &PruneSettings,
-    ) -> Result<Option<Redeploy>> {
+    async fn deploy_twice(&self, host: &ThisHost, policy: &PrunePolicy) -> Result<Option<Redeploy>> {
         let Some(cold) = self.deploy().await.context("the first deploy")? else { return Ok(None) };
         self.tear_down().await?;
         // As if the disk were full: then whatever may go at all is in the plan.
-        let world = ThisHost::new(settings, &prune.state_dir, &prune.runs.runtime_dir);
-        let plan = prune::preview(&world, prune, Some(Usage::full()), false)
-            .await
-            .context("the plan in between")?
-            .plan;
+        let full = Usage::full();
+        let ended =
+            prune::run(host, policy, Mode::Preview(Some(&full))).await.context("the plan in between")?;
         // Where the image is gone already the second deploy tells.
         let id = self.engine.image(&pinned(&cold.image)).await?.map(|image| image.id);
-        let plan = plan.context("no plan could be made")?;
+        let (plan, _) = ended.report.plan().context("no plan could be made")?;
         let planned = plan.remove.iter().any(|removal| Some(&removal.object.id) == id.as_ref());
         let Some(warm) = self.deploy().await.context("the second deploy")? else { return Ok(None) };
         Ok(Some(Redeploy::Proved { cold, warm, planned }))
@@ -231,4 +295,27 @@ fn chain(layers: &[String]) -> String {
 
 fn pinned(image: &str) -> String {
     Reference::parse(image).pinned().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reuse_is_proved_by_the_same_image_that_downloads_nothing_and_would_be_kept() {
+        let deployed = |image: &str, layers| Deployed { image: image.into(), milliseconds: 1, layers };
+        let proved = |warm: &str, layers, planned| {
+            judged(&Redeploy::Proved { cold: deployed("a", 3), warm: deployed(warm, layers), planned })
+        };
+        assert_eq!(proved("a", 0, false).status, CheckStatus::Ok);
+        for check in [
+            proved("a", 1, false),
+            proved("b", 0, false),
+            proved("a", 0, true),
+            judged(&Redeploy::Interrupted),
+            judged(&Redeploy::Failed("x".into())),
+        ] {
+            assert_eq!(check.status, CheckStatus::Failed, "{check:?}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Docker Hub, asked how many pulls it still grants.
+//! How many pulls Docker Hub still grants: the headers of its rate limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,78 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::error::{Cause, Context, HostError, Result, chain};
-use crate::checks::login::Credential;
-use crate::checks::pull_limit::PullLimit;
+use super::found;
+use crate::engine::Credential;
+use crate::host::error::{Cause, Context, HostError, Result, chain};
+use crate::report::verify::{Check, CheckStatus};
+use crate::units::duration;
+
+/// What Docker Hub says of the pulls of an account, or of an address without one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PullLimit {
+    Limited {
+        remaining: u64,
+        limit: u64,
+        /// For how long the limit holds.
+        window: Duration,
+    },
+    /// No header says anything: the account has no limit.
+    Unlimited,
+    Unavailable(String),
+}
+
+impl PullLimit {
+    /// `200;w=21600` in `ratelimit-limit` and `ratelimit-remaining`
+    /// (Docker's documentation, "Docker Hub pull usage and limits").
+    fn from_headers(limit: Option<&str>, remaining: Option<&str>) -> Self {
+        let (limit, remaining) = match (limit, remaining) {
+            (Some(limit), Some(remaining)) => (limit, remaining),
+            (None, None) => return Self::Unlimited,
+            _ => return Self::Unavailable("it answers with half of the headers".into()),
+        };
+        let number = |text: &str| text.split(';').next()?.trim().parse::<u64>().ok();
+        let window = limit.split(';').find_map(|part| part.trim().strip_prefix("w=")?.parse().ok());
+        match (number(limit), number(remaining)) {
+            (Some(limit), Some(remaining)) => {
+                Self::Limited { remaining, limit, window: Duration::from_secs(window.unwrap_or(21_600)) }
+            }
+            _ => Self::Unavailable(format!("it answers ratelimit-limit: {limit}, which says no number")),
+        }
+    }
+}
+
+/// Failed where no pull is left; a warning below a tenth of the limit: a run pulls some ten images.
+fn judged(limit: &PullLimit) -> Check {
+    let (status, code, message) = match limit {
+        PullLimit::Limited { remaining, limit, window } => {
+            let of = format!("of {limit} pulls for each {}", duration(*window));
+            let left = format!("docker.io: {remaining} left {of}");
+            match remaining {
+                0 => {
+                    let hint = "log in with an account that has a higher limit, or wait";
+                    (CheckStatus::Failed, "none_left", format!("docker.io: none left {of}; {hint}"))
+                }
+                _ if remaining.saturating_mul(10) < *limit => (CheckStatus::Warning, "limited", left),
+                _ => (CheckStatus::Ok, "limited", left),
+            }
+        }
+        PullLimit::Unlimited => (CheckStatus::Ok, "unlimited", "docker.io: no pull limit".into()),
+        PullLimit::Unavailable(why) => {
+            let message = format!("docker.io: its limit could not be asked for: {why}");
+            (CheckStatus::Warning, "not_available", message)
+        }
+    };
+    let figures = match limit {
+        PullLimit::Limited { remaining, limit, window } => {
+            json!({"remaining_pulls": remaining, "limit_pulls": limit, "window_seconds": window.as_secs()})
+        }
+        PullLimit::Unlimited | PullLimit::Unavailable(_) => serde_json::Value::Null,
+    };
+    found("pulls", status, code, message, figures)
+}
 
 /// Where Docker Hub gives tokens, and where its registry is.
 const AUTH: &str = "https://auth.docker.io";
@@ -30,16 +97,12 @@ const PREVIEW: &str = "ratelimitpreview/test";
 const MAX_TOKEN_BYTES: usize = 1 << 20;
 
 /// Ask for the limit of this account, or of this host's address without one. `instead` stands in for Docker Hub.
-pub async fn pull_limit(
-    credential: Option<&Credential>,
-    instead: Option<&str>,
-    timeout: Duration,
-) -> PullLimit {
-    match tokio::time::timeout(timeout, ask(credential, instead)).await {
+pub async fn check(credential: Option<&Credential>, instead: Option<&str>, timeout: Duration) -> Check {
+    judged(&match tokio::time::timeout(timeout, ask(credential, instead)).await {
         Ok(Ok(limit)) => limit,
         Ok(Err(error)) => PullLimit::Unavailable(format!("{error:#}")),
         Err(_) => PullLimit::Unavailable("Docker Hub does not answer (--timeout)".into()),
-    }
+    })
 }
 
 async fn ask(credential: Option<&Credential>, instead: Option<&str>) -> Result<PullLimit> {
@@ -111,6 +174,23 @@ fn refused(url: impl Into<String>, status: StatusCode) -> HostError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_headers_tell_what_is_left() {
+        let limited =
+            |remaining, limit| PullLimit::Limited { remaining, limit, window: Duration::from_secs(21_600) };
+        for (limit, remaining, expected, status) in [
+            (Some("200;w=21600"), Some("187;w=21600"), limited(187, 200), CheckStatus::Ok),
+            (Some("100"), Some("9"), limited(9, 100), CheckStatus::Warning),
+            (Some("100;w=21600"), Some("0;w=21600"), limited(0, 100), CheckStatus::Failed),
+            (None, None, PullLimit::Unlimited, CheckStatus::Ok),
+        ] {
+            let found = PullLimit::from_headers(limit, remaining);
+            assert_eq!((judged(&found).status, found), (status, expected));
+        }
+        let odd = PullLimit::from_headers(Some("many"), Some("few"));
+        assert!(matches!(odd, PullLimit::Unavailable(_)) && judged(&odd).status == CheckStatus::Warning);
+    }
 
     #[test]
     fn an_account_without_any_pull_left_is_an_answer() {

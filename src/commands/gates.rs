@@ -1,0 +1,70 @@
+//! `check-gates`, and `disk`, `runs` and `converge`, which are a gate each.
+
+use anyhow::Result;
+
+use super::print;
+use crate::cli::{GateName, Output};
+use crate::engine::containers::ContainerScope;
+use crate::exit::Exit;
+use crate::facts::{Survey, Unavailable};
+use crate::gates::{GateState, Gates};
+use crate::host::ThisHost;
+use crate::observe::{self, Questions};
+use crate::report::{self, advice, reason};
+use crate::settings::Settings;
+use crate::world::World;
+
+/// Evaluate the gates that are named, or all; the exit status tells it too. `record`: and record image usage on the way.
+pub async fn run(host: &ThisHost, settings: &Settings, names: &[GateName], record: bool) -> Result<Exit> {
+    let is_named = |name| names.is_empty() || names.contains(&name);
+    let policy = &settings.policy;
+    let survey = match host.connect().await {
+        Err(why) => Survey::unavailable(&why),
+        Ok(engine) => {
+            let questions = questions(&is_named, record);
+            let survey = observe::survey(host, &engine, questions, &policy.disk_paths).await;
+            if record
+                && let Err(error) = observe::record_usage(host, &engine, &survey, host.now(), |_| ()).await
+            {
+                // A user of the docker group may ask the gates without owning the ledger.
+                log::info!("the ledger was not updated: {error:#}");
+            }
+            survey
+        }
+    };
+    let now = host.now();
+    let unnamed = policy.gates(&Survey::unavailable(&Unavailable("not asked".into())), now);
+    let found = policy.gates(&survey, now);
+    // What is not named gives no advice either.
+    let gates = Gates {
+        disk: if is_named(GateName::Disk) { found.disk } else { unnamed.disk },
+        runs: if is_named(GateName::Runs) { found.runs } else { unnamed.runs },
+        converge: if is_named(GateName::Converge) { found.converge } else { unnamed.converge },
+    };
+    let order = [GateName::Disk, GateName::Runs, GateName::Converge];
+    let named = reason::gates(&gates).into_iter().zip(order).filter(|(_, name)| is_named(*name));
+    let named: Vec<_> = named.map(|(gate, _)| gate).collect();
+    print(|mut out| match settings.output {
+        Output::Text => report::gates::text(&mut out, &named, &advice::on_gates(&gates)),
+        Output::Json => report::gates::json_of(&mut out, &named, advice::blocked_on_a_full_disk(&gates)),
+    })?;
+    Ok(match GateState::combined(named.iter().map(|gate| gate.state)) {
+        GateState::Open => Exit::Done,
+        GateState::Closed => Exit::Closed,
+        GateState::Unknown => Exit::Unavailable,
+    })
+}
+
+/// The containers that have ended protect their images by being there, and the events since the last record tell of those
+/// that are gone: the live ones are enough here, and cheap.
+fn questions(is_named: &dyn Fn(GateName) -> bool, record: bool) -> Questions {
+    let asks = |name| record || is_named(name);
+    let deploys = asks(GateName::Runs) || asks(GateName::Converge);
+    Questions {
+        services: deploys,
+        tasks: asks(GateName::Converge),
+        containers: deploys.then_some(ContainerScope::Live),
+        inhibitors: asks(GateName::Runs),
+        disk: asks(GateName::Disk),
+    }
+}

@@ -1,0 +1,184 @@
+//! The real world: this host by its kernel, and Docker by its API.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::child::{self, Signal};
+use super::error::{Context, Result};
+use super::ledger_file::{self, Content};
+use super::lock::{self, Acquisition, Lock, Removing};
+use super::{boot_clock, engine_files, engine_traces, filesystem, inhibitors, reserve};
+use crate::engine::{EngineSettings, Engines};
+use crate::facts::{Answer, EngineTraces, Files, Filesystem, Info, Inhibitor, Unavailable};
+use crate::ledger::{Ledger, Reading};
+use crate::units::Time;
+use crate::world::World;
+
+/// This host.
+#[derive(Debug)]
+pub struct ThisHost {
+    engine: EngineSettings,
+    state_dir: PathBuf,
+    runtime_dir: PathBuf,
+    /// Known once it was asked (`GET /info`); it tells which ledger is meant.
+    engine_id: Arc<OnceLock<String>>,
+    shutdown: OnceLock<Arc<AtomicBool>>,
+}
+
+impl ThisHost {
+    pub fn new(engine: EngineSettings, state_dir: PathBuf, runtime_dir: PathBuf) -> Self {
+        Self { engine, state_dir, runtime_dir, engine_id: Arc::default(), shutdown: OnceLock::new() }
+    }
+
+    pub fn engine_settings(&self) -> &EngineSettings {
+        &self.engine
+    }
+
+    pub fn runtime_dir(&self) -> &Path {
+        &self.runtime_dir
+    }
+
+    fn ledger_places(&self) -> ledger_file::Places<'_> {
+        let engine = self.engine_id.get().map(String::as_str);
+        ledger_file::Places { state_dir: &self.state_dir, stopgap_dir: &self.runtime_dir, engine }
+    }
+}
+
+impl World for ThisHost {
+    type Engine = Engines;
+    type PruneLock = Lock;
+    type RemovalLock = Removing;
+
+    fn now(&self) -> Time {
+        Time::now()
+    }
+
+    async fn connect(&self) -> Answer<Engines> {
+        let shutdown_requested = self.shutdown.get().map(Arc::clone);
+        let id = Arc::clone(&self.engine_id);
+        Ok(Engines::connect(&self.engine).await?.of_host(id, shutdown_requested))
+    }
+
+    async fn engine_traces(&self, info: &Info) -> EngineTraces {
+        engine_traces::inspect(self.engine.host.socket(), info).await
+    }
+
+    /// In a thread of its own: on a disk that others write to, a commit takes seconds, in which events and signals want
+    /// to be seen.
+    async fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>> {
+        let wanted = paths.to_owned();
+        let measuring =
+            tokio::task::spawn_blocking(move || filesystem::measure(wanted.iter().map(PathBuf::as_path)));
+        match tokio::time::timeout(self.engine.timeout, measuring).await {
+            Ok(Ok(measured)) => measured.map_err(Unavailable::from),
+            Ok(Err(_)) | Err(_) => {
+                let limit = humantime::format_duration(self.engine.timeout);
+                let paths =
+                    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+                Err(Unavailable(format!(
+                    "the disk of {paths} did not answer in {limit}; see whether it hangs (dmesg), or allow more with --timeout"
+                )))
+            }
+        }
+    }
+
+    /// The walk is given up after the time for one answer of the engine, and goes with the program.
+    async fn engine_files(&self, root: &Path) -> Answer<Files> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let root = root.to_owned();
+        std::thread::spawn(move || tell.send(engine_files::measure(&root)));
+        match tokio::time::timeout(self.engine.timeout, told).await {
+            Ok(Ok(files)) => files.map_err(Unavailable::from),
+            Ok(Err(_)) | Err(_) => Err(Unavailable("measuring the engine's folder takes too long".into())),
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        Reading { wall: self.now(), boot_id: boot_clock::id(), since_boot: boot_clock::since() }
+    }
+
+    fn ledger(&self) -> Ledger {
+        let mut ledger = match ledger_file::read(self.ledger_places()) {
+            Content::Ledger(ledger) => *ledger,
+            Content::Missing => Ledger::default(),
+            Content::NotUnderstood(error) | Content::Unread(error) => {
+                log::warn!("{error:#}; treating all cached images as just used");
+                Ledger::default()
+            }
+        };
+        ledger.advance(self.reading());
+        ledger
+    }
+
+    async fn update_ledger(&self, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger> {
+        let change = |ledger: &mut Ledger| {
+            ledger.advance(self.reading());
+            change(ledger);
+        };
+        let written = ledger_file::update(self.ledger_places(), now, change).await?;
+        if let Some(set_aside) = written.set_aside {
+            log::warn!("{set_aside}; starting a new ledger");
+        }
+        if written.in_stopgap {
+            log::info!("the ledger is kept in {} while its disk is full", self.runtime_dir.display());
+        }
+        Ok(written.ledger)
+    }
+
+    fn keep_reserve(&self, images: &[PathBuf]) {
+        reserve::keep(&self.state_dir, images);
+    }
+
+    fn release_reserve(&self) -> bool {
+        reserve::release(&self.state_dir)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        inhibitors::prepare(&self.runtime_dir, self.engine.host.socket())
+    }
+
+    fn lock_prunes(&self) -> Result<Acquisition<Lock>> {
+        lock::acquire(&self.runtime_dir)
+    }
+
+    async fn lock_removals(&self) -> Result<Removing> {
+        lock::begin_removal(&self.runtime_dir).await
+    }
+
+    fn inhibitors(&self) -> Result<Vec<Inhibitor>> {
+        inhibitors::active(&self.runtime_dir)
+    }
+
+    fn watch_shutdown(&self) -> Result<()> {
+        let requested = watch_signals(&[Signal::SIGTERM, Signal::SIGINT])?;
+        // A second call watches nothing more.
+        let _ = self.shutdown.set(requested);
+        Ok(())
+    }
+
+    fn shutdown_requested(&self) -> bool {
+        self.shutdown.get().is_some_and(|shutdown| shutdown.load(Ordering::Relaxed))
+    }
+}
+
+/// Turns true with any of these signals, but those that this process was told to ignore (nohup): then what
+/// is under way ends in order.
+///
+/// # Errors
+/// Signals cannot be watched.
+pub fn watch_signals(signals: &[Signal]) -> Result<Arc<AtomicBool>> {
+    let requested = Arc::new(AtomicBool::new(false));
+    for &kind in signals.iter().filter(|kind| !child::is_ignored(**kind)) {
+        let mut signal =
+            signal(SignalKind::from_raw(kind as i32)).with_context(|| "cannot watch for signals")?;
+        let requested = Arc::clone(&requested);
+        tokio::spawn(async move {
+            signal.recv().await;
+            requested.store(true, Ordering::Relaxed);
+        });
+    }
+    Ok(requested)
+}

@@ -1,0 +1,267 @@
+//! What came of a prune.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::consumers::rank::DiskConsumers;
+use crate::execute::Outcome;
+use crate::facts::{Limit, Usage};
+use crate::gates::{GateState, Gates};
+use crate::ledger::Ledger;
+use crate::plan::Plan;
+use crate::units::{Time, elapsed};
+
+/// How a prune, or its preview, ended.
+#[derive(Debug)]
+pub enum PruneReport {
+    /// Another prune is running: its process ID, where known, and the lock's directory.
+    Busy {
+        pid: Option<u32>,
+        directory: PathBuf,
+    },
+    /// It could not even plan.
+    Failed(String),
+    /// A gate could not be evaluated.
+    NoAnswer(Gates),
+    Blocked {
+        gates: Gates,
+        pressure: Option<OngoingPressure>,
+    },
+    Preview(Preview),
+    Done(Box<Done>),
+}
+
+/// A plan that was not carried out. A gate may be closed, or unknown.
+#[derive(Debug)]
+pub struct Preview {
+    pub gates: Gates,
+    pub plan: Plan,
+    /// Of the filesystem that holds the images, where it could be measured.
+    pub usage: Option<Usage>,
+}
+
+/// A plan that was carried out, to its end or to where it was stopped.
+#[derive(Debug)]
+pub struct Done {
+    pub gates: Gates,
+    pub plan: Plan,
+    /// Of the filesystem that holds the images, as the plan saw it.
+    pub usage: Option<Usage>,
+    pub outcome: Outcome,
+    /// What `disk` measured, again at the end, fullest first.
+    pub after: Vec<Usage>,
+    pub relieved: bool,
+    pub pressure: Option<OngoingPressure>,
+}
+
+impl PruneReport {
+    /// Absent where they were not evaluated.
+    pub fn gates(&self) -> Option<&Gates> {
+        match self {
+            Self::Busy { .. } | Self::Failed(_) => None,
+            Self::NoAnswer(gates) | Self::Blocked { gates, .. } => Some(gates),
+            Self::Preview(preview) => Some(&preview.gates),
+            Self::Done(done) => Some(&done.gates),
+        }
+    }
+
+    /// With the usage that it was made for.
+    pub fn plan(&self) -> Option<(&Plan, Option<&Usage>)> {
+        match self {
+            Self::Preview(preview) => Some((&preview.plan, preview.usage.as_ref())),
+            Self::Done(done) => Some((&done.plan, done.usage.as_ref())),
+            _ => None,
+        }
+    }
+
+    pub fn outcome(&self) -> Option<&Outcome> {
+        if let Self::Done(done) = self { Some(&done.outcome) } else { None }
+    }
+
+    pub fn pressure(&self) -> Option<&OngoingPressure> {
+        match self {
+            Self::Blocked { pressure, .. } => pressure.as_ref(),
+            Self::Done(done) => done.pressure.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The filesystems at the start, fullest first.
+    pub fn before(&self) -> &[Usage] {
+        self.gates().map(Gates::usages).unwrap_or_default()
+    }
+
+    pub fn after(&self) -> &[Usage] {
+        if let Self::Done(done) = self { &done.after } else { self.before() }
+    }
+
+    /// Bytes by which the measured usage fell.
+    pub fn reclaimed(&self) -> u64 {
+        let used = |usages: &[Usage]| -> u64 { usages.iter().map(|usage| usage.filesystem.used).sum() };
+        used(self.before()).saturating_sub(used(self.after()))
+    }
+
+    /// IDs of what is gone, or would be.
+    pub fn gone(&self) -> HashSet<&str> {
+        let removals = match self {
+            Self::Preview(preview) => &preview.plan.remove[..],
+            Self::Done(done) => &done.outcome.removed,
+            _ => &[],
+        };
+        removals.iter().map(|removal| removal.object.id.as_str()).collect()
+    }
+
+    /// Does an operator want to know what fills the disk? Where the prune did not help; and a run that waits for space
+    /// keeps a prune blocked until someone makes it.
+    pub fn wants_consumers(&self, critical: Limit) -> bool {
+        match self {
+            Self::Busy { .. } | Self::Failed(_) | Self::NoAnswer(_) => false,
+            Self::Blocked { gates, .. } => {
+                gates.usages().first().is_some_and(|usage| critical.is_reached(usage))
+            }
+            Self::Preview(_) => true,
+            Self::Done(done) => !done.relieved,
+        }
+    }
+
+    /// Did something fail, or could something not be read? Being blocked or stopped is no failure.
+    pub fn has_failed(&self) -> bool {
+        let ended_badly = match self {
+            Self::NoAnswer(_) | Self::Failed(_) => true,
+            Self::Preview(preview) => preview.gates.state() == GateState::Unknown,
+            Self::Done(done) => done.outcome.has_failed(),
+            Self::Blocked { .. } | Self::Busy { .. } => false,
+        };
+        ended_badly || self.plan().is_some_and(|(plan, _)| !plan.unread.is_empty())
+    }
+}
+
+/// A prune that has ended, and what was found out about it after that.
+#[derive(Debug)]
+pub struct Attempt {
+    pub dry_run: bool,
+    pub report: PruneReport,
+    /// Where an operator wants to know it.
+    pub consumers: Option<DiskConsumers>,
+    /// Why the ledger does not know of this prune.
+    pub ledger_error: Option<String>,
+}
+
+/// The words of `"outcome"`.
+pub const OUTCOMES: [&str; 5] = ["pruned", "nothing", "blocked", "stopped", "failed"];
+
+impl Attempt {
+    pub fn has_failed(&self) -> bool {
+        self.report.has_failed() || self.ledger_error.is_some()
+    }
+
+    /// One of [`OUTCOMES`].
+    pub fn outcome(&self) -> &'static str {
+        match &self.report {
+            _ if self.has_failed() => "failed",
+            PruneReport::NoAnswer(_) | PruneReport::Failed(_) => "failed",
+            PruneReport::Blocked { .. } | PruneReport::Busy { .. } => "blocked",
+            PruneReport::Preview(preview) if preview.gates.state() != GateState::Open => "blocked",
+            PruneReport::Preview(_) => "nothing",
+            PruneReport::Done(done) if done.outcome.stopped.is_some() => "stopped",
+            PruneReport::Done(done) if done.outcome.removed.is_empty() => "nothing",
+            PruneReport::Done(_) => "pruned",
+        }
+    }
+}
+
+/// Pressure that lasts.
+#[derive(Debug)]
+pub struct OngoingPressure {
+    /// When it was first found, by the wall clock.
+    pub since: Time,
+    /// By the ledger's clock.
+    pub duration: Duration,
+    /// How often each gate blocked or stopped a prune meanwhile.
+    pub blocked: BTreeMap<String, u64>,
+    /// For how long no prune could be carried out to its end.
+    pub owed: Option<Duration>,
+}
+
+impl OngoingPressure {
+    /// What a ledger, its clock gone on to now, knows of it.
+    pub fn of(ledger: &Ledger, wall: Time) -> Option<Self> {
+        let pressure = ledger.pressure.as_ref()?;
+        let now = ledger.time(wall);
+        let duration = elapsed(now, pressure.since);
+        let owed = pressure.owed_since.map(|since| elapsed(now, since));
+        let since = wall.saturating_sub(duration).unwrap_or(wall);
+        Some(Self { since, duration, blocked: pressure.blocked.clone(), owed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Kind;
+    use crate::testing::{ago, now};
+
+    #[test]
+    fn pressure_lasts_since_it_was_found_and_a_prune_is_owed_since_one_did_not_work() {
+        assert!(OngoingPressure::of(&Ledger::default(), now()).is_none());
+        let mut ledger = Ledger::default();
+        ledger.owe([], ago("3h").unwrap());
+        ledger.settle(None, ago("2h").unwrap());
+        let hours = |n: u64| Duration::from_secs(3_600 * n);
+        let found = OngoingPressure::of(&ledger, now()).unwrap();
+        assert_eq!((found.since, found.duration, found.owed), (ago("3h").unwrap(), hours(3), None));
+        // The host was off for five days of it.
+        let mut off = crate::testing::behind("5d");
+        off.owe(["runs"], now());
+        off.clock.as_mut().unwrap().time = ago("4d").unwrap();
+        let found = OngoingPressure::of(&off, now()).unwrap();
+        assert_eq!(
+            (found.duration, found.owed, found.since),
+            (hours(24), Some(hours(24)), ago("24h").unwrap())
+        );
+        ledger.owe(["runs", "converge"], ago("1h").unwrap());
+        ledger.owe(["runs"], now());
+        let found = OngoingPressure::of(&ledger, now()).unwrap();
+        assert_eq!((found.duration, found.owed), (hours(3), Some(hours(1))));
+        assert_eq!((found.blocked["runs"], found.blocked["converge"]), (2, 1));
+    }
+
+    #[test]
+    fn how_a_run_ended_is_one_word() {
+        use crate::execute::Stop;
+        use crate::testing::{done, gates, removal};
+        let closed = || Gates { runs: crate::gates::Verdict::Closed(vec![]), ..gates(85) };
+        let removed = || Outcome { removed: vec![removal(Kind::Container, "")], ..Outcome::default() };
+        let done = |outcome| PruneReport::Done(Box::new(done(outcome)));
+        let preview = |gates| PruneReport::Preview(Preview { gates, plan: Plan::default(), usage: None });
+        let blocked = || PruneReport::Blocked { gates: closed(), pressure: None };
+        let attempt = |report| Attempt { dry_run: false, report, consumers: None, ledger_error: None };
+        for (report, expected) in [
+            (blocked(), "blocked"),
+            (PruneReport::Busy { pid: None, directory: "/x".into() }, "blocked"),
+            (preview(closed()), "blocked"),
+            (preview(gates(85)), "nothing"),
+            (PruneReport::NoAnswer(gates(85)), "failed"),
+            (PruneReport::Failed("x".into()), "failed"),
+            (done(removed()), "pruned"),
+            (done(Outcome::default()), "nothing"),
+            (done(Outcome { stopped: Some(Stop::Signal), ..removed() }), "stopped"),
+            (done(Outcome { stopped: Some(Stop::NoSpace), ..removed() }), "failed"),
+        ] {
+            let attempt = attempt(report);
+            assert_eq!(attempt.outcome(), expected, "{attempt:?}");
+            assert_eq!(attempt.has_failed(), expected == "failed", "{attempt:?}");
+        }
+        let unrecorded = Attempt { ledger_error: Some("x".into()), ..attempt(blocked()) };
+        assert_eq!(unrecorded.outcome(), "failed");
+        let unread = crate::facts::Unread {
+            kind: Kind::BuildCache,
+            id: String::new(),
+            why: crate::facts::Unavailable("x".into()),
+        };
+        let plan = Plan { unread: vec![unread], ..Plan::default() };
+        let unread = PruneReport::Preview(Preview { gates: gates(85), plan, usage: None });
+        assert!(unread.has_failed());
+    }
+}

@@ -1,0 +1,90 @@
+//! `verify`: what a prune on this host needs, and what works against it. A file a check: it asks, and says what it found.
+
+mod disk;
+mod engine;
+mod ledger;
+mod login;
+mod own_units;
+mod pruners;
+mod pull_limit;
+mod redeploy;
+mod retention;
+
+use serde_json::Value;
+
+use crate::facts::Survey;
+use crate::host::{ThisHost, systemd};
+use crate::observe::{self, Questions};
+use crate::prune::{PrunePolicy, warn_of_hindrances};
+use crate::report::reason::Reason;
+use crate::report::verify::{Check, CheckStatus};
+use crate::units::Time;
+use crate::world::World;
+
+/// What to check.
+#[derive(Debug)]
+pub struct Checks<'a> {
+    pub policy: &'a PrunePolicy,
+    pub registries: &'a [String],
+    /// Ask these registries, and Docker Hub for its pull limit.
+    pub online: bool,
+    /// Prove with this image that a second deploy downloads nothing.
+    pub redeploy: Option<&'a str>,
+    /// What stands in for Docker Hub.
+    pub docker_hub: Option<&'a str>,
+}
+
+/// Run every check, in the order in which they are shown.
+pub async fn run(host: &ThisHost, wanted: &Checks<'_>) -> Vec<Check> {
+    let Checks { policy, .. } = wanted;
+    let timeout = host.engine_settings().timeout;
+    let engines = host.connect().await;
+    let survey = match &engines {
+        Ok(engines) => {
+            let questions = Questions { services: true, inhibitors: true, disk: true, ..Questions::NONE };
+            observe::survey(host, engines, questions, &policy.disk_paths).await
+        }
+        Err(why) => Survey::unavailable(why),
+    };
+    if wanted.redeploy.is_none() {
+        warn_of_hindrances(&survey, None);
+    }
+    let mut checks = vec![
+        engine::check(&host.engine_settings().host, &engines, &survey),
+        retention::check(&survey, policy),
+        disk::check(&survey, policy, &host.ledger(), Time::now()),
+        ledger::check(&host.ledger(), Time::now()),
+    ];
+    for registry in wanted.registries {
+        let engine = engines.as_ref().map(|engines| &engines.local).map_err(Clone::clone);
+        let (credential, check) = login::check(engine, registry, wanted.online, timeout).await;
+        checks.push(check);
+        if wanted.online && registry == "docker.io" {
+            checks.push(pull_limit::check(credential.as_ref(), wanted.docker_hub, timeout).await);
+        }
+    }
+    let units = systemd::units(timeout).await.map_err(|error| format!("{error:#}"));
+    checks.extend([pruners::check(&units), own_units::check(&units)]);
+    if let Some(image) = wanted.redeploy {
+        checks.push(redeploy::check(host, policy, image).await);
+    }
+    checks
+}
+
+/// What systemd has loaded; none where the host was not booted with it.
+type SystemdUnits = Result<Option<Vec<systemd::Unit>>, String>;
+
+/// What a check found. `figures`: a JSON object, or `Value::Null` for none.
+fn found(
+    name: &'static str,
+    status: CheckStatus,
+    code: &'static str,
+    message: impl Into<String>,
+    figures: Value,
+) -> Check {
+    Check { name, status, reason: Reason::new(code, message, figures), registry: None, lines: vec![] }
+}
+
+fn unavailable(name: &'static str, status: CheckStatus, why: &crate::facts::Unavailable) -> Check {
+    found(name, status, "not_available", &*why.0, Value::Null)
+}
