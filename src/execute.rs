@@ -11,15 +11,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use crate::engine::EngineError;
-use crate::engine::remove::{Done, eviction_tag};
-use crate::engine::watch::StopEvent;
-use crate::facts::{Answer, Image, ImageClass, Inhibitor, Limit, Unavailable, Usage};
+use crate::facts::{Answer, Image, ImageClass, Inhibitor, Limit, Unavailable, Usage, eviction_tag};
 use crate::gates::{GateState, converge, runs};
 use crate::plan::images::is_next_to_nothing;
 use crate::plan::{Eviction, Leftover, Removal, RemovalReason, Turn};
 use crate::units::Time;
-use crate::world::{EngineApi, EngineEvents, EngineOrders, World};
+use crate::world::{Done, EngineApi, EngineError, EngineEvents, EngineOrders, StopEvent, World};
 
 /// Between taking an image's names away and removing it. A deploy that found the names just before
 /// makes its container by them 0.2 s after its `service create` event (observed on 20.10 to 29), and

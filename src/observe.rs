@@ -6,9 +6,6 @@ use std::path::PathBuf;
 use futures_util::future::{OptionFuture, join4};
 use futures_util::{StreamExt, stream};
 
-use crate::engine::EngineError;
-use crate::engine::containers::ContainerScope;
-use crate::engine::events::ImageEvent;
 use crate::facts::{
     Answer, EnginePlaces, Image, ImageClass, Info, Inventory, Kind, Layer, Mode, Reference, Service, Survey,
     SwarmState, Unavailable, Unread, Usage, name_tag,
@@ -16,7 +13,7 @@ use crate::facts::{
 use crate::ledger::{ImageUse, Ledger, Observations};
 use crate::plan::{self, containers, images};
 use crate::units::Time;
-use crate::world::{EngineApi, World};
+use crate::world::{ContainerScope, EngineApi, EngineError, ImageEvent, World};
 
 /// How many objects of one kind are asked about at a time.
 pub const AT_A_TIME: usize = 8;
@@ -474,10 +471,10 @@ mod tests {
         // A name that only its own container understood.
         assert!(uses_of(fake().failing("image db:1", 400), None).0.unwrap().uses.is_empty());
         let mut lost = fake();
-        lost.failures.insert("image db:1".into(), EngineError::simulated_loss("GET /images"));
+        lost.failures.insert("image db:1".into(), crate::testing::loss("GET /images"));
         assert!(uses_of(lost, None).0.unwrap_err().0.contains("was lost"));
         let mut slow = fake();
-        let timeout = EngineError::simulated_timeout("GET /images", std::time::Duration::from_secs(30));
+        let timeout = crate::testing::timeout("GET /images", std::time::Duration::from_secs(30));
         slow.failures.insert("image db:1".into(), timeout);
         assert!(uses_of(slow, None).0.is_err());
         let until = format!("uses {} {}", Time::UNIX_EPOCH, now());
@@ -644,7 +641,7 @@ mod tests {
         assert_eq!(found(&|fake| fake.info.swarm.node = Some("elsewhere".into())), "");
         assert_eq!(found(&|fake| fake.info.swarm.node = None), "");
         // It is not known whether one is running.
-        let unread = EngineError::simulated_loss("x");
+        let unread = crate::testing::loss("x");
         assert_eq!(found(&|fake| drop(fake.failures.insert("inhibitors".into(), unread.clone()))), "");
     }
 
@@ -669,7 +666,7 @@ mod tests {
             }),
             at("/c", true)
         );
-        let lost = EngineError::simulated_loss("info");
+        let lost = crate::testing::loss("info");
         let unknown = places(&|fake| drop(fake.failures.insert("info".into(), lost.clone())));
         assert!(unknown.unwrap_err().0.contains("was lost"));
         let two = EnginePlaces { root: "/d".into(), images: "/c".into(), certain: true };

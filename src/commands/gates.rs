@@ -4,7 +4,6 @@ use anyhow::Result;
 
 use super::print;
 use crate::cli::{GateName, Output};
-use crate::engine::containers::ContainerScope;
 use crate::exit::Exit;
 use crate::facts::{Survey, Unavailable};
 use crate::gates::{GateState, Gates};
@@ -12,7 +11,7 @@ use crate::host::ThisHost;
 use crate::observe::{self, Questions};
 use crate::report::{self, advice, reason};
 use crate::settings::Settings;
-use crate::world::World;
+use crate::world::{ContainerScope, World};
 
 /// Evaluate the gates that are named, or all; the exit status tells it too. `record`: and record image usage on the way.
 pub async fn run(host: &ThisHost, settings: &Settings, names: &[GateName], record: bool) -> Result<Exit> {

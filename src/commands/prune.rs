@@ -11,7 +11,6 @@ use super::print;
 use crate::cli::{self, Output};
 use crate::consumers;
 use crate::exit::Exit;
-use crate::host::error::HostError;
 use crate::host::{self, ThisHost};
 use crate::ledger::Ledger;
 use crate::prune::due::intervention;
@@ -165,7 +164,7 @@ async fn record_run(
     world: &impl World,
     settings: &Settings,
     exit: Exit,
-) -> Result<Ledger, (HostError, Ledger)> {
+) -> Result<Ledger, (anyhow::Error, Ledger)> {
     let now = world.now();
     let change = |ledger: &mut Ledger| {
         ledger.older_than = Some(settings.policy.removal.older_than);
@@ -205,7 +204,7 @@ pub fn write_ledger_metrics(path: &Path, ledger: &Ledger, now: Time) -> Result<(
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let path = path.with_file_name(format!("{name}-ledger.prom"));
     let text = metrics::ledger(ledger, now)?;
-    Ok(host::replace(&path, |file| file.write_all(text.as_bytes()))?)
+    host::replace(&path, |file| file.write_all(text.as_bytes()))
 }
 
 #[cfg(test)]

@@ -172,13 +172,13 @@ mod tests {
         assert!(fake.ledger.borrow().pressure.is_some(), "the disk is not looked at");
         // A disk that cannot be measured is no reason to prune.
         let (exit, fake) = recorded("--prune-at 90", 99, |fake| {
-            let error = crate::engine::EngineError::simulated_loss("x");
+            let error = crate::testing::loss("x");
             fake.failures.insert("measure /var/lib/docker".into(), error);
         });
         assert!(matches!(exit, Ok(Exit::Done)) && fake.asked("lock prunes").is_empty());
         // A ledger that cannot be written is an error where no prune is due, and keeps none from its work.
         let unwritable = |fake: &mut Fake| {
-            let error = crate::engine::EngineError::simulated_loss("x");
+            let error = crate::testing::loss("x");
             fake.failures.insert("update ledger".into(), error);
         };
         assert!(recorded("--prune-at 90", 50, unwritable).0.is_err());
@@ -211,7 +211,7 @@ mod tests {
                 internal: false,
                 last_used: ago("9d"),
             }];
-            let error = crate::engine::EngineError::simulated_loss("x");
+            let error = crate::testing::loss("x");
             fake.failures.insert("prune build cache 86400".into(), error);
         };
         assert_eq!(exit(&failing), (Exit::Failed, true));

@@ -3,21 +3,13 @@
 use serde::Deserialize;
 use serde_json::json;
 
+use super::Engine;
 use super::wire::{encode, from_seconds, gone_is_none, parse_time};
-use super::{Engine, EngineError};
 use crate::facts::{Container, ContainerState, Inspected, Labels};
+use crate::world::{ContainerScope, EngineError};
 
 /// The states that [`ContainerState::is_live`] stands for, as the engine's filter names them.
 pub(super) const LIVE: [&str; 5] = ["created", "restarting", "running", "removing", "paused"];
-
-/// Which containers to list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ContainerScope {
-    /// Those that are neither exited nor dead: cheap also where thousands have ended.
-    Live,
-    /// Ended ones too.
-    All,
-}
 
 impl Engine {
     /// `GET /containers/json`.

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::Engine;
 use super::credential::{Credential, CredentialTest, registry_key};
 use super::wire::encode;
-use super::{Engine, EngineError};
 use crate::facts::{Reference, label};
+use crate::world::EngineError;
 
 /// How a service's only task is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]

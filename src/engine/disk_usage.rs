@@ -3,8 +3,9 @@
 use serde::Deserialize;
 
 use super::wire::parse_time;
-use super::{Engine, EngineError, Version};
+use super::{Engine, Version};
 use crate::facts::{CacheRecord, DiskUsage};
+use crate::world::EngineError;
 
 impl Engine {
     /// BuildKit's records. Before API 1.42 they come only with all the rest of `/system/df`.

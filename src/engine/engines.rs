@@ -8,14 +8,12 @@ use std::time::Duration;
 use futures_util::future::{OptionFuture, join};
 use regex::Regex;
 
-use super::containers::ContainerScope;
-use super::events::ImageEvent;
 use super::remove::Remover;
 use super::watch::{Scope, Watch};
-use super::{Engine, EngineError, EngineSettings};
+use super::{Engine, EngineSettings};
 use crate::facts::{Answer, CacheRecord, Container, DiskUsage, Image, Info, Inspected, Layer, Service, Task};
 use crate::units::Time;
-use crate::world::EngineApi;
+use crate::world::{ContainerScope, EngineApi, EngineError, ImageEvent};
 
 /// The engine to prune and the one that knows the services.
 #[derive(Debug)]

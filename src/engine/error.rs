@@ -1,69 +1,44 @@
 //! What can go wrong between this program and an engine, and what to do about it.
 
 use std::error::Error as _;
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use thiserror::Error;
+use humantime::format_duration;
 
 use super::tls::{CertificateError, TlsFailure};
 use super::{HostUrl, NEWEST, OLDEST, Version};
-use crate::facts::Unavailable;
+use crate::world::EngineError;
 
-/// A request that failed: names the engine, the request, the cause, and what to do.
-///
-/// Its message holds the cause, so it has no `source` that would be printed again; and it holds causes as text,
-/// because answers are kept and compared.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub struct EngineError {
-    host: HostUrl,
-    request: String,
-    failure: Failure,
-}
-
-/// The cause; its text is that of the kernel or the library that reported it.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+/// Why a request failed, as the kernel or a library reported it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
-    #[error("there is no such socket")]
     NoSocket,
-    #[error("permission denied")]
     PermissionDenied,
-    #[error("{0}")]
     Refused(String),
     /// The host's name.
-    #[error("{0}")]
     Unresolved(String),
     /// Without an answer for this long.
-    #[error("{}", humantime::format_duration(*.0))]
     TimedOut(Duration),
     /// A list took this long, beside which the engine answers other requests.
-    #[error("{}", humantime::format_duration(*.0))]
     SlowList(Duration),
     /// A removal took longer than this, or the engine does not answer other requests beside it.
-    #[error("{}", humantime::format_duration(Duration::from_secs(.0.as_secs().max(1))))]
     SlowRemoval(Duration),
-    #[error("{status}: {message}")]
-    Status { status: u16, message: String },
+    Status {
+        status: u16,
+        message: String,
+    },
     /// Not JSON, or not of the shape that the API has.
-    #[error("{0}")]
     MalformedResponse(String),
     /// It answers an order with 404, and still shows the object.
-    #[error("404")]
     StillThere,
-    #[error("{0}")]
     ConnectionLost(String),
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-    #[error("{0}")]
+    Certificate(CertificateError),
     Tls(TlsFailure),
-    #[error("it is Podman")]
     Podman,
     /// It speaks the API up to this version.
-    #[error("it speaks the API up to {0}, and {OLDEST} (Docker 20.10) is needed")]
     TooOld(Version),
     /// It speaks the API from this version on.
-    #[error("it speaks the API from {0} on, and this program up to {NEWEST}")]
     TooNew(Version),
 }
 
@@ -95,183 +70,124 @@ impl Failure {
         Self::ConnectionLost(text)
     }
 
-    /// What an operator can do about it; nothing where the engine's own message says it.
-    fn hint(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::NoSocket => "start the engine (systemctl start docker) or name another with --host",
-            Self::PermissionDenied => "run as root or as a member of the docker group",
-            Self::Refused(_) => {
-                "start the engine (systemctl status docker says why it stopped) or name another with --host"
-            }
-            Self::Unresolved(_) => "correct the name (--host, --swarm-host), or name an address",
-            Self::TimedOut(_) => "see whether it hangs (journalctl -u docker), or allow more with --timeout",
-            Self::SlowList(_) => {
-                "it answers other requests, and a list may take ten times --timeout; allow more with --timeout"
-            }
-            Self::SlowRemoval(_) => {
-                "see whether it hangs (journalctl -u docker), or allow more with --removal-timeout"
-            }
-            Self::Status { status: 403, .. } => {
-                "where a proxy stands before the engine, allow it this request; see journalctl -u docker else"
-            }
-            Self::Status { .. } => return None,
-            Self::StillThere => "its store may be damaged: see journalctl -u docker, and restart it",
-            Self::MalformedResponse(_) => "is it a Docker engine?",
-            Self::ConnectionLost(_) => "see journalctl -u docker",
-            Self::Certificate(_) => "see DOCKER_CERT_PATH",
-            Self::Tls(TlsFailure::ServerCertificate(_)) => {
-                "is ca.pem in DOCKER_CERT_PATH of the authority that signed its certificate, and is the \
-                 certificate for that name or address?"
-            }
-            Self::Tls(TlsFailure::ClientCertificate(_)) => "see cert.pem and key.pem in DOCKER_CERT_PATH",
-            Self::Tls(TlsFailure::Protocol(_)) => "is it the port of dockerd --tlsverify?",
-            Self::Podman => "name a Docker engine with --host, and prune Podman with podman image prune",
-            Self::TooOld(_) => "update Docker",
-            Self::TooNew(_) => "update ci-docker-prune",
-        })
-    }
-}
-
-impl EngineError {
-    pub(super) fn new(host: &HostUrl, request: &str, failure: Failure) -> Self {
-        Self { host: host.clone(), request: request.to_owned(), failure }
-    }
-
-    pub(super) fn from_bollard(
-        host: &HostUrl,
-        request: &str,
-        timeout: Duration,
-        error: &bollard::errors::Error,
-    ) -> Self {
+    pub(super) fn of_bollard(error: &bollard::errors::Error, waited: Duration) -> Self {
         use bollard::errors::Error;
-        let failure = match error {
+        match error {
             Error::DockerResponseServerError { status_code, message } => {
-                Failure::Status { status: *status_code, message: message.trim().to_owned() }
+                Self::Status { status: *status_code, message: message.trim().to_owned() }
             }
-            Error::RequestTimeoutError => Failure::TimedOut(timeout),
-            Error::JsonDataError { message, .. } => Failure::MalformedResponse(message.clone()),
-            Error::JsonSerdeError { err } => Failure::MalformedResponse(err.to_string()),
+            Error::RequestTimeoutError => Self::TimedOut(waited),
+            Error::JsonDataError { message, .. } => Self::MalformedResponse(message.clone()),
+            Error::JsonSerdeError { err } => Self::MalformedResponse(err.to_string()),
             other => match other.source() {
-                Some(source) => Failure::of(source),
-                None => Failure::ConnectionLost(other.to_string()),
+                Some(source) => Self::of(source),
+                None => Self::ConnectionLost(other.to_string()),
             },
-        };
-        Self::new(host, request, failure)
+        }
     }
 
-    /// The simulated engine answers with this status and message.
-    pub fn simulated_status(request: &str, status: u16, message: &str) -> Self {
-        Self::simulated(request, Failure::Status { status, message: message.to_owned() })
+    /// The error of this request to this engine.
+    pub(super) fn at(self, host: &HostUrl, request: &str) -> EngineError {
+        let (sentence, hint) = self.told(host, request);
+        let text = if hint.is_empty() { sentence } else { format!("{sentence}; {hint}") };
+        match self {
+            Self::Status { status, message } => EngineError::with_status(text, status, message),
+            Self::TimedOut(_) | Self::SlowList(_) | Self::SlowRemoval(_) => EngineError::timeout(text),
+            _ => EngineError::new(text),
+        }
     }
 
-    /// The simulated engine does not answer within this time.
-    pub fn simulated_timeout(request: &str, timeout: Duration) -> Self {
-        Self::simulated(request, Failure::TimedOut(timeout))
-    }
-
-    /// The connection to the simulated engine is lost.
-    pub fn simulated_loss(request: &str) -> Self {
-        Self::simulated(request, Failure::ConnectionLost("connection reset".into()))
-    }
-
-    /// The simulated engine sends half an answer.
-    pub fn simulated_malformed_response(request: &str) -> Self {
-        Self::simulated(request, Failure::MalformedResponse("EOF while parsing a value".into()))
-    }
-
-    fn simulated(request: &str, failure: Failure) -> Self {
-        Self::new(&HostUrl::Unix("/simulated".into()), request, failure)
-    }
-
-    /// An order was answered with 404, and the object is still there.
-    pub(super) fn still_there(host: &HostUrl, request: &str) -> Self {
-        Self::new(host, request, Failure::StillThere)
-    }
-
-    /// The same of the simulated engine.
-    pub fn simulated_still_there(request: &str) -> Self {
-        Self::simulated(request, Failure::StillThere)
-    }
-
-    /// Is the engine only busy with something that ends by itself ("a prune operation is already running", "removal of
-    /// container … is already in progress")?
-    pub fn is_busy(&self) -> bool {
-        matches!(self.status(), Some((409, why)) if why.contains("already running") || why.contains("in progress"))
-    }
-
-    /// Is the disk too full for the engine to write what an order changes? In the kernel's words (ENOSPC, EDQUOT).
-    pub fn is_no_space(&self) -> bool {
-        self.status().is_some_and(|(_, why)| {
-            ["no space left on device", "disk quota exceeded"].iter().any(|words| why.contains(words))
-        })
-    }
-
-    /// Does the engine, or a proxy before it, forbid the request?
-    pub fn is_forbidden(&self) -> bool {
-        matches!(self.status(), Some((403, _)))
-    }
-
-    /// Did the engine take too long, so that it may still be at work?
-    pub fn timed_out(&self) -> bool {
-        matches!(self.failure, Failure::TimedOut(_) | Failure::SlowList(_) | Failure::SlowRemoval(_))
-    }
-
-    /// The engine's HTTP status and message, where it answered with an error.
-    pub fn status(&self) -> Option<(u16, &str)> {
-        match &self.failure {
-            Failure::Status { status, message } => Some((*status, message)),
-            _ => None,
+    /// In a sentence, and what an operator can do about it; empty where the engine's own message says it.
+    fn told(&self, host: &HostUrl, request: &str) -> (String, &'static str) {
+        let engine = format!("the Docker engine at {host}");
+        match self {
+            Self::NoSocket => (
+                format!("no Docker engine at {host}: there is no such socket"),
+                "start the engine (systemctl start docker) or name another with --host",
+            ),
+            Self::PermissionDenied => {
+                (format!("not permitted to use {engine}"), "run as root or as a member of the docker group")
+            }
+            Self::Refused(why) => (
+                format!("no Docker engine at {host}: {why}"),
+                "start the engine (systemctl status docker says why it stopped) or name another with --host",
+            ),
+            Self::Unresolved(why) => (
+                format!("cannot resolve the host of {host}: {why}"),
+                "correct the name (--host, --swarm-host), or name an address",
+            ),
+            Self::TimedOut(waited) => (
+                format!("no answer from {engine} to {request} in {}", format_duration(*waited)),
+                "see whether it hangs (journalctl -u docker), or allow more with --timeout",
+            ),
+            Self::SlowList(waited) => (
+                format!("no answer from {engine} to {request} in {}", format_duration(*waited)),
+                "it answers other requests, and a list may take ten times --timeout; allow more with --timeout",
+            ),
+            Self::SlowRemoval(waited) => (
+                format!(
+                    "{engine} has not finished {request} in {}, and may still be at work on it",
+                    format_duration(Duration::from_secs(waited.as_secs().max(1)))
+                ),
+                "see whether it hangs (journalctl -u docker), or allow more with --removal-timeout",
+            ),
+            Self::Status { status, message } => {
+                let proxy = "where a proxy stands before the engine, allow it this request; see journalctl -u docker else";
+                let hint = if *status == 403 { proxy } else { "" };
+                (format!("{engine} answered {request} with {status}: {message}"), hint)
+            }
+            Self::StillThere => (
+                format!("{engine} answered {request} with 404 (there is no such thing), and still shows it"),
+                "its store may be damaged: see journalctl -u docker, and restart it",
+            ),
+            Self::MalformedResponse(why) => (
+                format!("cannot understand the answer of {host} to {request}: {why}"),
+                "is it a Docker engine?",
+            ),
+            Self::ConnectionLost(why) => (
+                format!("the connection to {engine} was lost during {request}: {why}"),
+                "see journalctl -u docker",
+            ),
+            Self::Certificate(why) => {
+                (format!("cannot speak TLS with {host}: {why}"), "see DOCKER_CERT_PATH")
+            }
+            Self::Tls(why) => told_of_tls(why, host),
+            Self::Podman => (
+                format!(
+                    "{host} is Podman, which has no Swarm and no events of its services, and keeps images in another way"
+                ),
+                "name a Docker engine with --host, and prune Podman with podman image prune",
+            ),
+            Self::TooOld(newest) => (
+                format!(
+                    "{engine} is too old: it speaks the API up to {newest}, and {OLDEST} (Docker 20.10) is needed"
+                ),
+                "update Docker",
+            ),
+            Self::TooNew(oldest) => (
+                format!(
+                    "{engine} is too new: it speaks the API from {oldest} on, and this program up to {NEWEST}"
+                ),
+                "update ci-docker-prune",
+            ),
         }
     }
 }
 
-impl fmt::Display for EngineError {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { host, request, failure } = self;
-        let engine = format!("the Docker engine at {host}");
-        match failure {
-            Failure::NoSocket | Failure::Refused(_) => write!(f, "no Docker engine at {host}: {failure}"),
-            Failure::PermissionDenied => write!(f, "not permitted to use {engine}"),
-            Failure::Unresolved(_) => write!(f, "cannot resolve the host of {host}: {failure}"),
-            Failure::TimedOut(_) | Failure::SlowList(_) => {
-                write!(f, "no answer from {engine} to {request} in {failure}")
-            }
-            Failure::SlowRemoval(_) => {
-                write!(f, "{engine} has not finished {request} in {failure}, and may still be at work on it")
-            }
-            Failure::Status { .. } => write!(f, "{engine} answered {request} with {failure}"),
-            Failure::StillThere => {
-                write!(
-                    f,
-                    "{engine} answered {request} with {failure} (there is no such thing), and still shows it"
-                )
-            }
-            Failure::MalformedResponse(_) => {
-                write!(f, "cannot understand the answer of {host} to {request}: {failure}")
-            }
-            Failure::ConnectionLost(_) => {
-                write!(f, "the connection to {engine} was lost during {request}: {failure}")
-            }
-            Failure::Certificate(_) => write!(f, "cannot speak TLS with {host}: {failure}"),
-            Failure::Tls(TlsFailure::ServerCertificate(_)) => write!(f, "{engine} is not trusted: {failure}"),
-            Failure::Tls(TlsFailure::ClientCertificate(_)) => {
-                write!(f, "{engine} refuses our certificate ({failure})")
-            }
-            Failure::Tls(TlsFailure::Protocol(_)) => write!(f, "no TLS with {host}: {failure}"),
-            Failure::Podman => write!(
-                f,
-                "{host} is Podman, which has no Swarm and no events of its services, and keeps images in another way"
-            ),
-            Failure::TooOld(_) => write!(f, "{engine} is too old: {failure}"),
-            Failure::TooNew(_) => write!(f, "{engine} is too new: {failure}"),
-        }?;
-        failure.hint().map_or(Ok(()), |hint| write!(f, "; {hint}"))
-    }
-}
-
-impl From<EngineError> for Unavailable {
-    fn from(error: EngineError) -> Self {
-        Self(error.to_string())
+fn told_of_tls(failure: &TlsFailure, host: &HostUrl) -> (String, &'static str) {
+    match failure {
+        TlsFailure::ServerCertificate(why) => (
+            format!("the Docker engine at {host} is not trusted: {why}"),
+            "is ca.pem in DOCKER_CERT_PATH of the authority that signed its certificate, and is the \
+             certificate for that name or address?",
+        ),
+        TlsFailure::ClientCertificate(why) => (
+            format!("the Docker engine at {host} refuses our certificate ({why})"),
+            "see cert.pem and key.pem in DOCKER_CERT_PATH",
+        ),
+        TlsFailure::Protocol(why) => {
+            (format!("no TLS with {host}: {why}"), "is it the port of dockerd --tlsverify?")
+        }
     }
 }
 
@@ -281,9 +197,9 @@ mod tests {
 
     #[test]
     fn what_an_error_means_for_a_prune_is_told_by_status_and_words() {
-        let status = |status, message| EngineError::simulated_status("DELETE /x", status, message);
+        let failure = |failure: Failure| failure.at(&HostUrl::Unix("/simulated".into()), "DELETE /x");
+        let status = |status, message: &str| failure(Failure::Status { status, message: message.into() });
         let slow = Duration::from_secs(3);
-        let failure = |failure| EngineError::simulated("DELETE /x", failure);
         let meaning = |error: &EngineError| {
             (error.is_busy(), error.is_no_space(), error.is_forbidden(), error.timed_out())
         };
@@ -299,19 +215,20 @@ mod tests {
             (failure(Failure::TimedOut(slow)), (false, false, false, true)),
             (failure(Failure::SlowList(slow)), (false, false, false, true)),
             (failure(Failure::SlowRemoval(slow)), (false, false, false, true)),
-            (EngineError::simulated_loss("x"), (false, false, false, false)),
-            (EngineError::simulated_still_there("x"), (false, false, false, false)),
-            (EngineError::simulated_malformed_response("x"), (false, false, false, false)),
+            (failure(Failure::ConnectionLost("x".into())), (false, false, false, false)),
+            (failure(Failure::StillThere), (false, false, false, false)),
+            (failure(Failure::MalformedResponse("x".into())), (false, false, false, false)),
         ] {
             assert_eq!(meaning(&error), expected, "{error}");
         }
         assert_eq!(status(404, "x").status(), Some((404, "x")));
-        assert_eq!(EngineError::simulated_still_there("x").status(), None);
+        assert_eq!(failure(Failure::StillThere).status(), None);
     }
 
     #[test]
     fn an_error_names_the_engine_the_request_the_cause_and_what_to_do() {
         let second = Duration::from_secs(1);
+        let host = HostUrl::Unix("/simulated".into());
         for (failure, parts) in [
             (Failure::NoSocket, "no Docker engine at unix:///simulated: |systemctl start docker"),
             (Failure::PermissionDenied, "not permitted to use |docker group"),
@@ -331,13 +248,13 @@ mod tests {
             (Failure::TooOld(OLDEST), "is too old: |update Docker"),
             (Failure::TooNew(NEWEST), "is too new: |update ci-docker-prune"),
         ] {
-            let text = EngineError::simulated("GET /x", failure).to_string();
+            let text = failure.at(&host, "GET /x").to_string();
             for part in parts.split('|') {
                 assert!(text.contains(part), "{part}: {text}");
             }
         }
         // The engine's own message says it.
-        let text = EngineError::simulated_status("GET /x", 500, "broken").to_string();
+        let text = Failure::Status { status: 500, message: "broken".into() }.at(&host, "GET /x").to_string();
         assert!(text.ends_with("answered GET /x with 500: broken"), "{text}");
     }
 

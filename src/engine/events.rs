@@ -5,18 +5,10 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::Engine;
 use super::wire::{encode, stamp};
-use super::{Engine, EngineError};
 use crate::units::Time;
-
-/// A container event: it names the image that is in use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageEvent {
-    /// As the container asked for it.
-    pub image: String,
-    /// By the engine's clock.
-    pub at: Time,
-}
+use crate::world::{EngineError, ImageEvent};
 
 impl Engine {
     /// The images of the container events since then, as far as the engine remembers them: it

@@ -2,9 +2,10 @@
 
 use serde::Deserialize;
 
+use super::Engine;
 use super::wire::{from_seconds, gone_is_none, parse_time};
-use super::{Engine, EngineError};
 use crate::facts::{self, BuildStep, Image, Labels, Layer, References};
+use crate::world::EngineError;
 
 impl Engine {
     /// `GET /images/json`.

@@ -28,11 +28,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use crate::world::EngineError;
 #[cfg(test)]
 pub use credential::HUB;
 pub use credential::{Credential, CredentialTest, registry_key};
 pub use engines::Engines;
-pub use error::EngineError;
 use error::Failure;
 pub use host_url::{EngineSettings, HostUrl};
 use transport::Transport;
@@ -103,17 +103,15 @@ impl Engine {
             name: String,
         }
         let transport =
-            Transport::new(host).map_err(|error| EngineError::new(host, "connect", error.into()))?;
+            Transport::new(host).map_err(|error| Failure::Certificate(error).at(host, "connect"))?;
         let bollard = |version| {
             let error = |error: bollard::errors::Error| Failure::MalformedResponse(error.to_string());
-            transport
-                .bollard(timeout, version)
-                .map_err(|version| EngineError::new(host, "connect", error(version)))
+            transport.bollard(timeout, version).map_err(|why| error(why).at(host, "connect"))
         };
         let (docker, version) = (bollard(OLDEST)?, OLDEST);
         let mut engine = Self { transport: transport.clone(), docker, host: host.clone(), version, timeout };
         let answer: Response = engine.get_unversioned("/version").await?;
-        let error = |failure| EngineError::new(host, "GET /version", failure);
+        let error = |failure: Failure| failure.at(host, "GET /version");
         if answer.components.iter().any(|component| component.name.starts_with("Podman")) {
             return Err(error(Failure::Podman));
         }
@@ -196,7 +194,7 @@ impl Engine {
     ) -> Result<Bytes, EngineError> {
         match tokio::time::timeout(self.timeout, answer).await {
             Ok(received) => self.body(request, received),
-            Err(_) => Err(EngineError::new(&self.host, request, Failure::TimedOut(self.timeout))),
+            Err(_) => Err(Failure::TimedOut(self.timeout).at(&self.host, request)),
         }
     }
 
@@ -218,7 +216,7 @@ impl Engine {
                 Err(_) => break Failure::TimedOut(self.timeout),
             }
         };
-        Err(EngineError::new(&self.host, request, failure))
+        Err(failure.at(&self.host, request))
     }
 
     fn body(&self, request: &str, received: Received) -> Result<Bytes, EngineError> {
@@ -227,15 +225,14 @@ impl Engine {
             Ok((status, body)) => Failure::Status { status: status.as_u16(), message: message(&body) },
             Err(lost) => Failure::of(lost.as_ref()),
         };
-        Err(EngineError::new(&self.host, request, failure))
+        Err(failure.at(&self.host, request))
     }
 
     fn malformed(&self, path: &str, why: &serde_json::Error) -> EngineError {
-        EngineError::new(&self.host, &request_line(path), Failure::MalformedResponse(why.to_string()))
+        Failure::MalformedResponse(why.to_string()).at(&self.host, &request_line(path))
     }
 }
 
-/// A request as messages name it: without its query.
 /// The newest API version that an engine which speaks these and this program have in common.
 fn negotiated(oldest: Version, newest: Version) -> Result<Version, Failure> {
     if newest < OLDEST {
@@ -247,6 +244,7 @@ fn negotiated(oldest: Version, newest: Version) -> Result<Version, Failure> {
     Ok(newest.min(NEWEST))
 }
 
+/// A request as messages name it: without its query.
 fn request_line(path: &str) -> String {
     format!("GET {}", path.split('?').next().unwrap_or(path))
 }

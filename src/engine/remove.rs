@@ -9,10 +9,10 @@ use bollard::query_parameters::{
     PruneBuildOptions, RemoveContainerOptions, RemoveImageOptions, TagImageOptions,
 };
 
+use super::Engine;
 use super::error::Failure;
-use super::{Engine, EngineError};
 use crate::facts::{EVICTION_REPOSITORY, Reference};
-use crate::world::EngineOrders;
+use crate::world::{Done, EngineError, EngineOrders};
 
 /// The part of the engine that can remove. A dry run never makes one.
 #[derive(Debug, Clone)]
@@ -24,25 +24,9 @@ pub struct Remover {
     shutdown_requested: Option<Arc<AtomicBool>>,
 }
 
-/// The tag that an image has while it is being evicted.
-pub fn eviction_tag(id: &str) -> String {
-    format!("{EVICTION_REPOSITORY}:{}", id.trim_start_matches("sha256:"))
-}
-
 /// The engine parses Go durations, which know no days. Of a part of a second the whole, so that nothing younger goes.
 fn until(older_than: Duration) -> String {
     format!("{}s", older_than.as_secs() + u64::from(older_than.subsec_nanos() > 0))
-}
-
-/// What an order to the engine did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
-    /// All that was asked for; of an image, the whole of it went.
-    Whole,
-    /// The reference went, and others keep the image.
-    Untagged,
-    /// Nothing: there was no such thing any more (404).
-    Gone,
 }
 
 impl Remover {
@@ -54,7 +38,7 @@ impl Remover {
 
     /// A 404 is looked at again: engines answer it for objects that they still list (docker/for-linux #477).
     fn still_there(&self, request: &str) -> EngineError {
-        EngineError::still_there(&self.engine.host, request)
+        Failure::StillThere.at(&self.engine.host, request)
     }
 
     async fn tag_as(&self, id: &str, repository: &str, tag: &str) -> Result<Done, EngineError> {
@@ -79,8 +63,8 @@ impl Remover {
         let goes_on = async || !self.is_told_to_end() && self.engine.is_alive().await;
         let error = match patiently(order, self.limit, *timeout, goes_on).await {
             Some(Ok(done)) => return Ok(done),
-            Some(Err(error)) => EngineError::from_bollard(host, asked, began.elapsed(), &error),
-            None => EngineError::new(host, asked, Failure::SlowRemoval(began.elapsed())),
+            Some(Err(error)) => Failure::of_bollard(&error, began.elapsed()).at(host, asked),
+            None => Failure::SlowRemoval(began.elapsed()).at(host, asked),
         };
         if error.status().is_some_and(|(status, _)| status == 404) { Ok(Done::Gone) } else { Err(error) }
     }
@@ -117,7 +101,7 @@ impl EngineOrders for Remover {
         }
     }
 
-    /// `POST /images/{id}/tag`: give an image its [`eviction_tag`], which deletes nothing.
+    /// `POST /images/{id}/tag`: give an image its [`crate::facts::eviction_tag`], which deletes nothing.
     async fn tag_image(&self, id: &str) -> Result<Done, EngineError> {
         self.tag_as(id, EVICTION_REPOSITORY, id.trim_start_matches("sha256:")).await
     }
@@ -203,6 +187,6 @@ mod tests {
         {
             assert_eq!(until(Duration::from_millis(millis)), expected);
         }
-        assert_eq!(eviction_tag("sha256:0123"), "ci-docker-prune.invalid/evicting:0123");
+        assert_eq!(crate::facts::eviction_tag("sha256:0123"), "ci-docker-prune.invalid/evicting:0123");
     }
 }

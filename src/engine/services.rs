@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 
+use super::Engine;
 use super::wire::parse_time;
-use super::{Engine, EngineError};
 use crate::facts::{Labels, Mode, Restart, Service, TaskCounts, Update};
+use crate::world::EngineError;
 
 impl Engine {
     /// `GET /services?status=true`.

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::Engine;
 use super::wire::parse_time;
-use super::{Engine, EngineError};
 use crate::facts::{Info, Swarm, SwarmState};
+use crate::world::EngineError;
 
 impl Engine {
     /// `GET /info`.

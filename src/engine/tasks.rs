@@ -2,10 +2,11 @@
 
 use serde::Deserialize;
 
+use super::Engine;
 use super::services::{IndexAnswer, TemplateAnswer};
 use super::wire::parse_time;
-use super::{Engine, EngineError};
 use crate::facts::{Task, TaskState};
+use crate::world::EngineError;
 
 impl Engine {
     /// `GET /tasks`.

@@ -10,25 +10,12 @@ use serde::Deserialize;
 use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
+use super::Engine;
 use super::error::Failure;
 use super::wire::stamp;
-use super::{Engine, EngineError};
 use crate::facts::{EVICTION_REPOSITORY, label};
 use crate::units::Time;
-use crate::world::EngineEvents;
-
-/// Something after which no removal is safe any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StopEvent {
-    /// A service of this name.
-    ServiceCreated(String),
-    /// A service of this name.
-    ServiceUpdated(String),
-    /// A container, network, volume, secret or config of a CI run.
-    Run(String),
-    /// The stream ended, for this reason.
-    Lost(String),
-}
+use crate::world::{EngineError, EngineEvents, Seen, StopEvent};
 
 /// Which events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,20 +31,6 @@ impl Scope {
     fn includes(self, kind: &str) -> bool {
         self == Self::Everything || ["service", "network", "secret", "config"].contains(&kind)
     }
-}
-
-/// What events have told since the subscription.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// The first after which no removal is safe.
-    pub stop: Option<StopEvent>,
-    /// How many others there were that make the gates worth asking again.
-    pub others: usize,
-    /// How many of these are of containers of Swarm's services, and so may change what the services run.
-    pub of_services: usize,
-    /// The images that were pulled, tagged, loaded or imported, and those of containers that were created or started, by ID or
-    /// reference, in order.
-    pub images: Vec<String>,
 }
 
 impl Seen {
@@ -190,7 +163,7 @@ impl Engine {
     async fn events(&self, since: Option<&str>) -> Result<Lines<Incoming>, EngineError> {
         let since = since.map(|since| format!("?since={since}")).unwrap_or_default();
         let path = format!("/v{}/events{since}", self.version);
-        let error = |failure| EngineError::new(&self.host, "GET /events", failure);
+        let error = |failure: Failure| failure.at(&self.host, "GET /events");
         let response = match tokio::time::timeout(self.timeout, self.transport.request(&path)).await {
             Err(_) => return Err(error(Failure::TimedOut(self.timeout))),
             Ok(Err(lost)) => return Err(error(Failure::of(lost.as_ref()))),

@@ -2,8 +2,8 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::EngineError;
 use crate::units::Time;
+use crate::world::EngineError;
 
 pub(super) fn gone_is_none<T>(answer: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
     match answer {
@@ -57,7 +57,7 @@ mod tests {
             (from_seconds(Some(0)), from_seconds(None), from_seconds(Some(i64::MAX))),
             (None, None, None)
         );
-        let status = |status| Err::<(), _>(EngineError::simulated_status("x", status, "x"));
+        let status = |status| Err::<(), _>(crate::testing::status("x", status, "x"));
         assert_eq!(gone_is_none(status(404)), Ok(None));
         assert!(gone_is_none(status(409)).is_err());
         assert_eq!(gone_is_none(Ok(7)), Ok(Some(7)));

@@ -253,7 +253,7 @@ fn beside(error: EngineError) -> (Outcome, Rc<Fake>) {
 
 #[test]
 fn after_a_failure_beside_it_an_image_is_looked_at_anew_once_the_gates_were_asked() {
-    let (outcome, fake) = beside(EngineError::simulated_status("DELETE", 500, "x"));
+    let (outcome, fake) = beside(crate::testing::status("DELETE", 500, "x"));
     assert_eq!(shown(&outcome), "bbbb removed, aaaa failed");
     let requests = fake.requests.borrow();
     let requests: Vec<&str> = requests.iter().map(String::as_str).collect();
@@ -267,7 +267,7 @@ fn after_a_failure_beside_it_an_image_is_looked_at_anew_once_the_gates_were_aske
 
 #[test]
 fn beside_an_order_that_times_out_no_other_is_given() {
-    let (outcome, fake) = beside(EngineError::simulated_timeout("DELETE", Duration::from_secs(30)));
+    let (outcome, fake) = beside(crate::testing::timeout("DELETE", Duration::from_secs(30)));
     assert_eq!((shown(&outcome).as_str(), stopped(&outcome)), ("bbbb Stopped, aaaa failed", "unavailable"));
     assert_eq!(fake.asked("remove image"), ["remove image sha256:aaaa"]);
 }
@@ -294,7 +294,7 @@ fn an_engine_that_is_only_busy_is_asked_again_a_few_times() {
     let removals = vec![container("c", None)];
     let fake = || Fake::new();
     let mut busy = fake();
-    let error = EngineError::simulated_status("x", 409, "removal of container c is already in progress");
+    let error = crate::testing::status("x", 409, "removal of container c is already in progress");
     busy.failures.insert("remove container c".into(), error);
     let (outcome, asked) = carry_out(busy, removals.clone());
     assert_eq!((shown(&outcome).as_str(), asked.asked("remove").len()), ("c Refused", 1 + MAX_RETRIES));
@@ -307,7 +307,7 @@ fn an_engine_that_is_only_busy_is_asked_again_a_few_times() {
 #[test]
 fn on_a_full_disk_the_reserve_goes_and_then_the_run_ends() {
     let mut full = Fake::new();
-    let error = EngineError::simulated_status("x", 500, "write /x: no space left on device");
+    let error = crate::testing::status("x", 500, "write /x: no space left on device");
     full.failures.insert("remove container c".into(), error);
     let (outcome, fake) = carry_out(full, vec![container("c", None), container("d", None)]);
     assert_eq!((shown(&outcome).as_str(), stopped(&outcome)), ("d Stopped, c failed", "no space"));
@@ -328,7 +328,7 @@ fn a_kind_that_is_forbidden_is_not_asked_for_again_and_others_are() {
 fn nothing_goes_once_something_speaks_against_it() {
     let closed = |_: &Fake| Recheck { runs: Verdict::Closed(vec![]), ..open(&Fake::new()) };
     let inhibitor = || Inhibitor { pid: None, since: None, why: None };
-    let lost = || EngineError::simulated_loss("x");
+    let lost = || crate::testing::loss("x");
     type Row<'a> = (&'a str, &'a dyn Fn(&mut Fake), Ask<'a>, &'a str);
     let table: [Row; 8] = [
         ("nothing", &|_| (), &open, ""),
@@ -457,7 +457,7 @@ fn an_eviction_records_the_names_takes_them_waits_asks_again_and_removes() {
 #[test]
 fn an_image_that_stays_has_its_tags_again() {
     let ours = format!("remove image {}", eviction_tag("sha256:aaaa"));
-    let slow = EngineError::simulated_timeout("x", Duration::from_secs(1));
+    let slow = crate::testing::timeout("x", Duration::from_secs(1));
     type Row<'a> = (&'a str, Fake, &'a [&'a str], &'a str, &'a str);
     let fresh = || scene([cached("aaaa", &["ci:1", "ci:2"], Rung::Target, "60")]).0;
     let mut hangs = fresh();
@@ -609,7 +609,7 @@ fn what_is_left_of_an_interrupted_eviction_is_undone() {
     };
     let ours = format!("remove image {tag}");
     let mut hangs = fresh(&["app@sha256:d"]);
-    hangs.failures.insert(ours.clone(), EngineError::simulated_timeout("x", Duration::from_secs(1)));
+    hangs.failures.insert(ours.clone(), crate::testing::timeout("x", Duration::from_secs(1)));
     let digest = &["app@sha256:d"][..];
     type Row<'a> = (&'a str, Fake, Leftover, bool, &'a str);
     let table: [Row; 8] = [
@@ -783,8 +783,8 @@ fn names_that_an_earlier_eviction_took_stay_recorded() {
 
 #[test]
 fn the_second_of_grace_is_waited_for_only_where_something_goes_after_it() {
-    let slow = EngineError::simulated_timeout("x", Duration::from_secs(1));
-    let error = EngineError::simulated_status("x", 500, "x");
+    let slow = crate::testing::timeout("x", Duration::from_secs(1));
+    let error = crate::testing::status("x", 500, "x");
     // And another second for their space to come back.
     for (what, failure, of, expected) in [
         ("both lose their names", None, "", 2),

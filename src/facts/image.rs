@@ -107,6 +107,11 @@ pub fn layers(digests: &[String], history: &[BuildStep], total: u64) -> Option<V
 /// goes a moment later. No registry can have this name (RFC 2606).
 pub const EVICTION_REPOSITORY: &str = "ci-docker-prune.invalid/evicting";
 
+/// The tag that an image has while it is being evicted.
+pub fn eviction_tag(id: &str) -> String {
+    format!("{EVICTION_REPOSITORY}:{}", id.trim_start_matches("sha256:"))
+}
+
 /// What the references of an answer are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {

@@ -27,6 +27,12 @@ use crate::units::Time;
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
+impl From<anyhow::Error> for Unavailable {
+    fn from(error: anyhow::Error) -> Self {
+        Self(format!("{error:#}"))
+    }
+}
+
 /// An answer, or why there is none.
 pub type Answer<T> = Result<T, Unavailable>;
 

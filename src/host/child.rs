@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+use anyhow::{Context, Result, bail};
+
 pub use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpgrp, tcgetpgrp};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
-
-use super::error::{Cause, Context, HostError, Result};
 
 /// What a shell says of commands that cannot be started (POSIX, 2.8.2).
 const NOT_FOUND: u8 = 127;
@@ -32,7 +32,7 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
         tokio::spawn(async move { while signals.recv().await.is_some() && tell.send(kind).is_ok() {} });
     }
     let [program, arguments @ ..] = command else {
-        return Err(HostError::new("cannot run it", Cause::Said("no command".into())));
+        bail!("cannot run it: no command");
     };
     let mut child = match Command::new(program).args(arguments).spawn() {
         Ok(child) => child,

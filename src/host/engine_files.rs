@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::error::{Context, Result};
+use anyhow::{Context, Result};
+
 use crate::facts::Files;
 
 /// A folder that a pull is just filling belongs to no layer so far.

@@ -9,12 +9,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+
 use nix::fcntl::OFlag;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, fstatfs, statfs};
 use nix::sys::statvfs::statvfs;
 
 use super::btrfs;
-use super::error::{Context, Result};
 use crate::facts::Filesystem;
 
 /// Measure each filesystem once, whichever of the paths lie on it.
@@ -137,7 +138,7 @@ fn mount_id(path: &Path) -> io::Result<u64> {
     Ok(id.unwrap_or(0))
 }
 
-fn measure_one(place: &Place) -> Result<Filesystem, super::error::Cause> {
+fn measure_one(place: &Place) -> Result<Filesystem> {
     let metadata = place.open().and_then(|folder| commit(&folder)).unwrap_or_default();
     let stat = statvfs(&place.reachable).map_err(io::Error::from)?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());

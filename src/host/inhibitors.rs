@@ -5,11 +5,12 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 
-use super::error::{Cause, Context, HostError, Result};
 use super::lock::user_name;
 use crate::facts::Inhibitor;
 use crate::units::Time;
@@ -85,7 +86,7 @@ pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
 /// The directory cannot be written.
 pub fn register(runtime_dir: &Path, why: Option<&str>, now: Time) -> Result<Registered> {
     let folder = folder(runtime_dir);
-    let write = || -> Result<Registered, Cause> {
+    let write = || -> Result<Registered> {
         // Locked before it has its name: no other process sees it without its lock.
         let pid = std::process::id();
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&folder)?;
@@ -138,19 +139,16 @@ pub fn active(runtime_dir: &Path) -> Result<Vec<Inhibitor>> {
 }
 
 /// What to do about a file that this user may not read: it may be an inhibitor.
-fn unreadable(path: &Path, error: std::io::Error) -> HostError {
+fn unreadable(path: &Path, error: std::io::Error) -> anyhow::Error {
     let denied = error.kind() == ErrorKind::PermissionDenied;
     let owner = fs::symlink_metadata(path).map(|path| user_name(path.uid()));
     match owner {
-        Ok(owner) if denied => HostError::new(
-            format!(
-                "{} of user {owner} may be one, and this user may not read it; wait until its command ends, or \
+        Ok(owner) if denied => anyhow::Error::new(error).context(format!(
+            "{} of user {owner} may be one, and this user may not read it; wait until its command ends, or \
                  remove it if there is none",
-                path.display()
-            ),
-            error,
-        ),
-        _ => HostError::new(path.display().to_string(), error),
+            path.display()
+        )),
+        _ => anyhow::Error::new(error).context(path.display().to_string()),
     }
 }
 

@@ -6,9 +6,11 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context, Result, bail};
+
 use serde::{Deserialize, Serialize};
 
-use super::error::{Cause, Context, HostError, Result, SetAside};
+use super::error::{is_full, of_own_directory};
 use super::lock::{lock_soon, open};
 use super::replace;
 use crate::facts::Layer;
@@ -274,9 +276,9 @@ pub enum Content {
     /// There is no such file.
     Missing,
     /// It was read, and cannot be understood.
-    NotUnderstood(HostError),
+    NotUnderstood(anyhow::Error),
     /// It is there, and was not read; what it holds may be good.
-    Unread(HostError),
+    Unread(anyhow::Error),
 }
 
 /// Where a ledger is stored.
@@ -364,19 +366,19 @@ fn read_file(path: &Path) -> Content {
         Err(error) => {
             let attempt =
                 format!("{}, which stays as it is until it can be read, or is moved away", context());
-            return Content::Unread(HostError::new(attempt, error));
+            return Content::Unread(anyhow::Error::new(error).context(attempt));
         }
     };
-    let parse = || -> Result<Ledger, Cause> {
+    let parse = || -> Result<Ledger> {
         let json: LedgerJson = serde_json::from_slice(&text)?;
         if json.schema != SCHEMA {
-            return Err(Cause::Schema { found: json.schema, known: SCHEMA });
+            bail!("it has schema {}, and this program knows {SCHEMA}", json.schema);
         }
         Ok(json.into())
     };
     match parse() {
         Ok(ledger) => Content::Ledger(Box::new(ledger)),
-        Err(error) => Content::NotUnderstood(HostError::new(context(), error)),
+        Err(error) => Content::NotUnderstood(error.context(context())),
     }
 }
 
@@ -388,7 +390,7 @@ pub struct Written {
     /// Is it in the stopgap's directory, because its own disk is full?
     pub in_stopgap: bool,
     /// The file that was there and could not be understood.
-    pub set_aside: Option<SetAside>,
+    pub set_aside: Option<String>,
 }
 
 /// Read, change and write the ledger, while no other process does. A file that was read and cannot be understood is set
@@ -400,7 +402,7 @@ pub struct Written {
 /// # Errors
 /// It can be neither read nor written; what was there stays as it was.
 pub async fn update(places: Places<'_>, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Written> {
-    let failed = |cause| HostError::of_own_directory("cannot write the ledger in", places.state_dir, cause);
+    let failed = |error| of_own_directory("cannot write the ledger in", places.state_dir, error);
     update_locked(places, now, change).await.map_err(failed)
 }
 
@@ -410,14 +412,10 @@ fn open_lock(directory: &Path) -> Result<File> {
     opened.with_context(|| format!("cannot use the lock {}", path.display()))
 }
 
-async fn update_locked(
-    places: Places<'_>,
-    now: Time,
-    change: impl FnOnce(&mut Ledger),
-) -> Result<Written, Cause> {
+async fn update_locked(places: Places<'_>, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Written> {
     // For the stopgap too: what one process keeps there while the disk is full, another must not miss.
     let lock = match open_lock(places.state_dir) {
-        Err(error) if error.is_full() => open_lock(places.stopgap_dir)?,
+        Err(error) if is_full(&error) => open_lock(places.stopgap_dir)?,
         lock => lock?,
     };
     let _lock = lock_soon(lock).await?;
@@ -429,10 +427,10 @@ async fn update_locked(
         Content::NotUnderstood(why) => {
             let aside = path.with_extension(format!("json.unreadable-{}", now.as_second()));
             fs::rename(&path, &aside)?;
-            set_aside = Some(SetAside { path: aside, why });
+            set_aside = Some(format!("{why:#}; moved to {}", aside.display()));
             Ledger::default()
         }
-        Content::Unread(error) => return Err(error.into()),
+        Content::Unread(error) => return Err(error),
     };
     let mut ledger = newer(stored, stopgap(places));
     if places.engine.is_some() {
@@ -441,9 +439,9 @@ async fn update_locked(
     change(&mut ledger);
     let kept_at = self::path(places.stopgap_dir, places.engine);
     let in_stopgap = match write(&path, &ledger).await {
-        Err(error) if error.is_full() => {
+        Err(error) if is_full(&error) => {
             if write(&kept_at, &ledger).await.is_err() {
-                return Err(error.into());
+                return Err(error);
             }
             true
         }
@@ -672,7 +670,10 @@ mod tests {
             fs::write(path(dir.path(), None), broken).unwrap();
             assert!(matches!(read(places(&dir)), Content::NotUnderstood(_)), "{broken}");
             let written = update(places(&dir), now(), |ledger| ledger.recorded = Some(now())).await.unwrap();
-            assert_eq!(fs::read_to_string(written.set_aside.unwrap().path).unwrap(), broken);
+            assert_eq!(
+                fs::read_to_string(written.set_aside.unwrap().rsplit_once("moved to ").unwrap().1).unwrap(),
+                broken
+            );
             assert!(matches!(read(places(&dir)), Content::Ledger(_)));
         }
     }

@@ -7,24 +7,18 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, bail};
+
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use super::chown_to_directory_owner;
-use super::error::{Cause, Context, HostError, Result};
+use super::error::of_own_directory;
+use crate::world::Acquisition;
 
 /// Held until it is dropped.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
-
-/// What came of asking for the lock.
-#[derive(Debug)]
-pub enum Acquisition<L> {
-    /// It is held as long as this value lives.
-    Acquired(L),
-    /// Another process holds it: its ID, where it could be read.
-    Held { pid: Option<u32>, directory: PathBuf },
-}
 
 /// Take the prune's lock in this directory, or say who holds it.
 ///
@@ -32,7 +26,7 @@ pub enum Acquisition<L> {
 /// The directory or file cannot be made or opened.
 pub fn acquire(runtime_dir: &Path) -> Result<Acquisition<Lock>> {
     let path = runtime_dir.join("prune.lock");
-    let failed = |error: io::Error| HostError::of_own_directory("cannot use the lock in", runtime_dir, error);
+    let failed = |error: io::Error| of_own_directory("cannot use the lock in", runtime_dir, error.into());
     fs::create_dir_all(runtime_dir).map_err(failed)?;
     let mut file = open(&path, 0o600).map_err(failed)?;
     let mut holder = String::new();
@@ -129,10 +123,12 @@ async fn lock_within(mut file: File, how: FlockArg, limit: Duration) -> Result<F
 }
 
 /// Lock a file that others hold for a moment only.
-pub(super) async fn lock_soon(file: File) -> Result<Flock<File>, Cause> {
+pub(super) async fn lock_soon(file: File) -> Result<Flock<File>> {
     let same = file.try_clone()?;
     match lock_within(file, FlockArg::LockExclusiveNonblock, LOCK_TIMEOUT).await {
-        Err(Errno::EWOULDBLOCK) => Err(Cause::Held { holder: holder(&same), waited: LOCK_TIMEOUT }),
+        Err(Errno::EWOULDBLOCK) => {
+            bail!("{} has held it for over {} s", holder(&same), LOCK_TIMEOUT.as_secs())
+        }
         locked => Ok(locked?),
     }
 }

@@ -5,7 +5,7 @@ mod btrfs;
 pub mod child;
 pub mod engine_files;
 pub mod engine_traces;
-pub mod error;
+mod error;
 pub mod filesystem;
 pub mod inhibitors;
 pub mod ledger_file;
@@ -19,7 +19,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use error::{Cause, Context, Result};
+use anyhow::{Context, Result};
+
 pub use this_host::{ThisHost, watch_signals};
 
 /// Replace a file atomically: a temporary file beside it, to the disk, then into place. A reader sees
@@ -29,7 +30,7 @@ pub use this_host::{ThisHost, watch_signals};
 /// Names the file. What was there stays as it was.
 pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let replace = || -> Result<(), Cause> {
+    let replace = || -> Result<()> {
         let mut file = tempfile::Builder::new().prefix(".ci-docker-prune-").tempfile_in(directory)?;
         write(file.as_file_mut())?;
         file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;

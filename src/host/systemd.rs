@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::error::{Cause, Context, HostError, Result};
+use anyhow::{Context, Result, bail};
 
 /// A unit that systemd has loaded.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +46,7 @@ pub async fn units(limit: Duration) -> Result<Option<Vec<Unit>>> {
     let output = output.unwrap_or_else(|late| Err(late.into())).with_context(|| "systemctl show")?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(HostError::new("systemctl show", Cause::Said(stderr)));
+        bail!("systemctl show: {stderr}");
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // A unit that another one names, and that is not there.

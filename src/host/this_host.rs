@@ -4,18 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use anyhow::{Context, Result};
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::child::{self, Signal};
-use super::error::{Context, Result};
 use super::ledger_file::{self, Content};
-use super::lock::{self, Acquisition, Lock, Removing};
+use super::lock::{self, Lock, Removing};
 use super::{boot_clock, engine_files, engine_traces, filesystem, inhibitors, reserve};
 use crate::engine::{EngineSettings, Engines};
 use crate::facts::{Answer, EngineTraces, Files, Filesystem, Info, Inhibitor, Unavailable};
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
-use crate::world::World;
+use crate::world::{Acquisition, World};
 
 /// This host.
 #[derive(Debug)]

@@ -7,19 +7,17 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::engine::watch::StopEvent;
 use crate::execute::{Execution, Outcome, Recheck, RunContext, Skip, Stop};
 use crate::facts::{
     Answer, Container, DiskPlaces, Filesystem, Inventory, Object, Survey, Unavailable, Usage,
 };
 use crate::gates::disk::usages;
 use crate::gates::{self, GateState, Gates, Verdict, converge};
-use crate::host::lock::Acquisition;
 use crate::ledger::{Ledger, Observations};
 use crate::observe::{self, Questions};
 use crate::plan::{self, Plan, RemovalReason, Turn};
 use crate::units::{Time, age};
-use crate::world::{EngineApi, World};
+use crate::world::{Acquisition, EngineApi, StopEvent, World};
 use report::{Done, OngoingPressure, Preview, PruneReport};
 
 /// What a prune goes by.

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::*;
-use crate::engine::EngineError;
 use crate::execute::FreedNothing;
 use crate::facts::{Image, Inhibitor, Kind, SwarmState};
 use crate::ledger::Entry;
@@ -12,6 +11,7 @@ use crate::testing::fake::Fake;
 use crate::testing::{
     CACHED, DANGLING, ago, block, container, image, labels, now, policy, removal, service, settings, usage,
 };
+use crate::world::EngineError;
 
 fn why() -> Unavailable {
     Unavailable("no answer".into())
@@ -65,7 +65,7 @@ fn a_prune_that_was_stopped_or_failed_is_owed_and_counts_for_the_gates_that_stop
         }
         assert_eq!(settled(&outcome, true), None, "{shown}");
     }
-    let outcome = failed(EngineError::simulated_status("DELETE", 500, "x"));
+    let outcome = failed(crate::testing::status("DELETE", 500, "x"));
     assert_eq!(settled(&outcome, false).unwrap().owed_since, ago("1h"));
     // One that did its work is no longer owed, although that did not help.
     let pressure = settled(&Outcome::default(), false).unwrap();
@@ -117,7 +117,7 @@ fn what_is_gone_is_forgotten_and_what_was_refused_or_stuck_remembered() {
     let refused = ledger.images.iter().filter(|(_, entry)| entry.refused == Some(now()));
     assert_eq!(refused.map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["parent", "refused"]);
 
-    let timeout = EngineError::simulated_timeout("DELETE", Duration::from_secs(30));
+    let timeout = crate::testing::timeout("DELETE", Duration::from_secs(30));
     let stuck = |kind: &str, id: &str| Some((kind.to_owned(), id.to_owned()));
     settle(&mut ledger, &failed(timeout), true, None, now());
     assert_eq!(ledger.stuck, stuck("container", "x"));
@@ -125,7 +125,7 @@ fn what_is_gone_is_forgotten_and_what_was_refused_or_stuck_remembered() {
     let skipped = vec![(removal(Kind::Container, "x"), Skip::Stopped)];
     settle(&mut ledger, &Outcome { skipped, ..Outcome::default() }, true, None, now());
     assert_eq!(ledger.stuck, stuck("container", "x"));
-    let error = EngineError::simulated_status("DELETE", 500, "x");
+    let error = crate::testing::status("DELETE", 500, "x");
     settle(&mut ledger, &failed(error), true, None, now());
     assert_eq!(ledger.stuck, None);
 }
@@ -305,7 +305,7 @@ fn what_cannot_be_asked_is_told() {
 /// An eviction that was interrupted: our tag is all that this image has.
 fn interrupted(percent: u64) -> Fake {
     let fake = host(percent);
-    let tag = crate::engine::remove::eviction_tag("sha256:aaaa");
+    let tag = crate::facts::eviction_tag("sha256:aaaa");
     {
         let image = &mut fake.images.borrow_mut()[0];
         image.digests.clear();
@@ -355,7 +355,7 @@ fn what_an_interrupted_eviction_left_is_finished_also_on_a_disk_with_room() {
     let unread = interrupted(50).failing("image sha256:aaaa", 500);
     assert_eq!(pruned(unread, "").1.ledger.borrow().evicting.len(), 1);
     // A failure is told.
-    let ours = format!("remove image {}", crate::engine::remove::eviction_tag("sha256:aaaa"));
+    let ours = format!("remove image {}", crate::facts::eviction_tag("sha256:aaaa"));
     let failed = pruned(interrupted(50).failing(&ours, 500), "").0.unwrap();
     assert_eq!((word(&failed).as_str(), failed.has_failed()), ("removed 0, stopped false", true));
 }

@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_became_of_each_object_is_counted_by_kind_class_and_result() {
-        let error = || crate::engine::EngineError::simulated_status("x", 500, "x");
+        let error = || crate::testing::status("x", 500, "x");
         let skip = |kind| (removal(kind, ""), crate::execute::Skip::InUse);
         let outcome = Outcome {
             removed: [Kind::Container, Kind::BuildCache, TAGGED].map(|kind| removal(kind, "")).into(),

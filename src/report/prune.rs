@@ -530,7 +530,7 @@ mod tests {
             frees: Some(2),
             ..crate::testing::removal(Kind::Container, id)
         };
-        let error = crate::engine::EngineError::simulated_status("x", 500, "x");
+        let error = crate::testing::status("x", 500, "x");
         let outcome = Outcome {
             removed: vec![removal("a")],
             skipped: vec![(removal("b"), crate::execute::Skip::InUse)],

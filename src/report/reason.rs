@@ -7,13 +7,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::table::{amount, short};
-use crate::engine::EngineError;
-use crate::engine::watch::StopEvent;
 use crate::execute::{Skip, Stop};
 use crate::facts::{Inhibitor, Limit, Usage};
 use crate::gates::{GateState, Gates, Verdict, converge, disk, runs};
 use crate::plan::{Condition, Eviction, KeepReason, LastUse, RemovalReason, Rung};
 use crate::units::{Percent, age, duration, size};
+use crate::world::{EngineError, StopEvent};
 
 /// `{"code": "…", "message": "…", …}`
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -817,9 +816,9 @@ mod tests {
         ] {
             is(&stop(&reason), code, figures);
         }
-        let timeout = EngineError::simulated_timeout("x", HOUR);
+        let timeout = crate::testing::timeout("x", HOUR);
         is(&failure(&timeout), "timed_out", json!({"http_status": null}));
-        let error = EngineError::simulated_status("x", 500, "x");
+        let error = crate::testing::status("x", 500, "x");
         is(&failure(&error), "engine_error", json!({"http_status": 500}));
     }
 

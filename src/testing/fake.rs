@@ -2,27 +2,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use anyhow::{Result, anyhow};
 use regex::Regex;
 
-use crate::engine::EngineError;
-use crate::engine::containers::ContainerScope;
-use crate::engine::events::ImageEvent;
-use crate::engine::remove::Done;
-use crate::engine::watch::Seen;
 use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, EngineTraces, Files, Filesystem, Image, Info, Inhibitor,
     Inspected, Layer, Service, Task, Unavailable,
 };
-use crate::host::error::{HostError, Result};
-use crate::host::lock::Acquisition;
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
-use crate::world::{EngineApi, EngineEvents, EngineOrders, World};
+use crate::world::{
+    Acquisition, ContainerScope, Done, EngineApi, EngineError, EngineEvents, EngineOrders, ImageEvent, Seen,
+    World,
+};
 
 /// Requests are named in `failures`, `delays` and `requests` as they are recorded: `info`, `image sha256:a`,
 /// `remove image sha256:a`, and so on.
@@ -94,7 +90,7 @@ impl Fake {
 
     /// Fail at this request.
     pub fn failing(mut self, request: &str, status: u16) -> Self {
-        let error = EngineError::simulated_status(request, status, "simulated");
+        let error = crate::testing::status(request, status, "simulated");
         self.failures.insert(request.to_owned(), error);
         self
     }
@@ -118,7 +114,7 @@ impl Fake {
     fn host_request(&self, request: &str) -> Result<()> {
         self.requests.borrow_mut().push(request.to_owned());
         let failure = self.failures.get(request).map(ToString::to_string);
-        failure.map_or(Ok(()), |why| Err(HostError::new(request, io::Error::other(why))))
+        failure.map_or(Ok(()), |why| Err(anyhow!("{request}: {why}")))
     }
 }
 
@@ -332,7 +328,7 @@ impl EngineOrders for Rc<Fake> {
         self.request(&format!("tag image {id}")).await?;
         let mut images = self.images.borrow_mut();
         let Some(image) = images.iter_mut().find(|image| image.id == id) else { return Ok(Done::Gone) };
-        image.eviction_tag = Some(crate::engine::remove::eviction_tag(id));
+        image.eviction_tag = Some(crate::facts::eviction_tag(id));
         Ok(Done::Whole)
     }
 

@@ -16,6 +16,7 @@ use crate::plan::{Plan, Policy, Removal, RemovalReason};
 use crate::prune::report::Done;
 use crate::settings::Settings;
 use crate::units::{Time, parse_duration};
+use crate::world::EngineError;
 
 /// The time of every unit test.
 pub fn now() -> Time {
@@ -215,4 +216,17 @@ pub fn done(outcome: Outcome) -> Done {
 pub fn settings(words: &str) -> Settings {
     let words = ["ci-docker-prune", "--config=/dev/null"].into_iter().chain(words.split_whitespace());
     crate::settings::read(words.map(Into::into)).expect("settings")
+}
+
+/// The engine's answer with this status.
+pub fn status(request: &str, status: u16, message: &str) -> EngineError {
+    EngineError::with_status(format!("{request}: {status}: {message}"), status, message.into())
+}
+
+pub fn loss(request: &str) -> EngineError {
+    EngineError::new(format!("the connection was lost during {request}"))
+}
+
+pub fn timeout(request: &str, after: std::time::Duration) -> EngineError {
+    EngineError::timeout(format!("no answer to {request} in {after:?}"))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -18,7 +19,6 @@ use zeroize::Zeroizing;
 
 use super::found;
 use crate::engine::Credential;
-use crate::host::error::{Cause, Context, HostError, Result, chain};
 use crate::report::verify::{Check, CheckStatus};
 use crate::units::duration;
 
@@ -123,16 +123,16 @@ async fn ask(credential: Option<&Credential>, instead: Option<&str>) -> Result<P
     });
     let answer = send(&client, Method::GET, &url, basic.as_ref()).await?;
     let body = Limited::new(answer.into_body(), MAX_TOKEN_BYTES).collect().await;
-    let body = body.map_err(|error| Cause::Said(error.to_string())).with_context(|| url.clone())?.to_bytes();
+    let body = body.map_err(|error| anyhow!("{url}: {error}"))?.to_bytes();
     let answer: serde_json::Value = serde_json::from_slice(&body).with_context(|| url.clone())?;
     let Some(token) = answer["token"].as_str() else {
-        return Err(HostError::new(url, Cause::Said("no token in the answer".into())));
+        bail!("{url}: no token in the answer");
     };
     let bearer = Zeroizing::new(format!("Bearer {token}"));
     let url = format!("{}/v2/{PREVIEW}/manifests/latest", instead.unwrap_or(REGISTRY));
     let answer = send(&client, Method::HEAD, &url, Some(&bearer)).await?;
     if answer.status().as_u16() == 429 && !answer.headers().contains_key("ratelimit-remaining") {
-        return Err(refused(url, answer.status()));
+        return Err(refused(&url, answer.status()));
     }
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
     Ok(PullLimit::from_headers(header("ratelimit-limit"), header("ratelimit-remaining")))
@@ -148,17 +148,14 @@ async fn send(
     url: &str,
     authorization: Option<&Zeroizing<String>>,
 ) -> Result<Response<Incoming>> {
-    let http = |error: &dyn std::error::Error| HostError::new(url, Cause::Said(chain(error)));
     let mut request = Request::builder().method(method).uri(url);
     if let Some(text) = authorization {
-        let mut value = HeaderValue::from_str(text).map_err(|error| http(&error))?;
+        let mut value = HeaderValue::from_str(text)?;
         value.set_sensitive(true);
         request = request.header(AUTHORIZATION, value);
     }
-    let answer = client
-        .request(request.body(Empty::new()).map_err(|error| http(&error))?)
-        .await
-        .map_err(|error| http(&error))?;
+    let request = request.body(Empty::new())?;
+    let answer = client.request(request).await.with_context(|| url.to_owned())?;
     if is_answer(answer.status()) { Ok(answer) } else { Err(refused(url, answer.status())) }
 }
 
@@ -167,8 +164,8 @@ fn is_answer(status: StatusCode) -> bool {
     status.is_success() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-fn refused(url: impl Into<String>, status: StatusCode) -> HostError {
-    HostError::new(url, Cause::Said(format!("it answers {status}")))
+fn refused(url: &str, status: StatusCode) -> anyhow::Error {
+    anyhow!("{url}: it answers {status}")
 }
 
 #[cfg(test)]

@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ci_docker_prune::commands::prune;
-use ci_docker_prune::engine::containers::ContainerScope;
-use ci_docker_prune::engine::remove::eviction_tag;
-use ci_docker_prune::engine::watch::StopEvent;
+use ci_docker_prune::facts::eviction_tag;
 use ci_docker_prune::facts::{Container, Image};
 use ci_docker_prune::prune::report::PruneReport;
 use ci_docker_prune::report::progress;
-use ci_docker_prune::world::{EngineApi, EngineEvents, EngineOrders, World};
+use ci_docker_prune::world::{ContainerScope, EngineApi, EngineEvents, EngineOrders, StopEvent, World};
 use regex::Regex;
 
 use crate::engine::{self, ContainerState, State, Store};

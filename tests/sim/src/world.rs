@@ -5,31 +5,32 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use ci_docker_prune::engine::EngineError;
-use ci_docker_prune::engine::containers::ContainerScope;
-use ci_docker_prune::engine::events::ImageEvent;
-use ci_docker_prune::engine::remove::{Done, eviction_tag};
-use ci_docker_prune::engine::watch::{Seen, StopEvent};
+use anyhow::{Result, anyhow};
+use ci_docker_prune::facts::eviction_tag;
 use ci_docker_prune::facts::{
     Answer, CacheRecord, Container, ContainerState, Containerd, DiskUsage, EVICTION_REPOSITORY, EngineTraces,
     Files, Filesystem, Image, Info, Inhibitor, Inspected, Labels, Layer, Mode, References, Restart, Service,
     Swarm, SwarmState, Task, TaskCounts, TaskState, Unavailable, Update,
 };
-use ci_docker_prune::host::error::{HostError, Result};
-use ci_docker_prune::host::lock::Acquisition;
 use ci_docker_prune::ledger::{ImageUse, Ledger, Observations, Reading};
 use ci_docker_prune::units::Time;
-use ci_docker_prune::world::{EngineApi, EngineEvents, EngineOrders, World};
+use ci_docker_prune::world::{
+    Acquisition, ContainerScope, Done, EngineApi, EngineError, EngineEvents, EngineOrders, ImageEvent, Seen,
+    StopEvent, World,
+};
 use regex::Regex;
 use tokio::time::Instant;
 
 use crate::engine::{self, COMMIT_DELAY, Delete, Sign, State, Store, Violation};
 use crate::run::Deed;
+
+fn status(request: &str, status: u16, message: &str) -> EngineError {
+    EngineError::with_status(format!("{request}: {status}: {message}"), status, message.to_owned())
+}
 
 /// The clock at the beginning.
 pub fn epoch() -> Time {
@@ -182,7 +183,7 @@ impl Shared {
     /// A step of the host, which fails whatever the fault is.
     async fn host_step(&self, name: &str) -> Result<()> {
         self.step(name).await;
-        let failure = || HostError::new(name, io::Error::other("simulated"));
+        let failure = || anyhow!("{name}: simulated");
         self.take_fault().map_or(Ok(()), |_| Err(failure()))
     }
 
@@ -248,7 +249,7 @@ impl Shared {
         self.pass().await;
         let mut answer = self.fault(name, fault).await;
         if answer.is_ok() && self.millis() < self.state.borrow().down_until {
-            answer = Err(EngineError::simulated_loss(name));
+            answer = Err(EngineError::new(format!("the connection was lost during {name}")));
         }
         match &answer {
             Ok(()) if name == "GET /services" => self.judge.asked.set(began),
@@ -263,16 +264,18 @@ impl Shared {
     async fn fault(&self, name: &str, fault: Option<Fault>) -> Result<(), EngineError> {
         match fault {
             None => Ok(()),
-            Some(Fault::Status(status)) => Err(EngineError::simulated_status(name, status, "simulated")),
-            Some(Fault::NoSpace) => {
-                Err(EngineError::simulated_status(name, 500, "write: no space left on device"))
+            Some(Fault::Status(code)) => Err(status(name, code, "simulated")),
+            Some(Fault::NoSpace) => Err(status(name, 500, "write: no space left on device")),
+            Some(Fault::MalformedResponse) => {
+                Err(EngineError::new(format!("cannot understand the answer to {name}")))
             }
-            Some(Fault::MalformedResponse) => Err(EngineError::simulated_malformed_response(name)),
-            Some(Fault::LostBefore | Fault::LostAfter) => Err(EngineError::simulated_loss(name)),
+            Some(Fault::LostBefore | Fault::LostAfter) => {
+                Err(EngineError::new(format!("the connection was lost during {name}")))
+            }
             Some(Fault::Hang) => {
                 tokio::time::sleep(self.timeout).await;
                 self.state.borrow_mut().advance(self.millis());
-                Err(EngineError::simulated_timeout(name, self.timeout))
+                Err(EngineError::timeout(format!("no answer to {name}")))
             }
         }
     }
@@ -387,7 +390,7 @@ impl Shared {
         }
         self.pass().await;
         if self.millis() < self.state.borrow().down_until {
-            return Err(EngineError::simulated_loss(name));
+            return Err(EngineError::new(format!("the connection was lost during {name}")));
         }
         let order = change(self);
         let done = match order {
@@ -399,7 +402,7 @@ impl Shared {
                 state.delete(&decided);
                 match decided {
                     Delete::NotFound => Ok(Done::Gone),
-                    Delete::Conflict(why) => Err(EngineError::simulated_status(name, 409, &why)),
+                    Delete::Conflict(why) => Err(status(name, 409, &why)),
                     Delete::Untag(..) => Ok(Done::Untagged),
                     Delete::Whole(_) => Ok(Done::Whole),
                 }
@@ -413,7 +416,7 @@ impl Shared {
         match self.fault(name, fault).await {
             // The program looks again, and the object is there.
             Err(error) if error.status().is_some_and(|(status, _)| status == 404) => {
-                Err(EngineError::simulated_still_there(name))
+                Err(EngineError::new(format!("404 to {name}, and it is still there")))
             }
             answer => answer.map(|()| Done::Whole),
         }
@@ -891,7 +894,7 @@ impl EngineOrders for Simulated {
                 Order::Done(match state.containers.get(id).map(|container| container.state.clone()) {
                     None => Ok(Done::Gone),
                     Some(engine::ContainerState::Running) => {
-                        Err(EngineError::simulated_status("DELETE /containers/ID", 409, "it is running"))
+                        Err(status("DELETE /containers/ID", 409, "it is running"))
                     }
                     Some(_) => {
                         state.containers.remove(id);
@@ -919,7 +922,7 @@ impl EngineOrders for Simulated {
                 }
                 if state.is_full() {
                     let why = "write repositories.json: no space left on device";
-                    return Order::Done(Err(EngineError::simulated_status("POST /images/ID/tag", 500, why)));
+                    return Order::Done(Err(status("POST /images/ID/tag", 500, why)));
                 }
                 Order::Done(match state.images.get_mut(id) {
                     None => Ok(Done::Gone),

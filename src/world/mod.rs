@@ -1,25 +1,22 @@
 //! What a run needs from outside, as one small interface: the engine, the clock, filesystems, the ledger's store, locks
 //! and signals. There are two: this host (`host`, `engine`), and a simulated one in `tests/sim`.
 
+mod answers;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Result;
 use regex::Regex;
 
-use crate::engine::EngineError;
-use crate::engine::containers::ContainerScope;
-use crate::engine::events::ImageEvent;
-use crate::engine::remove::Done;
-use crate::engine::watch::Seen;
 use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, EngineTraces, Files, Filesystem, Image, Info, Inhibitor,
     Inspected, Layer, Service, Task,
 };
-use crate::host::error::Result;
-use crate::host::lock::Acquisition;
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
+pub use answers::*;
 
 /// The host that a run works on.
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]

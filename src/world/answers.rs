@@ -1,0 +1,127 @@
+//! What the world answers: errors, events, and what an order did.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::facts::Unavailable;
+use crate::units::Time;
+
+/// A request that failed. Its text names the engine, the request, the cause, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{text}")]
+pub struct EngineError {
+    text: String,
+    status: Option<(u16, String)>,
+    timed_out: bool,
+}
+
+impl EngineError {
+    pub fn new(text: String) -> Self {
+        Self { text, status: None, timed_out: false }
+    }
+
+    /// The engine answered with this HTTP status and message.
+    pub fn with_status(text: String, status: u16, message: String) -> Self {
+        Self { status: Some((status, message)), ..Self::new(text) }
+    }
+
+    /// The engine took too long, so that it may still be at work.
+    pub fn timeout(text: String) -> Self {
+        Self { timed_out: true, ..Self::new(text) }
+    }
+
+    pub fn status(&self) -> Option<(u16, &str)> {
+        self.status.as_ref().map(|(status, message)| (*status, message.as_str()))
+    }
+
+    pub fn timed_out(&self) -> bool {
+        self.timed_out
+    }
+
+    /// Is the engine only busy with something that ends by itself ("a prune operation is already running", "removal of
+    /// container … is already in progress")?
+    pub fn is_busy(&self) -> bool {
+        matches!(self.status(), Some((409, why)) if why.contains("already running") || why.contains("in progress"))
+    }
+
+    /// Is the disk too full for the engine to write what an order changes? In the kernel's words (ENOSPC, EDQUOT).
+    pub fn is_no_space(&self) -> bool {
+        let words = ["no space left on device", "disk quota exceeded"];
+        self.status().is_some_and(|(_, why)| words.iter().any(|words| why.contains(words)))
+    }
+
+    /// Does the engine, or a proxy before it, forbid the request?
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self.status(), Some((403, _)))
+    }
+}
+
+impl From<EngineError> for Unavailable {
+    fn from(error: EngineError) -> Self {
+        Self(error.text)
+    }
+}
+
+/// Which containers to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerScope {
+    /// Those that are neither exited nor dead: cheap also where thousands have ended.
+    Live,
+    All,
+}
+
+/// A container event: it names the image that is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageEvent {
+    /// As the container asked for it.
+    pub image: String,
+    /// By the engine's clock.
+    pub at: Time,
+}
+
+/// What events have told since the subscription.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The first after which no removal is safe.
+    pub stop: Option<StopEvent>,
+    /// How many others there were that make the gates worth asking again.
+    pub others: usize,
+    /// How many of these are of containers of Swarm's services, and so may change what the services run.
+    pub of_services: usize,
+    /// The images that were pulled, tagged, loaded or imported, and those of containers that were created or started, by ID or
+    /// reference, in order.
+    pub images: Vec<String>,
+}
+
+/// Something after which no removal is safe any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopEvent {
+    /// A service of this name.
+    ServiceCreated(String),
+    ServiceUpdated(String),
+    /// A container, network, volume, secret or config of a CI run.
+    Run(String),
+    /// The stream ended, for this reason.
+    Lost(String),
+}
+
+/// What an order to the engine did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// All that was asked for; of an image, the whole of it went.
+    Whole,
+    /// The reference went, and others keep the image.
+    Untagged,
+    /// Nothing: there was no such thing any more (404).
+    Gone,
+}
+
+/// What came of asking for a lock.
+#[derive(Debug)]
+pub enum Acquisition<L> {
+    /// It is held as long as this value lives.
+    Acquired(L),
+    /// Another process holds it: its ID, where it could be read.
+    Held { pid: Option<u32>, directory: PathBuf },
+}
