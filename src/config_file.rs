@@ -20,22 +20,15 @@ pub struct ConfigFile {
     pub keys: Vec<Key>,
 }
 
-/// One `key = value`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Key {
-    /// The long option's name.
     pub name: String,
-    /// From 1.
     pub line: usize,
     /// As they would be typed; several of a repeatable option.
     pub values: Vec<String>,
 }
 
 impl ConfigFile {
-    /// Read the text of a file.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it, a line each, with path, line and key.
     pub fn parse(path: &Path, text: &str) -> Result<Self, String> {
         let at = |offset: usize| text[..offset].matches('\n').count() + 1;
         let place = |line: usize| format!("{}:{line}", path.display());
@@ -59,7 +52,6 @@ impl ConfigFile {
         }
     }
 
-    /// The line that sets an option.
     pub fn key(&self, option: &str) -> Option<&Key> {
         self.keys.iter().find(|key| key.name == option)
     }
@@ -73,7 +65,6 @@ impl ConfigFile {
     }
 }
 
-/// What a key says, as it would be typed.
 fn values(name: &str, value: &Spanned<DeValue>) -> Result<Vec<String>, String> {
     let command = cli::command(|option| option);
     let keys = || command.get_arguments().filter(|option| cli::is_key(option));
@@ -113,7 +104,6 @@ fn values(name: &str, value: &Spanned<DeValue>) -> Result<Vec<String>, String> {
     }
 }
 
-/// A value of the wrong type.
 fn shown(value: &DeValue) -> String {
     match value {
         DeValue::String(text) => format!("the string \"{text}\""),

@@ -49,19 +49,14 @@ const MAX_SURVEYS: usize = 3;
 /// How often the gates are asked anew because of events that came while they were asked.
 const MAX_RECHECKS: usize = 20;
 
-/// Where a run works, and what may stop it.
 pub struct RunContext<'a, W: World> {
-    /// The host.
     pub world: &'a W,
-    /// The engine, connected.
     pub engine: &'a W::Engine,
     /// The events of every engine that is asked, since before the gates were evaluated.
     pub events: &'a <W::Engine as EngineApi>::Events,
-    /// Is told how many objects are dealt with.
     pub progress: &'a dyn Fn(usize),
 }
 
-/// What a run learns when it asks again.
 pub struct Recheck {
     pub runs: runs::Verdict,
     pub converge: converge::Verdict,
@@ -69,12 +64,9 @@ pub struct Recheck {
     pub in_use: HashSet<String>,
 }
 
-/// What was done.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// What is gone.
     pub removed: Vec<Removal>,
-    /// What stayed although nothing failed, and why.
     pub skipped: Vec<(Removal, Skip)>,
     /// What could not be removed, and the engine's error.
     pub failed: Vec<(Removal, EngineError)>,
@@ -82,12 +74,10 @@ pub struct Outcome {
     pub freed_nothing: Option<FreedNothing>,
     /// IDs of images of which no eviction has left anything: gone, or with their names and no tag of ours.
     pub settled: Vec<String>,
-    /// Why it ended before its plan was carried out.
     pub stopped: Option<Stop>,
 }
 
 impl Outcome {
-    /// How many objects are dealt with.
     fn done(&self) -> usize {
         self.removed.len() + self.skipped.len() + self.failed.len()
     }
@@ -110,13 +100,11 @@ impl Outcome {
 /// Images that were evicted in a row, and after which the disk was as full as before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FreedNothing {
-    /// How many they were.
     pub images: usize,
     /// Bytes that should have been free after it.
     pub size: u64,
 }
 
-/// Why something that was to go stayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Skip {
     /// The engine would not remove it now, in its own words.
@@ -139,20 +127,18 @@ pub enum Skip {
     Forbidden,
     /// It has tags that no registry may have, and they could not be recorded before they were taken off.
     Unrecorded,
-    /// The run ended before its turn.
     Stopped,
     /// The run ended while it was going: it has lost its names, and its layers are still there.
     Interrupted,
 }
 
-/// Why a run ended early.
 #[derive(Debug)]
 pub enum Stop {
-    /// One of them is no longer open.
-    Gates { runs: runs::Verdict, converge: converge::Verdict },
-    /// The engine's events.
+    Gates {
+        runs: runs::Verdict,
+        converge: converge::Verdict,
+    },
     Event(StopEvent),
-    /// These commands block prunes.
     Inhibited(Vec<Inhibitor>),
     /// SIGTERM or SIGINT.
     Signal,
@@ -160,7 +146,6 @@ pub enum Stop {
     GatesUnsettled,
     /// The disk is too full for the engine to write what an order changes.
     NoSpace,
-    /// It is not known whether it may go on.
     Unavailable(Unavailable),
 }
 
@@ -188,7 +173,6 @@ pub struct Execution<'a, W: World, Ask, Measure> {
     useless: (usize, FreedNothing),
     /// What an inhibitor waits for, as long as an order is in flight.
     lock: Weak<W::RemovalLock>,
-    /// What was done so far.
     pub outcome: Outcome,
 }
 
@@ -215,7 +199,6 @@ where
         }
     }
 
-    /// Remove these objects, in their order.
     pub async fn carry_out(&mut self, removals: Vec<Removal>) {
         let mut left = VecDeque::from(removals);
         while let Some(removal) = left.pop_front() {
@@ -287,7 +270,6 @@ where
         NotDone::Skipped(Skip::Stopped)
     }
 
-    /// May this be done now?
     async fn check_preconditions(
         &mut self,
         turn: Turn,
@@ -358,7 +340,6 @@ where
         }
     }
 
-    /// Is the object still what the plan saw?
     async fn check(&self, expect: Precondition<'_>) -> Result<(), NotDone> {
         let engine = self.site.engine;
         let not_done = match expect {
@@ -731,7 +712,6 @@ async fn remove_dangling_image<L>(
     (removal, if gone { Ok(Done::Gone) } else { done.map_err(NotDone::from) })
 }
 
-/// Does an image still have no more names than the plan saw, and not fewer than its kind has?
 fn is_as_planned(image: &Image, removal: &Removal) -> bool {
     let class = image.class();
     match removal.turn() {
@@ -740,7 +720,6 @@ fn is_as_planned(image: &Image, removal: &Removal) -> bool {
     }
 }
 
-/// Did the removal of these images leave the filesystem as full as it was?
 fn freed_nothing(before: &Usage, after: &Usage, gone: FreedNothing) -> bool {
     let (before_, after_) = (&before.filesystem, &after.filesystem);
     let inodes = before.by_inodes() && after_.inodes_used < before_.inodes_used;
@@ -790,7 +769,6 @@ fn pop_of_rung(left: &mut VecDeque<Removal>, limit: Option<&Limit>) -> Option<Re
     if next == limit { left.pop_front() } else { None }
 }
 
-/// The next removal, if it is of this kind.
 fn pop(left: &mut VecDeque<Removal>, turn: Turn) -> Option<Removal> {
     if left.front()?.turn() == turn { left.pop_front() } else { None }
 }
@@ -813,9 +791,7 @@ fn wanted_bytes(usage: &Usage, limit: &Limit) -> u64 {
 #[derive(Debug, Clone, Copy)]
 enum Order<'a> {
     RemoveContainer(&'a str),
-    /// By this reference.
     RemoveImage(&'a str),
-    /// With a tag of our own.
     TagImage(&'a str),
     PruneBuildCache(Duration),
 }
@@ -841,19 +817,16 @@ impl<L> Permit<L> {
 #[derive(Clone, Copy)]
 enum Precondition<'a> {
     Anything,
-    /// A container that finished then, or never ran.
     Finished(&'a str, Option<Time>),
     /// An image that no container uses, with no name that the plan did not see, and with this one, which is to be taken off.
     Unused(&'a Removal, Option<&'a str>),
     /// An image with our tag; where that is all it has, no container uses it.
     Nameless(&'a str),
-    /// An image with a name beside our tag.
     Named(&'a str),
 }
 
 /// Why an object was not removed by an order of ours.
 enum NotDone {
-    /// It went by itself.
     Gone,
     /// The name to be taken off is another image's now, or nobody's.
     Moved,

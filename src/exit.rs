@@ -7,11 +7,8 @@ use std::process::ExitCode;
 pub enum Exit {
     /// Done; for `prune` also nothing to do, or blocked by a gate.
     Done,
-    /// Something could not be read or removed.
     Failed,
-    /// Wrong usage.
     Usage,
-    /// A gate is closed.
     Closed,
     /// `prune` ended with the disk at or above `--disk-critical`, or has been blocked for days. systemd has names for
     /// most codes below 8 (systemd.exec(5), "Process Exit Codes"), and would print 4 as NOPERMISSION.
@@ -19,7 +16,6 @@ pub enum Exit {
     /// A gate could not be evaluated. systemd's `ExecCondition=` skips the unit in silence for 1 to
     /// 254 and fails it for 255 (systemd.service(5)).
     Unavailable,
-    /// The status of the command under `inhibit`.
     OfCommand(u8),
 }
 

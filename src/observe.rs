@@ -18,7 +18,6 @@ use crate::world::{ContainerScope, EngineApi, EngineError, ImageEvent, World};
 /// How many objects of one kind are asked about at a time.
 pub const AT_A_TIME: usize = 8;
 
-/// Which questions a command has.
 #[derive(Clone, Copy)]
 pub struct Questions {
     pub services: bool,
@@ -32,14 +31,12 @@ pub struct Questions {
 impl Questions {
     pub const NONE: Self =
         Self { services: false, tasks: false, containers: None, inhibitors: false, disk: false };
-    /// What tells which images are in use.
     pub const IN_USE: Self = Self { containers: Some(ContainerScope::All), ..Self::NONE };
     /// What `runs` and `converge` need, and which images are in use.
     pub const DEPLOYS: Self = Self { services: true, tasks: true, inhibitors: true, ..Self::IN_USE };
     pub const EVERYTHING: Self = Self { disk: true, ..Self::DEPLOYS };
 }
 
-/// Ask. `disk_paths`: what `--disk-path` names.
 pub async fn survey<W: World>(
     world: &W,
     engine: &W::Engine,
@@ -345,9 +342,6 @@ async fn untagged_parents(engine: &impl EngineApi, mut parent: Option<String>) -
 
 /// Record what containers, and the events since the last record, show to be in use; and make this change too. What the
 /// ledger is then.
-///
-/// # Errors
-/// The engine does not answer, or the ledger cannot be written.
 pub async fn record_usage<W: World>(
     world: &W,
     engine: &W::Engine,

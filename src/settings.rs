@@ -23,27 +23,21 @@ use crate::plan;
 use crate::prune::PrunePolicy;
 use crate::units::{Percent, duration};
 
-/// Everything that was asked for, validated.
 #[derive(Debug)]
 pub struct Settings {
     pub command: Command,
     pub output: Output,
-    /// List everything that stays.
     pub verbose: bool,
     pub log: LevelFilter,
     pub engine: EngineSettings,
     pub policy: PrunePolicy,
     /// `record` prunes at this usage, or when a prune is owed.
     pub prune_at: Option<Percent>,
-    /// Where the ledger is.
     pub state_dir: PathBuf,
-    /// Where locks are, and inhibitors register.
     pub runtime_dir: PathBuf,
-    /// For node_exporter's textfile collector.
     pub metrics_file: Option<PathBuf>,
 }
 
-/// What to do.
 #[derive(Debug)]
 pub enum Command {
     Prune {
@@ -52,7 +46,6 @@ pub enum Command {
     Gates {
         /// Empty: all.
         names: Vec<GateName>,
-        /// Record image usage on the way.
         record: bool,
     },
     Record,
@@ -76,7 +69,6 @@ pub enum Command {
     Man,
 }
 
-/// What `verify` checks.
 #[derive(Debug)]
 pub struct VerifySettings {
     pub registries: Vec<String>,
@@ -84,7 +76,6 @@ pub struct VerifySettings {
     pub online: bool,
     /// Prove with this image that a second deploy downloads nothing.
     pub redeploy: Option<String>,
-    /// What stands in for Docker Hub.
     pub docker_hub: Option<String>,
 }
 
@@ -160,7 +151,6 @@ fn config_file(matches: &ArgMatches, environment: Environment) -> Result<Option<
 
 /// Where each setting comes from, for errors that name more than one.
 struct Sources<'a> {
-    /// IDs of the options on the command line.
     typed: HashSet<String>,
     file: ConfigFile,
     environment: Environment<'a>,
@@ -180,7 +170,6 @@ impl Sources<'_> {
         self.typed.contains(&option.replace('-', "_"))
     }
 
-    /// Is the option neither on the command line nor in the file?
     fn is_default(&self, option: &str) -> bool {
         !self.is_typed(option) && self.file.key(option).is_none()
     }
@@ -203,7 +192,6 @@ fn usage(kind: ErrorKind, text: &str) -> clap::Error {
     cli::command(|option| option).error(kind, text)
 }
 
-/// A value that is wrong wherever it comes from.
 fn invalid(text: &str) -> clap::Error {
     clap::Error::raw(ErrorKind::ValueValidation, format!("{text}\n"))
 }

@@ -4,15 +4,31 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A point in time, UTC.
 pub type Time = jiff::Timestamp;
 
 /// A whole percentage from 0 to 100.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "u8", try_from = "u8")]
 pub struct Percent(u8);
 
+impl From<Percent> for u8 {
+    fn from(percent: Percent) -> Self {
+        percent.0
+    }
+}
+
+impl TryFrom<u8> for Percent {
+    type Error = String;
+
+    fn try_from(percent: u8) -> Result<Self, String> {
+        if percent <= 100 { Ok(Self(percent)) } else { Err(format!("{percent} is no percentage")) }
+    }
+}
+
 impl Percent {
-    /// 100%.
     pub const FULL: Self = Self(100);
 
     /// `part` of `whole`, rounded up as `df` rounds; `None` where the whole is nothing.

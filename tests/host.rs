@@ -213,9 +213,9 @@ fn the_record_timer_fills_the_ledger() {
     host.run("systemctl daemon-reload; systemctl start ci-docker-prune-record.timer");
     host.eventually("the ledger knows the image", "grep -q sha256 /var/lib/ci-docker-prune/ledger.json");
     // Again, and again.
-    let noted = "grep noted /var/lib/ci-docker-prune/ledger.json";
-    let first = host.run(noted);
-    host.eventually("the ledger is noted anew", &format!("[ \"$({noted})\" != '{first}' ]"));
+    let recorded = "grep recorded /var/lib/ci-docker-prune/ledger.json";
+    let first = host.run(recorded);
+    host.eventually("the ledger is recorded anew", &format!("[ \"$({recorded})\" != '{first}' ]"));
 }
 
 /// Let the ledger have seen everything a month ago, and start the record timer every second.

@@ -42,7 +42,6 @@ pub async fn run(
     Ok(Exit::OfCommand(code))
 }
 
-/// List the inhibitors that are active.
 pub fn list(settings: &Settings) -> Result<Exit> {
     let active = inhibitors::active(&settings.runtime_dir)?;
     print(|mut out| match settings.output {

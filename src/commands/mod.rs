@@ -20,10 +20,6 @@ use crate::report::config;
 use crate::report::progress::Bars;
 use crate::settings::{Command, Settings};
 
-/// Run a command.
-///
-/// # Errors
-/// What the command could not do, and no exit status of its own tells.
 pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
     let host =
         ThisHost::new(settings.engine.clone(), settings.state_dir.clone(), settings.runtime_dir.clone());

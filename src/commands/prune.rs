@@ -31,11 +31,9 @@ pub async fn run(host: &ThisHost, settings: &Settings, dry_run: bool, bars: &Bar
     Ok(ended.exit)
 }
 
-/// An attempt with its exit status.
 pub struct Ended {
     pub attempt: Attempt,
     pub exit: Exit,
-    /// Why the metrics could not be written.
     metrics: Option<anyhow::Error>,
 }
 

@@ -27,9 +27,6 @@ pub async fn run(host: &ThisHost, settings: &Settings, bars: &Bars) -> Result<Ex
 }
 
 /// Record in any world, and prune where that is due.
-///
-/// # Errors
-/// The engine does not answer, or the ledger cannot be written while no prune is due.
 pub async fn record_in(world: &impl World, settings: &Settings, bars: &Bars) -> Result<Exit> {
     let policy = &settings.policy;
     // After a boot the directory of the inhibitors is gone; this comes long before the next prune.

@@ -8,10 +8,8 @@ use crate::facts::{Answer, DiskUsage, Files, ImageClass, Unavailable};
 /// What takes less than this is not shown, bytes.
 const NOISE: u64 = 1_000_000;
 
-/// How many are shown.
 const SHOWN: usize = 10;
 
-/// A kind of thing that takes room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsumerKind {
     Image(ImageClass),
@@ -19,7 +17,6 @@ pub enum ConsumerKind {
     /// What a container has written on top of its image.
     ContainerLayer,
     BuildCache,
-    /// What containers have logged.
     Log,
     /// Folders of overlay2 that the engine has forgotten.
     Unreachable,
@@ -36,39 +33,30 @@ pub struct DiskConsumer {
     pub id: String,
     /// Bytes; of an image with the layers that it shares.
     pub size: u64,
-    /// Of an image, as far as the ledger knows it.
     pub image: Option<ImageUsage>,
 }
 
-/// What is known of an image that takes space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageUsage {
-    /// Is there a container that uses it?
     pub in_use: bool,
-    /// How long ago the ledger first saw it.
     pub age: Option<Duration>,
     /// How long ago it was last used; absent where it never was seen in use.
     pub last_used: Option<Duration>,
-    /// The `name:tag` by which it was used last.
     pub last_name: Option<String>,
 }
 
-/// What stays, as far as it was seen.
 #[derive(Debug, Default)]
 pub struct DiskConsumers {
     /// Largest first.
     pub largest: Vec<DiskConsumer>,
     pub unreachable: Vec<PathBuf>,
-    /// Is [`ConsumerKind::Elsewhere`] a lower bound, because it is not known which layers the images share?
     pub other_is_least: bool,
-    /// What could not be looked at.
     pub unseen: Vec<Unavailable>,
 }
 
 /// What is there. `used` is that of the filesystem that holds the engine's data, bytes.
 #[derive(Debug)]
 pub struct Measurements {
-    /// The images that stay.
     pub images: Vec<DiskConsumer>,
     pub usage: Answer<DiskUsage>,
     pub files: Answer<Files>,

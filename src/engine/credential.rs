@@ -30,7 +30,6 @@ pub fn registry_key(registry: &str) -> &str {
     }
 }
 
-/// What the registry said.
 #[derive(Debug)]
 pub enum CredentialTest {
     NotAsked,

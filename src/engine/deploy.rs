@@ -13,14 +13,11 @@ use super::wire::encode;
 use crate::facts::{Reference, label};
 use crate::world::EngineError;
 
-/// How a service's only task is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// With what the engine has to say of it, such as that no node is eligible.
     Coming(Option<String>),
-    /// It runs, or ran and has ended.
     Started,
-    /// In the engine's words.
     Failed(String),
 }
 
@@ -126,7 +123,6 @@ impl Engine {
         self.send(Method::POST, "/services/create", auth.as_ref(), Some(&spec.to_string())).await.map(drop)
     }
 
-    /// How the task of a service is doing.
     pub async fn progress(&self, service: &str) -> Result<Progress, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -164,7 +160,6 @@ impl Engine {
         }
     }
 
-    /// Does a container of this service exist, in whatever state?
     pub async fn has_container(&self, service: &str) -> Result<bool, EngineError> {
         let filters = json!({"label": [format!("{}={service}", label::SERVICE_NAME)]}).to_string();
         let containers: Vec<serde::de::IgnoredAny> =

@@ -18,9 +18,7 @@ use crate::world::{ContainerScope, EngineApi, EngineError, ImageEvent};
 /// The engine to prune and the one that knows the services.
 #[derive(Debug)]
 pub struct Engines {
-    /// The engine to prune.
     pub local: Engine,
-    /// The manager, where it is another engine.
     pub manager: Option<Engine>,
     /// The ID of the engine to prune, once it said it.
     id: Arc<OnceLock<String>>,
@@ -29,10 +27,6 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Connect to both.
-    ///
-    /// # Errors
-    /// One of them cannot be reached, or speaks none of our API versions.
     pub async fn connect(settings: &EngineSettings) -> Answer<Self> {
         let timeout = settings.timeout;
         let manager = settings.swarm_host.as_ref().map(|host| Engine::connect(host, timeout));

@@ -16,9 +16,7 @@ pub(super) enum Failure {
     NoSocket,
     PermissionDenied,
     Refused(String),
-    /// The host's name.
     Unresolved(String),
-    /// Without an answer for this long.
     TimedOut(Duration),
     /// A list took this long, beside which the engine answers other requests.
     SlowList(Duration),
@@ -36,14 +34,11 @@ pub(super) enum Failure {
     Certificate(CertificateError),
     Tls(TlsFailure),
     Podman,
-    /// It speaks the API up to this version.
     TooOld(Version),
-    /// It speaks the API from this version on.
     TooNew(Version),
 }
 
 impl Failure {
-    /// Find the cause in a client error's chain.
     pub(super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut text = error.to_string();
         let mut next = Some(error);
@@ -86,7 +81,6 @@ impl Failure {
         }
     }
 
-    /// The error of this request to this engine.
     pub(super) fn at(self, host: &HostUrl, request: &str) -> EngineError {
         let (sentence, hint) = self.told(host, request);
         let text = if hint.is_empty() { sentence } else { format!("{sentence}; {hint}") };

@@ -7,11 +7,9 @@ use std::time::Duration;
 /// How to reach the engine, and how long to wait for it.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
-    /// The engine to prune.
     pub host: HostUrl,
     /// The manager to ask about services, where it is another engine.
     pub swarm_host: Option<HostUrl>,
-    /// Timeout for one request.
     pub timeout: Duration,
     /// Timeout for one removal, while the engine answers other requests.
     pub removal_timeout: Duration,
@@ -24,10 +22,8 @@ impl EngineSettings {
     }
 }
 
-/// Where an engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostUrl {
-    /// A socket on this host.
     Unix(PathBuf),
     /// `HOST:PORT`, plain HTTP.
     Tcp(String),
@@ -45,7 +41,6 @@ impl fmt::Display for HostUrl {
 }
 
 impl HostUrl {
-    /// The socket of an engine on this host.
     pub fn socket(&self) -> Option<&Path> {
         match self {
             Self::Unix(path) => Some(path),

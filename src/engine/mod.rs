@@ -46,10 +46,8 @@ const NEWEST: Version = Version { major: 1, minor: 53 };
 /// image or a container takes milliseconds (9 s for 2,000 images on an idle machine, 28.5).
 const LIST_TIMEOUTS: u32 = 10;
 
-/// What came of a request.
 type Received = Result<(StatusCode, Bytes), Box<dyn std::error::Error>>;
 
-/// A connection to an engine, for reading.
 #[derive(Debug, Clone)]
 pub struct Engine {
     transport: Transport,
@@ -59,7 +57,6 @@ pub struct Engine {
     timeout: Duration,
 }
 
-/// An API version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Version {
     major: usize,
@@ -82,10 +79,6 @@ impl std::str::FromStr for Version {
 }
 
 impl Engine {
-    /// Connect, and agree on an API version.
-    ///
-    /// # Errors
-    /// The engine cannot be reached, or speaks none of our versions.
     pub async fn connect(host: &HostUrl, timeout: Duration) -> Result<Self, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -126,22 +119,18 @@ impl Engine {
         Ok(engine)
     }
 
-    /// The timeout for one request.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// The version of its API that we speak with it.
     pub fn api_version(&self) -> String {
         self.version.to_string()
     }
 
-    /// Is the engine on this host, so that its paths are ours?
     pub fn is_local(&self) -> bool {
         matches!(self.host, HostUrl::Unix(_))
     }
 
-    /// Does it answer at all?
     async fn is_alive(&self) -> bool {
         self.get_unversioned::<serde::de::IgnoredAny>("/version").await.is_ok()
     }
@@ -155,14 +144,12 @@ impl Engine {
         serde_json::from_slice(&body).map_err(|why| self.malformed(path, &why))
     }
 
-    /// An answer of one JSON value after the other.
     async fn get_lines<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, EngineError> {
         let body = self.fetch(&format!("/v{}{path}", self.version)).await?;
         let values = serde_json::Deserializer::from_slice(&body).into_iter::<T>();
         values.collect::<Result<_, _>>().map_err(|why| self.malformed(path, &why))
     }
 
-    /// An answer that grows with what the host has.
     async fn get_list<T: DeserializeOwned>(&self, version: Version, path: &str) -> Result<T, EngineError> {
         let versioned = format!("/v{version}{path}");
         let answer = self.transport.send(Method::GET, &versioned, None, None);
@@ -198,7 +185,6 @@ impl Engine {
         }
     }
 
-    /// An answer that may take [`LIST_TIMEOUTS`].
     async fn long_answer(
         &self,
         request: &str,
@@ -249,7 +235,6 @@ fn request_line(path: &str) -> String {
     format!("GET {}", path.split('?').next().unwrap_or(path))
 }
 
-/// The message of an answer that is an error.
 fn message(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Message {

@@ -18,7 +18,6 @@ use crate::world::{Done, EngineError, EngineOrders};
 #[derive(Debug, Clone)]
 pub struct Remover {
     engine: Engine,
-    /// Timeout for one removal.
     limit: Duration,
     /// Was the run told to end? Then a removal is not waited for longer than for an answer.
     shutdown_requested: Option<Arc<AtomicBool>>,

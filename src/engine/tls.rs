@@ -11,9 +11,6 @@ use thiserror::Error;
 
 /// Trust only `ca.pem`, and show `cert.pem` with `key.pem`
 /// (Docker's documentation, "Protect the Docker daemon socket").
-///
-/// # Errors
-/// Names the file, and what is wrong with it.
 pub fn configuration(folder: &Path) -> Result<ClientConfig, CertificateError> {
     let file = |name: &str| -> PathBuf { folder.join(name) };
     let wrong = |name: &str, why: &dyn std::fmt::Display| CertificateError {
@@ -60,13 +57,10 @@ pub struct CertificateError {
     cause: String,
 }
 
-/// Why there is no TLS connection.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TlsFailure {
-    /// We do not accept the engine's certificate.
     #[error("{0}")]
     ServerCertificate(String),
-    /// The engine does not accept ours.
     #[error("{0}")]
     ClientCertificate(String),
     /// The other side speaks no TLS, or no version of it that we do.

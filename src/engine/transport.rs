@@ -39,7 +39,6 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Transport {
     client: AnyClient,
-    /// Scheme and authority of every URI.
     base: String,
 }
 
@@ -64,8 +63,6 @@ impl AnyClient {
 }
 
 impl Transport {
-    /// # Errors
-    /// The certificates cannot be read.
     pub fn new(host: &HostUrl) -> Result<Self, CertificateError> {
         // Connections are kept for the next request, but not for one that comes later: what lies between
         // us and the engine may close them when they are idle, and that must not fail a removal.

@@ -17,24 +17,20 @@ use crate::facts::{EVICTION_REPOSITORY, label};
 use crate::units::Time;
 use crate::world::{EngineError, EngineEvents, Seen, StopEvent};
 
-/// Which events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// All of this host's engine.
     Everything,
     /// Of a manager elsewhere: its pulls and containers are none of our business.
     Services,
 }
 
 impl Scope {
-    /// Are events about this kind of object part of it?
     fn includes(self, kind: &str) -> bool {
         self == Self::Everything || ["service", "network", "secret", "config"].contains(&kind)
     }
 }
 
 impl Seen {
-    /// Take in an event.
     pub fn record(&mut self, event: Event, run_pattern: &Regex) {
         let images = images(&event);
         let attributes = event.actor.attributes.as_ref();
@@ -60,7 +56,6 @@ struct State {
     is_interrupted: bool,
 }
 
-/// A subscription; it ends with the value.
 #[derive(Debug)]
 pub struct Watch {
     state: channel::Receiver<State>,
@@ -82,23 +77,18 @@ pub struct Event {
     /// What happened, such as `create`.
     #[serde(rename = "Action")]
     pub action: String,
-    /// The object.
     #[serde(rename = "Actor")]
     pub actor: Actor,
 }
 
-/// What an event is about.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Actor {
-    /// Its ID; of an image event the reference.
     #[serde(rename = "ID", default)]
     pub id: String,
-    /// Its name, labels and more, by key.
     #[serde(rename = "Attributes")]
     pub attributes: Option<HashMap<String, String>>,
 }
 
-/// An event as the engine sends it.
 #[derive(Deserialize)]
 struct Timed {
     #[serde(flatten)]
@@ -107,7 +97,6 @@ struct Timed {
     time: i64,
 }
 
-/// What tells an event from all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Key {
     time: i64,
@@ -125,7 +114,6 @@ impl Timed {
 
 /// How many events the engine remembers (moby: `daemon/events`, `eventsLimit`).
 const REMEMBERED: usize = 256;
-/// Between two subscriptions.
 const PAUSE: Duration = Duration::from_secs(1);
 /// A stream that lasted so long did not end because it was subscribed to.
 const STEADY: Duration = Duration::from_secs(5);
@@ -137,9 +125,6 @@ impl Engine {
     ///
     /// A stream that ends is subscribed again, and goes on where it ended. It is lost where it cannot be told that no event was
     /// missed in between: the engine must remember one that was seen.
-    ///
-    /// # Errors
-    /// The engine does not answer the subscription.
     pub async fn watch(
         &self,
         scope: Scope,
@@ -205,15 +190,12 @@ impl EngineEvents for Vec<Watch> {
     }
 }
 
-/// What an event stream brings next.
 enum Next {
     Event(Timed),
-    /// It was closed, or cut, for this reason.
     End(String),
     Malformed(String),
 }
 
-/// An event stream: one event a line.
 struct Lines<B> {
     body: B,
     pending: Vec<u8>,
@@ -298,7 +280,6 @@ impl Reader {
         });
     }
 
-    /// Take in an event, unless it is known; is it new?
     fn record_event(&mut self, event: Timed) -> bool {
         let key = event.key();
         if self.known.contains(&key) {
@@ -328,14 +309,10 @@ fn resumed(first: Option<Next>, known: &VecDeque<Key>) -> Result<(), String> {
     }
 }
 
-/// What an event means for a prune under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
-    /// No removal is safe any more.
     Stop(StopEvent),
-    /// The gates are worth asking again.
     Recheck,
-    /// Nothing that a prune needs to know.
     Ignore,
 }
 
@@ -353,7 +330,6 @@ fn images(event: &Event) -> Vec<String> {
     images.into_iter().flatten().filter(|image| !image.is_empty()).cloned().collect()
 }
 
-/// What does this event mean?
 pub fn classify(event: Event, run_pattern: &Regex) -> Meaning {
     let begins = ["create", "start", "rename", "update", "pull", "tag", "load", "import"];
     if !begins.contains(&event.action.as_str()) {

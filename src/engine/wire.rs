@@ -13,7 +13,6 @@ pub(super) fn gone_is_none<T>(answer: Result<T, EngineError>) -> Result<Option<T
     }
 }
 
-/// Percent-encode for a query.
 pub(super) fn encode(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }

@@ -12,7 +12,6 @@ pub mod label {
     pub const COMPOSE_PROJECT: &str = "com.docker.compose.project";
     /// The service of a task's container, by ID (moby: `daemon/cluster/executor/container`).
     pub const SERVICE_ID: &str = "com.docker.swarm.service.id";
-    /// The same by name.
     pub const SERVICE_NAME: &str = "com.docker.swarm.service.name";
     /// The services that a proof of layer reuse makes (`verify --redeploy`); the value is their node's ID.
     pub const PROOF: &str = "ci-docker-prune.verify";
@@ -33,27 +32,20 @@ pub mod label {
     }
 }
 
-/// Docker labels, by key.
 pub type Labels = HashMap<String, String>;
 
 /// A container (`GET /containers/json`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// The engine's ID of it.
     pub id: String,
-    /// Without the leading slash.
     pub names: Vec<String>,
-    /// The image as it was asked for.
     pub image: String,
     /// The ID of that image; empty where the engine no longer knows it.
     pub image_id: String,
     /// The images that it mounts (`type=image`), as they were asked for.
     pub mounted_images: Vec<String>,
-    /// The volumes that it mounts, by name.
     pub volumes: Vec<String>,
-    /// Its state when the list was made.
     pub state: ContainerState,
-    /// Those of its image included.
     pub labels: Labels,
     /// When it was created, not when it started; to the second.
     pub created: Option<Time>,
@@ -83,19 +75,12 @@ pub struct Inspected {
 /// The state of a container, as the engine's list names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerState {
-    /// It never ran.
     Created,
-    /// Its process runs.
     Running,
-    /// Its processes are frozen.
     Paused,
-    /// It ended, and the engine starts it again.
     Restarting,
-    /// Another removal is under way.
     Removing,
-    /// Its process ended.
     Exited,
-    /// A removal of it failed half-way.
     Dead,
     /// A state that this program does not know; never touched.
     Other,
@@ -107,7 +92,6 @@ impl ContainerState {
         !matches!(self, Self::Exited | Self::Dead)
     }
 
-    /// As the engine names it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Created => "created",

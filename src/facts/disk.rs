@@ -9,13 +9,11 @@ use crate::units::{Percent, Time};
 pub struct CacheRecord {
     /// Bytes.
     pub size: u64,
-    /// A build works with it now.
     pub in_use: bool,
     /// An image has it as a layer, so its removal frees nothing.
     pub shared: bool,
     /// `internal` and `frontend` records go only with `all`.
     pub internal: bool,
-    /// Last use, else creation.
     pub last_used: Option<Time>,
 }
 
@@ -24,7 +22,6 @@ pub struct CacheRecord {
 pub struct DiskUsage {
     /// All layers of all images, each once; absent where counting them takes seconds.
     pub layers: Option<u64>,
-    /// By name.
     pub volumes: Vec<(String, u64)>,
     /// What containers have written on top of their images, by name.
     pub containers: Vec<(String, u64)>,
@@ -35,7 +32,6 @@ pub struct DiskUsage {
 /// What only a look into the engine's folder tells. Bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Files {
-    /// What containers have logged, by container ID.
     pub logs: Vec<(String, u64)>,
     /// Folders of overlay2 that belong to no layer and no container.
     pub unreachable: Vec<(PathBuf, u64)>,
@@ -54,12 +50,10 @@ pub struct Filesystem {
     pub available: u64,
     /// 0 where the filesystem does not count inodes (btrfs).
     pub inodes: u64,
-    /// Inodes that are not free.
     pub inodes_used: u64,
     /// What btrfs can have for its metadata, in bytes: what it has set aside, and what the rest of the devices can still
     /// give. 0 on other filesystems.
     pub metadata: u64,
-    /// What of it is taken.
     pub metadata_used: u64,
 }
 
@@ -101,7 +95,6 @@ impl Limit {
         usage.percent >= self.percent || self.lacks_space(usage)
     }
 
-    /// Is less space available than `min_free`?
     pub fn lacks_space(&self, usage: &Usage) -> bool {
         self.min_free.is_some_and(|min_free| usage.filesystem.available < min_free)
     }
@@ -110,14 +103,12 @@ impl Limit {
 /// Usage of one filesystem: the largest of blocks, inodes and metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
-    /// What was measured.
     pub filesystem: Filesystem,
     /// As `df` rounds it: up.
     pub percent: Percent,
 }
 
 impl Usage {
-    /// A filesystem with nothing left.
     pub fn full() -> Self {
         let filesystem = Filesystem {
             mount_point: "/".into(),
@@ -132,13 +123,11 @@ impl Usage {
         Self { percent: Percent::FULL, filesystem }
     }
 
-    /// Do the inodes decide?
     pub fn by_inodes(&self) -> bool {
         let inodes = self.filesystem.inode_percent();
         self.filesystem.block_percent() < inodes && self.filesystem.metadata_percent() <= inodes
     }
 
-    /// Does the metadata of btrfs decide?
     pub fn by_metadata(&self) -> bool {
         self.filesystem.block_percent().max(self.filesystem.inode_percent())
             < self.filesystem.metadata_percent()

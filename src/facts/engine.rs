@@ -18,9 +18,7 @@ pub struct Info {
     pub memory: u64,
     /// The socket of the containerd that it uses (`Containerd.Address`, Docker 27 and later).
     pub containerd: Option<PathBuf>,
-    /// Does the containerd image store hold the images?
     pub containerd_store: bool,
-    /// This node's part in a Swarm.
     pub swarm: Swarm,
     /// The engine's own, such as `26.1.5`.
     pub version: String,
@@ -37,9 +35,7 @@ pub struct EngineTraces {
     pub root_is_shared: Option<bool>,
     /// The ID of the engine whose data lie there (`engine-id`, Docker 23 and later).
     pub engine_id: Option<String>,
-    /// Was a Docker daemon that runs on this kernel told to listen on the socket?
     pub daemon_listens: bool,
-    /// This host's.
     pub host_name: String,
     /// This host's, in bytes.
     pub memory: Option<u64>,
@@ -47,10 +43,8 @@ pub struct EngineTraces {
     pub containerd: Option<Containerd>,
 }
 
-/// The containerd that an engine uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Containerd {
-    /// Was it started by something else than the engine?
     pub separate: bool,
     /// Where it keeps its data, as its process or its configuration says.
     pub root: Option<PathBuf>,

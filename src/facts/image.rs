@@ -1,5 +1,8 @@
 //! Images, their references told apart, and their layers.
 
+use std::fmt;
+use std::str::FromStr;
+
 use super::{Labels, Reference, name_tag};
 use crate::units::Time;
 
@@ -8,7 +11,6 @@ use crate::units::Time;
 pub struct Image {
     /// `sha256:…`: of the configuration on overlay2, of the manifest on the containerd image store.
     pub id: String,
-    /// `name:tag`, without a digest.
     pub tags: Vec<String>,
     /// `name@sha256:…` and, on the containerd image store, `name:tag@sha256:…`.
     pub digests: Vec<String>,
@@ -24,7 +26,6 @@ pub struct Image {
     pub untagged_parents: usize,
     /// Bytes, layers shared with other images included.
     pub size: u64,
-    /// Of its configuration.
     pub labels: Labels,
 }
 
@@ -38,13 +39,27 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Enough to tell the layers of one host apart.
     pub const ID_DIGITS: usize = 16;
 
-    /// A layer by its digest.
     pub fn new(digest: &str, size: u64) -> Self {
         let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
         Self { id: hex.chars().take(Self::ID_DIGITS).collect(), size }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}:{}", self.id, self.size)
+    }
+}
+
+impl FromStr for Layer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is no ID:BYTES");
+        let (id, size) = text.split_once(':').ok_or_else(wrong)?;
+        Ok(Self { id: id.to_owned(), size: size.parse().map_err(|_| wrong())? })
     }
 }
 
@@ -53,7 +68,6 @@ impl Layer {
 pub struct BuildStep {
     /// Bytes of its layer, unpacked; 0 of a step that made none.
     pub size: u64,
-    /// The command.
     pub created_by: String,
 }
 
@@ -112,30 +126,23 @@ pub fn eviction_tag(id: &str) -> String {
     format!("{EVICTION_REPOSITORY}:{}", id.trim_start_matches("sha256:"))
 }
 
-/// What the references of an answer are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {
-    /// As [`Image::tags`].
     pub tags: Vec<String>,
-    /// As [`Image::digests`].
     pub digests: Vec<String>,
-    /// As [`Image::eviction_tag`].
     pub eviction_tag: Option<String>,
 }
 
 /// What a name-less and what a named image is to this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ImageClass {
-    /// It has a `name:tag`.
     Tagged,
     /// It has a digest and no tag: what Swarm pulls, or what an eviction has begun to remove.
     Cached,
-    /// It has no name at all.
     Dangling,
 }
 
 impl ImageClass {
-    /// As the JSON and the tables name it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tagged => "tagged",
@@ -149,7 +156,6 @@ impl ImageClass {
 pub const SHORTEST_ID: usize = 4;
 
 impl Image {
-    /// Does this reference of a container mean this image: by its ID or the beginning of it, by a `name:tag` or by a digest?
     pub fn is_named(&self, reference: &str) -> bool {
         let (id, hex) = (self.id.trim_start_matches("sha256:"), reference.trim_start_matches("sha256:"));
         let by_name = || match Reference::parse(reference).digest {
@@ -165,12 +171,10 @@ impl Image {
         reference == self.id || (hex.len() >= SHORTEST_ID && id.starts_with(hex)) || by_name()
     }
 
-    /// Has it no name but perhaps our own?
     pub fn is_nameless(&self) -> bool {
         self.tags.is_empty() && self.digests.is_empty()
     }
 
-    /// Is this, letter by letter, one of its names?
     pub fn has_reference(&self, reference: &str) -> bool {
         self.tags.iter().chain(&self.digests).any(|name| name == reference)
     }

@@ -15,21 +15,17 @@ pub struct Survey {
     /// Those of the whole Swarm; empty where the node is in none.
     pub services: Answer<Vec<Service>>,
     pub tasks: Answer<Vec<Task>>,
-    /// Those of this node, at least the live ones.
     pub containers: Answer<Vec<Container>>,
     /// IDs of the nodes that are down or drained: nothing is missing there.
     pub nodes_away: HashSet<String>,
-    /// Is another engine asked about the services (`--swarm-host`)?
     pub manager_elsewhere: bool,
     pub inhibitors: Answer<Vec<Inhibitor>>,
     /// `None` where the engine is on another host.
     pub places: Answer<Option<EnginePlaces>>,
-    /// Those that `disk` measures, each once.
     pub filesystems: Answer<Vec<Filesystem>>,
 }
 
 impl Survey {
-    /// Nothing was answered, for this reason.
     pub fn unavailable(why: &Unavailable) -> Self {
         Self {
             info: Err(why.clone()),
@@ -74,10 +70,8 @@ impl Survey {
 /// Where an engine on this host keeps its data. The gate, evictions and consumers all go by this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnginePlaces {
-    /// Everything, but perhaps the images.
     pub root: PathBuf,
     pub images: PathBuf,
-    /// Is it certain that the images lie there?
     pub certain: bool,
 }
 
@@ -88,7 +82,6 @@ impl EnginePlaces {
     }
 }
 
-/// Where to measure how full the disk is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskPlaces {
     /// For the gate: what `--disk-path` names, else all that holds the engine's data.
@@ -119,24 +112,16 @@ impl DiskPlaces {
 /// Everything that the engine has and that a plan is made from.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
-    /// All, ended ones too.
     pub containers: Vec<Container>,
-    /// All but intermediate ones.
     pub images: Vec<Image>,
-    /// Those of the whole Swarm.
     pub services: Vec<Service>,
-    /// Those of the whole Swarm.
     pub tasks: Vec<Task>,
-    /// Records of BuildKit's cache.
     pub build_cache: Vec<CacheRecord>,
-    /// Does the containerd image store hold the images?
     pub containerd_store: bool,
-    /// What the engine would not tell.
     pub unread: Vec<Unread>,
 }
 
 impl Inventory {
-    /// Did the engine not answer a question about this object?
     pub fn is_unread(&self, id: &str) -> bool {
         self.unread.iter().any(|unread| unread.id == id)
     }
@@ -145,11 +130,9 @@ impl Inventory {
 /// A question about one object that the engine did not answer, so that the object stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
-    /// What kind of object it is.
     pub kind: Kind,
     /// Empty for the build cache, and for the images where they could not be listed.
     pub id: String,
-    /// Why there is no answer.
     pub why: Unavailable,
 }
 

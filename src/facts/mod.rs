@@ -33,17 +33,13 @@ impl From<anyhow::Error> for Unavailable {
     }
 }
 
-/// An answer, or why there is none.
 pub type Answer<T> = Result<T, Unavailable>;
 
-/// A running command that blocks prunes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inhibitor {
     /// Its process; `None`, like the rest, where its file says nothing.
     pub pid: Option<u32>,
-    /// When its command began.
     pub since: Option<Time>,
-    /// What was given with `--why`.
     pub why: Option<String>,
 }
 

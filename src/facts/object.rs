@@ -2,7 +2,6 @@
 
 use super::{Container, Image, ImageClass};
 
-/// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Container,
@@ -28,7 +27,6 @@ impl Kind {
     }
 }
 
-/// One thing that the engine has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
     pub kind: Kind,
@@ -41,7 +39,6 @@ pub struct Object {
 }
 
 impl Object {
-    /// Its first name, else its ID.
     pub fn label(&self) -> &str {
         self.names.first().unwrap_or(&self.id)
     }

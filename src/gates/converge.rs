@@ -12,25 +12,19 @@ use crate::units::{Time, elapsed};
 /// moment of 0/0). A service older than this that has none will get none: no node is eligible.
 const FIRST_TASK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why nothing is converging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Open {
     /// The node is in no Swarm, so there is nothing to converge.
     NotInSwarm,
-    /// How many services there are.
     Converged(usize),
 }
 
-/// Why a service is not where it wants to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConvergeCause {
-    /// An update is under way.
     Updating,
-    /// A rollback is under way.
     RollingBack,
     /// A node prepares a task, which includes the pull of its image.
     Pulling,
-    /// A task is on its way to running.
     Starting,
     /// Tasks fail and are started again; with the last error.
     CrashLooping(Option<String>),
@@ -42,29 +36,21 @@ pub enum ConvergeCause {
     NoSuitableNode(Option<String>),
 }
 
-/// A service that has not converged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConvergingService {
-    /// Its name.
     pub service: String,
-    /// Tasks that run, or of a job completed.
     pub has: u64,
-    /// Tasks that should.
     pub wants: u64,
     /// Why they are not the same, or not yet settled.
     pub cause: ConvergeCause,
-    /// Has Swarm given up starting what is missing?
     pub gave_up: bool,
-    /// The stack that it belongs to.
     pub stack: Option<String>,
     /// Since the service was created or last changed.
     pub age: Option<Duration>,
 }
 
-/// What keeps the gate closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
-    /// These services.
     Converging(Vec<ConvergingService>),
     /// This many tasks run on this node although the engine lists no live container for them: it has
     /// just been started and is still finding its containers (observed on 20.10 to 29).
@@ -74,13 +60,10 @@ pub enum Closed {
 /// Why it is not known whether services converge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unknown {
-    /// A question got no answer.
     Unavailable(Unavailable),
     /// A worker does not know the services, and no manager was named.
     Worker,
-    /// The manager waits for its unlock key.
     Locked,
-    /// The node is joining its Swarm.
     Pending,
     /// The Swarm is in another state, which the engine describes so.
     Failed(String),
@@ -88,10 +71,8 @@ pub enum Unknown {
     NoStatus(String),
 }
 
-/// What the gate says.
 pub type Verdict = super::Verdict<Open, Closed, Unknown>;
 
-/// Evaluate the gate.
 pub fn evaluate(survey: &Survey, now: Time) -> Verdict {
     match verdict(survey, now) {
         Ok(verdict) => verdict,

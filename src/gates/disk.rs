@@ -11,7 +11,6 @@ pub struct Measured {
     pub limit: Limit,
 }
 
-/// Why the usage is not known.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unknown {
     #[error(transparent)]
@@ -20,7 +19,6 @@ pub enum Unknown {
     NoBlocks(Filesystem),
 }
 
-/// Open means under pressure.
 pub type Verdict = super::Verdict<Measured, Measured, Unknown>;
 
 pub fn evaluate(survey: &Survey, limit: Limit) -> Verdict {

@@ -17,7 +17,6 @@ pub enum Verdict<Open, Closed, Unknown> {
     Unknown(Unknown),
 }
 
-/// A verdict without its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateState {
     Open,
@@ -26,7 +25,6 @@ pub enum GateState {
 }
 
 impl GateState {
-    /// As the JSON and the text name it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -56,7 +54,6 @@ impl<Open, Closed, Unknown> Verdict<Open, Closed, Unknown> {
     }
 }
 
-/// The verdicts of one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gates {
     pub disk: disk::Verdict,
@@ -83,18 +80,15 @@ impl Gates {
         GateState::combined(self.states().map(|(_, state)| state))
     }
 
-    /// The names of those in this state.
     pub fn in_state(&self, wanted: GateState) -> impl Iterator<Item = &'static str> {
         self.states().into_iter().filter(move |(_, state)| *state == wanted).map(|(name, _)| name)
     }
 
-    /// The names of those that keep a prune away.
     pub fn not_open(&self) -> Vec<&'static str> {
         let not_open = |(name, state)| (state != GateState::Open).then_some(name);
         self.states().into_iter().filter_map(not_open).collect()
     }
 
-    /// Is `runs` or `converge` not open?
     pub fn are_deploys_blocking(&self) -> bool {
         self.runs.state() != GateState::Open || self.converge.state() != GateState::Open
     }

@@ -11,16 +11,11 @@ use crate::units::{Time, elapsed};
 /// A run older than this was probably left behind: runs take minutes, not days.
 pub const POSSIBLY_STALE_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// What a live run shows itself as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RunKind {
-    /// A Swarm stack.
     Stack,
-    /// A service of no stack.
     Service,
-    /// A Compose project.
     ComposeProject,
-    /// A container of none of these.
     Container,
     /// A command under `ci-docker-prune inhibit`; its name is its reason.
     Inhibitor,
@@ -29,24 +24,19 @@ pub enum RunKind {
 /// Something that keeps a prune away, since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// What it shows itself as.
     pub kind: RunKind,
     /// Of the stack, service, project or container; an inhibitor's reason.
     pub name: String,
-    /// Age of its oldest part, where known.
     pub age: Option<Duration>,
-    /// The process of an inhibitor, where known.
     pub pid: Option<u32>,
 }
 
 impl Run {
-    /// Is it older than a run ever takes?
     pub fn is_possibly_stale(&self) -> bool {
         self.age.is_some_and(|age| age >= POSSIBLY_STALE_AGE)
     }
 }
 
-/// What the gate says; closed names every run.
 pub type Verdict = super::Verdict<(), Vec<Run>, Unavailable>;
 
 /// Evaluate the gate. A run that is seen closes it, whatever else could not be asked.

@@ -11,7 +11,6 @@ pub fn id() -> Option<String> {
     Some(id.trim().to_owned())
 }
 
-/// The time since this boot, suspend included.
 pub fn since() -> Option<Duration> {
     clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(Duration::from)
 }

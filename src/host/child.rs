@@ -17,9 +17,6 @@ const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
 /// Run a command and wait for it; its exit status, or 128 and the signal that ended it.
-///
-/// # Errors
-/// Signals cannot be watched, or the child cannot be waited for.
 pub async fn run(command: &[OsString]) -> Result<u8> {
     let passed_on =
         [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];

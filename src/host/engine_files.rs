@@ -15,9 +15,6 @@ use crate::facts::Files;
 const UNREACHABLE_MIN_AGE: Duration = Duration::from_secs(86_400);
 
 /// What containers have logged, and the folders of overlay2 that nothing refers to (moby #43586).
-///
-/// # Errors
-/// This user may not look, or the disk fails.
 pub fn measure(root: &Path) -> Result<Files> {
     let context = || format!("cannot look into {}", root.display());
     let logs = logs(root).with_context(context)?;

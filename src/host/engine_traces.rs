@@ -50,11 +50,9 @@ fn memory() -> Option<u64> {
     kib.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Whatever listens on a Unix socket.
 enum Listener {
     /// A process, as far as it can be seen from here.
     Process(Process),
-    /// This user may not connect.
     Unknown,
     /// There is no socket, or nobody listens any more.
     Nobody,
@@ -145,7 +143,6 @@ fn real(path: &Path) -> PathBuf {
     path.strip_prefix("/var/run").map_or_else(|_| path.to_owned(), |rest| Path::new("/run").join(rest))
 }
 
-/// The value of an option in a command line.
 fn option<'a>(arguments: &'a [String], names: &[&str]) -> Option<&'a str> {
     arguments.iter().enumerate().find_map(|(at, argument)| match argument.split_once('=') {
         Some((name, value)) if names.contains(&name) => Some(value),
@@ -154,7 +151,6 @@ fn option<'a>(arguments: &'a [String], names: &[&str]) -> Option<&'a str> {
     })
 }
 
-/// A process, by its ID.
 struct Process(i32);
 
 fn processes() -> impl Iterator<Item = Process> {
@@ -178,14 +174,12 @@ impl Process {
         line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
     }
 
-    /// A variable of its environment.
     fn variable(&self, name: &str) -> Option<String> {
         let variables = fs::read(self.folder().join("environ")).ok()?;
         let mut variables = variables.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         variables.find_map(|variable| Some(variable.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
     }
 
-    /// What the process sees at this path.
     fn sees(&self, path: &Path) -> PathBuf {
         let path = real(path);
         self.folder().join("root").join(path.strip_prefix("/").unwrap_or(&path))

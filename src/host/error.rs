@@ -5,12 +5,10 @@ use std::path::Path;
 
 use anyhow::Error;
 
-/// The kernel's kind of error, where it is one.
 fn io_kind(error: &Error) -> Option<ErrorKind> {
     error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
 }
 
-/// Was there no space left, for the file or for this user?
 pub fn is_full(error: &Error) -> bool {
     matches!(io_kind(error), Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }

@@ -19,9 +19,6 @@ use super::btrfs;
 use crate::facts::Filesystem;
 
 /// Measure each filesystem once, whichever of the paths lie on it.
-///
-/// # Errors
-/// Names the path that cannot be measured.
 pub fn measure<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Vec<Filesystem>> {
     let mounts = mounts();
     let mut seen = HashSet::new();
@@ -38,7 +35,6 @@ pub fn measure<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Vec<File
     Ok(filesystems)
 }
 
-/// A path, and the mount that it lies on.
 struct Place {
     /// Without symbolic links, as far as this user may follow them.
     path: PathBuf,
@@ -182,9 +178,6 @@ fn reachable(path: &Path) -> PathBuf {
 }
 
 /// What holds a path, where that does not outlive a reboot.
-///
-/// # Errors
-/// Names the path that cannot be asked about.
 pub fn volatile(path: &Path) -> Result<Option<&'static str>> {
     let stat = statfs(&reachable(path))
         .with_context(|| format!("cannot ask what holds {}: statfs", path.display()))?;

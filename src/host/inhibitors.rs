@@ -47,9 +47,6 @@ fn folder(runtime_dir: &Path) -> PathBuf {
 
 /// Make the directories where they are missing, as far as this user may. `socket` is the engine's:
 /// its group may inhibit, and so owns the folder of the inhibitors.
-///
-/// # Errors
-/// Names the directory.
 pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
     let folder = folder(runtime_dir);
     let make = || -> std::io::Result<()> {
@@ -80,10 +77,6 @@ pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
     make().with_context(|| format!("cannot make the directory {}", folder.display()))
 }
 
-/// Register an inhibitor for this process.
-///
-/// # Errors
-/// The directory cannot be written.
 pub fn register(runtime_dir: &Path, why: Option<&str>, now: Time) -> Result<Registered> {
     let folder = folder(runtime_dir);
     let write = || -> Result<Registered> {
@@ -115,9 +108,6 @@ pub fn register(runtime_dir: &Path, why: Option<&str>, now: Time) -> Result<Regi
 }
 
 /// The inhibitors that are active now, oldest first. Stale files are cleared away where permitted.
-///
-/// # Errors
-/// The directory is there and cannot be read.
 pub fn active(runtime_dir: &Path) -> Result<Vec<Inhibitor>> {
     let folder = folder(runtime_dir);
     let context = || format!("cannot read the inhibitors in {}", folder.display());

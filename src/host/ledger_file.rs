@@ -1,6 +1,5 @@
 //! The ledger on disk: read whole, written atomically, never lost.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -13,278 +12,22 @@ use serde::{Deserialize, Serialize};
 use super::error::{is_full, of_own_directory};
 use super::lock::{lock_soon, open};
 use super::replace;
-use crate::facts::Layer;
-use crate::ledger::{Clock, Entry, Ledger, Moment, Pressure, Reading, Reported, Returns, UselessEviction};
-use crate::units::{Percent, Time};
+use crate::ledger::Ledger;
+use crate::units::Time;
 
 const SCHEMA: u32 = 1;
 
-#[derive(Serialize, Deserialize)]
-struct LedgerJson {
-    schema: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    engine: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    clock: Option<ClockJson>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    gaps_seconds: Vec<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    older_than_seconds: Option<u64>,
-    #[serde(default)]
-    recorded: Option<Time>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    recorded_at: Option<Time>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    jumps: Vec<MomentJson>,
-    #[serde(default)]
-    events_until: Option<Time>,
-    images: BTreeMap<String, EntryJson>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    repositories: BTreeMap<String, ReturnsJson>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    last_run: Option<Time>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    last_success: Option<Time>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pressure: Option<PressureJson>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    stuck: Option<(String, String)>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    evicting: BTreeMap<String, Vec<String>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ClockJson {
-    time: Time,
-    #[serde(default)]
-    since_record_seconds: f64,
-    wall: Time,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    boot_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    boot_seconds: Option<f64>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct MomentJson {
-    wall: Time,
-    time: Time,
-}
-
-#[derive(Serialize, Deserialize)]
-struct PressureJson {
-    since: Time,
-    #[serde(default)]
-    blocked: BTreeMap<String, u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    owed_since: Option<Time>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reported: Option<ReportedJson>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    alarmed: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    freed_nothing: Option<UselessEvictionJson>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct UselessEvictionJson {
-    at: Time,
-    used_percent: u8,
-    used_bytes: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ReportedJson {
-    at: Time,
-    what: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ReturnsJson {
-    images: u32,
-    returns: u32,
-    last_used: Time,
-}
-
-#[derive(Serialize, Deserialize)]
-struct EntryJson {
-    first_seen: Time,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_used: Option<Time>,
-    #[serde(default)]
-    named: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dangling_since: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    missing_since: Option<Time>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    references: BTreeMap<String, Time>,
-    /// `ID:BYTES …`: a line an image, where a list would take four a layer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    layers: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    refused: Option<Time>,
-}
-
-fn shown_layers(layers: &[Layer]) -> String {
-    layers.iter().map(|Layer { id, size }| format!("{id}:{size}")).collect::<Vec<_>>().join(" ")
-}
-
-/// Layers that cannot be understood are asked for again.
-fn parse_layers(text: &str) -> Option<Vec<Layer>> {
-    let layer = |word: &str| {
-        let (id, size) = word.split_once(':')?;
-        Some(Layer { id: id.to_owned(), size: size.parse().ok()? })
-    };
-    text.split_whitespace().map(layer).collect()
-}
-
-impl From<PressureJson> for Pressure {
-    fn from(json: PressureJson) -> Self {
-        Self {
-            since: json.since,
-            blocked: json.blocked,
-            owed_since: json.owed_since,
-            reported: json.reported.map(|ReportedJson { at, what }| Reported { at, what }),
-            alarmed: json.alarmed,
-            freed_nothing: json.freed_nothing.and_then(
-                |UselessEvictionJson { at, used_percent, used_bytes }| {
-                    Some(UselessEviction {
-                        at,
-                        percent: Percent::of(used_percent.into(), 100)?,
-                        used: used_bytes,
-                    })
-                },
-            ),
-        }
-    }
-}
-
-impl From<&Pressure> for PressureJson {
-    fn from(pressure: &Pressure) -> Self {
-        let reported = pressure.reported.clone();
-        Self {
-            since: pressure.since,
-            blocked: pressure.blocked.clone(),
-            owed_since: pressure.owed_since,
-            reported: reported.map(|Reported { at, what }| ReportedJson { at, what }),
-            alarmed: pressure.alarmed,
-            freed_nothing: pressure.freed_nothing.map(|UselessEviction { at, percent, used }| {
-                UselessEvictionJson { at, used_percent: percent.get(), used_bytes: used }
-            }),
-        }
-    }
-}
-
-impl From<LedgerJson> for Ledger {
-    fn from(json: LedgerJson) -> Self {
-        let entry = |json: EntryJson| Entry {
-            first_seen: json.first_seen,
-            last_used: json.last_used,
-            named: json.named,
-            dangling_since: json.dangling_since,
-            missing_since: json.missing_since,
-            references: json.references,
-            layers: json.layers.as_deref().and_then(parse_layers),
-            refused: json.refused,
-        };
-        let returns = |ReturnsJson { images, returns, last_used }| Returns { images, returns, last_used };
-        let clock = |ClockJson { time, since_record_seconds, wall, boot_id, boot_seconds }| {
-            let since_boot = boot_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            let since_record = Duration::try_from_secs_f64(since_record_seconds).unwrap_or_default();
-            Clock { time, since_record, reading: Reading { wall, boot_id, since_boot } }
-        };
-        Self {
-            engine: json.engine,
-            clock: json.clock.map(clock),
-            gaps: json.gaps_seconds.into_iter().map(Duration::from_secs).collect(),
-            older_than: json.older_than_seconds.map(Duration::from_secs),
-            recorded: json.recorded,
-            recorded_at: json.recorded_at,
-            jumps: json.jumps.into_iter().map(|MomentJson { wall, time }| Moment { wall, time }).collect(),
-            events_until: json.events_until,
-            images: json.images.into_iter().map(|(id, image)| (id, entry(image))).collect(),
-            repositories: json
-                .repositories
-                .into_iter()
-                .map(|(name, repository)| (name, returns(repository)))
-                .collect(),
-            last_run: json.last_run,
-            last_success: json.last_success,
-            pressure: json.pressure.map(Into::into),
-            stuck: json.stuck,
-            evicting: json.evicting,
-        }
-    }
-}
-
-impl From<&Ledger> for LedgerJson {
-    fn from(ledger: &Ledger) -> Self {
-        let entry = |entry: &Entry| EntryJson {
-            first_seen: entry.first_seen,
-            last_used: entry.last_used,
-            named: entry.named,
-            dangling_since: entry.dangling_since,
-            missing_since: entry.missing_since,
-            references: entry.references.clone(),
-            layers: entry.layers.as_deref().map(shown_layers),
-            refused: entry.refused,
-        };
-        let returns = |returns: &Returns| ReturnsJson {
-            images: returns.images,
-            returns: returns.returns,
-            last_used: returns.last_used,
-        };
-        let repositories = ledger
-            .repositories
-            .iter()
-            .map(|(name, repository)| (name.clone(), returns(repository)))
-            .collect();
-        let images = ledger.images.iter().map(|(id, image)| (id.clone(), entry(image))).collect();
-        Self {
-            schema: SCHEMA,
-            engine: ledger.engine.clone(),
-            clock: ledger.clock.as_ref().map(|Clock { time, since_record, reading }| ClockJson {
-                time: *time,
-                since_record_seconds: since_record.as_secs_f64(),
-                wall: reading.wall,
-                boot_id: reading.boot_id.clone(),
-                boot_seconds: reading.since_boot.map(|since| since.as_secs_f64()),
-            }),
-            gaps_seconds: ledger.gaps.iter().map(Duration::as_secs).collect(),
-            older_than_seconds: ledger.older_than.map(|age| age.as_secs()),
-            recorded: ledger.recorded,
-            recorded_at: ledger.recorded_at,
-            jumps: ledger.jumps.iter().map(|&Moment { wall, time }| MomentJson { wall, time }).collect(),
-            events_until: ledger.events_until,
-            images,
-            repositories,
-            last_run: ledger.last_run,
-            last_success: ledger.last_success,
-            pressure: ledger.pressure.as_ref().map(Into::into),
-            stuck: ledger.stuck.clone(),
-            evicting: ledger.evicting.clone(),
-        }
-    }
-}
-
-/// What a ledger's file holds.
 #[derive(Debug)]
 pub enum Content {
-    /// A ledger.
     Ledger(Box<Ledger>),
-    /// There is no such file.
     Missing,
-    /// It was read, and cannot be understood.
     NotUnderstood(anyhow::Error),
     /// It is there, and was not read; what it holds may be good.
     Unread(anyhow::Error),
 }
 
-/// Where a ledger is stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Places<'a> {
-    /// Its directory.
     pub state_dir: &'a Path,
     /// Where it is kept while that directory's disk is full: in memory.
     pub stopgap_dir: &'a Path,
@@ -370,11 +113,15 @@ fn read_file(path: &Path) -> Content {
         }
     };
     let parse = || -> Result<Ledger> {
-        let json: LedgerJson = serde_json::from_slice(&text)?;
-        if json.schema != SCHEMA {
-            bail!("it has schema {}, and this program knows {SCHEMA}", json.schema);
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
         }
-        Ok(json.into())
+        let Version { schema } = serde_json::from_slice(&text)?;
+        if schema != SCHEMA {
+            bail!("it has schema {schema}, and this program knows {SCHEMA}");
+        }
+        Ok(serde_json::from_slice(&text)?)
     };
     match parse() {
         Ok(ledger) => Content::Ledger(Box::new(ledger)),
@@ -382,12 +129,9 @@ fn read_file(path: &Path) -> Content {
     }
 }
 
-/// A ledger that was written.
 #[derive(Debug)]
 pub struct Written {
-    /// As it is now.
     pub ledger: Ledger,
-    /// Is it in the stopgap's directory, because its own disk is full?
     pub in_stopgap: bool,
     /// The file that was there and could not be understood.
     pub set_aside: Option<String>,
@@ -459,7 +203,13 @@ async fn update_locked(places: Places<'_>, now: Time, change: impl FnOnce(&mut L
 /// In a thread of its own: on a disk that others write to, fsync takes seconds, in which events and signals want to be seen.
 async fn write(path: &Path, ledger: &Ledger) -> Result<()> {
     let context = || format!("cannot write {}", path.display());
-    let mut text = serde_json::to_vec_pretty(&LedgerJson::from(ledger)).with_context(context)?;
+    #[derive(Serialize)]
+    struct Versioned<'a> {
+        schema: u32,
+        #[serde(flatten)]
+        ledger: &'a Ledger,
+    }
+    let mut text = serde_json::to_vec_pretty(&Versioned { schema: SCHEMA, ledger }).with_context(context)?;
     text.push(b'\n');
     let target = path.to_owned();
     let written = tokio::task::spawn_blocking(move || replace(&target, |file| file.write_all(&text)));
@@ -468,8 +218,13 @@ async fn write(path: &Path, ledger: &Ledger) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::facts::Layer;
+    use crate::ledger::{Clock, Entry, Moment, Pressure, Reading, Reported, Returns, UselessEviction};
     use crate::testing::now;
+    use crate::units::Percent;
 
     fn places(dir: &tempfile::TempDir) -> Places<'_> {
         Places { state_dir: dir.path(), stopgap_dir: Path::new("/nowhere"), engine: None }

@@ -16,14 +16,10 @@ use super::chown_to_directory_owner;
 use super::error::of_own_directory;
 use crate::world::Acquisition;
 
-/// Held until it is dropped.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
 
 /// Take the prune's lock in this directory, or say who holds it.
-///
-/// # Errors
-/// The directory or file cannot be made or opened.
 pub fn acquire(runtime_dir: &Path) -> Result<Acquisition<Lock>> {
     let path = runtime_dir.join("prune.lock");
     let failed = |error: io::Error| of_own_directory("cannot use the lock in", runtime_dir, error.into());
@@ -85,13 +81,11 @@ pub(super) fn open(path: &Path, mode: u32) -> io::Result<File> {
     }
 }
 
-/// With no other name?
 fn is_plain(file: &File) -> io::Result<bool> {
     let metadata = file.metadata()?;
     Ok(metadata.is_file() && metadata.nlink() == 1)
 }
 
-/// Held while a removal is under way.
 #[derive(Debug)]
 pub struct Removing(#[expect(dead_code, reason = "held, never read")] Flock<File>);
 
@@ -159,9 +153,6 @@ pub(super) fn user_name(uid: u32) -> String {
 
 /// Begin a removal. A command that registers an inhibitor first and then waits for this lock meets at most
 /// what is in flight; so inhibitors must be looked for after this.
-///
-/// # Errors
-/// The lock's file cannot be opened, or another process keeps it.
 pub async fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());
@@ -169,10 +160,6 @@ pub async fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
     lock_soon(file).await.map(Removing).with_context(context)
 }
 
-/// Wait until no removal is under way.
-///
-/// # Errors
-/// The lock's file is there and cannot be opened, or the removal takes too long.
 pub async fn wait_for_removal(runtime_dir: &Path, limit: Duration) -> Result<()> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());

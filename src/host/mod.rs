@@ -52,7 +52,6 @@ fn chown_to_directory_owner(file: &File, directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Device and inode of stderr, where it has any.
 pub fn stderr_identity() -> Option<(u64, u64)> {
     let stat = nix::sys::stat::fstat(std::io::stderr()).ok()?;
     Some((stat.st_dev, stat.st_ino))

@@ -36,7 +36,6 @@ pub fn keep(state_dir: &Path, images: &[PathBuf]) {
     }
 }
 
-/// Give it up. Was there any?
 pub fn release(state_dir: &Path) -> bool {
     let released = fs::remove_file(path(state_dir)).is_ok();
     if released {

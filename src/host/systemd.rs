@@ -8,31 +8,23 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// A unit that systemd has loaded.
 #[derive(Debug, Clone, Default)]
 pub struct Unit {
     /// With its suffix, such as `.service`.
     pub name: String,
     /// `ActiveState=` is active, activating or reloading.
     pub active: bool,
-    /// Enabled, as `UnitFileState=` has it.
     pub enabled: bool,
-    /// `ActiveState=` is failed.
     pub failed: bool,
     /// The units that start it, such as its timer.
     pub triggered_by: Vec<String>,
-    /// The program of its (first) `ExecStart=`.
     pub program: Option<PathBuf>,
     /// All command lines, those before and after the start too.
     pub commands: Vec<String>,
-    /// When a timer elapses next.
     pub next: String,
 }
 
 /// Every service, and what may trigger one, that systemd has loaded; none where this host was not booted with it.
-///
-/// # Errors
-/// systemctl cannot be run, fails or hangs.
 pub async fn units(limit: Duration) -> Result<Option<Vec<Unit>>> {
     // sd_booted(3).
     if !Path::new("/run/systemd/system").is_dir() {

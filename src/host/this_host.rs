@@ -18,7 +18,6 @@ use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
 use crate::world::{Acquisition, World};
 
-/// This host.
 #[derive(Debug)]
 pub struct ThisHost {
     engine: EngineSettings,
@@ -167,9 +166,6 @@ impl World for ThisHost {
 
 /// Turns true with any of these signals, but those that this process was told to ignore (nohup): then what
 /// is under way ends in order.
-///
-/// # Errors
-/// Signals cannot be watched.
 pub fn watch_signals(signals: &[Signal]) -> Result<Arc<AtomicBool>> {
     let requested = Arc::new(AtomicBool::new(false));
     for &kind in signals.iter().filter(|kind| !child::is_ignored(**kind)) {

@@ -13,7 +13,6 @@ use crate::units::Time;
 
 /// Who may still want a container that has ended.
 struct Owners<'a> {
-    /// IDs of the services that exist.
     services: HashSet<&'a str>,
     /// Compose projects with a container that runs, or is about to.
     projects: HashSet<&'a str>,

@@ -5,30 +5,23 @@ use crate::facts::{Container, Image, Inventory, Object, Reference, SHORTEST_ID, 
 use crate::ledger::{Entry, Ledger};
 use crate::units::Time;
 
-/// An object that a name means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found<'a> {
-    /// A container.
     Container(&'a Container),
-    /// An image of any class.
     Image(&'a Image),
 }
 
 /// What a prune at this moment would do with an object, whatever the gates say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It would be removed.
     Remove(Removal),
-    /// It would stay.
     Keep(Kept),
 }
 
-/// Everything that is known about one object.
 #[derive(Debug, Clone)]
 pub struct Explanation {
     /// An image with its tags and its digest references.
     pub object: Object,
-    /// What the ledger has about an image.
     pub entry: Option<Entry>,
     /// Everything that keeps it whatever its age and the disk's usage.
     pub protections: Vec<KeepReason>,
@@ -80,14 +73,12 @@ pub fn matching_objects<'a>(inventory: &'a Inventory, ledger: &Ledger, text: &st
     found
 }
 
-/// Is a digest reference the one that a text asks for, the digest cut short perhaps?
 fn has_digest(reference: &str, text: &str) -> bool {
     let (own, asked) = (Reference::parse(reference), Reference::parse(text));
     let begins = |(own, asked): (&str, &str)| asked.len() > "sha256:".len() && own.starts_with(asked);
     own.repository == asked.repository && own.digest.zip(asked.digest).is_some_and(begins)
 }
 
-/// Everything that decides about an object.
 pub fn explain(
     object: Found,
     inventory: &Inventory,

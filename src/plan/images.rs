@@ -87,7 +87,6 @@ fn judge<'a>(
     (removals, kept)
 }
 
-/// Are there images that may be evicted now, so that it matters which layers images have in common?
 pub fn wants_layers(
     inventory: &Inventory,
     ledger: &Ledger,
@@ -164,7 +163,6 @@ fn eviction_order(removal: &Removal, weight: f64) -> Option<(Rung, bool, Reverse
     Some((eviction.rung, eviction.superseded.is_none(), Reverse(eviction.last_use.ago().div_f64(weight))))
 }
 
-/// Did the operator consent to evict an image with these names, by each tag among them?
 fn is_evictable(names: &[String], policy: &Policy) -> bool {
     let matches = |tag: &String| policy.evict_tagged.iter().any(|pattern| pattern.is_match(tag));
     let mut tags = names.iter().filter(|name| !name.contains('@')).peekable();
@@ -289,7 +287,6 @@ struct Protection<'a> {
     users: Users<'a>,
     /// By reference as written, and by the digest in it.
     named: HashMap<&'a str, KeepReason>,
-    /// By the `name:tag` in the reference.
     tags: HashMap<String, KeepReason>,
 }
 

@@ -23,13 +23,9 @@ pub struct Policy {
     pub older_than: Duration,
     /// Time since last use up to which cached images are kept while the target can be reached without them.
     pub cache_age: Duration,
-    /// Minimum time since last use on the last rung.
     pub critical_age: Duration,
-    /// Eviction ends below this.
     pub target: Limit,
-    /// Pressure.
     pub threshold: Limit,
-    /// The last rung begins here.
     pub critical: Limit,
     /// Labels that protect their containers and images.
     pub keep_labels: Vec<KeepLabel>,
@@ -42,7 +38,6 @@ pub struct Policy {
 /// A label that protects: any value, or this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepLabel {
-    /// Compared exactly.
     pub key: String,
     /// `None`: any.
     pub value: Option<String>,
@@ -120,23 +115,18 @@ impl Turn {
 pub enum Rung {
     /// Superseded images, then those that were not used for the whole cache age.
     Target,
-    /// Whatever is older than the minimum age.
     Threshold,
-    /// Whatever is older than the critical age.
     Critical,
 }
 
 /// What the age of a cached image is measured from, so long ago.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastUse {
-    /// A container used it.
     Used(Duration),
-    /// First seen then, and never seen in use.
     NeverUsed(Duration),
 }
 
 impl LastUse {
-    /// How long ago.
     pub fn ago(self) -> Duration {
         match self {
             Self::Used(ago) | Self::NeverUsed(ago) => ago,
@@ -147,24 +137,20 @@ impl LastUse {
 /// Why a cached image may go, and while how full a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
-    /// The rung that lets it go.
     pub rung: Rung,
     /// It goes only while the disk is at or above this.
     pub limit: Limit,
     /// The `name:tag` by which another image has been used since.
     pub superseded: Option<String>,
-    /// What its age is measured from.
     pub last_use: LastUse,
 }
 
 /// From which time since its last use on, and while how full a disk, a cached image that stays may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
-    /// Time since its last use.
     pub unused_for: Duration,
     /// A prune that evicts begins here: on the first rung at the threshold.
     pub begins: Limit,
-    /// It goes on down to here.
     pub limit: Limit,
 }
 
@@ -204,43 +190,33 @@ impl Removal {
 /// Why something goes, with the age that decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RemovalReason {
-    /// This long ago it ended.
     Finished(Duration),
-    /// Created this long ago and never started.
     NeverStarted(Duration),
-    /// An image without any name.
     Unnamed {
         /// Since the latest of its build, its last tag, its last use, and when it was first seen without a name.
         age: Duration,
         /// At most so many untagged parents go along, of a classic build: as many as no other image needs.
         parents: usize,
     },
-    /// A cached image, under disk pressure.
     Evicted(Eviction),
     /// An eviction that was interrupted has taken all of its names: no deploy can find it.
     Interrupted,
     /// Records of the build cache that were not used for long enough.
     StaleCache {
-        /// How many.
         records: usize,
-        /// The minimum time since their last use.
         older_than: Duration,
     },
 }
 
-/// A decision to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     pub object: Object,
     pub reason: KeepReason,
 }
 
-/// Why something stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeepReason {
-    /// The container is in this state.
     Live(&'static str),
-    /// It has a label of `keep_labels`.
     Label(KeepLabel),
     /// The container belongs to a task of this service.
     TaskOf(String),
@@ -250,25 +226,19 @@ pub enum KeepReason {
     RestartPolicy(String),
     /// The container is that of this BuildKit builder, whose volume is there.
     Builder(String),
-    /// This old, and the minimum age is the second.
     TooYoung(Duration, Duration),
-    /// Nothing trustworthy says how old it is.
     AgeUnknown,
     /// The engine did not answer a question about it.
     Unread,
     /// The image has a `name:tag`, and no consent to evict it.
     Tagged,
-    /// A container uses the image.
     UsedBy(String),
-    /// The service's spec names the image.
     NamedBy(String),
     /// The service's previous spec names the image: a rollback needs it.
     RollbackOf(String),
     /// A cached image that may go under other conditions.
     Cached {
-        /// What its age is measured from.
         last_use: LastUse,
-        /// From the emptiest disk to the fullest.
         conditions: Vec<Condition>,
         /// The first whose time has come, so that only the disk is not full enough for it.
         satisfied: Option<Condition>,
@@ -286,13 +256,10 @@ pub enum KeepReason {
 /// What a prune would do and why everything else stays. It is used up by carrying it out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In the order in which it is carried out.
     pub remove: Vec<Removal>,
-    /// Everything else, each with its reason.
     pub keep: Vec<Kept>,
     /// Images that stay, and of which an interrupted eviction has left something to undo.
     pub leftovers: Vec<Leftover>,
-    /// What could not be decided about, and stays.
     pub unread: Vec<Unread>,
     /// Bytes of stale build cache that stay because the containerd store counts every step on a base image that is there as
     /// shared, so that a prune without `all` never takes them (observed on 28.5 and 29.7).
@@ -302,7 +269,6 @@ pub struct Plan {
 /// What an interrupted eviction left on an image that stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
-    /// The engine's ID of it.
     pub id: String,
     /// The `name:tag`s that the eviction took off, to be given back where no image has them.
     pub lost_tags: Vec<String>,
@@ -391,9 +357,7 @@ fn build_cache(inventory: &Inventory, ledger: &Ledger, policy: &Policy, now: Tim
     }
 }
 
-/// The containers that use images.
 struct Users<'a> {
-    /// The first one of each image, by image ID.
     by_image: HashMap<&'a str, &'a str>,
     /// Those that mount images, with each reference by which they do.
     mounting: Vec<(&'a str, &'a str)>,
@@ -410,7 +374,6 @@ impl<'a> Users<'a> {
         users
     }
 
-    /// The name of one that uses an image.
     fn of(&self, image: &Image) -> Option<&'a str> {
         let mounting = || self.mounting.iter().find(|(reference, _)| image.is_named(reference));
         self.by_image.get(image.id.as_str()).copied().or_else(|| Some(mounting()?.1))

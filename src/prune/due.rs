@@ -14,14 +14,12 @@ const BLOCKED_TOO_LONG: Duration = Duration::from_secs(3 * 86_400);
 /// A prune that can do nothing, for the same reason as before, is reported this often.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// Is the disk so full, or so short of space, that it cannot wait for the daily prune, or is that prune still owed?
 pub fn is_due(prune_at: Percent, measured: &Measured, ledger: &Ledger) -> bool {
     let is_urgent = |usage: &Usage| usage.percent >= prune_at || measured.limit.lacks_space(usage);
     let is_owed = |pressure: &Pressure| pressure.owed_since.is_some();
     measured.usages.iter().any(is_urgent) || ledger.pressure.as_ref().is_some_and(is_owed)
 }
 
-/// Why manual intervention is required.
 #[derive(Debug)]
 pub enum Intervention<'a> {
     /// This filesystem is at or above `--disk-critical`.
@@ -44,13 +42,11 @@ pub fn intervention(report: &PruneReport, critical: Limit) -> Option<Interventio
     pressure.owed.filter(|owed| *owed >= BLOCKED_TOO_LONG).map(|_| Intervention::Blocked(pressure))
 }
 
-/// What `record` does with a prune that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Told {
     /// Demand manual intervention: once for each episode of pressure, so that an alarm rings once. The daily prune
     /// demands it every day.
     pub alarm: bool,
-    /// Does it say anything that the last one did not?
     pub report: bool,
 }
 

@@ -20,7 +20,6 @@ use crate::units::{Time, age};
 use crate::world::{Acquisition, EngineApi, StopEvent, World};
 use report::{Done, OngoingPressure, Preview, PruneReport};
 
-/// What a prune goes by.
 #[derive(Debug, Clone)]
 pub struct PrunePolicy {
     /// What `--disk-path` names; empty: where the engine keeps its data.
@@ -37,7 +36,6 @@ impl PrunePolicy {
 /// Called with how many of the planned objects are done, and how many there are; with `None` once no more are removed.
 pub type Progress<'a> = &'a dyn Fn(Option<(usize, usize)>);
 
-/// How far to go.
 #[derive(Clone, Copy)]
 pub enum Mode<'a> {
     /// Stop before the first write. With a plan for the disk as it is, or as if it were like this.
@@ -51,21 +49,15 @@ pub struct Ended<E> {
     pub seen: Option<Seen<E>>,
 }
 
-/// What a prune saw.
 pub struct Seen<E> {
     pub engine: E,
     pub survey: Survey,
     /// Without images where the prune was blocked: listing them takes long on some hosts.
     pub inventory: Inventory,
-    /// With what is in use now.
     pub ledger: Ledger,
     pub now: Time,
 }
 
-/// Prune, or preview it.
-///
-/// # Errors
-/// The gates could not be evaluated, or no plan could be made; the text says why.
 pub async fn run<W: World>(world: &W, policy: &PrunePolicy, mode: Mode<'_>) -> Answer<Ended<W::Engine>> {
     let is_prune = matches!(mode, Mode::Prune(_));
     let unseen = |report| Ok(Ended { report, seen: None });
@@ -102,7 +94,6 @@ pub async fn run<W: World>(world: &W, policy: &PrunePolicy, mode: Mode<'_>) -> A
     Ok(Ended { report, seen: Some(Seen { engine, survey, inventory, ledger, now }) })
 }
 
-/// Take the lock of the one prune that may run.
 fn begin<W: World>(world: &W) -> Answer<Acquisition<W::PruneLock>> {
     let prepared = world.prepare();
     prepared.map_err(|error| Unavailable(format!("{error:#}; name another directory with --runtime-dir")))?;
@@ -326,7 +317,6 @@ impl<W: World> Look<'_, W> {
         Ok(PruneReport::Done(Box::new(Done { gates, plan, usage, outcome, after, relieved, pressure })))
     }
 
-    /// Measure and record what a prune has changed.
     async fn conclude(
         &self,
         plan: Plan,
@@ -388,7 +378,6 @@ fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images: Option
     }
 }
 
-/// The gates that stopped a prune.
 fn stopped_by(outcome: &Outcome) -> Vec<&'static str> {
     match &outcome.stopped {
         Some(Stop::Gates { runs, converge }) => {

@@ -12,7 +12,6 @@ use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::units::{Time, elapsed};
 
-/// How a prune, or its preview, ended.
 #[derive(Debug)]
 pub enum PruneReport {
     /// Another prune is running: its process ID, where known, and the lock's directory.
@@ -20,9 +19,7 @@ pub enum PruneReport {
         pid: Option<u32>,
         directory: PathBuf,
     },
-    /// It could not even plan.
     Failed(String),
-    /// A gate could not be evaluated.
     NoAnswer(Gates),
     Blocked {
         gates: Gates,
@@ -66,7 +63,6 @@ impl PruneReport {
         }
     }
 
-    /// With the usage that it was made for.
     pub fn plan(&self) -> Option<(&Plan, Option<&Usage>)> {
         match self {
             Self::Preview(preview) => Some((&preview.plan, preview.usage.as_ref())),
@@ -102,7 +98,6 @@ impl PruneReport {
         used(self.before()).saturating_sub(used(self.after()))
     }
 
-    /// IDs of what is gone, or would be.
     pub fn gone(&self) -> HashSet<&str> {
         let removals = match self {
             Self::Preview(preview) => &preview.plan.remove[..],
@@ -142,13 +137,10 @@ impl PruneReport {
 pub struct Attempt {
     pub dry_run: bool,
     pub report: PruneReport,
-    /// Where an operator wants to know it.
     pub consumers: Option<DiskConsumers>,
-    /// Why the ledger does not know of this prune.
     pub ledger_error: Option<String>,
 }
 
-/// The words of `"outcome"`.
 pub const OUTCOMES: [&str; 5] = ["pruned", "nothing", "blocked", "stopped", "failed"];
 
 impl Attempt {
@@ -171,7 +163,6 @@ impl Attempt {
     }
 }
 
-/// Pressure that lasts.
 #[derive(Debug)]
 pub struct OngoingPressure {
     /// When it was first found, by the wall clock.

@@ -96,7 +96,6 @@ pub fn on_gates(gates: &Gates) -> Vec<String> {
     advice
 }
 
-/// Why it stays.
 pub const SHARED_CACHE: &str = "build cache that the containerd store counts as shared with images";
 
 /// What would free more now, although the policy keeps it.

@@ -11,7 +11,6 @@ use crate::consumers::rank::{ConsumerKind, DiskConsumer, DiskConsumers};
 use crate::facts::{ImageClass, short_id};
 use crate::units::{age, clean, size};
 
-/// The largest, and what could not be measured.
 pub fn text(out: &mut impl Write, consumers: &DiskConsumers) -> io::Result<()> {
     if !consumers.largest.is_empty() {
         writeln!(out, "\nLargest consumers (images share layers):")?;

@@ -11,7 +11,6 @@ use crate::facts::{ImageClass, Usage};
 use crate::plan::explain::{Decision, Explanation};
 use crate::units::{Time, age, clean, duration, elapsed, size};
 
-/// What `explain` shows.
 #[derive(Debug)]
 pub struct ExplainReport {
     /// By the ledger's clock.

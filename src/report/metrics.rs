@@ -15,19 +15,13 @@ use crate::units::{Percent, Time, clean};
 
 type Result<T> = std::result::Result<T, prometheus::Error>;
 
-/// What the report of a run does not know.
 pub struct RunInfo<'a> {
-    /// This program's.
     pub version: &'a str,
-    /// `--disk-target`.
     pub target: Percent,
-    /// `--disk-threshold`.
     pub threshold: Percent,
-    /// `--disk-critical`.
     pub critical: Percent,
 }
 
-/// A file of metrics.
 #[derive(Default)]
 struct File(Registry);
 
@@ -38,13 +32,11 @@ impl File {
         Ok(metric)
     }
 
-    /// A metric without labels.
     fn value(&self, name: &str, help: &str, value: f64) -> Result<()> {
         self.metric(name, help, &[])?.with_label_values::<&str>(&[]).set(value);
         Ok(())
     }
 
-    /// The same, where there is a time.
     fn timestamp(&self, name: &str, help: &str, time: Option<Time>) -> Result<()> {
         time.map_or(Ok(()), |time| self.value(name, help, time.as_millisecond() as f64 / 1e3))
     }
@@ -55,9 +47,6 @@ impl File {
 }
 
 /// What the ledger knows: of the runs, of pressure, and of itself.
-///
-/// # Errors
-/// A name or label that Prometheus does not allow: a fault of this program.
 pub fn ledger(ledger: &Ledger, now: Time) -> Result<String> {
     let file = File::default();
     file.timestamp("last_run_timestamp_seconds", "When a prune last ran.", ledger.last_run)?;
@@ -91,10 +80,6 @@ pub fn ledger(ledger: &Ledger, now: Time) -> Result<String> {
     file.text()
 }
 
-/// What the last run found and did.
-///
-/// # Errors
-/// As [`ledger`].
 pub fn prune(attempt: &Attempt, run: &RunInfo) -> Result<String> {
     let report = &attempt.report;
     let file = File::default();
@@ -161,7 +146,6 @@ fn disk(file: &File, report: &PruneReport, run: &RunInfo) -> Result<()> {
     Ok(())
 }
 
-/// By kind and class, as in the JSON.
 fn objects(file: &File, report: &PruneReport) -> Result<()> {
     let objects = file.metric(
         "last_run_objects",

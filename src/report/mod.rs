@@ -17,10 +17,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-/// Of every JSON object.
 const SCHEMA: u32 = 1;
 
-/// One JSON object in a line.
 fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     writeln!(out)

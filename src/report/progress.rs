@@ -5,7 +5,6 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 /// Where bars are drawn. The log knows it too, so that its lines go above a bar and not into it.
 pub type Bars = MultiProgress;
 
-/// Bars that are never drawn.
 pub fn hidden() -> Bars {
     Bars::with_draw_target(indicatif::ProgressDrawTarget::hidden())
 }

@@ -198,7 +198,6 @@ fn total(removals: &[Removal]) -> String {
     format!("{parts}: {at_most}{}{shared}", size(bytes))
 }
 
-/// What stays: in numbers by reason, or each.
 fn kept_text(out: &mut impl Write, keep: &[Kept], verbose: bool) -> io::Result<()> {
     if keep.is_empty() {
         return writeln!(out, "Stays: nothing else is there");
@@ -262,7 +261,6 @@ fn done_text(out: &mut impl Write, done: &Done, attempt: &Attempt, verbose: bool
     Ok(())
 }
 
-/// Does this reason say the same of every object that shares it?
 fn is_common(why: &Skip) -> bool {
     matches!(why, Skip::EnoughSpace(..) | Skip::FreedNothing | Skip::Forbidden | Skip::Stopped)
 }
@@ -366,7 +364,6 @@ struct UnreadJson {
     reason: Reason,
 }
 
-/// `"kind": "image", "class": "cached"`
 #[derive(Serialize)]
 pub struct KindJson {
     kind: &'static str,
@@ -390,7 +387,6 @@ impl From<Kind> for KindJson {
     }
 }
 
-/// Something that goes, went or stays, and why.
 #[derive(Serialize)]
 struct ObjectJson {
     #[serde(flatten)]
@@ -500,7 +496,6 @@ pub fn record_text(out: &mut impl Write, used: usize, known: usize) -> io::Resul
     writeln!(out, "{} in use now; the ledger knows {}", amount(used, "image"), amount(known, "image"))
 }
 
-/// With the prune, where one was due.
 pub fn record_json(
     out: &mut impl Write,
     used: usize,

@@ -39,7 +39,6 @@ impl Reason {
     }
 }
 
-/// A gate with its reason.
 #[derive(Debug, Clone, Serialize)]
 pub struct GateReason {
     pub gate: &'static str,
@@ -55,7 +54,6 @@ fn state_name<S: serde::Serializer>(state: &GateState, serializer: S) -> Result<
     serializer.serialize_str(state.name())
 }
 
-/// Why each gate is open, closed or unknown.
 pub fn gates(gates: &Gates) -> [GateReason; 3] {
     [disk(&gates.disk), runs(&gates.runs), converge(&gates.converge)]
 }
@@ -98,7 +96,6 @@ pub fn disk(verdict: &disk::Verdict) -> GateReason {
     gate("disk", verdict.state(), code, vec![line], figures)
 }
 
-/// A filesystem and how full it is.
 pub fn filesystem(usage: &Usage) -> Value {
     let filesystem = &usage.filesystem;
     json!({
@@ -131,7 +128,6 @@ fn compared(usage: &Usage, limit: &Limit) -> String {
     line
 }
 
-/// `/ is at 99%`.
 pub fn usage_line(usage: &Usage) -> String {
     format!("{} is at {}", usage.filesystem.mount_point.display(), usage.percent)
 }
@@ -265,7 +261,6 @@ fn converging(service: &converge::ConvergingService) -> Value {
     })
 }
 
-/// Why a service has not converged.
 fn cause(service: &converge::ConvergingService) -> Reason {
     use converge::ConvergeCause as Cause;
     let with = |what: &str, detail: &Option<String>| match detail {
@@ -292,7 +287,6 @@ fn cause(service: &converge::ConvergingService) -> Reason {
     Reason::new(code, format!("{message}{gave_up}"), Value::Null)
 }
 
-/// Why an object stays.
 pub fn keep(reason: &KeepReason) -> Reason {
     let of = |code, message: String, figures| Reason::new(code, message, figures);
     match reason {
@@ -415,13 +409,11 @@ fn last_use_text(last_use: LastUse) -> String {
     }
 }
 
-/// Since when an image is unused, by the ledger.
 pub fn last_use_json(last_use: LastUse) -> Value {
     let seen_in_use = matches!(last_use, LastUse::Used(_));
     json!({"unused_seconds": last_use.ago().as_secs(), "seen_in_use": seen_in_use})
 }
 
-/// When a cached image goes.
 pub fn condition(condition: &Condition) -> Value {
     json!({
         "unused_seconds": condition.unused_for.as_secs(),
@@ -491,7 +483,6 @@ pub fn age_of(reason: &RemovalReason) -> String {
     }
 }
 
-/// Why an object that was to go stayed.
 pub fn skip(reason: &Skip) -> Reason {
     let (code, message) = match reason {
         Skip::Refused(words) => ("conflict", words.as_str()),
@@ -526,13 +517,11 @@ pub fn skip(reason: &Skip) -> Reason {
     Reason::new(code, message, Value::Null)
 }
 
-/// Why a removal failed.
 pub fn failure(error: &EngineError) -> Reason {
     let code = if error.timed_out() { "timed_out" } else { "engine_error" };
     Reason::new(code, error.to_string(), json!({"http_status": error.status().map(|(status, _)| status)}))
 }
 
-/// Why a run ended early.
 pub fn stop(reason: &Stop) -> Reason {
     let (code, message, figures) = match reason {
         Stop::Gates { runs: of_runs, converge: of_converge } => {

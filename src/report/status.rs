@@ -15,23 +15,18 @@ use crate::ledger::MAX_RECORD_AGE;
 use crate::prune::report::OngoingPressure;
 use crate::units::{Time, age, clean, elapsed};
 
-/// What `status` shows.
 #[derive(Debug)]
 pub struct StatusReport {
     /// By the wall clock.
     pub now: Time,
-    /// Of which `disk` was evaluated.
     pub gates: Gates,
     pub pressure: Option<OngoingPressure>,
     pub last_run: Option<Time>,
-    /// When one last ended with exit status 0.
     pub last_success: Option<Time>,
     /// When the timer elapses next, as systemd writes it; absent where it is not active.
     pub next_run: Option<String>,
     pub inhibitors: Answer<Vec<Inhibitor>>,
-    /// Images that the ledger knows.
     pub images: usize,
-    /// When image usage was last recorded.
     pub recorded: Option<Time>,
 }
 
@@ -115,7 +110,6 @@ fn inhibitor(inhibitor: &Inhibitor) -> Value {
     figures!({"pid": inhibitor.pid, "since": inhibitor.since, "why": inhibitor.why})
 }
 
-/// Of `inhibit --list`.
 pub fn inhibitors_text(out: &mut impl Write, active: &[Inhibitor], now: Time) -> io::Result<()> {
     if active.is_empty() {
         return writeln!(out, "no inhibitor is active");

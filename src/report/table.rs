@@ -20,7 +20,6 @@ pub fn paint(word: &str) -> String {
     format!("{style}{word}{style:#}")
 }
 
-/// `1 image`, `2 images`.
 pub fn amount(n: usize, thing: &str) -> String {
     if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
 }

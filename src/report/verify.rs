@@ -9,7 +9,6 @@ use super::table::paint;
 use super::{SCHEMA, json};
 use crate::units::clean;
 
-/// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckStatus {
     Ok,
@@ -29,13 +28,11 @@ impl CheckStatus {
     }
 }
 
-/// A check and what it found.
 #[derive(Debug)]
 pub struct Check {
     pub name: &'static str,
     pub status: CheckStatus,
     pub reason: Reason,
-    /// Of a login.
     pub registry: Option<String>,
     /// To be pasted into a change request: one line each, however long.
     pub lines: Vec<String>,

@@ -44,15 +44,12 @@ pub struct Fake {
     pub manager_elsewhere: bool,
     pub shutdown: Cell<bool>,
     pub failures: HashMap<String, EngineError>,
-    /// These fail only from so many times on.
     pub failing_after: HashMap<String, usize>,
     /// References that the engine falsely does not know the next time that it is asked.
     pub unknown_once: RefCell<Vec<String>>,
     /// The engine keeps images without any name, for images that were built from them.
     pub keeps_nameless: bool,
-    /// How long a request takes, ms.
     pub delays: HashMap<String, u64>,
-    /// What was asked, in order.
     pub requests: RefCell<Vec<String>>,
 }
 
@@ -88,14 +85,12 @@ impl Fake {
         }
     }
 
-    /// Fail at this request.
     pub fn failing(mut self, request: &str, status: u16) -> Self {
         let error = crate::testing::status(request, status, "simulated");
         self.failures.insert(request.to_owned(), error);
         self
     }
 
-    /// The requests that begin like this.
     pub fn asked(&self, beginning: &str) -> Vec<String> {
         self.requests.borrow().iter().filter(|request| request.starts_with(beginning)).cloned().collect()
     }
@@ -110,7 +105,6 @@ impl Fake {
         self.failures.get(request).filter(|_| fails).map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// The same of the host itself.
     fn host_request(&self, request: &str) -> Result<()> {
         self.requests.borrow_mut().push(request.to_owned());
         let failure = self.failures.get(request).map(ToString::to_string);

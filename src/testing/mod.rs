@@ -18,7 +18,6 @@ use crate::settings::Settings;
 use crate::units::{Time, parse_duration};
 use crate::world::EngineError;
 
-/// The time of every unit test.
 pub fn now() -> Time {
     "2026-11-20T12:00:00Z".parse().expect("a time")
 }
@@ -74,12 +73,10 @@ pub fn usage(percent: u64) -> Usage {
     Usage { percent: filesystem.percent().expect("it has blocks"), filesystem }
 }
 
-/// Labels by key and value.
 pub fn labels(labels: &[(&str, &str)]) -> Labels {
     labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// A replicated service with its one replica.
 pub fn service() -> Service {
     Service {
         id: "service".into(),
@@ -113,7 +110,6 @@ pub fn task() -> Task {
     }
 }
 
-/// A running container without labels.
 pub fn container() -> Container {
     Container {
         id: "container".into(),
@@ -146,12 +142,10 @@ pub fn image(id: &str) -> Image {
     }
 }
 
-/// Nothing but its kind and its ID.
 pub fn object(kind: Kind, id: &str) -> Object {
     Object { kind, id: id.into(), names: vec![], size: 0 }
 }
 
-/// A removal of it.
 pub fn removal(kind: Kind, id: &str) -> Removal {
     Removal { object: object(kind, id), frees: None, finished: None, reason: RemovalReason::Interrupted }
 }
@@ -160,7 +154,6 @@ pub const TAGGED: Kind = Kind::Image(ImageClass::Tagged);
 pub const CACHED: Kind = Kind::Image(ImageClass::Cached);
 pub const DANGLING: Kind = Kind::Image(ImageClass::Dangling);
 
-/// Of an engine in no Swarm.
 pub fn info() -> Info {
     Info {
         root: "/var/lib/docker".into(),
@@ -218,7 +211,6 @@ pub fn settings(words: &str) -> Settings {
     crate::settings::read(words.map(Into::into)).expect("settings")
 }
 
-/// The engine's answer with this status.
 pub fn status(request: &str, status: u16, message: &str) -> EngineError {
     EngineError::with_status(format!("{request}: {status}: {message}"), status, message.into())
 }

@@ -22,7 +22,6 @@ pub fn check(host: &HostUrl, engines: &Answer<Engines>, survey: &Survey) -> Chec
     }
 }
 
-/// `has_manager`: is one named that knows the services?
 fn swarm(state: &SwarmState, has_manager: bool) -> (CheckStatus, &'static str, String) {
     use CheckStatus::{Failed, Ok, Warning};
     let (status, code, message) = match state {

@@ -25,14 +25,12 @@ use crate::report::verify::{Check, CheckStatus};
 #[derive(Debug)]
 pub enum Login {
     Found {
-        /// A token may have none.
         user: Option<String>,
         source: Source,
         test: CredentialTest,
     },
     NoConfig(PathBuf),
     Unreadable(PathBuf, String),
-    /// The file has none.
     Missing(PathBuf),
     /// The helper, or store, of this name has no entry for it.
     NotKept(String),
@@ -41,17 +39,13 @@ pub enum Login {
     HelperHangs(String),
 }
 
-/// Where a credential was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     File(PathBuf),
-    /// The variable `DOCKER_AUTH_CONFIG`.
     Environment,
-    /// `docker-credential-NAME`.
     Helper(String),
 }
 
-/// With the credential, where there is one.
 pub async fn check(
     engine: Answer<&Engine>,
     registry: &str,
@@ -133,7 +127,6 @@ fn judged(registry: &str, login: &Login) -> Check {
 #[derive(Debug)]
 enum CredentialLocation {
     Here(Credential),
-    /// Ask `docker-credential-NAME`.
     Helper(String),
     Nowhere,
 }
@@ -159,9 +152,6 @@ struct Auth {
 }
 
 /// Look for a registry's credential: its own helper, else the store, else the file itself.
-///
-/// # Errors
-/// The text is no configuration of Docker's; says where, and nothing of what is there.
 fn credential_location(config: &str, registry: &str) -> Result<CredentialLocation, String> {
     let place = |error: &serde_json::Error| format!("no valid JSON at line {}", error.line());
     let empty = config.trim().is_empty();
@@ -201,10 +191,6 @@ fn credential_of(auth: &Auth) -> Result<Option<Credential>, String> {
     Ok(Some(Credential { user, password, identity_token, registry_token }))
 }
 
-/// What a helper answered to `get`.
-///
-/// # Errors
-/// It is no answer of a helper; says nothing of what it is.
 fn from_helper(answer: &[u8]) -> Result<Credential, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]

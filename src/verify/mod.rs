@@ -21,7 +21,6 @@ use crate::report::verify::{Check, CheckStatus};
 use crate::units::Time;
 use crate::world::World;
 
-/// What to check.
 #[derive(Debug)]
 pub struct Checks<'a> {
     pub policy: &'a PrunePolicy,
@@ -30,7 +29,6 @@ pub struct Checks<'a> {
     pub online: bool,
     /// Prove with this image that a second deploy downloads nothing.
     pub redeploy: Option<&'a str>,
-    /// What stands in for Docker Hub.
     pub docker_hub: Option<&'a str>,
 }
 

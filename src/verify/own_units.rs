@@ -11,20 +11,15 @@ use crate::report::verify::{Check, CheckStatus};
 const TIMER: &str = "ci-docker-prune.timer";
 const SERVICE: &str = "ci-docker-prune.service";
 
-/// What systemd says.
 #[derive(Debug)]
 enum OwnUnits {
-    /// This host was not booted with systemd.
     NoSystemd,
-    /// It was, and systemctl does not answer.
     Unavailable(String),
     Seen {
         timer: Timer,
         /// What `ExecStart=` of the service names; none where there is no service.
         runs: Option<PathBuf>,
-        /// The program that is asking.
         own: PathBuf,
-        /// Did the last prune fail?
         failed: bool,
     },
 }
@@ -34,7 +29,6 @@ enum Timer {
     Missing,
     Disabled,
     Inactive,
-    /// It is active, and will not be after a reboot.
     NotEnabled,
     /// When it starts the next prune, in systemd's words.
     Active(String),

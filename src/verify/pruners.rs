@@ -19,23 +19,17 @@ struct Pruners {
     systemd: Systemd,
 }
 
-/// Were systemd's units looked through?
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Systemd {
     Yes,
-    /// This host was not booted with it.
     #[default]
     NotBooted,
-    /// It did not answer.
     Unavailable(String),
 }
 
-/// Something that prunes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pruner {
-    /// A unit or a file.
     place: String,
-    /// The words that gave it away.
     command: String,
 }
 

@@ -28,7 +28,6 @@ enum PullLimit {
     Limited {
         remaining: u64,
         limit: u64,
-        /// For how long the limit holds.
         window: Duration,
     },
     /// No header says anything: the account has no limit.
@@ -140,8 +139,6 @@ async fn ask(credential: Option<&Credential>, instead: Option<&str>) -> Result<P
 
 type Http = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
-/// # Errors
-/// Names the address; a status of failure is one.
 async fn send(
     client: &Http,
     method: Method,

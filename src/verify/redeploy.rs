@@ -26,7 +26,6 @@ const NAME: &str = "redeploy";
 
 /// How often the engine is asked how a deploy is doing.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// And how often while it takes down.
 const TEARDOWN_INTERVAL: Duration = Duration::from_millis(100);
 /// A deploy that takes longer than this never ends.
 const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -38,27 +37,18 @@ const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 /// (moby: daemon/cluster, `swarmRequestTimeout`).
 const UNANSWERED_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the proof of layer reuse showed.
 #[derive(Debug)]
 enum Redeploy {
-    Proved {
-        cold: Deployed,
-        warm: Deployed,
-        /// Would the plan in between have removed the image?
-        planned: bool,
-    },
+    Proved { cold: Deployed, warm: Deployed, planned: bool },
     Interrupted,
     Failed(String),
 }
 
-/// One deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Deployed {
     /// `name@sha256:…`, as the registry resolved it.
     image: String,
-    /// From the order to the running task.
     milliseconds: u64,
-    /// Layers that the engine did not have before.
     layers: usize,
 }
 

@@ -51,7 +51,6 @@ impl EngineError {
         self.status().is_some_and(|(_, why)| words.iter().any(|words| why.contains(words)))
     }
 
-    /// Does the engine, or a proxy before it, forbid the request?
     pub fn is_forbidden(&self) -> bool {
         matches!(self.status(), Some((403, _)))
     }
@@ -63,7 +62,6 @@ impl From<EngineError> for Unavailable {
     }
 }
 
-/// Which containers to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerScope {
     /// Those that are neither exited nor dead: cheap also where thousands have ended.
@@ -74,16 +72,13 @@ pub enum ContainerScope {
 /// A container event: it names the image that is in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageEvent {
-    /// As the container asked for it.
     pub image: String,
     /// By the engine's clock.
     pub at: Time,
 }
 
-/// What events have told since the subscription.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The first after which no removal is safe.
     pub stop: Option<StopEvent>,
     /// How many others there were that make the gates worth asking again.
     pub others: usize,
@@ -97,16 +92,13 @@ pub struct Seen {
 /// Something after which no removal is safe any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopEvent {
-    /// A service of this name.
     ServiceCreated(String),
     ServiceUpdated(String),
     /// A container, network, volume, secret or config of a CI run.
     Run(String),
-    /// The stream ended, for this reason.
     Lost(String),
 }
 
-/// What an order to the engine did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
     /// All that was asked for; of an image, the whole of it went.
@@ -117,11 +109,12 @@ pub enum Done {
     Gone,
 }
 
-/// What came of asking for a lock.
 #[derive(Debug)]
 pub enum Acquisition<L> {
-    /// It is held as long as this value lives.
     Acquired(L),
     /// Another process holds it: its ID, where it could be read.
-    Held { pid: Option<u32>, directory: PathBuf },
+    Held {
+        pid: Option<u32>,
+        directory: PathBuf,
+    },
 }

@@ -18,38 +18,25 @@ use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
 pub use answers::*;
 
-/// The host that a run works on.
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait World {
-    /// The engine, connected.
     type Engine: EngineApi;
-    /// Held by the one prune that may run.
     type PruneLock;
-    /// Held while a removal is under way.
     type RemovalLock;
 
     /// The clock.
     fn now(&self) -> Time;
 
     /// Connect to the engine, and to the manager that knows the services.
-    ///
-    /// # Errors
-    /// It cannot be reached, or speaks no API version that this program knows.
     async fn connect(&self) -> Answer<Self::Engine>;
 
     /// What this host shows of the engine that answers on its Unix socket.
     async fn engine_traces(&self, info: &Info) -> EngineTraces;
 
     /// The filesystems that hold these paths, each once.
-    ///
-    /// # Errors
-    /// Names the path that cannot be measured, or that takes too long.
     async fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>>;
 
     /// What only a look into the engine's folder tells; it may take a while.
-    ///
-    /// # Errors
-    /// This user may not look, or it takes too long.
     async fn engine_files(&self, root: &Path) -> Answer<Files>;
 
     /// What the clocks show.
@@ -68,57 +55,34 @@ pub trait World {
     /// Keep some space of the filesystem that holds these paths in reserve, where the ledger lies on it too.
     fn keep_reserve(&self, images: &[PathBuf]);
 
-    /// Give the reserve up. Was there any?
     fn release_reserve(&self) -> bool;
 
     /// Make the directories of locks and inhibitors where they are missing.
-    ///
-    /// # Errors
-    /// This user may not.
     fn prepare(&self) -> Result<()>;
 
     /// Take the lock of the one prune that may run, or say who holds it.
-    ///
-    /// # Errors
-    /// It cannot be used.
     fn lock_prunes(&self) -> Result<Acquisition<Self::PruneLock>>;
 
     /// Begin a removal. An inhibitor that is registered first and then waits for this lock meets at most what is in
     /// flight; so inhibitors must be looked for after this.
-    ///
-    /// # Errors
-    /// It cannot be used, or another process keeps it.
     async fn lock_removals(&self) -> Result<Self::RemovalLock>;
 
-    /// The inhibitors that are active now.
-    ///
-    /// # Errors
-    /// They cannot be read.
     fn inhibitors(&self) -> Result<Vec<Inhibitor>>;
 
     /// Notice from now on when the run is asked to end (SIGTERM, SIGINT).
-    ///
-    /// # Errors
-    /// Signals cannot be watched.
     fn watch_shutdown(&self) -> Result<()>;
 
-    /// Was the run asked to end?
     fn shutdown_requested(&self) -> bool;
 }
 
 /// What can be asked of the engine. Services and tasks are the manager's, where that is another engine.
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait EngineApi {
-    /// A subscription to its events.
     type Events: EngineEvents;
-    /// What can remove.
     type Orders: EngineOrders;
 
-    /// Is it on this host, so that its paths are ours?
     fn is_local(&self) -> bool;
-    /// Is another engine asked about the services?
     fn manager_elsewhere(&self) -> bool;
-    /// What can remove. A dry run never makes one.
     fn orders(&self) -> Self::Orders;
     /// Subscribe to the events of every engine that is asked, from this time on.
     async fn subscribe(&self, since: Time, run_pattern: &Regex) -> Result<Self::Events, EngineError>;
@@ -148,7 +112,6 @@ pub trait EngineApi {
     async fn layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError>;
     /// When a container ended, and its restart policy; `None` where it is gone.
     async fn inspect_container(&self, id: &str) -> Result<Option<Inspected>, EngineError>;
-    /// Records of BuildKit's cache.
     async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError>;
     /// The images of recent container events, as far as the engine remembers them.
     async fn uses(&self, since: Time, until: Time) -> Result<Vec<ImageEvent>, EngineError>;
@@ -156,10 +119,8 @@ pub trait EngineApi {
     async fn disk_usage(&self, containerd_store: bool) -> Result<DiskUsage, EngineError>;
 }
 
-/// A subscription to the engine's events.
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait EngineEvents {
-    /// What the events have told so far.
     async fn poll(&self) -> Seen;
 }
 

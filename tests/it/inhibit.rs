@@ -128,7 +128,7 @@ fn what_nohup_ignores_the_command_ignores_too() {
 }
 
 #[test]
-fn images_in_use_at_its_end_are_noted() {
+fn images_in_use_at_its_end_are_recorded() {
     let engine = idle_engine();
     engine.publish(&Image::new("app", "1"));
     engine.docker(["run", "--detach", "127.0.0.1:5000/app:1"]);

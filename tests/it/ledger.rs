@@ -1,4 +1,4 @@
-//! The ledger: what is noted, what survives, and what happens where it cannot be written.
+//! The ledger: what is recorded, what survives, and what happens where it cannot be written.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -16,7 +16,7 @@ fn app(engine: &Engine) -> &'static str {
 }
 
 #[test]
-fn images_in_use_are_noted_and_by_events_those_that_just_were() {
+fn images_in_use_are_recorded_and_by_events_those_that_just_were() {
     let engine = Engine::start();
     let image = app(&engine);
     // Gone before anyone looked: only the events tell.
@@ -204,7 +204,7 @@ fn times_of_the_future_count_as_now() {
     fs::create_dir_all(engine.folder().join("state")).unwrap();
     let future = "2999-01-01T00:00:00Z";
     let text = format!(
-        r#"{{"schema":1,"noted":"{future}","images":{{"{id}":{{"first_seen":"{future}","last_used":"{future}"}}}}}}"#
+        r#"{{"schema":1,"recorded":"{future}","images":{{"{id}":{{"first_seen":"{future}","last_used":"{future}"}}}}}}"#
     );
     fs::write(ledger_path(&engine), text).unwrap();
     prune(&engine, "");

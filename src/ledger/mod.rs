@@ -1,104 +1,70 @@
 //! What this host remembers of each image: when it was first seen, when it was last in use, and by which names.
 
+mod clock;
+mod pressure;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use crate::facts::{Filesystem, Image, ImageClass, Layer, Reference, name_tag};
-use crate::units::{Percent, Time, elapsed};
+use serde::{Deserialize, Serialize};
+use serde_with::formats::SpaceSeparator;
+use serde_with::{DefaultOnError, DurationSeconds, StringWithSeparator, serde_as, skip_serializing_none};
+
+use crate::facts::{Image, ImageClass, Layer, Reference, name_tag};
+use crate::units::{Time, elapsed};
+pub use clock::{Clock, Moment, Reading};
+pub use pressure::{Pressure, Reported, UselessEviction};
 
 /// Keyed by image ID. Its times are by its own [`Clock`], but for those of the last runs and of the events.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[serde_as]
+#[skip_serializing_none]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// The ID of the engine whose images these are; `None` until one came.
     pub engine: Option<String>,
     /// `None` until it was first kept.
     pub clock: Option<Clock>,
     /// How much time really passed between the latest notes, the oldest first: at most [`GAPS`].
+    #[serde(default, rename = "gaps_seconds")]
+    #[serde_as(as = "Vec<DurationSeconds<u64>>")]
     pub gaps: Vec<Duration>,
-    /// `--older-than` of the last prune or record.
+    #[serde(default, rename = "older_than_seconds")]
+    #[serde_as(as = "Option<DurationSeconds<u64>>")]
     pub older_than: Option<Duration>,
-    /// When images were last recorded.
     pub recorded: Option<Time>,
     /// The same by the wall clock, for people.
     pub recorded_at: Option<Time>,
     /// The note before each gap that did not count in full and the one after it, the oldest first: at most [`JUMPS`].
+    #[serde(default)]
     pub jumps: Vec<Moment>,
     /// Up to when the engine's events were replayed, by the engine's clock.
     pub events_until: Option<Time>,
     /// By image ID.
     pub images: BTreeMap<String, Entry>,
     /// How often the images of a repository come back, by the repository's name.
+    #[serde(default)]
     pub repositories: BTreeMap<String, Returns>,
     /// When a prune last ran, by the wall clock.
     pub last_run: Option<Time>,
     /// When one last ended with exit status 0, by the wall clock.
     pub last_success: Option<Time>,
-    /// Present while the disk is under pressure.
     pub pressure: Option<Pressure>,
     /// The kind and ID of the object whose removal the last run gave up, because it took too long.
     pub stuck: Option<(String, String)>,
     /// By image ID: the names that an eviction takes off, recorded before the first one goes. What an interrupted
     /// eviction left is finished or undone by these.
+    #[serde(default)]
     pub evicting: BTreeMap<String, Vec<String>>,
 }
 
-/// The ledger's own clock: it goes on by the time that the ledger was kept, and neither jumps nor goes back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clock {
-    /// What it shows: about the wall clock, unless that was set or the ledger was not kept for long.
-    pub time: Time,
-    /// How much time has really passed since images were last recorded, as far as the host's clocks tell.
-    pub since_record: Duration,
-    /// What the host's clocks showed at that moment.
-    pub reading: Reading,
-}
-
-/// What the host's clocks show at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
-    /// The wall clock (CLOCK_REALTIME).
-    pub wall: Time,
-    /// This boot's ID; a sandbox may hide it.
-    pub boot_id: Option<String>,
-    /// The time since the boot (CLOCK_BOOTTIME, which goes on in suspend and cannot be set).
-    pub since_boot: Option<Duration>,
-}
-
-/// What two clocks showed at the same moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
-    /// The wall clock.
-    pub wall: Time,
-    /// The ledger's.
-    pub time: Time,
-}
-
-/// From this difference between the two clocks on a gap is remembered: a clock that is slewed needs less.
-const JUMP: Duration = Duration::from_secs(60);
-/// So many ends of gaps are remembered: the nights of seven weeks.
-const JUMPS: usize = 100;
-
-/// Between two notes so much time may always pass by the ledger's clock.
-const USUAL_GAP: Duration = Duration::from_secs(3_600);
-/// Where `--older-than` is very short, still this much: a clock that stands would keep pressure from lasting.
-const SHORTEST_GAP: Duration = Duration::from_secs(600);
-/// Its default.
-const OLDER_THAN: Duration = Duration::from_secs(86_400);
 /// A ledger in which nothing was recorded for this long is not kept: `record` runs every five minutes.
 pub const MAX_RECORD_AGE: Duration = Duration::from_secs(3_600);
 
-/// By how many gaps the interval is told at which the ledger is kept. A daily prune beside a record timer that is dead for
-/// a week makes seven long ones, which are no majority.
-const GAPS: usize = 15;
-
 /// How often images of one repository were used again on another day (UTC) than before.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Returns {
-    /// Different images that were used.
     pub images: u32,
-    /// Over all of them.
     pub returns: u32,
-    /// When one of them was last used.
     pub last_used: Time,
 }
 
@@ -108,86 +74,32 @@ const REPOSITORY_RETENTION: Duration = Duration::from_secs(60 * 86_400);
 /// An image that no full list shows for this long is gone.
 const MISSING: Duration = Duration::from_secs(3_600);
 
-/// Pressure that lasts: since a prune first found the disk under pressure, no prune has found it relieved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pressure {
-    /// When a prune first found it.
-    pub since: Time,
-    /// How often each gate blocked a prune or stopped it.
-    pub blocked: BTreeMap<String, u64>,
-    /// Since when prunes were blocked or stopped, or failed, without one that was carried out in between: a prune is
-    /// owed as long as this is there.
-    pub owed_since: Option<Time>,
-    /// What `record` last reported of a prune that could do nothing, so that it is not repeated every five minutes.
-    pub reported: Option<Reported>,
-    /// Has `record` ended with the exit status for manual intervention?
-    pub alarmed: bool,
-    /// Present where the last prune ended its evictions because they freed nothing, so that the cache is not given up
-    /// for nothing every five minutes.
-    pub freed_nothing: Option<UselessEviction>,
-}
-
-/// An eviction that freed nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UselessEviction {
-    /// When it ended.
-    pub at: Time,
-    /// How full the filesystem that holds the images was.
-    pub percent: Percent,
-    /// Bytes of it that were in use.
-    pub used: u64,
-}
-
-/// An eviction that freed nothing is tried again after this.
-pub const USELESS_EVICTION_RETENTION: Duration = Duration::from_secs(3_600);
-
-/// What `record` last reported of a prune that could do nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reported {
-    /// When it was reported.
-    pub at: Time,
-    /// The outcome, and the gates that blocked it.
-    pub what: String,
-}
-
-impl Pressure {
-    fn new(now: Time) -> Self {
-        Self {
-            since: now,
-            blocked: BTreeMap::new(),
-            owed_since: None,
-            reported: None,
-            alarmed: false,
-            freed_nothing: None,
-        }
-    }
-}
-
-/// What is remembered of an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[serde_as]
+#[skip_serializing_none]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// When the ledger first listed it.
     pub first_seen: Time,
-    /// Last time that a container used it.
     pub last_used: Option<Time>,
-    /// Was it ever seen with a tag or digest?
+    #[serde(default)]
     pub named: bool,
     /// When an image that had a name was first seen without one.
     pub dangling_since: Option<Time>,
     /// When a full list first did not show it; `None` as long as each one does.
     pub missing_since: Option<Time>,
     /// By which `name:tag` it was used, and when last.
+    #[serde(default)]
     pub references: BTreeMap<String, Time>,
-    /// Base first; absent until the engine was asked, which is once.
+    /// Base first; absent until the engine was asked, which is once. In the file a line an image, where a list would take
+    /// one a layer; layers that cannot be understood are asked for again.
+    #[serde(default)]
+    #[serde_as(as = "DefaultOnError<Option<StringWithSeparator<SpaceSeparator, Layer>>>")]
     pub layers: Option<Vec<Layer>>,
     /// When the engine refused to remove it although it had no names any more.
     pub refused: Option<Time>,
 }
 
-/// One use of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageUse {
-    /// Image ID.
     pub image: String,
     /// The `name:tag` by which it was asked for, where it was by one.
     pub name_tag: Option<String>,
@@ -195,10 +107,8 @@ pub struct ImageUse {
     pub at: Time,
 }
 
-/// What one look at the engine showed.
 #[derive(Debug, Clone, Default)]
 pub struct Observations {
-    /// By containers.
     pub uses: Vec<ImageUse>,
     /// By the specs of services and tasks: they tell by which `name:tag` an image is known, and use nothing.
     pub specs: Vec<ImageUse>,
@@ -208,19 +118,15 @@ pub struct Observations {
     pub all: Option<Vec<Listed>>,
 }
 
-/// An image as the engine lists it.
 #[derive(Debug, Clone)]
 pub struct Listed {
-    /// Image ID.
     pub id: String,
-    /// What it is by its references.
     pub class: ImageClass,
     /// The `name:tag` of its digest references: the containerd store keeps by which one an image was pulled.
     pub name_tags: Vec<String>,
 }
 
 impl Observations {
-    /// Take in the list of all images.
     pub fn list(&mut self, images: &[Image]) {
         let listed = |image: &Image| Listed {
             id: image.id.clone(),
@@ -232,7 +138,6 @@ impl Observations {
 }
 
 impl Entry {
-    /// Of an image that is seen for the first time.
     pub fn new(now: Time) -> Self {
         Self {
             first_seen: now,
@@ -246,82 +151,16 @@ impl Entry {
         }
     }
 
-    /// What a cached image's age is measured from.
     pub fn last_needed(&self) -> Time {
         self.last_used.map_or(self.first_seen, |used| used.max(self.first_seen))
     }
 }
 
-/// Days since 1970.
 fn day(at: Time) -> i64 {
     at.as_second().div_euclid(86_400)
 }
 
 impl Ledger {
-    /// Let its clock go on to this reading: by the boot clock within a boot, by the wall clock across boots, never back,
-    /// and since the last note by no more than the longest gap. So a clock that jumps and a host that was off make no
-    /// image old.
-    ///
-    /// Where it is not known whether it is the same boot, a later time since the boot is taken for that: at least so much
-    /// time has passed in any case.
-    pub fn advance(&mut self, reading: Reading) {
-        let longest = self.longest_gap();
-        let (time, since_record) = self.clock.as_ref().map_or((reading.wall, Duration::ZERO), |clock| {
-            let before = &clock.reading;
-            let other_boot =
-                before.boot_id.as_ref().zip(reading.boot_id.as_ref()).is_some_and(|(a, b)| a != b);
-            let within = before.since_boot.zip(reading.since_boot).filter(|_| !other_boot);
-            let passed = within.and_then(|(then, now)| now.checked_sub(then));
-            let passed = passed.unwrap_or_else(|| elapsed(reading.wall, before.wall));
-            let since_record = clock.since_record.saturating_add(passed);
-            // Runs that could note nothing let no more time pass than one.
-            let counted = since_record.min(longest).saturating_sub(clock.since_record.min(longest));
-            (clock.time.saturating_add(counted).unwrap_or(clock.time), since_record)
-        });
-        self.clock = Some(Clock { time, since_record, reading });
-    }
-
-    /// By how much its clock goes on at most between two notes: by an hour, or twice the interval at which it is kept, so
-    /// that a daily prune alone lets images age too. An image that was used in the hour before a gap of any length is
-    /// younger than `--older-than` after it, by an hour of a day.
-    fn longest_gap(&self) -> Duration {
-        let interval = self.interval().unwrap_or_default();
-        let younger = self.older_than.unwrap_or(OLDER_THAN) / 24 * 23;
-        interval.saturating_mul(2).max(USUAL_GAP).min(younger.max(SHORTEST_GAP))
-    }
-
-    /// At which interval the ledger is kept: the (lower) median of the latest gaps, so that a weekend off among them, or
-    /// one alone, is not taken for it.
-    fn interval(&self) -> Option<Duration> {
-        let mut gaps = self.gaps.clone();
-        gaps.sort_unstable();
-        gaps.get((gaps.len().saturating_sub(1)) / 2).filter(|_| gaps.len() > 1).copied()
-    }
-
-    /// Now, by its clock; the wall clock's time where it has none yet.
-    pub fn time(&self, wall: Time) -> Time {
-        self.clock.as_ref().map_or(wall, |clock| clock.time)
-    }
-
-    /// How long ago something was that happened at this time by the wall clock: no longer than by that clock, and no longer
-    /// than the ledger was kept since. What happened in a gap may have happened at its end.
-    pub fn age(&self, at: Time, wall: Time) -> Duration {
-        let by_wall = elapsed(wall, at);
-        let now = self.time(wall);
-        let recorded = self.recorded_at.zip(self.recorded).map(|(wall, time)| Moment { wall, time });
-        let moments: Vec<Moment> = self.jumps.iter().copied().chain(recorded).collect();
-        let Some(first) = moments.first() else { return by_wall };
-        let next = moments.iter().skip(1).map(|moment| moment.time).chain([now]);
-        let since = moments.iter().zip(next).filter(|(moment, _)| moment.wall <= at).map(|(moment, next)| {
-            next.min(moment.time.saturating_add(elapsed(at, moment.wall)).unwrap_or(next))
-        });
-        let by_ledger = since.max().map_or_else(
-            || elapsed(now, first.time).saturating_add(elapsed(first.wall, at)),
-            |since| elapsed(now, since),
-        );
-        by_wall.min(by_ledger)
-    }
-
     /// Take note of what was seen now. An image that was never seen before counts as first seen now. One that a full list
     /// does not show is dropped when another, an hour later, does not show it either: one empty or short answer must not
     /// wipe the ledger. When it shows up again, it counts as first seen now, as if it had just been pulled, and is still
@@ -392,31 +231,6 @@ impl Ledger {
         self.record_time(by_engine, wall);
     }
 
-    /// Let this note follow the last one, and remember the gap between them. `until`: when it was by the engine's clock.
-    fn record_time(&mut self, until: Time, wall: Time) {
-        let now = self.time(wall);
-        // A prune notes the same once more when it has the list of images: that is no gap, else every other one would be short.
-        if let Some(clock) = &mut self.clock
-            && self.events_until != Some(until)
-        {
-            let gap = std::mem::take(&mut clock.since_record);
-            self.gaps.extend(self.recorded.map(|_| gap));
-            self.gaps.drain(..self.gaps.len().saturating_sub(GAPS));
-        }
-        let wall = self.clock.as_ref().map_or(wall, |clock| clock.reading.wall);
-        if let Some((recorded_at, recorded)) = self.recorded_at.zip(self.recorded)
-            && elapsed(wall, recorded_at) > elapsed(now, recorded).saturating_add(JUMP)
-        {
-            let before = Moment { wall: recorded_at, time: recorded };
-            self.jumps.extend([before, Moment { wall, time: now }]);
-            self.jumps.drain(..self.jumps.len().saturating_sub(JUMPS));
-        }
-        self.recorded = Some(now);
-        self.recorded_at = Some(wall);
-        self.events_until = Some(until);
-    }
-
-    /// Record the layers of these images.
     pub fn record_layers(&mut self, layers: &[(String, Vec<Layer>)]) {
         for (id, layers) in layers {
             if let Some(entry) = self.images.get_mut(id) {
@@ -457,65 +271,11 @@ impl Ledger {
         1.0 + known.map(mean).fold(0.0, f64::max)
     }
 
-    /// Drop images that were just removed.
     pub fn forget<'a>(&mut self, ids: impl IntoIterator<Item = &'a str>) {
         for id in ids {
             self.images.remove(id);
             self.evicting.remove(id);
         }
-    }
-
-    /// A prune found the disk under pressure and did not do its work, so that another is owed: these gates, if any,
-    /// blocked or stopped it.
-    pub fn owe<'a>(&mut self, blocked_by: impl IntoIterator<Item = &'a str>, now: Time) {
-        let now = self.time(now);
-        let pressure = self.mark_pressure(now);
-        pressure.owed_since.get_or_insert(now);
-        for gate in blocked_by {
-            *pressure.blocked.entry(gate.to_owned()).or_default() += 1;
-        }
-    }
-
-    /// The disk is under pressure.
-    fn mark_pressure(&mut self, now: Time) -> &mut Pressure {
-        self.pressure.get_or_insert_with(|| Pressure::new(now))
-    }
-
-    /// A prune was carried out to its end, and the disk is still under pressure. Where its evictions freed nothing, the
-    /// filesystem that holds the images was like this.
-    pub fn settle(&mut self, freed_nothing: Option<&Filesystem>, now: Time) {
-        let now = self.time(now);
-        let pressure = self.mark_pressure(now);
-        pressure.owed_since = None;
-        if let Some(filesystem) = freed_nothing
-            && let Some(percent) = filesystem.percent()
-        {
-            pressure.freed_nothing = Some(UselessEviction { at: now, percent, used: filesystem.used });
-        }
-    }
-
-    /// How long ago an eviction freed nothing, where that still holds on the filesystem as it is: it is tried again after
-    /// an hour, once the filesystem is fuller by a point, and once it is `critical`.
-    pub fn eviction_is_useless(
-        &self,
-        filesystem: &Filesystem,
-        critical: Percent,
-        wall: Time,
-    ) -> Option<Duration> {
-        let last = self.pressure.as_ref()?.freed_nothing?;
-        let percent = filesystem.percent()?;
-        let ago = elapsed(self.time(wall), last.at);
-        // Percentages are rounded: one more may be a byte. Of inodes and metadata they are all that there is.
-        let point = filesystem.used.saturating_add(filesystem.available) / 100;
-        let risen =
-            filesystem.used >= last.used.saturating_add(point) || percent.get() > last.percent.get() + 1;
-        let is_critical = percent >= critical && last.percent < critical;
-        (ago < USELESS_EVICTION_RETENTION && !risen && !is_critical).then_some(ago)
-    }
-
-    /// The disk is not under pressure (any more).
-    pub fn clear_pressure(&mut self) {
-        self.pressure = None;
     }
 }
 
@@ -523,7 +283,9 @@ impl Ledger {
 mod tests {
     use jiff::SignedDuration;
 
+    use super::clock::{JUMPS, USUAL_GAP};
     use super::*;
+    use crate::facts::Filesystem;
     use crate::testing::{ago, now};
 
     fn listed(images: &[(&str, ImageClass)]) -> Observations {

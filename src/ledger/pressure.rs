@@ -1,0 +1,118 @@
+//! Pressure that lasts, and what prunes did about it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
+
+use super::Ledger;
+use crate::facts::Filesystem;
+use crate::units::{Percent, Time, elapsed};
+
+/// Pressure that lasts: since a prune first found the disk under pressure, no prune has found it relieved.
+#[skip_serializing_none]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    pub since: Time,
+    /// How often each gate blocked a prune or stopped it.
+    #[serde(default)]
+    pub blocked: BTreeMap<String, u64>,
+    /// Since when prunes were blocked or stopped, or failed, without one that was carried out in between: a prune is
+    /// owed as long as this is there.
+    pub owed_since: Option<Time>,
+    /// What `record` last reported of a prune that could do nothing, so that it is not repeated every five minutes.
+    pub reported: Option<Reported>,
+    #[serde(default)]
+    pub alarmed: bool,
+    /// Present where the last prune ended its evictions because they freed nothing, so that the cache is not given up
+    /// for nothing every five minutes.
+    pub freed_nothing: Option<UselessEviction>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UselessEviction {
+    pub at: Time,
+    /// How full the filesystem that holds the images was.
+    #[serde(rename = "used_percent")]
+    pub percent: Percent,
+    /// Bytes of it that were in use.
+    #[serde(rename = "used_bytes")]
+    pub used: u64,
+}
+
+/// An eviction that freed nothing is tried again after this.
+pub const USELESS_EVICTION_RETENTION: Duration = Duration::from_secs(3_600);
+
+/// What `record` last reported of a prune that could do nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    pub at: Time,
+    pub what: String,
+}
+
+impl Pressure {
+    fn new(now: Time) -> Self {
+        Self {
+            since: now,
+            blocked: BTreeMap::new(),
+            owed_since: None,
+            reported: None,
+            alarmed: false,
+            freed_nothing: None,
+        }
+    }
+}
+
+impl Ledger {
+    /// A prune found the disk under pressure and did not do its work, so that another is owed: these gates, if any,
+    /// blocked or stopped it.
+    pub fn owe<'a>(&mut self, blocked_by: impl IntoIterator<Item = &'a str>, now: Time) {
+        let now = self.time(now);
+        let pressure = self.mark_pressure(now);
+        pressure.owed_since.get_or_insert(now);
+        for gate in blocked_by {
+            *pressure.blocked.entry(gate.to_owned()).or_default() += 1;
+        }
+    }
+
+    fn mark_pressure(&mut self, now: Time) -> &mut Pressure {
+        self.pressure.get_or_insert_with(|| Pressure::new(now))
+    }
+
+    /// A prune was carried out to its end, and the disk is still under pressure. Where its evictions freed nothing, the
+    /// filesystem that holds the images was like this.
+    pub fn settle(&mut self, freed_nothing: Option<&Filesystem>, now: Time) {
+        let now = self.time(now);
+        let pressure = self.mark_pressure(now);
+        pressure.owed_since = None;
+        if let Some(filesystem) = freed_nothing
+            && let Some(percent) = filesystem.percent()
+        {
+            pressure.freed_nothing = Some(UselessEviction { at: now, percent, used: filesystem.used });
+        }
+    }
+
+    /// How long ago an eviction freed nothing, where that still holds on the filesystem as it is: it is tried again after
+    /// an hour, once the filesystem is fuller by a point, and once it is `critical`.
+    pub fn eviction_is_useless(
+        &self,
+        filesystem: &Filesystem,
+        critical: Percent,
+        wall: Time,
+    ) -> Option<Duration> {
+        let last = self.pressure.as_ref()?.freed_nothing?;
+        let percent = filesystem.percent()?;
+        let ago = elapsed(self.time(wall), last.at);
+        // Percentages are rounded: one more may be a byte. Of inodes and metadata they are all that there is.
+        let point = filesystem.used.saturating_add(filesystem.available) / 100;
+        let risen =
+            filesystem.used >= last.used.saturating_add(point) || percent.get() > last.percent.get() + 1;
+        let is_critical = percent >= critical && last.percent < critical;
+        (ago < USELESS_EVICTION_RETENTION && !risen && !is_critical).then_some(ago)
+    }
+
+    pub fn clear_pressure(&mut self) {
+        self.pressure = None;
+    }
+}
