@@ -21,15 +21,17 @@ rustPlatform.buildRustPackage {
     fileset = lib.fileset.unions [
       ../Cargo.lock
       ../Cargo.toml
+      ../benches/Cargo.toml
+      ../benches/src
       ../docs/ci-systems.md
       ../src
       ../tests/it
       ../tests/host.rs
+      ../tests/lab/Cargo.toml
+      ../tests/lab/src
       ../tests/sim/Cargo.toml
       ../tests/sim/src
       ../tests/style.rs
-      ../tests/support/Cargo.toml
-      ../tests/support/src
     ];
   };
   cargoLock.lockFile = ../Cargo.lock;

@@ -223,7 +223,7 @@ fn a_month_later(host: &Host) {
     let path = "/var/lib/ci-docker-prune/ledger.json";
     let mut ledger: serde_json::Value =
         serde_json::from_str(&host.run(&format!("cat {path}"))).expect("a ledger");
-    lab::days::age(&mut ledger["images"], 30 * 24);
+    lab::age(&mut ledger["images"], 30 * 24);
     host.write(path, &ledger.to_string());
     host.write(
         "/etc/systemd/system/ci-docker-prune-record.timer.d/soon.conf",

@@ -38,7 +38,7 @@ impl Host {
         let root = kind.root();
         let root = root
             .canonicalize()
-            .with_context(|| format!("{} is not there; tests/support/roots makes it", root.display()))?;
+            .with_context(|| format!("{} is not there; tests/lab/roots makes it", root.display()))?;
         engine::mount_lab(1024, "ext4")?;
         let lab = Path::new(LAB);
         fs::write(lab.join("registry.yml"), engine::REGISTRY.replace("{root}", "/lab/registry"))?;

@@ -7,10 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use lab::engine::wait_for;
+use lab::{Engine, Image, age};
 use serde_json::Value;
-
-use crate::engine::wait_for;
-use crate::{Engine, Image};
 
 /// What a host is asked to run.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +100,7 @@ fn prune(engine: &Engine, event: &str, when: &str) {
         .arg(format!("{event} {when}"))
         .env("LAB", engine.folder())
         .env("DOCKER_HOST", engine.url());
-    shell.env("LAB_ENTER", crate::engine::enter(engine)).stdout(Stdio::null());
+    shell.env("LAB_ENTER", lab::engine::enter(engine)).stdout(Stdio::null());
     // A policy may find that it needs a person.
     shell.status().expect("run the policy");
 }
@@ -118,20 +117,6 @@ fn age_ledger(engine: &Engine, hours: i64) {
         ledger[key] = value;
     }
     fs::write(&path, ledger.to_string()).expect("write the ledger");
-}
-
-/// Let every time in it be so many hours earlier.
-pub fn age(value: &mut Value, hours: i64) {
-    match value {
-        Value::Object(object) => object.values_mut().for_each(|value| age(value, hours)),
-        Value::Array(list) => list.iter_mut().for_each(|value| age(value, hours)),
-        Value::String(text) => {
-            if let Ok(at) = text.parse::<jiff::Timestamp>() {
-                *text = (at - jiff::SignedDuration::from_hours(hours)).to_string();
-            }
-        }
-        _ => {}
-    }
 }
 
 /// How many bytes of blobs the registry sent, and how many of them not for the first time.

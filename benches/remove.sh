@@ -1,4 +1,4 @@
-# What tests/bench measures of a removal, inside the lab, which has so many dangling images: seconds, and how many went.
+# What benches/run measures of a removal, inside the lab, which has so many dangling images: seconds, and how many went.
 # Arguments: the folder of the built program, `ours` or `theirs`.
 set -euo pipefail
 docker() { $LAB_ENTER docker "$@"; }

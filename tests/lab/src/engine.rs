@@ -148,7 +148,7 @@ impl Engine {
             "a private Docker engine needs root (namespaces, loop mounts): run it as root or with sudo"
         );
         let root = options.kind.root().canonicalize().with_context(|| {
-            format!("{} is not there; tests/support/roots makes it", options.kind.root().display())
+            format!("{} is not there; tests/lab/roots makes it", options.kind.root().display())
         })?;
         mount_lab(options.size_mib, options.filesystem)?;
         if options.cgroup_v2 {

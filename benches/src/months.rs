@@ -1,4 +1,4 @@
-//! `months`: play a CI host's months under several policies, and write a table.
+//! `bench months`: play a CI host's months under several policies, and write a table.
 //!
 //! Arguments: the file to write, then any number of `TRACE DISK-GB` pairs; without any, made traces of 60 days.
 
@@ -11,11 +11,8 @@ use sim::trace::{Trace, made};
 
 const GB: u64 = 1_000_000_000;
 
-fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [output, rest @ ..] = arguments.as_slice() else {
-        anyhow::bail!("usage: months FILE [TRACE DISK-GB]...")
-    };
+pub fn write(arguments: &[String]) -> Result<()> {
+    let [output, rest @ ..] = arguments else { anyhow::bail!("usage: bench months FILE [TRACE DISK-GB]...") };
     let mut table = String::from(
         "| disk, load | policy | runs | failed | pulled | pulled again | ratio to clairvoyant | pulls | peak |\n\
          |---|---|---|---|---|---|---|---|---|\n",

@@ -1,7 +1,7 @@
-# What tests/bench measures of check-gates, inside the lab. Argument: the folder of the built program.
+# What benches/run measures of check-gates, inside the lab. Argument: the folder of the built program.
 set -euo pipefail
 docker() { $LAB_ENTER docker "$@"; }
-cp "$1/ci-docker-prune" tests/support/gates.sh "$LAB/"
+cp "$1/ci-docker-prune" benches/gates-by-cli.sh "$LAB/"
 mkdir -p "$LAB/state"
 docker pull --quiet redis:7-alpine >/dev/null
 
@@ -24,9 +24,9 @@ containers() { # HOW-MANY
 }
 
 # All run inside the engine's root, entered the same way; each starts 20 times after 3 to warm up.
-measure() { target/debug/lab --measure 20 -- $LAB_ENTER env STATE_DIRECTORY="$LAB/state" "$@"; }
+measure() { target/debug/bench measure 20 $LAB_ENTER env STATE_DIRECTORY="$LAB/state" "$@"; }
 # One API call by curl from outside: no program could be faster than the slowest of those that it needs.
-call() { target/debug/lab --measure 20 -- curl --silent --fail --output /dev/null --unix-socket "$LAB/data.sock" "http://engine/v1.41$1"; }
+call() { target/debug/bench measure 20 curl --silent --fail --output /dev/null --unix-socket "$LAB/data.sock" "http://engine/v1.41$1"; }
 live='%7B%22status%22%3A%5B%22created%22%2C%22restarting%22%2C%22running%22%2C%22removing%22%2C%22paused%22%5D%7D'
 slowest() {
   for path in /version /info '/services?status=true' /tasks "/containers/json?filters=$live"; do
@@ -43,9 +43,9 @@ for size in '0 0' '100 500' '500 2000'; do
   services "$1"
   containers "$2"
   ours=$(measure "$LAB/ci-docker-prune" check-gates)
-  script=$(measure sh "$LAB/gates.sh")
+  script=$(measure sh "$LAB/gates-by-cli.sh")
   # From outside too: without what it costs to enter.
-  outside=$(target/debug/lab --measure 20 -- env STATE_DIRECTORY="$LAB/state" "$LAB/ci-docker-prune" check-gates)
+  outside=$(target/debug/bench measure 20 env STATE_DIRECTORY="$LAB/state" "$LAB/ci-docker-prune" check-gates)
   floor=$(slowest)
   awk -v s="$1" -v c="$2" -v a="$ours" -v b="$script" -v o="$outside" -v f="$floor" 'BEGIN {
     split(a, n, " "); split(b, m, " "); split(o, u, " "); split(f, k, " ")

@@ -1,4 +1,4 @@
-# What tests/run, tests/demo, tests/bench and tests/nix/run share: cargo, a C linker, and root where it is needed.
+# What tests/run, tests/demo, benches/run and tests/nix/run share: cargo, a C linker, and root where it is needed.
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export CARGO_TARGET_DIR=$PWD/target
 sudo=

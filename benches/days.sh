@@ -1,4 +1,4 @@
-# What tests/bench does at each event of its days, inside the lab: POLICY PROGRAM-FOLDER live|ended|midnight.
+# What benches/run does at each event of its days, inside the lab: POLICY PROGRAM-FOLDER live|ended|midnight.
 set -u
 export STATE_DIRECTORY=$LAB/state RUNTIME_DIRECTORY=$LAB/runtime
 policy=$1 program=$2/ci-docker-prune event=$3

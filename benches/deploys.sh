@@ -1,8 +1,8 @@
-# What tests/bench measures beside deploys: one row a kind of prune. Arguments: engine, the folder of the
+# What benches/run measures beside deploys: one row a kind of prune. Arguments: engine, the folder of the
 # built program, how many deploys.
 set -euo pipefail
 engine=$1 program=$2/ci-docker-prune deploys=$3
-beside() { target/debug/lab --engine "$engine" --beside "$deploys" -- "$1"; }
+beside() { target/debug/bench deploys --engine "$engine" --deploys "$deploys" -- "$1"; }
 row() { # NAME COMMAND
   beside "$2" | awk -v engine="$engine" -v name="$1" '{
     printf "| %s | %s | %d | %d | **%d** | %d | %d |\n", engine, name, $1, $2, $3, $4, $5 }'
