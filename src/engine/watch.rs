@@ -473,7 +473,7 @@ mod tests {
 
     #[test]
     fn events_are_told_apart() {
-        let run = "abcd-0123ef_ci_commoninternet_net";
+        let run = crate::testing::RUN;
         let own = "ci-docker-prune.invalid/evicting:aa";
         let table = [
             ("service", "create", "app", "", Meaning::Stop(StopEvent::ServiceCreated("app".into()))),

@@ -332,6 +332,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn services_on_their_way_are_closed_with_their_cause() {
         let one = Mode::Replicated { replicas: 1 };
         let none = status(0, 1, 0);

@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_stack_is_named_once_with_its_oldest_age() {
-        let name = "abcd-0123ef_ci_commoninternet_net";
+        let name = crate::testing::RUN;
         let part = |created: &str| Service {
             labels: labels(&[(label::STACK, name)]),
             created: Some(created.parse().unwrap()),
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_run_is_called_by_what_it_is_and_is_stale_after_a_day() {
-        let run = "abcd-0123ef_ci_commoninternet_net";
+        let run = crate::testing::RUN;
         let number = ("com.docker.compose.container-number", "1");
         let shown = |container: Container| {
             let facts = Survey { containers: Ok(vec![container]), ..survey() };

@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_container_of_a_compose_project_stays_unless_that_is_a_run_with_nothing_live() {
-        const RUN: &str = "abcd-0123ef_ci_commoninternet_net";
+        use crate::testing::RUN;
         let of = |project: &str, state| Container {
             labels: labels(&[
                 ("com.docker.compose.project", project),

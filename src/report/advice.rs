@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_explains_a_closed_gate_and_names_the_command() {
-        let name = "abcd-0123ef_ci_commoninternet_net";
+        let name = crate::testing::RUN;
         let missing = |gates| waiting(converge::ConvergeCause::ImageNotFound(None), gates);
         let with_run = |percent| runs_of(vec![run(runs::RunKind::Stack, name)], missing(gates(percent)));
         let text = blocked_on_a_full_disk(&with_run(99)).unwrap();

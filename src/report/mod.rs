@@ -11,6 +11,8 @@ pub mod prune;
 pub mod reason;
 pub mod status;
 mod table;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 
 use std::io::{self, Write};

@@ -6,12 +6,13 @@ use regex::Regex;
 
 use crate::execute::Outcome;
 use crate::facts::{
-    Container, ContainerState, Filesystem, Image, ImageClass, Info, Kind, Labels, Limit, Mode, Object,
-    Restart, Service, Survey, Swarm, SwarmState, Task, TaskCounts, TaskState, Unavailable, Update, Usage,
+    CacheRecord, Container, ContainerState, Filesystem, Image, ImageClass, Info, Inspected, Kind, Labels,
+    Limit, Mode, Object, Restart, Service, Survey, Swarm, SwarmState, Task, TaskCounts, TaskState,
+    Unavailable, Update, Usage,
 };
 use crate::gates::disk::Measured;
 use crate::gates::{Gates, Verdict, converge};
-use crate::ledger::{Clock, Ledger, Reading};
+use crate::ledger::{Clock, Entry, Ledger, Reading};
 use crate::plan::{Plan, Policy, Removal, RemovalReason};
 use crate::prune::report::Done;
 use crate::settings::Settings;
@@ -21,6 +22,9 @@ use crate::world::EngineError;
 pub fn now() -> Time {
     "2026-11-20T12:00:00Z".parse().expect("a time")
 }
+
+/// A stack's name as a CI run has it.
+pub const RUN: &str = "abcd-0123ef_ci_commoninternet_net";
 
 /// Wait for this, on a clock that does not.
 pub fn block<T>(future: impl Future<Output = T>) -> T {
@@ -202,6 +206,103 @@ pub fn done(outcome: Outcome) -> Done {
         after: vec![usage(75)],
         relieved: true,
         pressure: None,
+    }
+}
+
+/// The image of [`scene`] with this two-digit name.
+fn id(name: &str) -> String {
+    format!("sha256:{}", name.repeat(32))
+}
+
+fn scene_images() -> Vec<Image> {
+    let cached = |name: &str, repository: &str, mib: u64| Image {
+        digests: vec![format!("{repository}@{}", id(name))],
+        size: mib << 20,
+        ..image(&name.repeat(32))
+    };
+    let tagged = |name, tag: &str, mib| Image { tags: vec![tag.into()], ..cached(name, tag, mib) };
+    vec![
+        cached("a1", "shop/web", 96),
+        cached("a2", "shop/web", 98),
+        tagged("b1", "migrate:3", 12),
+        tagged("b2", "node:22", 240),
+        cached("c1", "redis", 41),
+        cached("c2", "postgres", 150),
+        cached("c3", "postgres", 152),
+        Image { digests: vec![], ..cached("d1", "", 7) },
+    ]
+}
+
+fn scene_ledger() -> Ledger {
+    let first_seen = Entry::new(ago("40d").expect("a time"));
+    let used = |at: &str, by: &str| Entry {
+        last_used: ago(at),
+        named: true,
+        references: [(by.to_owned(), ago(at).expect("a time"))].into(),
+        ..first_seen.clone()
+    };
+    let images = [
+        ("a1", used("6d", "shop/web:1")),
+        ("a2", used("0s", "shop/web:2")),
+        ("b1", used("3d", "migrate:3")),
+        ("b2", used("20d", "node:22")),
+        ("c1", used("30d", "redis:7")),
+        ("c2", used("2d", "postgres:16")),
+        ("c3", used("2h", "postgres:16")),
+        ("d1", Entry { dangling_since: ago("5d"), ..first_seen.clone() }),
+    ];
+    Ledger {
+        images: images.into_iter().map(|(name, entry)| (id(name), entry)).collect(),
+        recorded: ago("15m"),
+        recorded_at: ago("15m"),
+        last_run: ago("24h"),
+        last_success: ago("24h"),
+        ..behind("0s")
+    }
+}
+
+/// The host of every page: a service of a stack, which may roll back, images that runs have left, a container that ended,
+/// build cache, and a disk at 85 %.
+pub fn scene() -> fake::Fake {
+    let web = |name| format!("shop/web@{}", id(name));
+    let service = Service {
+        name: "shop_web".into(),
+        image: web("a2"),
+        previous_image: Some(web("a1")),
+        labels: labels(&[("com.docker.stack.namespace", "shop")]),
+        ..service()
+    };
+    let running =
+        Container { names: vec!["shop_web.1".into()], image: web("a2"), image_id: id("a2"), ..container() };
+    let ended = Container {
+        id: "4711".repeat(16),
+        names: vec!["migrate".into()],
+        image: "migrate:3".into(),
+        image_id: id("b1"),
+        state: ContainerState::Exited,
+        finished: ago("3d"),
+        ..container()
+    };
+    let inspected = Inspected { finished: ago("3d"), ..Inspected::default() };
+    let cache = |mib: u64, shared| CacheRecord {
+        size: mib << 20,
+        in_use: false,
+        shared,
+        internal: false,
+        last_used: ago("9d"),
+    };
+    let disk = Filesystem { size: 10 << 30, used: 17 << 29, available: 3 << 29, ..usage(85).filesystem };
+    fake::Fake {
+        info: Info { swarm: Swarm { state: SwarmState::Manager, node: Some("node".into()) }, ..info() },
+        services: vec![service],
+        tasks: vec![Task { image: web("a2"), ..task() }],
+        inspected: [(ended.id.clone(), inspected)].into(),
+        containers: vec![running, ended],
+        images: scene_images().into(),
+        build_cache: vec![cache(30, false), cache(64, true)],
+        ledger: scene_ledger().into(),
+        filesystem: disk.into(),
+        ..fake::Fake::new()
     }
 }
 

@@ -60,7 +60,8 @@ fn each_rung_is_used_only_while_the_disk_is_as_full_as_it_asks_for() {
         "a run carries out what the dry run showed"
     );
     assert_eq!(names(&report["removed"]), ["month"]);
-    assert!(report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("(< 80%)"), "{report}");
+    let skipped = &report["skipped"][0]["reason"];
+    assert_eq!((&skipped["code"], &skipped["limit_percent"]), (&"enough_space".into(), &80.into()));
 
     // Nothing is left of the first; the second takes one, to 80 or less.
     engine.fill_to(86);
@@ -75,8 +76,10 @@ fn each_rung_is_used_only_while_the_disk_is_as_full_as_it_asks_for() {
     assert!(engine.has_image(&images[4].0), "{report}");
     let kept = report["plan"]["keep"].as_array().unwrap();
     let now = kept.iter().find(|object| object["id"] == images[4].1.as_str()).unwrap();
-    let reason = now["reason"]["message"].as_str().unwrap();
-    assert!(reason.contains("may go from 1h on while the disk is at or above 95%, from 24h on"), "{reason}");
+    let conditions = now["reason"]["conditions"].as_array().unwrap();
+    let ages: Vec<_> =
+        conditions.iter().map(|condition| condition["unused_seconds"].as_u64().unwrap()).collect();
+    assert_eq!(ages, [7 * 86_400, 86_400, 3_600], "{now}");
 }
 
 #[test]
@@ -342,8 +345,7 @@ fn evictions_that_free_nothing_end_after_two_batches_and_are_tried_again_on_a_fu
     let report = prune(&engine, words);
     assert_eq!(report["removed"].as_array().unwrap().len(), 2, "{report}");
     assert_eq!(report["freed_nothing"]["images"], 2, "{report}");
-    let reason = report["skipped"][0]["reason"]["message"].as_str().unwrap();
-    assert!(reason.contains("freed nothing"), "{report}");
+    assert_eq!(report["skipped"][0]["reason"]["code"], "freed_nothing", "{report}");
     // Not again at once, but for everything else.
     engine.docker(["run", "--name", "ended", &by_digest[0], "true"]);
     engine.docker(["rm", "ended"]);
@@ -524,7 +526,6 @@ fn on_a_disk_without_a_free_byte_and_without_a_reserve_the_run_stops_and_says_wh
     assert_eq!(report["stopped"]["code"], "no_space", "{report}");
     assert_eq!(report["failed"].as_array().unwrap().len(), 1, "one, and not image after image: {report}");
     assert_eq!(report["skipped"].as_array().unwrap().len(), 2, "{report}");
-    assert!(report["stopped"]["message"].as_str().unwrap().contains("journalctl --vacuum-size"), "{report}");
     assert!(by_digest.iter().all(|name| engine.has_image(name)), "{report}");
     // A dangling image goes first, by its ID, and what it frees is enough for the others.
     let nameless = engine.id_of(&nameless);

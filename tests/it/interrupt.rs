@@ -9,7 +9,7 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, build, dangling, json_of, ledger, names, once, program, prune, remember, standard, stdout,
+    RUN, build, codes, dangling, json_of, ledger, names, once, program, prune, remember, standard, stdout,
 };
 
 const APP: &str = "127.0.0.1:5000/app:1";
@@ -94,21 +94,15 @@ fn a_container_of_an_image_that_is_to_go_keeps_it() {
     assert!(engine.has_image(&id), "{report}");
     assert!(engine.has_image(&second), "its name: {report}");
     assert_eq!(names(&report["removed"]), ["one", "three"], "{report}");
-    assert!(
-        report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("a container uses it"),
-        "{report}"
-    );
+    assert_eq!(codes(&report["skipped"]), ["in_use"], "{report}");
 }
 
 #[test]
 fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
     let cases: [(&[&str], &str); 3] = [
-        (&["service", "create", "--quiet", "--detach", "--name", "new", APP], "service new was created"),
-        (
-            &["service", "update", "--quiet", "--detach", "--replicas", "2", "there"],
-            "service there was updated",
-        ),
-        (&["run", "--detach", "--name", RUN, APP], "a CI run began"),
+        (&["service", "create", "--quiet", "--detach", "--name", "new", APP], "service_created"),
+        (&["service", "update", "--quiet", "--detach", "--replicas", "2", "there"], "service_updated"),
+        (&["run", "--detach", "--name", RUN, APP], "run_began"),
     ];
     for (act, why) in cases {
         let (engine, proxy, cached) = scene();
@@ -116,7 +110,7 @@ fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
         engine.converged();
         let report = json_of(&meanwhile(&engine, &proxy, docker(&engine, act)).success());
         assert_eq!(report["outcome"], "stopped", "{why}: {report}");
-        assert!(report["stopped"]["message"].as_str().unwrap().contains(why), "{report}");
+        assert_eq!(report["stopped"]["code"], why, "{report}");
         assert!(cached.iter().all(|(_, id)| engine.has_image(id)), "{why}: {report}");
         // A deploy of the image that had just lost its name downloads nothing.
         let before = engine.blobs_sent();
@@ -166,7 +160,7 @@ fn a_dangling_image_that_gets_a_name_at_the_last_moment_stays() {
     let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
     let report = after(&engine, &proxy, "GET /images/json", docker(&engine, &["tag", &dangling, "wanted:1"]));
     assert!(engine.has_image("wanted:1"), "{report}");
-    assert!(report["skipped"][0]["reason"]["message"].as_str().unwrap().contains("another name"), "{report}");
+    assert_eq!(codes(&report["skipped"]), ["renamed"], "{report}");
 }
 
 #[test]
@@ -244,8 +238,7 @@ fn an_order_for_a_dangling_image_that_is_never_answered_ends_the_run() {
     });
     let report = prune_dangling_images(&engine, &proxy);
     assert_eq!(report["outcome"], "failed", "{report}");
-    assert_eq!(report["failed"].as_array().unwrap().len(), 1, "{report}");
-    assert!(report["failed"][0]["reason"]["message"].as_str().unwrap().contains("in 5s"), "{report}");
+    assert_eq!(codes(&report["failed"]), ["timed_out"], "{report}");
     assert_eq!(report["stopped"]["code"], "not_available", "{report}");
     // The others in flight are carried out, and told.
     let beside = orders(&proxy) - 1;
@@ -331,7 +324,7 @@ fn a_tag_of_our_own_that_does_not_come_off_ends_the_run() {
     let mut command = program(&engine);
     command.args(["prune", "-o", "json", "--older-than", "0s", "--timeout", "3s", "--removal-timeout", "3s"]);
     let report = json_of(&command.args(["--host", &proxy.url()]).assert().code(1));
-    assert!(report["stopped"]["message"].as_str().unwrap().contains("has not finished DELETE"), "{report}");
+    assert_eq!(report["stopped"]["code"], "not_available", "{report}");
     assert_eq!(left(&engine, &dangling), 8, "{report}");
 }
 

@@ -133,6 +133,12 @@ pub fn names(list: &Value) -> Vec<String> {
     list.as_array().expect("a list").iter().map(name).collect()
 }
 
+/// Why each object of a list in a report is in it.
+pub fn codes(list: &Value) -> Vec<&str> {
+    let objects = list.as_array().expect("a list").iter();
+    objects.map(|object| object["reason"]["code"].as_str().expect("a code")).collect()
+}
+
 /// What a report would remove, without how long each image is unused: a second may pass between two reports.
 pub fn planned_without_ages(report: &Value) -> Value {
     let mut planned = report["plan"]["remove"].clone();
