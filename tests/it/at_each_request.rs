@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex};
 use lab::{Engine, Fault, Image, Proxy};
 use serde_json::Value;
 
-use crate::support::{build, json_of, program, remember, standard};
-
-const APP: &str = "127.0.0.1:5000/app:1";
+use crate::support::{APP, build, json_of, program, remember, standard};
 
 /// An engine with one object of each kind that is to go, and some that must stay.
 struct Scene {
@@ -37,7 +35,7 @@ impl Scene {
             let id = engine.image_id(&name);
             (name, id)
         });
-        let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+        let proxy = Proxy::before(&engine);
         let dangling = Mutex::default();
         let scene = Self { engine: Arc::new(engine), proxy, cached: cached.into(), dangling, stays };
         scene.build();

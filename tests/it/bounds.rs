@@ -42,7 +42,7 @@ fn ten_thousand_images_with_the_strangest_names() {
         let entries = ledger["images"].as_object_mut().unwrap();
         entries.values_mut().for_each(|entry| entry["named"] = false.into());
     });
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     proxy.on_request(move |_, line| line.ends_with("/images/json").then_some(Fault::Answer(answer)));
     let report = crate::support::json_of(
         &program(&engine).args(["--dry-run", "-o", "json", "--host", &proxy.url()]).assert().success(),
@@ -76,7 +76,7 @@ fn names_of_containers_and_labels_never_reach_a_terminal_or_the_log_raw() {
     );
     is_clean(&out);
     // Text of others that is logged.
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     let hostile = Fault::Says(500, "\\u001b[31mred\\u0007");
     proxy.on_request(move |_, line| line.starts_with("GET /services").then_some(hostile));
     let assert = program(&engine).args(["prune", "-vvv", "--host", &proxy.url()]).assert().code(1);

@@ -3,9 +3,8 @@
 use lab::{Engine, Fault, Image, Options, Proxy};
 use predicates::str::contains;
 
-use crate::support::program;
+use crate::support::{APP, program};
 
-const APP: &str = "127.0.0.1:5000/app:1";
 const NEXT: &str = "127.0.0.1:5000/app:2";
 
 fn engine() -> Engine {
@@ -72,7 +71,7 @@ fn services_of_every_mode_settle() {
 #[test]
 fn a_new_global_service_or_job_is_closed_from_its_first_moment() {
     let engine = engine();
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     for mode in ["global", "global-job"] {
         create(&engine, &format!("--mode {mode} --no-resolve-image 127.0.0.1:5000/missing:1"));
         assert!(says(&engine, 3, "service it 0/1"), "{mode}");
@@ -158,7 +157,7 @@ fn a_running_task_without_a_container_in_the_list_means_that_the_engine_restores
     let engine = engine();
     create(&engine, APP);
     becomes(&engine, 0, "1 service, converged");
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     proxy.on_request(|_, line| line.starts_with("GET /containers/json").then_some(Fault::Answer("[]")));
     program(&engine)
         .args(["converge", "--host", &proxy.url()])

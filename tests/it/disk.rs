@@ -235,7 +235,7 @@ fn a_socket_that_leads_to_another_host_is_not_measured_here() {
     let name = format!("127.0.0.1:5000/app@{}", engine.publish(&Image::new("app", "1").size_mib(8)));
     engine.docker(["pull", "--quiet", &name]);
     remember(&engine, &[(&engine.image_id(&name), 30)]);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     // Some proxy stands in front of this host's engine.
     program(&engine).args(["disk", "--host", &proxy.url()]).assert().code(3);
     let elsewhere = mount(&engine, &["-t", "tmpfs", "-o", "size=16M", "tmpfs"], "elsewhere");
@@ -283,7 +283,7 @@ fn a_folder_that_may_not_be_entered_is_measured_by_its_mount() {
     // As with userns-remap.
     let root = closed.join("100000.100000");
     let answer = another(&engine, json!({"Name": host.trim(), "DockerRootDir": root}));
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     proxy.on_request(move |_, line| (line == "GET /info").then_some(Fault::Answer(answer)));
     fs::set_permissions(engine.folder().join("proxy.sock"), fs::Permissions::from_mode(0o666)).unwrap();
     let mut command = Command::new(reachable(&engine));

@@ -1,7 +1,6 @@
 //! An engine that is not there, not permitted, hangs or talks nonsense: one clear line each.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::Command;
 
 use lab::{Engine, Fault, Image, Options, Proxy};
@@ -9,11 +8,6 @@ use predicates::prelude::*;
 use predicates::str::contains;
 
 use crate::support::{RUN, bare, codes, dangling, json_of, program, reachable};
-
-fn proxy(engine: &Engine) -> (Proxy, PathBuf) {
-    let path = engine.folder().join("proxy.sock");
-    (Proxy::start(&path, &engine.socket()), path)
-}
 
 /// What each command says and how it ends where no gate can be answered.
 #[track_caller]
@@ -74,7 +68,7 @@ fn an_engine_that_hangs_fails_or_talks_nonsense_is_unknown_and_nothing_is_remove
     engine.publish(&Image::new("app", "1"));
     engine.docker(["run", "--name", "old", "127.0.0.1:5000/app:1", "true"]);
     engine.fill_to(90);
-    let (proxy, _) = proxy(&engine);
+    let proxy = Proxy::before(&engine);
     let questions = ["/version", "/info", "/services", "/tasks", "/containers/json"];
     let faults = [
         (Fault::Hang, "--timeout"),
@@ -112,7 +106,7 @@ fn a_list_may_take_ten_timeouts_while_the_engine_answers_something_small() {
     engine.publish(&Image::new("app", "1"));
     engine.docker(["run", "--name", "ended", "127.0.0.1:5000/app:1", "true"]);
     engine.fill_to(85);
-    let (proxy, _) = proxy(&engine);
+    let proxy = Proxy::before(&engine);
     let prune = || {
         let mut command = program(&engine);
         command.args(["prune", "--older-than", "0s", "--timeout", "1s", "--host", &proxy.url()]);
@@ -155,7 +149,7 @@ fn a_list_may_take_ten_timeouts_while_the_engine_answers_something_small() {
 fn a_blocked_prune_asks_for_no_list_of_images() {
     let engine = Engine::start();
     engine.publish(&Image::new("app", "1"));
-    let (proxy, _) = proxy(&engine);
+    let proxy = Proxy::before(&engine);
     let asked = |percent, code| {
         engine.fill_to(percent);
         proxy.on_request(|_, _| None);
@@ -237,7 +231,7 @@ fn gates_ask_each_question_once_and_cheaply() {
     let engine = Engine::start();
     engine.publish(&Image::new("app", "1"));
     engine.docker(["run", "--detach", "--name", RUN, "127.0.0.1:5000/app:1"]);
-    let (proxy, _) = proxy(&engine);
+    let proxy = Proxy::before(&engine);
     proxy.on_request(|_, _| None);
     program(&engine).args(["check-gates", "--host", &proxy.url()]).assert().code(3);
     let mut asked: Vec<String> =
@@ -254,7 +248,7 @@ fn what_the_engine_does_not_tell_is_listed_stays_and_makes_exit_1() {
     let engine = Engine::start();
     let [dangling] = dangling(&engine);
     engine.fill_to(85);
-    let (proxy, _) = proxy(&engine);
+    let proxy = Proxy::before(&engine);
     for (part, stays) in [(format!("/images/{dangling}/json"), true), ("/system/df".into(), false)] {
         proxy.on_request(move |_, line| line.contains(&part).then_some(Fault::Status(500)));
         for command in ["--dry-run", "prune"] {
@@ -283,7 +277,7 @@ fn a_removal_that_takes_too_long_ends_the_run_and_the_next_one_begins_with_the_r
     engine.docker(["run", "--name", "huge", "127.0.0.1:5000/app:1", "true"]);
     let [dangling] = dangling(&engine);
     engine.fill_to(85);
-    let (proxy, _) = proxy(&engine);
+    let proxy = Proxy::before(&engine);
     proxy.on_request(|_, line| line.starts_with("DELETE /containers/").then_some(Fault::Hang));
     let run = || {
         let mut command = program(&engine);
@@ -317,7 +311,7 @@ fn a_removal_that_takes_too_long_ends_the_run_and_the_next_one_begins_with_the_r
 #[test]
 fn podman_is_refused_by_name() {
     let engine = Engine::start_with(Options { swarm: false, ..Options::default() });
-    let (proxy, _) = proxy(&engine);
+    let proxy = Proxy::before(&engine);
     let version =
         r#"{"ApiVersion": "1.41", "MinAPIVersion": "1.24", "Components": [{"Name": "Podman Engine"}]}"#;
     proxy.on_request(move |_, line| line.ends_with("/version").then_some(Fault::Answer(version)));

@@ -2,22 +2,10 @@
 
 use std::sync::Arc;
 
-use lab::{Engine, Fault, Image, Proxy};
+use lab::{Engine, Fault, Proxy};
 use serde_json::Value;
 
-use crate::support::{dangling, json_of, program};
-
-const APP: &str = "127.0.0.1:5000/app:1";
-
-/// Eight dangling images under pressure.
-fn scene() -> (Arc<Engine>, Proxy, [String; 8]) {
-    let engine = Engine::start();
-    engine.publish(&Image::new("app", "1"));
-    let dangling = dangling(&engine);
-    engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
-    (Arc::new(engine), proxy, dangling)
-}
+use crate::support::{APP, eight_dangling_images, json_of, left, program};
 
 fn is_subscription(line: &str) -> bool {
     line.starts_with("GET /events") && !line.contains("until=")
@@ -44,14 +32,10 @@ fn interrupted(
     json_of(&command.assert())
 }
 
-fn left(engine: &Engine, dangling: &[String]) -> usize {
-    dangling.iter().filter(|id| engine.has_image(id)).count()
-}
-
 #[test]
 fn a_stream_that_ends_is_subscribed_again_and_the_run_goes_on() {
     for end in [Fault::EndEvents, Fault::LoseEvents] {
-        let (engine, proxy, dangling) = scene();
+        let (engine, proxy, dangling) = eight_dangling_images();
         let report = interrupted(&engine, &proxy, end, || None);
         assert_eq!(report["outcome"], "pruned", "{end:?}: {report}");
         assert_eq!(left(&engine, &dangling), 0, "{end:?}: {report}");
@@ -68,7 +52,7 @@ fn a_stream_that_ends_is_subscribed_again_and_the_run_goes_on() {
 #[test]
 fn a_deploy_that_begins_while_the_stream_is_interrupted_ends_the_run() {
     for end in [Fault::EndEvents, Fault::LoseEvents] {
-        let (engine, proxy, dangling) = scene();
+        let (engine, proxy, dangling) = eight_dangling_images();
         let deploying = Arc::clone(&engine);
         let report = interrupted(&engine, &proxy, end, move || {
             deploying.docker(["service", "create", "--quiet", "--detach", "--name", "deploy", APP]);
@@ -86,7 +70,7 @@ fn a_deploy_that_begins_while_the_stream_is_interrupted_ends_the_run() {
 
 #[test]
 fn a_deploy_that_begins_after_the_stream_was_subscribed_again_is_seen() {
-    let (engine, proxy, dangling) = scene();
+    let (engine, proxy, dangling) = eight_dangling_images();
     let mut deploy = engine.inside("docker");
     deploy.args(["service", "create", "--quiet", "--detach", "--name", "deploy", APP]);
     let (mut subscriptions, mut orders) = (0, 0);
@@ -114,7 +98,7 @@ fn a_deploy_that_begins_after_the_stream_was_subscribed_again_is_seen() {
 #[test]
 fn a_stream_that_cannot_be_subscribed_again_ends_the_run() {
     for again in [Fault::Status(500), Fault::CutBefore, Fault::Hang, Fault::Answer(""), Fault::Malformed] {
-        let (engine, proxy, dangling) = scene();
+        let (engine, proxy, dangling) = eight_dangling_images();
         let report = interrupted(&engine, &proxy, Fault::EndEvents, move || Some(again));
         assert_eq!(report["outcome"], "failed", "{again:?}: {report}");
         assert_eq!(report["stopped"]["code"], "events_lost", "{again:?}: {report}");
@@ -125,7 +109,7 @@ fn a_stream_that_cannot_be_subscribed_again_ends_the_run() {
 /// A proxy may close every stream at once: that must neither go on for ever nor as fast as it can.
 #[test]
 fn a_stream_that_never_lasts_is_given_up() {
-    let (engine, proxy, dangling) = scene();
+    let (engine, proxy, dangling) = eight_dangling_images();
     let subscribed = std::time::Instant::now();
     let mut subscriptions = 0;
     proxy.on_request(move |_, line| {
@@ -144,7 +128,7 @@ fn a_stream_that_never_lasts_is_given_up() {
 
 #[test]
 fn a_restart_of_the_engine_ends_the_run() {
-    let (engine, proxy, dangling) = scene();
+    let (engine, proxy, dangling) = eight_dangling_images();
     let restarting = Arc::clone(&engine);
     let (mut ended, mut restarted) = (false, false);
     proxy.on_request(move |_, line| {

@@ -199,7 +199,7 @@ fn a_tag_that_appears_meanwhile_keeps_a_tagged_image() {
     let id = engine.image_id("ci:c1");
     remember(&engine, &[(&id, 30)]);
     engine.fill_to(85);
-    let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = lab::Proxy::before(&engine);
     let mut tag = engine.inside("docker");
     tag.args(["tag", &id, "wanted:1"]);
     let mut tag = once(move || assert!(tag.status().expect("docker").success()));
@@ -322,7 +322,7 @@ fn an_image_that_shares_its_layers_with_what_stays_is_passed_over_and_the_dry_ru
     let shared = kept.iter().filter(|object| object["reason"]["code"] == "cached_frees_nothing");
     assert_eq!(shared.count(), 6, "{report}");
     // Each image is asked about once.
-    let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = lab::Proxy::before(&engine);
     engine.fill_to(85);
     prune(&engine, &format!("--host {}", proxy.url()));
     assert!(!proxy.requests().iter().any(|request| request.contains("/history")), "{:?}", proxy.requests());
@@ -395,7 +395,7 @@ const CONSENT: &str = "--evict-tagged ^ci/app:";
 fn a_tag_that_a_newer_image_has_meanwhile_is_not_taken_from_it() {
     let engine = Engine::start();
     let id = commit(&engine);
-    let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = lab::Proxy::before(&engine);
     let mut tag = engine.inside("docker");
     tag.args(["tag", "newer:x", "ci/app:main"]);
     let mut tag = once(move || assert!(tag.status().expect("docker").success()));
@@ -422,7 +422,7 @@ fn a_tag_that_moves_before_its_turn_is_not_taken_off_the_newer_image() {
     engine.docker(["tag", "newer:x", "ci/app:other"]);
     engine.docker(["rmi", "newer:x"]);
     let newer = engine.image_id("ci/app:other");
-    let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = lab::Proxy::before(&engine);
     let mut build = engine.inside("sh");
     // The newer image has no other name.
     build.args(["-c", "docker tag ci/app:other ci/app:main && docker rmi ci/app:other"]);

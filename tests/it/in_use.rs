@@ -3,9 +3,7 @@
 use lab::{Engine, Image, Kind};
 use serde_json::Value;
 
-use crate::support::{RUN, build, json_of, ledger, program, prune, remember};
-
-const APP: &str = "127.0.0.1:5000/app:1";
+use crate::support::{APP, RUN, build, json_of, ledger, program, prune, remember};
 
 fn engine() -> Engine {
     let engine = Engine::start();
@@ -97,7 +95,7 @@ fn an_image_that_a_container_mounts_at_the_last_moment_stays() {
     engine.docker(["pull", "--quiet", APP]);
     let dangling = build(&engine, true, "FROM scratch\nCOPY Dockerfile /\n");
     engine.fill_to(85);
-    let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = lab::Proxy::before(&engine);
     let mount = format!("type=image,source={dangling},target=/mounted");
     let mut run = engine.inside("docker");
     run.args(["run", "--quiet", "--detach", "--mount", &mount, APP]);

@@ -150,7 +150,7 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
         .into();
     remember(&engine, &[(&cached[0], 40), (&cached[1], 30)]);
     engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     let marker = engine.folder().join("began");
     let mut deploy = inhibit(&engine, &["--why", "deploy", "--", "sh", "-c"]);
     deploy.arg(format!("touch {}; sleep 60", marker.display()));
@@ -187,7 +187,7 @@ fn the_command_waits_for_every_order_in_flight() {
     let engine = Engine::start();
     let _: [String; 6] = crate::support::dangling(&engine);
     engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     let marker = engine.folder().join("began");
     let mut deploy = inhibit(&engine, &["--", "touch"]);
     deploy.arg(&marker);

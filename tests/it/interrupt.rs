@@ -9,10 +9,9 @@ use predicates::str::contains;
 use serde_json::Value;
 
 use crate::support::{
-    RUN, build, codes, dangling, json_of, ledger, names, once, program, prune, remember, standard, stdout,
+    APP, RUN, build, codes, dangling, eight_dangling_images, json_of, ledger, left, names, once, program,
+    prune, remember, standard, stdout,
 };
-
-const APP: &str = "127.0.0.1:5000/app:1";
 
 /// Three cached images that are to go, oldest first, under pressure.
 fn scene() -> (Engine, Proxy, Vec<(String, String)>) {
@@ -32,7 +31,7 @@ fn scene() -> (Engine, Proxy, Vec<(String, String)>) {
         cached.iter().zip([40, 30, 20]).map(|((_, id), d)| (id.as_str(), d)).collect();
     remember(&engine, &days);
     engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     (engine, proxy, cached)
 }
 
@@ -157,7 +156,7 @@ fn a_dangling_image_that_gets_a_name_at_the_last_moment_stays() {
     let engine = Engine::start();
     let [dangling] = dangling(&engine);
     engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     let report = after(&engine, &proxy, "GET /images/json", docker(&engine, &["tag", &dangling, "wanted:1"]));
     assert!(engine.has_image("wanted:1"), "{report}");
     assert_eq!(codes(&report["skipped"]), ["renamed"], "{report}");
@@ -183,16 +182,7 @@ fn orders(proxy: &Proxy) -> usize {
     proxy.writes().iter().filter(|request| request.starts_with("DELETE /images/")).count()
 }
 
-/// Eight dangling images under pressure, and a prune of them all.
-fn eight_dangling_images() -> (Engine, Proxy, [String; 8]) {
-    let engine = Engine::start();
-    engine.publish(&Image::new("app", "1"));
-    let dangling = dangling(&engine);
-    engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
-    (engine, proxy, dangling)
-}
-
+/// A prune of all dangling images.
 fn prune_dangling_images(engine: &Engine, proxy: &Proxy) -> Value {
     let mut command = program(engine);
     command.args(["prune", "-o", "json", "--older-than", "0s", "--timeout", "5s", "--removal-timeout", "5s"]);
@@ -201,10 +191,6 @@ fn prune_dangling_images(engine: &Engine, proxy: &Proxy) -> Value {
     let told = ["removed", "skipped", "failed"].map(|list| report[list].as_array().unwrap().len());
     assert_eq!(told.iter().sum::<usize>(), report["plan"]["remove"].as_array().unwrap().len(), "{report}");
     report
-}
-
-fn left(engine: &Engine, dangling: &[String]) -> usize {
-    dangling.iter().filter(|id| engine.has_image(id)).count()
 }
 
 #[test]

@@ -136,7 +136,7 @@ fn another_engine_on_the_same_state_directory_has_a_ledger_of_its_own() {
     let mut info: Value = serde_json::from_str(&engine.docker(["info", "--format", "{{json .}}"])).unwrap();
     info["ID"] = "an/other".into();
     let info: &'static str = Box::leak(info.to_string().into_boxed_str());
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     proxy.on_request(move |_, line| match line.split('?').next() {
         Some("GET /info") => Some(Fault::Answer(info)),
         Some("GET /images/json") => Some(Fault::Answer("[]")),

@@ -241,7 +241,7 @@ fn stale_build_cache_goes_and_what_images_share_stays() {
     engine.docker(["image", "rm", "built:1"]);
     build("built:1");
     engine.docker(["image", "rm", "built:1"]);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     let mut removed = 0;
     engine.eventually("all of the cache is a second old and gone", || {
         let report = prune(&engine, &format!("--older-than 1s --host {}", proxy.url()));
@@ -299,7 +299,7 @@ fn a_dry_run_sends_nothing_but_reads_and_shows_the_plan_also_when_a_gate_is_clos
     engine.publish(&Image::new("app", "1"));
     engine.docker(["run", "--detach", "--name", RUN, "127.0.0.1:5000/app:1"]);
     engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     let assert = program(&engine).args(["--dry-run", "--host", &proxy.url()]).assert().success();
     let text = stdout(&assert);
     assert!(
@@ -324,7 +324,7 @@ fn only_the_documented_removals_are_on_the_wire() {
     engine.load(&Image::new("built", "1").seed("a"), Some("built:1"));
     engine.load(&Image::new("built", "1").seed("b"), Some("built:1"));
     engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     engine.eventually("everything is a second old", || {
         prune(&engine, &format!("--older-than 1s --host {}", proxy.url()));
         let ended = engine.docker(["ps", "--all", "--quiet", "--filter", "name=ended"]);
@@ -372,7 +372,7 @@ fn spoiled(faults: &'static [lab::Fault]) -> (Engine, Value, Vec<String>) {
         engine.docker(["run", "--name", name, "127.0.0.1:5000/app:1", "true"]);
     }
     engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     let mut faults = faults.iter().copied();
     proxy.on_request(move |_, line| if line.starts_with("DELETE") { faults.next() } else { None });
     let arguments = ["prune", "-o", "json", "--older-than", "0s", "--host", &proxy.url()];
@@ -390,7 +390,7 @@ fn an_object_that_is_still_there_after_a_404_is_not_removed() {
     assert_eq!(engine.container_names().len(), 1);
     // The same of an image.
     let [dangling] = dangling(&engine);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     proxy.on_request(|_, line| line.starts_with("DELETE /images/").then_some(lab::Fault::Status(404)));
     let mut command = program(&engine);
     let report = json_of(
@@ -424,7 +424,7 @@ fn what_the_engine_forbids_is_asked_for_once() {
 fn a_second_prune_says_that_one_is_running() {
     let engine = Engine::start();
     engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     let (entered, first_is_in) = std::sync::mpsc::channel();
     let (go_on, wait) = std::sync::mpsc::channel::<()>();
     proxy.on_request(move |number, _| {
@@ -511,7 +511,7 @@ fn what_fills_the_disk_is_told_where_a_prune_does_not_help() {
         assert!(status.unwrap().success());
     }
     engine.fill_to(85);
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(&engine);
     let told = |report: &Value| -> Vec<(String, String)> {
         let largest = report["consumers"]["largest"].as_array().expect("consumers").iter();
         assert!(largest.clone().count() <= 10, "{report}");

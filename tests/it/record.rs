@@ -86,7 +86,7 @@ fn a_prune_that_failed_is_owed_and_pressure_that_is_gone_owes_nothing() {
     engine.publish(&Image::new("app", "1"));
     engine.docker(["run", "--name", "ended", "127.0.0.1:5000/app:1", "true"]);
     engine.fill_to(85);
-    let proxy = lab::Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = lab::Proxy::before(&engine);
     proxy.on_request(|_, line| line.starts_with("DELETE").then_some(lab::Fault::Status(500)));
     let url = proxy.url();
     engine.eventually("the container is a second old", || {

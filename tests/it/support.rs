@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
-use lab::{Engine, Image};
+use lab::{Engine, Image, Proxy};
 use serde_json::{Value, json};
 
 /// A stack's name as a CI run has it.
@@ -53,6 +53,24 @@ pub fn build(engine: &Engine, buildkit: bool, dockerfile: &str) -> String {
 /// So many different ones.
 pub fn dangling<const N: usize>(engine: &Engine) -> [String; N] {
     std::array::from_fn(|n| build(engine, true, &format!("FROM scratch\nCOPY Dockerfile /\nLABEL n={n}\n")))
+}
+
+/// The image that is there beside those that a test is about.
+pub const APP: &str = "127.0.0.1:5000/app:1";
+
+/// Eight dangling images under pressure.
+pub fn eight_dangling_images() -> (Arc<Engine>, Proxy, [String; 8]) {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let dangling = dangling(&engine);
+    engine.fill_to(85);
+    let proxy = Proxy::before(&engine);
+    (Arc::new(engine), proxy, dangling)
+}
+
+/// How many of these images are still there.
+pub fn left(engine: &Engine, images: &[String]) -> usize {
+    images.iter().filter(|id| engine.has_image(id)).count()
 }
 
 /// The program where every user can reach it. Another process copies it: were the copy open for writing

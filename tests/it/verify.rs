@@ -283,7 +283,7 @@ fn meanwhile(
     (request, mut nth): (&'static str, usize),
     act: impl FnOnce() + Send + 'static,
 ) -> Value {
-    let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+    let proxy = Proxy::before(engine);
     let mut act = once(act);
     proxy.on_request(move |_, line| {
         if line.starts_with(request) {
@@ -363,7 +363,7 @@ fn an_interrupted_proof_leaves_nothing() {
     let engine = Engine::start();
     engine.publish(&Image::new("app", "1"));
     for request in ["GET /distribution/", "POST /services/create", "GET /tasks", "DELETE /services/"] {
-        let proxy = Proxy::start(&engine.folder().join("proxy.sock"), &engine.socket());
+        let proxy = Proxy::before(&engine);
         let mut command: Command = standard(&program(&engine));
         command.args(["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/app:1", "--host", &proxy.url()]);
         let (tell, pid) = std::sync::mpsc::channel::<u32>();

@@ -57,6 +57,11 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// Listen in the engine's folder, in front of it, and spoil nothing.
+    pub fn before(engine: &crate::Engine) -> Self {
+        Self::start(&engine.folder().join("proxy.sock"), &engine.socket())
+    }
+
     /// Listen at `path` in front of the engine at `engine`, and spoil nothing.
     pub fn start(path: &Path, engine: &Path) -> Self {
         let _ = std::fs::remove_file(path);
