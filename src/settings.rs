@@ -130,7 +130,8 @@ fn read_in(
 /// Put what stands before the command after it, so that of an option in both places the last wins, and one that is
 /// repeatable collects: clap knows only the one after it.
 fn command_first(arguments: &mut [OsString], name: &str) {
-    if let Some(at) = arguments.iter().position(|argument| argument == name) {
+    let mut after_program = arguments.iter().enumerate().skip(1);
+    if let Some((at, _)) = after_program.find(|(_, argument)| *argument == name) {
         arguments[1..=at].rotate_right(1);
     }
 }
@@ -474,6 +475,9 @@ mod tests {
         };
         assert_eq!(labels("--keep-label a prune --keep-label b --keep-label c"), "a b c");
         assert_eq!(labels("prune"), "f");
+        // The program's own name is no command.
+        let named = ["status", "--state-dir=/a", "--config=/dev/null", "status"].map(Into::into);
+        assert_eq!(read(named).unwrap().state_dir, Path::new("/a"));
         let inhibit = settings_of("--state-dir /a inhibit --why w inhibit -x", "", &[]).unwrap();
         assert!(matches!(inhibit.command, Command::Inhibit { command, .. } if command == ["inhibit", "-x"]));
     }

@@ -1,6 +1,6 @@
 //! `explain`: why objects would be removed or kept, now and later.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::print;
 use crate::cli::Output;
@@ -11,17 +11,13 @@ use crate::plan::explain::{explain, matching_objects};
 use crate::prune::report::PruneReport;
 use crate::prune::{self, Ended, Mode};
 use crate::report::explain::{ExplainReport, json_of, text};
-use crate::report::prune::unanswered;
 use crate::settings::Settings;
 
 pub async fn run(host: &ThisHost, settings: &Settings, objects: &[String]) -> Result<Exit> {
     let policy = &settings.policy;
     let (preview, seen) = match prune::run(host, policy, Mode::Preview(None)).await? {
         Ended { report: PruneReport::Preview(preview), seen: Some(seen) } => (preview, seen),
-        Ended { report, .. } => {
-            let why = report.gates().map(unanswered).unwrap_or_default();
-            return Err(anyhow::anyhow!(why));
-        }
+        Ended { report, .. } => return Err(anyhow!("{}", report.failure().unwrap_or_default())),
     };
     let unlisted =
         |unread: &&crate::facts::Unread| unread.id.is_empty() && matches!(unread.kind, Kind::Image(_));

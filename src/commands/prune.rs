@@ -108,7 +108,8 @@ impl Ended {
             log::error!("{why}: manual intervention required");
         }
         match &attempt.report {
-            PruneReport::NoAnswer(gates) if !attempt.dry_run => {
+            PruneReport::NoAnswer { why, .. } if attempt.dry_run => log::warn!("no plan: {why}"),
+            PruneReport::NoAnswer { gates, .. } => {
                 log::error!("nothing was removed: {}", report::prune::unanswered(gates));
             }
             PruneReport::Failed(why) => log::error!("{why}"),

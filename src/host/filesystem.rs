@@ -180,6 +180,7 @@ fn reachable(path: &Path) -> PathBuf {
 /// What holds a path, where that does not outlive a reboot.
 pub fn volatile(path: &Path) -> Result<Option<&'static str>> {
     let stat = statfs(&reachable(path))
+        .map_err(io::Error::from)
         .with_context(|| format!("cannot ask what holds {}: statfs", path.display()))?;
     // linux/magic.h
     Ok(match stat.filesystem_type() {

@@ -1,7 +1,7 @@
 //! Inhibitors: locked files that say which process blocks prunes, freed by the kernel with their process.
 
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -87,10 +87,11 @@ pub fn register(runtime_dir: &Path, why: Option<&str>, now: Time) -> Result<Regi
         file.write_all(b"\n")?;
         file.as_file().set_permissions(Permissions::from_mode(0o640))?;
         let (file, temporary) = file.into_parts();
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, error)| io::Error::from(error))?;
         let name = temporary.file_name().unwrap_or_default().to_string_lossy().replace(".new-", "");
         let path = folder.join(format!("{pid}-{name}"));
-        temporary.persist(&path)?;
+        temporary.persist(&path).map_err(|error| error.error)?;
         Ok(Registered { path, lock })
     };
     write().with_context(|| {

@@ -276,7 +276,7 @@ mod tests {
                 alarmed: true,
                 freed_nothing: Some(UselessEviction { at: at(19), percent: Percent::FULL, used: 7 }),
             }),
-            stuck: Some(("container".into(), "c".into())),
+            stuck: Some("c".into()),
             evicting: BTreeMap::from([("sha256:a".into(), vec!["app:1".into()])]),
         }
     }

@@ -123,7 +123,7 @@ pub(super) async fn lock_soon(file: File) -> Result<Flock<File>> {
         Err(Errno::EWOULDBLOCK) => {
             bail!("{} has held it for over {} s", holder(&same), LOCK_TIMEOUT.as_secs())
         }
-        locked => Ok(locked?),
+        locked => Ok(locked.map_err(io::Error::from)?),
     }
 }
 
@@ -168,7 +168,8 @@ pub async fn wait_for_removal(runtime_dir: &Path, limit: Duration) -> Result<()>
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).with_context(context),
         Ok(file) => {
-            let locked = lock_within(file, FlockArg::LockSharedNonblock, limit).await.map(drop);
+            let locked = lock_within(file, FlockArg::LockSharedNonblock, limit).await;
+            let locked = locked.map(drop).map_err(io::Error::from);
             let limit = limit.as_secs();
             locked.with_context(|| {
                 format!("a removal has been under way for over {limit} s; see journalctl -u docker")

@@ -36,7 +36,7 @@ pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> 
         file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
         chown_to_directory_owner(file.as_file(), directory)?;
         file.as_file().sync_all()?;
-        file.persist(path)?;
+        file.persist(path).map_err(|error| error.error)?;
         Ok(File::open(directory)?.sync_all()?)
     };
     replace().with_context(|| format!("cannot write {}", path.display()))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_with::{DurationSecondsWithFrac, serde_as, skip_serializing_none};
+use serde_with::{DefaultOnError, DurationSecondsWithFrac, serde_as, skip_serializing_none};
 
 use super::Ledger;
 use crate::units::{Time, elapsed};
@@ -16,7 +16,7 @@ pub struct Clock {
     pub time: Time,
     /// How much time has really passed since images were last recorded, as far as the host's clocks tell.
     #[serde(default, rename = "since_record_seconds")]
-    #[serde_as(as = "DurationSecondsWithFrac<f64>")]
+    #[serde_as(as = "DefaultOnError<DurationSecondsWithFrac<f64>>")]
     pub since_record: Duration,
     /// What the host's clocks showed at that moment.
     #[serde(flatten)]
@@ -33,7 +33,7 @@ pub struct Reading {
     pub boot_id: Option<String>,
     /// The time since the boot (CLOCK_BOOTTIME, which goes on in suspend and cannot be set).
     #[serde(default, rename = "boot_seconds")]
-    #[serde_as(as = "Option<DurationSecondsWithFrac<f64>>")]
+    #[serde_as(as = "DefaultOnError<Option<DurationSecondsWithFrac<f64>>>")]
     pub since_boot: Option<Duration>,
 }
 

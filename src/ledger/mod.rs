@@ -49,8 +49,8 @@ pub struct Ledger {
     /// When one last ended with exit status 0, by the wall clock.
     pub last_success: Option<Time>,
     pub pressure: Option<Pressure>,
-    /// The kind and ID of the object whose removal the last run gave up, because it took too long.
-    pub stuck: Option<(String, String)>,
+    /// The ID of the object whose removal the last prune gave up (`--removal-timeout`); build cache has an empty one.
+    pub stuck: Option<String>,
     /// By image ID: the names that an eviction takes off, recorded before the first one goes. What an interrupted
     /// eviction left is finished or undone by these.
     #[serde(default)]
@@ -602,6 +602,22 @@ mod tests {
         let wall = now() + SignedDuration::from_hours(wall);
         let boot_id = Some(boot.to_owned()).filter(|boot| !boot.is_empty());
         Reading { wall, boot_id, since_boot: Some(Duration::from_secs(since_boot * 3_600)) }
+    }
+
+    #[test]
+    fn a_figure_that_makes_no_sense_costs_itself_and_not_the_ledger() {
+        let text = r#"{
+            "images": {},
+            "clock": {"time": "2026-11-20T12:00:00Z", "wall": "2026-11-20T12:00:00Z", "since_record_seconds": -1,
+                      "boot_seconds": 1e300},
+            "pressure": {"since": "2026-11-20T12:00:00Z",
+                         "freed_nothing": {"at": "2026-11-20T12:00:00Z", "used_percent": 120, "used_bytes": 1}}
+        }"#;
+        let ledger: Ledger = serde_json::from_str(text).unwrap();
+        let clock = ledger.clock.unwrap();
+        assert_eq!((clock.since_record, clock.reading.since_boot), (Duration::ZERO, None));
+        let pressure = ledger.pressure.unwrap();
+        assert_eq!((pressure.since, pressure.freed_nothing), (now(), None));
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_with::skip_serializing_none;
+use serde_with::{DefaultOnError, serde_as, skip_serializing_none};
 
 use super::Ledger;
 use crate::facts::Filesystem;
 use crate::units::{Percent, Time, elapsed};
 
 /// Pressure that lasts: since a prune first found the disk under pressure, no prune has found it relieved.
+#[serde_as]
 #[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pressure {
@@ -27,6 +28,8 @@ pub struct Pressure {
     pub alarmed: bool,
     /// Present where the last prune ended its evictions because they freed nothing, so that the cache is not given up
     /// for nothing every five minutes.
+    #[serde(default)]
+    #[serde_as(as = "DefaultOnError")]
     pub freed_nothing: Option<UselessEviction>,
 }
 

@@ -182,8 +182,7 @@ impl Removal {
     }
 
     fn is_stuck(&self, ledger: &Ledger) -> bool {
-        let Object { kind, id, .. } = &self.object;
-        ledger.stuck.as_ref().is_some_and(|(name, stuck)| name == kind.name() && stuck == id)
+        ledger.stuck.as_ref() == Some(&self.object.id)
     }
 }
 
@@ -483,14 +482,13 @@ mod tests {
         let usage = crate::testing::usage(85);
         for (stuck, order, first) in [
             (None, "c1 c2  sha256:a sha256:b", 3),
-            (Some(("container", "c1")), " sha256:a sha256:b c2 c1", 1),
-            (Some(("dangling", "sha256:a")), "c1 c2  sha256:b sha256:a", 3),
-            (Some(("build-cache", "")), "c1 c2 sha256:a sha256:b ", 2),
-            // It is gone, or of another kind.
-            (Some(("container", "c9")), "c1 c2  sha256:a sha256:b", 3),
-            (Some(("cached", "c1")), "c1 c2  sha256:a sha256:b", 3),
+            (Some("c1"), " sha256:a sha256:b c2 c1", 1),
+            (Some("sha256:a"), "c1 c2  sha256:b sha256:a", 3),
+            // The build cache has no ID.
+            (Some(""), "c1 c2 sha256:a sha256:b ", 2),
+            (Some("gone"), "c1 c2  sha256:a sha256:b", 3),
         ] {
-            ledger.stuck = stuck.map(|(kind, id)| (kind.to_owned(), id.to_owned()));
+            ledger.stuck = stuck.map(str::to_owned);
             let plan = build(&inventory, &ledger, &crate::testing::policy(), Some(&usage), now());
             let ids: Vec<_> = plan.remove.iter().map(|removal| removal.object.id.as_str()).collect();
             assert_eq!(ids.join(" "), order, "{stuck:?}");
@@ -502,7 +500,7 @@ mod tests {
     fn before_the_images_are_listed_no_object_of_the_stuck_kind_goes() {
         let (inventory, mut ledger) = full_inventory();
         let unlisted = Inventory { images: vec![], ..inventory };
-        ledger.stuck = Some(("container".into(), "c1".into()));
+        ledger.stuck = Some("c1".into());
         let plan = build(&unlisted, &ledger, &crate::testing::policy(), None, now());
         let first: Vec<_> = plan.before_images(&ledger).iter().map(|removal| removal.object.kind).collect();
         assert_eq!(first, [Kind::BuildCache]);

@@ -154,7 +154,11 @@ mod tests {
             ("95 %", ended(finished(), 95, None), Some("critical")),
             ("95 %, blocked", blocked(95, Some(1)), Some("critical")),
             ("95 %, stopped", ended(stopped(), 95, None), Some("critical")),
-            ("unknown gates", PruneReport::NoAnswer(gates(95)), None),
+            (
+                "unknown gates",
+                PruneReport::NoAnswer { gates: gates(95), why: crate::facts::Unavailable("x".into()) },
+                None,
+            ),
             ("it failed", PruneReport::Failed("x".into()), None),
             ("another runs", busy, None),
             ("a preview", PruneReport::Preview(preview), None),

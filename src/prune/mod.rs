@@ -8,9 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::execute::{Execution, Outcome, Recheck, RunContext, Skip, Stop};
-use crate::facts::{
-    Answer, Container, DiskPlaces, Filesystem, Inventory, Object, Survey, Unavailable, Usage,
-};
+use crate::facts::{Answer, Container, DiskPlaces, Filesystem, Inventory, Survey, Unavailable, Usage};
 use crate::gates::disk::usages;
 use crate::gates::{self, GateState, Gates, Verdict, converge};
 use crate::ledger::{Ledger, Observations};
@@ -52,7 +50,8 @@ pub struct Ended<E> {
 pub struct Seen<E> {
     pub engine: E,
     pub survey: Survey,
-    /// Without images where the prune was blocked: listing them takes long on some hosts.
+    /// Without images where the prune was blocked, because listing them takes long on some hosts; empty, as the ledger,
+    /// where there is no plan.
     pub inventory: Inventory,
     pub ledger: Ledger,
     pub now: Time,
@@ -68,7 +67,7 @@ pub async fn run<W: World>(world: &W, policy: &PrunePolicy, mode: Mode<'_>) -> A
     let (engine, events) = match connect(world, policy, is_prune).await {
         Err(why) if is_prune => {
             let gates = policy.gates(&Survey::unavailable(&why), world.now());
-            return unseen(PruneReport::NoAnswer(gates));
+            return unseen(PruneReport::NoAnswer { gates, why });
         }
         connected => connected?,
     };
@@ -76,21 +75,18 @@ pub async fn run<W: World>(world: &W, policy: &PrunePolicy, mode: Mode<'_>) -> A
     let now = world.now();
     let gates = policy.gates(&survey, now);
     let look = Look { world, engine: &engine, policy, survey: &survey, gates: &gates, now };
-    let (report, inventory, ledger) = match (gates.state(), is_prune) {
-        (GateState::Unknown, true) => {
-            look.owe().await;
-            return unseen(PruneReport::NoAnswer(gates));
-        }
-        (GateState::Unknown, false) => match look.plan_and_execute(mode, None).await {
-            Ok(ended) => ended,
-            // Without the services it is not known what they need.
-            Err(error) => {
-                log::warn!("no plan: {error}");
-                return unseen(PruneReport::NoAnswer(gates));
-            }
-        },
-        _ => look.plan_and_execute(mode, events.as_ref()).await?,
+    let is_unknown = gates.state() == GateState::Unknown;
+    let planned = if is_unknown && is_prune {
+        look.owe().await;
+        Err(Unavailable("a gate could not be evaluated".into()))
+    } else {
+        look.plan_and_execute(mode, events.as_ref()).await
     };
+    let (report, inventory, ledger) = planned.unwrap_or_else(|why| {
+        let report =
+            if is_unknown { PruneReport::NoAnswer { gates, why } } else { PruneReport::Failed(why.0) };
+        (report, Inventory::default(), Ledger::default())
+    });
     Ok(Ended { report, seen: Some(Seen { engine, survey, inventory, ledger, now }) })
 }
 
@@ -166,9 +162,11 @@ impl<W: World> Look<'_, W> {
             let first = plan.before_images(&ledger);
             carried_out = first.len();
             run.carry_out(first).await;
-            usage = fullest(world, &images).await.ok().or(usage);
         }
         if execution.as_ref().is_none_or(|run| run.outcome.stopped.is_none()) {
+            if execution.is_some() {
+                usage = fullest(world, &images).await.ok().or(usage);
+            }
             ledger = self.list_images(&mut inventory, &mut uses, ledger, &usage, events.is_some()).await;
             plan = plan::build(&inventory, &ledger, policy, usage.as_ref(), now);
             planned.set(plan.remove.len());
@@ -204,7 +202,8 @@ impl<W: World> Look<'_, W> {
         if stored {
             self.owe().await;
         }
-        let uses = observe::image_uses(engine, survey, world.ledger().events_until, now).await?;
+        let mut in_memory = world.ledger();
+        let uses = observe::image_uses(engine, survey, in_memory.events_until, now).await?;
         let is_under_pressure = self.gates.is_under_pressure();
         let change = |ledger: &mut Ledger| {
             ledger.record(&uses, now);
@@ -212,8 +211,12 @@ impl<W: World> Look<'_, W> {
                 ledger.clear_pressure();
             }
         };
-        let ledger = record(world, stored, now, change).await;
-        if stored && !is_under_pressure {
+        if !stored {
+            change(&mut in_memory);
+            return Ok((in_memory, uses));
+        }
+        let ledger = record(world, now, change).await;
+        if !is_under_pressure {
             self.keep_reserve().await;
         }
         Ok((ledger, uses))
@@ -274,7 +277,7 @@ impl<W: World> Look<'_, W> {
             ledger.record(uses, now);
             ledger.record_layers(&layers);
         };
-        record(world, stored, now, change).await
+        record(world, now, change).await
     }
 
     /// A gate is closed. Where that is `disk` alone, what an interrupted eviction left is finished or undone.
@@ -308,7 +311,7 @@ impl<W: World> Look<'_, W> {
         }
         run.carry_out(plan.remove.clone()).await;
         let outcome = run.outcome;
-        record(world, true, now, |ledger| settle(ledger, &outcome, true, None, now)).await;
+        record(world, now, |ledger| settle(ledger, &outcome, true, None, now)).await;
         if outcome.removed.is_empty() && !outcome.has_failed() {
             return Ok(blocked(gates));
         }
@@ -363,13 +366,9 @@ fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images: Option
         }
     }
     let stuck = outcome.failed.iter().find(|(_, error)| error.timed_out());
-    let stuck = stuck.map(|(removal, _)| {
-        let Object { kind, id, .. } = &removal.object;
-        (kind.name().to_owned(), id.clone())
-    });
+    let stuck = stuck.map(|(removal, _)| removal.object.id.clone());
     // One that had no turn this time is still last the next time.
-    let had_no_turn =
-        |(_, id): &(String, String)| outcome.skipped.iter().any(|(removal, _)| removal.object.id == *id);
+    let had_no_turn = |id: &String| outcome.skipped.iter().any(|(removal, _)| removal.object.id == *id);
     ledger.stuck = stuck.or_else(|| ledger.stuck.take().filter(had_no_turn));
     match relieved {
         true => ledger.clear_pressure(),
@@ -410,17 +409,14 @@ async fn ask_again<W: World>(world: &W, engine: &W::Engine, policy: &PrunePolicy
     Recheck { runs, converge, in_use }
 }
 
-/// The ledger with this change: stored, or in memory, also where it cannot be stored.
-async fn record(world: &impl World, stored: bool, now: Time, change: impl Fn(&mut Ledger)) -> Ledger {
-    if stored {
-        match world.update_ledger(now, &change).await {
-            Ok(ledger) => return ledger,
-            Err(error) => log::warn!("{error:#}; going on with what is known"),
-        }
-    }
-    let mut ledger = world.ledger();
-    change(&mut ledger);
-    ledger
+/// The ledger with this change, in memory if it cannot be written.
+async fn record(world: &impl World, now: Time, change: impl Fn(&mut Ledger)) -> Ledger {
+    world.update_ledger(now, &change).await.unwrap_or_else(|error| {
+        log::warn!("{error:#}; continuing with the ledger in memory");
+        let mut ledger = world.ledger();
+        change(&mut ledger);
+        ledger
+    })
 }
 
 /// From this age on a service that does not converge is its owner's to fix.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::consumers::rank::DiskConsumers;
 use crate::execute::Outcome;
-use crate::facts::{Limit, Usage};
+use crate::facts::{Limit, Unavailable, Usage};
 use crate::gates::{GateState, Gates};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
@@ -20,7 +20,11 @@ pub enum PruneReport {
         directory: PathBuf,
     },
     Failed(String),
-    NoAnswer(Gates),
+    /// A gate could not be evaluated. `why`: why a preview has no plan, or a prune no gates.
+    NoAnswer {
+        gates: Gates,
+        why: Unavailable,
+    },
     Blocked {
         gates: Gates,
         pressure: Option<OngoingPressure>,
@@ -57,7 +61,7 @@ impl PruneReport {
     pub fn gates(&self) -> Option<&Gates> {
         match self {
             Self::Busy { .. } | Self::Failed(_) => None,
-            Self::NoAnswer(gates) | Self::Blocked { gates, .. } => Some(gates),
+            Self::NoAnswer { gates, .. } | Self::Blocked { gates, .. } => Some(gates),
             Self::Preview(preview) => Some(&preview.gates),
             Self::Done(done) => Some(&done.gates),
         }
@@ -67,6 +71,15 @@ impl PruneReport {
         match self {
             Self::Preview(preview) => Some((&preview.plan, preview.usage.as_ref())),
             Self::Done(done) => Some((&done.plan, done.usage.as_ref())),
+            _ => None,
+        }
+    }
+
+    /// Why there is no plan, where something failed.
+    pub fn failure(&self) -> Option<&str> {
+        match self {
+            Self::Failed(why) => Some(why),
+            Self::NoAnswer { why, .. } => Some(&why.0),
             _ => None,
         }
     }
@@ -111,7 +124,7 @@ impl PruneReport {
     /// keeps a prune blocked until someone makes it.
     pub fn wants_consumers(&self, critical: Limit) -> bool {
         match self {
-            Self::Busy { .. } | Self::Failed(_) | Self::NoAnswer(_) => false,
+            Self::Busy { .. } | Self::Failed(_) | Self::NoAnswer { .. } => false,
             Self::Blocked { gates, .. } => {
                 gates.usages().first().is_some_and(|usage| critical.is_reached(usage))
             }
@@ -123,7 +136,7 @@ impl PruneReport {
     /// Did something fail, or could something not be read? Being blocked or stopped is no failure.
     pub fn has_failed(&self) -> bool {
         let ended_badly = match self {
-            Self::NoAnswer(_) | Self::Failed(_) => true,
+            Self::NoAnswer { .. } | Self::Failed(_) => true,
             Self::Preview(preview) => preview.gates.state() == GateState::Unknown,
             Self::Done(done) => done.outcome.has_failed(),
             Self::Blocked { .. } | Self::Busy { .. } => false,
@@ -152,7 +165,7 @@ impl Attempt {
     pub fn outcome(&self) -> &'static str {
         match &self.report {
             _ if self.has_failed() => "failed",
-            PruneReport::NoAnswer(_) | PruneReport::Failed(_) => "failed",
+            PruneReport::NoAnswer { .. } | PruneReport::Failed(_) => "failed",
             PruneReport::Blocked { .. } | PruneReport::Busy { .. } => "blocked",
             PruneReport::Preview(preview) if preview.gates.state() != GateState::Open => "blocked",
             PruneReport::Preview(_) => "nothing",
@@ -233,7 +246,7 @@ mod tests {
             (PruneReport::Busy { pid: None, directory: "/x".into() }, "blocked"),
             (preview(closed()), "blocked"),
             (preview(gates(85)), "nothing"),
-            (PruneReport::NoAnswer(gates(85)), "failed"),
+            (PruneReport::NoAnswer { gates: gates(85), why: Unavailable("x".into()) }, "failed"),
             (PruneReport::Failed("x".into()), "failed"),
             (done(removed()), "pruned"),
             (done(Outcome::default()), "nothing"),

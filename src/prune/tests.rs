@@ -118,13 +118,12 @@ fn what_is_gone_is_forgotten_and_what_was_refused_or_stuck_remembered() {
     assert_eq!(refused.map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["parent", "refused"]);
 
     let timeout = crate::testing::timeout("DELETE", Duration::from_secs(30));
-    let stuck = |kind: &str, id: &str| Some((kind.to_owned(), id.to_owned()));
     settle(&mut ledger, &failed(timeout), true, None, now());
-    assert_eq!(ledger.stuck, stuck("container", "x"));
+    assert_eq!(ledger.stuck, Some("x".into()));
     // It had no turn.
     let skipped = vec![(removal(Kind::Container, "x"), Skip::Stopped)];
     settle(&mut ledger, &Outcome { skipped, ..Outcome::default() }, true, None, now());
-    assert_eq!(ledger.stuck, stuck("container", "x"));
+    assert_eq!(ledger.stuck, Some("x".into()));
     let error = crate::testing::status("DELETE", 500, "x");
     settle(&mut ledger, &failed(error), true, None, now());
     assert_eq!(ledger.stuck, None);
@@ -149,7 +148,7 @@ fn pruned(fake: Fake, words: &str) -> (Answer<PruneReport>, Rc<Fake>) {
 }
 
 fn run_of_ci() -> Container {
-    Container { names: vec!["abcd-0123ef_ci_commoninternet_net".into()], ..container() }
+    Container { names: vec![crate::testing::RUN.into()], ..container() }
 }
 
 fn word(report: &PruneReport) -> String {
@@ -158,7 +157,7 @@ fn word(report: &PruneReport) -> String {
             format!("removed {}, stopped {}", done.outcome.removed.len(), done.outcome.stopped.is_some())
         }
         PruneReport::Blocked { .. } => "blocked".into(),
-        PruneReport::NoAnswer(_) => "no answer".into(),
+        PruneReport::NoAnswer { .. } => "no answer".into(),
         PruneReport::Preview(_) => "preview".into(),
         other => format!("{other:?}"),
     }
@@ -190,6 +189,18 @@ fn a_prune_subscribes_before_it_asks_the_gates_and_relieves_the_disk() {
     assert!(ledger.images.is_empty() && ledger.evicting.is_empty() && ledger.pressure.is_none());
     // At 75 % there is no room for the reserve.
     assert!(fake.asked("keep reserve").is_empty());
+}
+
+/// The command names with it what keeps the gates closed.
+#[test]
+fn what_the_engine_said_is_there_also_where_there_is_no_plan() {
+    let uses = format!("uses {} {}", Time::UNIX_EPOCH, now());
+    for (failing, why) in [("inhibitors", "a gate could not be evaluated"), (&*uses, "500")] {
+        let fake = Fake { services: vec![service()], ..host(85) }.failing(failing, 500);
+        let ended = block(run(&Rc::new(fake), &settings("prune").policy, Mode::Prune(&|_| ()))).unwrap();
+        assert!(ended.report.failure().unwrap().contains(why), "{:?}", ended.report);
+        assert_eq!(ended.seen.unwrap().survey.services.unwrap().len(), 1, "{failing}");
+    }
 }
 
 #[test]

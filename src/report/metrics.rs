@@ -285,7 +285,7 @@ mod tests {
             (blocked(gates(85)), Some(0)),
             (stopped(Stop::Inhibited(vec![inhibitor(), inhibitor(), inhibitor()])), Some(3)),
             (stopped(Stop::Signal), Some(0)),
-            (PruneReport::NoAnswer(unknown), None),
+            (PruneReport::NoAnswer { gates: unknown, why: crate::facts::Unavailable("x".into()) }, None),
             (PruneReport::Failed("x".into()), None),
         ] {
             let shown = format!("{report:?}");

@@ -30,7 +30,7 @@ pub fn text(out: &mut impl Write, attempt: &Attempt, verbose: bool) -> io::Resul
     match &attempt.report {
         PruneReport::Failed(_) => return Ok(()),
         PruneReport::Busy { pid, directory } => return writeln!(out, "{}", busy(*pid, directory)),
-        PruneReport::NoAnswer(_) => {
+        PruneReport::NoAnswer { .. } => {
             return writeln!(out, "nothing removed: a gate could not be evaluated");
         }
         PruneReport::Blocked { gates, .. } => {

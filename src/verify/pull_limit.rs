@@ -151,7 +151,7 @@ async fn send(
         value.set_sensitive(true);
         request = request.header(AUTHORIZATION, value);
     }
-    let request = request.body(Empty::new())?;
+    let request = request.body(Empty::new()).with_context(|| url.to_owned())?;
     let answer = client.request(request).await.with_context(|| url.to_owned())?;
     if is_answer(answer.status()) { Ok(answer) } else { Err(refused(url, answer.status())) }
 }

@@ -189,6 +189,9 @@ impl Proof<'_> {
         let full = Usage::full();
         let ended =
             prune::run(host, policy, Mode::Preview(Some(&full))).await.context("the plan in between")?;
+        if let Some(why) = ended.report.failure() {
+            bail!("the plan in between: {why}");
+        }
         // Where the image is gone already the second deploy tells.
         let id = self.engine.image(&pinned(&cold.image)).await?.map(|image| image.id);
         let (plan, _) = ended.report.plan().context("no plan could be made")?;

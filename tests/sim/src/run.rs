@@ -289,7 +289,7 @@ fn ending(report: &PruneReport) -> String {
         PruneReport::Done(done) if done.outcome.has_failed() => "failed".into(),
         PruneReport::Done(_) => "carried out".into(),
         PruneReport::Blocked { .. } => "blocked".into(),
-        PruneReport::NoAnswer(_) => "unknown".into(),
+        PruneReport::NoAnswer { .. } => "unknown".into(),
         PruneReport::Failed(_) => "failed".into(),
         other => format!("{other:?}"),
     }
