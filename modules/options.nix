@@ -104,7 +104,7 @@ let
           Time since its last use up to which a cached image stays while `disk-target` can be reached without it.
         '';
         critical-age = setting duration "1h" "10m" ''
-          Minimum time since last use of cached images that go at or above `disk-critical`.
+          Minimum time since last use of cached images that are evicted at or above `disk-critical`.
         '';
         disk-target = mkOption {
           type = percentage;

@@ -25,11 +25,11 @@ pub const CONFIG_FILE: &str = "/etc/ci-docker-prune.toml";
 pub const CONFIG_VARIABLE: &str = "CI_DOCKER_PRUNE_CONFIG";
 
 const EXAMPLES: &str =
-    "  ci-docker-prune --dry-run                  what would a prune remove now, and what stays
+    "  ci-docker-prune --dry-run                  show what a prune would remove now, and what stays
   ci-docker-prune prune                      prune, if the disk is under pressure and nothing runs
-  ci-docker-prune check-gates runs converge  may a deploy begin: is no run live, nothing converging?
+  ci-docker-prune check-gates runs converge  exit with 0 if no run is live and nothing converges
   ci-docker-prune inhibit ./deploy.sh        deploy while blocking prunes
-  ci-docker-prune explain redis:7            why is this image still there, or when may it go?";
+  ci-docker-prune explain redis:7            show what protects an image, and when it may go";
 
 const EXIT_STATUS: &str = "  0    done; for prune also: nothing to do, or blocked by a gate
   1    failed: something could not be read or removed
@@ -41,7 +41,6 @@ const EXIT_STATUS: &str = "  0    done; for prune also: nothing to do, or blocke
   inhibit exits with the status of its command; verify with 1 if a check fails; explain with 1 if
   there is no such object";
 
-/// Each variable, and what it sets.
 const ENVIRONMENT: [(&str, &str); 7] = [
     (CONFIG_VARIABLE, "the configuration file, where --config names none"),
     ("DOCKER_HOST", "the engine, where --host names none"),
@@ -49,7 +48,7 @@ const ENVIRONMENT: [(&str, &str); 7] = [
     ("DOCKER_CONFIG, DOCKER_AUTH_CONFIG", "where the credentials of registries are, for verify"),
     (
         "STATE_DIRECTORY, RUNTIME_DIRECTORY",
-        "as systemd sets them, where --state-dir and --runtime-dir name none",
+        "the directories, where --state-dir and --runtime-dir name none; systemd sets them",
     ),
     ("RUST_LOG", "the log level, over -v and -q"),
     ("NO_COLOR", "if not empty: no colour"),
@@ -60,7 +59,7 @@ const FILES: [(&str, &str); 4] = [
     (CONFIG_FILE, "the configuration: keys are the names of the long options"),
     (
         "/var/lib/ci-docker-prune/ledger.json",
-        "when each image was seen and used, the last runs, lasting pressure",
+        "when each image was seen and used, the last prunes, ongoing pressure",
     ),
     ("/run/ci-docker-prune/", "locks, and the inhibitors that are active"),
     ("/var/run/docker.sock", "the engine"),
@@ -120,11 +119,11 @@ pub enum Command {
         #[arg(value_name = "GATE")]
         gates: Vec<GateName>,
     },
-    /// Evaluate a gate: is the disk under pressure?
+    /// Evaluate a gate: open if the disk is under pressure
     Disk,
-    /// Evaluate a gate: is no CI run live?
+    /// Evaluate a gate: open if no CI run is live
     Runs,
-    /// Evaluate a gate: is no Swarm service converging?
+    /// Evaluate a gate: open if no Swarm service is converging
     Converge,
     /// Record current image usage in the ledger; prune if one is due or urgent (--prune-at)
     Record,
@@ -227,11 +226,11 @@ pub struct Options {
     #[arg(long, global = true, value_name = "DUR", help_heading = group::POLICY)]
     #[arg(default_value = "24h", value_parser = parse_duration)]
     pub older_than: Duration,
-    /// Time since last use up to which cached images stay while --disk-target can be reached without them
+    /// Minimum time since last use of cached images that are evicted to reach --disk-target
     #[arg(long, global = true, value_name = "DUR", help_heading = group::POLICY)]
     #[arg(default_value = "7d", value_parser = parse_duration)]
     pub cache_age: Duration,
-    /// Minimum time since last use of cached images that go at or above --disk-critical
+    /// Minimum time since last use of cached images that are evicted at or above --disk-critical
     #[arg(long, global = true, value_name = "DUR", help_heading = group::POLICY)]
     #[arg(default_value = "1h", value_parser = parse_duration)]
     pub critical_age: Duration,
@@ -328,11 +327,12 @@ Exit status:
   that of the command; 128 and the signal's number where a signal ended it; 127 where there is no
   such command, 126 where it cannot be run; 1 where prunes cannot be blocked (CMD is not started)";
 
-/// The command line, its options changed as wanted, with the options in each command's help that matter to it.
+/// The command line. `change` is applied to each option; the help of a command shows only the options that affect
+/// it.
 pub fn command(change: impl Fn(Arg) -> Arg) -> clap::Command {
     let mut command = Cli::command().mut_args(|arg| {
-        // So that an error names the option: "-1d" is its value. Only where no flag is one: what takes any text must
-        // not take the flag behind it.
+        // `-1d` is the value of a figure, so that the error names the option. An option that takes any text must
+        // not take the next flag for it.
         let figure = |name: &clap::builder::Str| ["DUR", "PCT", "SIZE"].contains(&name.as_str());
         let hyphens = arg.get_value_names().is_some_and(|names| names.iter().any(figure));
         change(arg.allow_hyphen_values(hyphens))
@@ -348,7 +348,7 @@ pub fn command(change: impl Fn(Arg) -> Arg) -> clap::Command {
     })
 }
 
-/// Does an option that every command takes change what this one does?
+/// Whether a global option affects this command.
 fn matters(command: &str, option: &Arg) -> bool {
     let groups: &[&str] = match command {
         "completions" | "man" | "help" => return false,
@@ -493,13 +493,13 @@ fn example_value(arg: &Arg) -> String {
     }
 }
 
-/// As a TOML literal string, in which a backslash is a backslash.
+/// A TOML string: a literal one if it has a backslash, which is not an escape there.
 fn quoted(text: &str) -> String {
     let quote = if text.contains('\\') { '\'' } else { '"' };
     format!("{quote}{text}{quote}")
 }
 
-/// Can an option be a key of the configuration file?
+/// Whether an option can be a key of the configuration file.
 pub fn is_key(option: &Arg) -> bool {
     option.is_global_set() && option.get_id() != "config"
 }

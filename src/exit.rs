@@ -5,7 +5,7 @@ use std::process::ExitCode;
 /// How the program ends. `clap` ends it with 2 by itself for wrong usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done; for `prune` also nothing to do, or blocked by a gate.
+    /// For `prune` also: nothing to do, or blocked by a gate.
     Done,
     Failed,
     Usage,

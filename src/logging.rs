@@ -28,7 +28,7 @@ pub fn start(level: LevelFilter, bars: &MultiProgress) {
     let most = logger.filter();
     // No other logger is set before.
     let _ = LogWrapper::new(bars.clone(), Clean(logger)).try_init();
-    // The wrapper asks for the level of no module, and would leave it at that.
+    // The wrapper passes on the global level only; each module's own level is needed.
     log::set_max_level(most);
 }
 

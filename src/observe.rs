@@ -126,7 +126,7 @@ async fn engine_places<W: World>(world: &W, engine: &W::Engine, info: &Info) -> 
     (here != Some(false)).then_some(places)
 }
 
-/// What containers show to be in use, and the events since the last note.
+/// What containers use now, and what events since the last record used.
 pub async fn image_uses(
     engine: &impl EngineApi,
     survey: &Survey,

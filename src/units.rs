@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A point in time, UTC.
 pub type Time = jiff::Timestamp;
 
-/// A whole percentage from 0 to 100.
+/// A whole percentage from
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
 pub struct Percent(u8);
@@ -99,7 +99,7 @@ pub fn age(age: Duration) -> String {
 /// A duration as it would be typed: `90s`, `24h`, `7d`, `1h 1m 30s`.
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    // The largest unit of which it is a multiple, but for one that only a clock would show (`8766h`).
+    // The largest unit of which it is a multiple, except hours from some days on (`8766h`).
     for (unit, name, least, most) in
         [(86_400, "d", 2, u64::MAX), (3_600, "h", 1, 72), (60, "m", 1, 120), (1, "s", 0, 120)]
     {

@@ -1,4 +1,4 @@
-//! `check-gates`, and `disk`, `runs` and `converge`, which are a gate each.
+//! `check-gates`, and `disk`, `runs` and `converge`, which evaluate one gate each.
 
 use anyhow::Result;
 
@@ -13,7 +13,7 @@ use crate::report::{self, advice, reason};
 use crate::settings::Settings;
 use crate::world::{ContainerScope, World};
 
-/// Evaluate the gates that are named, or all; the exit status tells it too. `record`: and record image usage on the way.
+/// Evaluate the named gates, or all. `record`: also record image usage.
 pub async fn run(host: &ThisHost, settings: &Settings, names: &[GateName], record: bool) -> Result<Exit> {
     let is_named = |name| names.is_empty() || names.contains(&name);
     let policy = &settings.policy;
@@ -54,8 +54,8 @@ pub async fn run(host: &ThisHost, settings: &Settings, names: &[GateName], recor
     })
 }
 
-/// The containers that have ended protect their images by being there, and the events since the last record tell of those
-/// that are gone: the live ones are enough here, and cheap.
+/// Live containers are enough here, and cheap to list: an ended container protects its image by itself, and the
+/// events since the last record show those that are gone.
 fn questions(is_named: &dyn Fn(GateName) -> bool, record: bool) -> Questions {
     let asks = |name| record || is_named(name);
     let deploys = asks(GateName::Runs) || asks(GateName::Converge);

@@ -28,7 +28,7 @@ pub enum ConsumerKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskConsumer {
     pub kind: ConsumerKind,
-    /// Empty for what is one of a kind.
+    /// Empty for what has no ID, such as build cache.
     pub names: Vec<String>,
     pub id: String,
     /// Bytes; of an image with the layers that it shares.

@@ -1,4 +1,4 @@
-//! Containers.
+//! Lists and inspects containers.
 
 use serde::Deserialize;
 use serde_json::json;

@@ -138,8 +138,9 @@ impl Engine {
         let filters = json!({"service": [service]}).to_string();
         let tasks: Vec<Response> = self.get(&format!("/tasks?filters={}", encode(&filters))).await?;
         let Some(Response { status }) = tasks.into_iter().next() else { return Ok(Progress::Coming(None)) };
-        // A program that fails by itself was started: what it wants is not asked here. One that could not be started has
-        // an exit status too, of the engine's making (observed on 28.5); swarmkit's words tell them apart.
+        // The program was started and failed by itself, which is not what the proof is about. One that could not be
+        // started has an exit status too, of the engine's making (observed on 28.5); swarmkit's words tell them
+        // apart.
         let ended = status.err.as_ref().is_some_and(|error| error.contains("non-zero exit"));
         Ok(match status.state.as_str() {
             "running" | "complete" => Progress::Started,
@@ -151,7 +152,7 @@ impl Engine {
         })
     }
 
-    /// `DELETE /services/{name}`, of a service that the proof made; was it there?
+    /// `DELETE /services/{name}`, of a service that the proof made. Whether it existed.
     pub async fn tear_down(&self, service: &str) -> Result<bool, EngineError> {
         match self.send(Method::DELETE, &format!("/services/{service}"), None, None).await {
             Ok(_) => Ok(true),

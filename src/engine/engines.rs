@@ -20,7 +20,7 @@ use crate::world::{ContainerScope, EngineApi, EngineError, ImageEvent};
 pub struct Engines {
     pub local: Engine,
     pub manager: Option<Engine>,
-    /// The ID of the engine to prune, once it said it.
+    /// The ID of the engine to prune, once it is known.
     id: Arc<OnceLock<String>>,
     removal_timeout: Duration,
     shutdown_requested: Option<Arc<AtomicBool>>,
@@ -41,7 +41,7 @@ impl Engines {
         })
     }
 
-    /// Known to the host that it is of, and told when that is asked to end.
+    /// Share the engine's ID and the shutdown request with the host.
     pub fn of_host(self, id: Arc<OnceLock<String>>, shutdown_requested: Option<Arc<AtomicBool>>) -> Self {
         Self { id, shutdown_requested, ..self }
     }
@@ -70,7 +70,7 @@ impl EngineApi for Engines {
     async fn subscribe(&self, since: Time, run_pattern: &Regex) -> Result<Vec<Watch>, EngineError> {
         let mut watches = vec![self.local.watch(Scope::Everything, Some(since), run_pattern.clone()).await?];
         if let Some(manager) = &self.manager {
-            // By its own clock, where it tells it.
+            // By the manager's own clock, if it shows one.
             let since = manager.info().await.ok().and_then(|info| info.time);
             watches.push(manager.watch(Scope::Services, since, run_pattern.clone()).await?);
         }
@@ -80,7 +80,7 @@ impl EngineApi for Engines {
     async fn info(&self) -> Result<Info, EngineError> {
         let info = self.local.info().await?;
         if !info.id.is_empty() {
-            // It is the same each time.
+            // The ID never changes.
             let _ = self.id.set(info.id.clone());
         }
         Ok(info)

@@ -126,7 +126,7 @@ impl Failure {
                 "see whether it hangs (journalctl -u docker), or allow more with --removal-timeout",
             ),
             Self::Status { status, message } => {
-                let proxy = "where a proxy stands before the engine, allow it this request; see journalctl -u docker else";
+                let proxy = "if a proxy is in front of the engine, let it allow this request; otherwise see journalctl -u docker";
                 let hint = if *status == 403 { proxy } else { "" };
                 (format!("{engine} answered {request} with {status}: {message}"), hint)
             }

@@ -1,4 +1,4 @@
-//! What the engine remembers of its containers: past events.
+//! The engine's past container events.
 
 use std::collections::HashMap;
 

@@ -39,11 +39,11 @@ use transport::Transport;
 
 /// Docker 20.10: the first to count a service's tasks (`GET /services?status=true`).
 const OLDEST: Version = Version { major: 1, minor: 41 };
-/// What this program was written against (Docker 29).
+/// The newest version that this program is tested with (Docker 29).
 const NEWEST: Version = Version { major: 1, minor: 53 };
 
-/// A list may take this many timeouts, while the engine answers something small beside it: on the containerd store an
-/// image or a container takes milliseconds (9 s for 2,000 images on an idle machine, 28.5).
+/// A list may take this many timeouts as long as the engine answers other requests: on the containerd store each
+/// image or container takes milliseconds (9 s for 2,000 images on an idle machine, 28.5).
 const LIST_TIMEOUTS: u32 = 10;
 
 type Received = Result<(StatusCode, Bytes), Box<dyn std::error::Error>>;
@@ -161,7 +161,7 @@ impl Engine {
         self.answer(&request_line(path), self.transport.send(Method::GET, path, None, None)).await
     }
 
-    /// Any request, with a registry's credential and a JSON body where it has them.
+    /// Any request, with a registry's credential and a JSON body if given.
     async fn send(
         &self,
         method: Method,
@@ -219,7 +219,7 @@ impl Engine {
     }
 }
 
-/// The newest API version that an engine which speaks these and this program have in common.
+/// The newest API version that both the engine, which has these, and this program have.
 fn negotiated(oldest: Version, newest: Version) -> Result<Version, Failure> {
     if newest < OLDEST {
         return Err(Failure::TooOld(newest));

@@ -19,11 +19,11 @@ use crate::world::{Done, EngineError, EngineOrders};
 pub struct Remover {
     engine: Engine,
     limit: Duration,
-    /// Was the run told to end? Then a removal is not waited for longer than for an answer.
+    /// Set when the program is asked to end: then a removal is awaited no longer than an answer.
     shutdown_requested: Option<Arc<AtomicBool>>,
 }
 
-/// The engine parses Go durations, which know no days. Of a part of a second the whole, so that nothing younger goes.
+/// A Go duration, which has no days. Rounded up to a second, so that nothing younger is removed.
 fn until(older_than: Duration) -> String {
     format!("{}s", older_than.as_secs() + u64::from(older_than.subsec_nanos() > 0))
 }
@@ -35,31 +35,31 @@ impl Remover {
         Self { engine: Engine { docker, ..engine.clone() }, limit, shutdown_requested }
     }
 
-    /// A 404 is looked at again: engines answer it for objects that they still list (docker/for-linux #477).
+    /// For a 404 about an object that the engine still lists (docker/for-linux #477).
     fn still_there(&self, request: &str) -> EngineError {
         Failure::StillThere.at(&self.engine.host, request)
     }
 
     async fn tag_as(&self, id: &str, repository: &str, tag: &str) -> Result<Done, EngineError> {
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
-        self.carry_out(&format!("POST /images/{id}/tag"), async {
+        self.give_order(&format!("POST /images/{id}/tag"), async {
             self.engine.docker.tag_image(id, Some(options)).await.map(|()| Done::Whole)
         })
         .await
     }
 
-    fn is_told_to_end(&self) -> bool {
+    fn must_end(&self) -> bool {
         self.shutdown_requested.as_ref().is_some_and(|requested| requested.load(Ordering::Relaxed))
     }
 
-    async fn carry_out(
+    async fn give_order(
         &self,
         asked: &str,
         order: impl Future<Output = Result<Done, bollard::errors::Error>>,
     ) -> Result<Done, EngineError> {
         let Engine { host, timeout, .. } = &self.engine;
         let began = tokio::time::Instant::now();
-        let goes_on = async || !self.is_told_to_end() && self.engine.is_alive().await;
+        let goes_on = async || !self.must_end() && self.engine.is_alive().await;
         let error = match patiently(order, self.limit, *timeout, goes_on).await {
             Some(Ok(done)) => return Ok(done),
             Some(Err(error)) => Failure::of_bollard(&error, began.elapsed()).at(host, asked),
@@ -74,7 +74,7 @@ impl EngineOrders for Remover {
     async fn remove_container(&self, id: &str) -> Result<Done, EngineError> {
         let options = RemoveContainerOptions { v: false, force: false, link: false };
         let request = format!("DELETE /containers/{id}");
-        let done = self.carry_out(&request, async {
+        let done = self.give_order(&request, async {
             self.engine.docker.remove_container(id, Some(options)).await.map(|()| Done::Whole)
         });
         match done.await? {
@@ -89,7 +89,7 @@ impl EngineOrders for Remover {
     async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
         let options = RemoveImageOptions { force: false, noprune: false, ..RemoveImageOptions::default() };
         let request = format!("DELETE /images/{reference}");
-        let done = self.carry_out(&request, async {
+        let done = self.give_order(&request, async {
             let done = self.engine.docker.remove_image(reference, Some(options), None).await?;
             let whole = done.iter().any(|done| done.deleted.is_some());
             Ok(if whole { Done::Whole } else { Done::Untagged })
@@ -105,8 +105,9 @@ impl EngineOrders for Remover {
         self.tag_as(id, EVICTION_REPOSITORY, id.trim_start_matches("sha256:")).await
     }
 
-    /// `POST /images/{id}/tag` with a `name:tag` that it had, unless an image has that name: [`Done::Untagged`] then. The
-    /// API has no such condition, so that one which gets the name within these milliseconds loses it.
+    /// `POST /images/{id}/tag` with a `name:tag` that it had; [`Done::Untagged`] if another image has that name.
+    /// The API has no such condition: an image that gets the name in the milliseconds between the two requests
+    /// loses it.
     async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
         if self.engine.image(name_tag).await?.is_some() {
             return Ok(Done::Untagged);
@@ -120,7 +121,7 @@ impl EngineOrders for Remover {
     async fn prune_build_cache(&self, older_than: Duration) -> Result<Done, EngineError> {
         let filters = Some(HashMap::from([("until".to_owned(), vec![until(older_than)])]));
         let options = PruneBuildOptions { filters, ..PruneBuildOptions::default() };
-        self.carry_out("POST /build/prune", async {
+        self.give_order("POST /build/prune", async {
             let pruned = self.engine.docker.prune_build(Some(options)).await?;
             let freed = pruned.space_reclaimed.is_some_and(|bytes| bytes > 0);
             Ok(if freed { Done::Whole } else { Done::Gone })
@@ -129,8 +130,8 @@ impl EngineOrders for Remover {
     }
 }
 
-/// Wait for an order up to this limit, as long as each `timeout` this says that it goes on. A container with a huge layer,
-/// or a large build cache, takes its time; an engine that hangs does not.
+/// Wait for an order up to the limit, and ask `goes_on` after each `timeout` whether to continue. A huge layer or
+/// build cache takes long; an engine that hangs must not.
 async fn patiently<T>(
     order: impl Future<Output = T>,
     limit: Duration,

@@ -1,4 +1,4 @@
-//! Swarm's services, and its nodes.
+//! Lists Swarm's services, and the nodes that are away.
 
 use std::collections::HashSet;
 

@@ -64,8 +64,8 @@ impl AnyClient {
 
 impl Transport {
     pub fn new(host: &HostUrl) -> Result<Self, CertificateError> {
-        // Connections are kept for the next request, but not for one that comes later: what lies between
-        // us and the engine may close them when they are idle, and that must not fail a removal.
+        // Connections are reused by the next request, but not after a pause: what lies between us and the engine
+        // may close them when they are idle, and that must not fail a removal.
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_idle_timeout(POOL_IDLE_TIMEOUT);
         let (client, base) = match host {

@@ -1,4 +1,4 @@
-//! The engine's event stream: tells a prune under way that something began.
+//! The engine's event stream, by which a prune under way notices that something began.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::world::{EngineError, EngineEvents, Seen, StopEvent};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Everything,
-    /// Of a manager elsewhere: its pulls and containers are none of our business.
+    /// What concerns services, of a manager on another node: its pulls and containers do not affect this one.
     Services,
 }
 
@@ -52,7 +52,7 @@ impl Seen {
 #[derive(Debug, Clone, Default)]
 struct State {
     seen: Seen,
-    /// The stream ended, and whether events were missed is not known so far.
+    /// The stream ended, and it is not yet known whether events were missed.
     is_interrupted: bool,
 }
 
@@ -112,19 +112,19 @@ impl Timed {
     }
 }
 
-/// How many events the engine remembers (moby: `daemon/events`, `eventsLimit`).
-const REMEMBERED: usize = 256;
+/// How many events the engine keeps (moby: `daemon/events`, `eventsLimit`).
+const EVENTS_KEPT: usize = 256;
 const PAUSE: Duration = Duration::from_secs(1);
-/// A stream that lasted so long did not end because it was subscribed to.
+/// A stream that ends earlier may have been refused by what ends it.
 const STEADY: Duration = Duration::from_secs(5);
-/// So many streams in a row that are less steady and bring nothing new are one that cannot be had.
+/// After this many short streams in a row without a new event the stream is lost.
 const ATTEMPTS: usize = 5;
 
 impl Engine {
-    /// Subscribe to what happens since then, by the engine's clock; where that is not known, from now on.
+    /// Subscribe to the events since that time by the engine's clock, else from now on.
     ///
-    /// A stream that ends is subscribed again, and goes on where it ended. It is lost where it cannot be told that no event was
-    /// missed in between: the engine must remember one that was seen.
+    /// A stream that ends is subscribed again, and continues where it ended: the engine must still have an event
+    /// that was seen before. Otherwise events may have been missed, and the stream is lost.
     pub async fn watch(
         &self,
         scope: Scope,
@@ -144,7 +144,7 @@ impl Engine {
         Ok(Watch { state, reader: tokio::spawn(reader.run(lines)) })
     }
 
-    /// Everything that happens, and what the engine remembers since then.
+    /// Future events, and those since then that the engine still has.
     async fn events(&self, since: Option<&str>) -> Result<Lines<Incoming>, EngineError> {
         let since = since.map(|since| format!("?since={since}")).unwrap_or_default();
         let path = format!("/v{}/events{since}", self.version);
@@ -165,12 +165,12 @@ impl Engine {
 impl Watch {
     /// What was seen so far. While the stream is subscribed again this waits.
     pub async fn poll_state(&self) -> Seen {
-        // A yield lets the runtime look at its sockets and the reader work off what came in.
+        // A yield lets the runtime poll its sockets, and the reader handle what came in.
         for _ in 0..2 {
             tokio::task::yield_now().await;
         }
         let mut state = self.state.clone();
-        // A reader that has ended says nothing more.
+        // A reader that has ended changes nothing more.
         let _ = state.wait_for(|state| !state.is_interrupted).await;
         self.state.borrow().seen.clone()
     }
@@ -203,7 +203,7 @@ struct Lines<B> {
 
 impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> Lines<B> {
     async fn next(&mut self) -> Next {
-        let malformed = |error| Next::Malformed(format!("an event makes no sense: {error}"));
+        let malformed = |error| Next::Malformed(format!("malformed event: {error}"));
         loop {
             if let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.pending.drain(..=end).collect();
@@ -228,7 +228,7 @@ struct Reader {
     engine: Engine,
     scope: Scope,
     run_pattern: Regex,
-    /// The latest events, also those from before the subscription: as many as the engine may remember.
+    /// The latest events, including those from before the subscription: as many as the engine may keep.
     known: VecDeque<Key>,
     state: channel::Sender<State>,
 }
@@ -256,7 +256,8 @@ impl Reader {
                 Ok(again) => lines = again,
                 Err(gap) => break format!("{why}; {gap}"),
             }
-            // What happened meanwhile is still to be read, and the gates already know it.
+            // What happened in between is still to be read, but a gate may already show it: have them evaluated
+            // again.
             self.state.send_modify(|state| {
                 state.is_interrupted = false;
                 state.seen.others += 1;
@@ -266,7 +267,7 @@ impl Reader {
         self.lose(lost);
     }
 
-    /// The stream from the engine's first remembered event on, which must be a known one: then none was missed.
+    /// The stream from the first event that the engine still has. If that one is known, none was missed.
     async fn subscribe_again(&self) -> Result<Lines<Incoming>, String> {
         let mut lines = self.engine.events(Some("0")).await.map_err(|error| error.to_string())?;
         let first = tokio::time::timeout(self.engine.timeout, lines.next()).await;
@@ -285,7 +286,7 @@ impl Reader {
         if self.known.contains(&key) {
             return false;
         }
-        if self.known.len() == REMEMBERED {
+        if self.known.len() == EVENTS_KEPT {
             self.known.pop_front();
         }
         self.known.push_back(key);
@@ -296,13 +297,13 @@ impl Reader {
     }
 }
 
-/// Does a stream that begins like this go on where another one ended, of which these events are known? Else what was missed
-/// cannot be told, for this reason.
+/// Whether a stream that begins with this event continues one with these known events; otherwise why events may
+/// have been missed.
 fn resumed(first: Option<Next>, known: &VecDeque<Key>) -> Result<(), String> {
     match first {
         Some(Next::Event(first)) if known.contains(&first.key()) => Ok(()),
         Some(Next::Event(_)) => {
-            Err("the engine remembers no event of before: it was restarted, or is busy".into())
+            Err("the engine no longer has any event from before: it was restarted, or is busy".into())
         }
         Some(Next::End(why) | Next::Malformed(why)) => Err(why),
         None => Err("the engine remembers no event: it was restarted".into()),
@@ -429,9 +430,9 @@ mod tests {
         assert_eq!(read(&[&one, &two], None).await, format!("1 2 {closed}"));
         assert_eq!(read(&[&(one.clone() + half), rest], None).await, format!("1 2 {closed}"));
         assert_eq!(read(&[&one, two.trim_end()], None).await, format!("1 2 {closed}"));
-        assert_eq!(read(&[&one, half], None).await, "1 an event makes no sense");
-        assert_eq!(read(&[&one, "<html>\n", &two], None).await, "1 an event makes no sense");
-        assert_eq!(read(&[&one, "{}\n", &two], None).await, "1 an event makes no sense");
+        assert_eq!(read(&[&one, half], None).await, "1 malformed event");
+        assert_eq!(read(&[&one, "<html>\n", &two], None).await, "1 malformed event");
+        assert_eq!(read(&[&one, "{}\n", &two], None).await, "1 malformed event");
         assert_eq!(read(&[&one, half], Some("reset")).await, "1 end: reset");
     }
 
@@ -444,8 +445,8 @@ mod tests {
         let known = VecDeque::from([event(1, "pull").key(), event(2, "pull").key()]);
         assert_eq!(resumed(Some(Next::Event(event(2, "pull"))), &known), Ok(()));
         for (first, part) in [
-            (Some(Next::Event(event(3, "pull"))), "remembers no event of before"),
-            (Some(Next::Event(event(2, "tag"))), "remembers no event of before"),
+            (Some(Next::Event(event(3, "pull"))), "no longer has any event"),
+            (Some(Next::Event(event(2, "tag"))), "no longer has any event"),
             (Some(Next::End("reset".into())), "reset"),
             (Some(Next::Malformed("<html>".into())), "<html>"),
             (None, "remembers no event: it was restarted"),

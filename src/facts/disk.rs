@@ -90,7 +90,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Is the filesystem at or above the percentage, or does it lack space?
+    /// Whether the filesystem is at or above the percentage, or has too little space.
     pub fn is_reached(&self, usage: &Usage) -> bool {
         usage.percent >= self.percent || self.lacks_space(usage)
     }

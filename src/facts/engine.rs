@@ -29,9 +29,9 @@ pub struct Info {
 /// What this host shows of the engine that answers on a Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EngineTraces {
-    /// Is there something at the engine's root? `None` where this user may not look.
+    /// Whether the engine's root exists here. `None` where this user may not look.
     pub root_exists: Option<bool>,
-    /// Does the engine's process see there what this program sees? `None` where that process is not known.
+    /// Whether the engine's process sees the same folder there. `None` where that process is not known.
     pub root_is_shared: Option<bool>,
     /// The ID of the engine whose data lie there (`engine-id`, Docker 23 and later).
     pub engine_id: Option<String>,
@@ -54,8 +54,8 @@ pub struct Containerd {
 pub const CONTAINERD_ROOT: &str = "/var/lib/containerd";
 
 impl EngineTraces {
-    /// Is the engine on this host, so that its paths are ours? A socket may lead elsewhere (`ssh -L`, a virtual machine,
-    /// an engine in a container). `None` where nothing tells.
+    /// Whether the engine is on this host, so that its paths are valid here. A socket may lead elsewhere (`ssh -L`,
+    /// a virtual machine, an engine in a container). `None` where nothing tells.
     pub fn is_here(&self, engine: &Info) -> Option<bool> {
         let same_engine = self.engine_id.as_ref().map(|id| *id == engine.id);
         let other_memory = engine.memory > 0 && self.memory.is_some_and(|memory| memory != engine.memory);

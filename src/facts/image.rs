@@ -77,9 +77,9 @@ const LAYER_COMMANDS: [&str; 4] = ["RUN", "COPY", "ADD", "WORKDIR"];
 /// The layers of an image, base first, from the digests of its layers, its history, and what it takes in all; `None` where
 /// the three do not fit together.
 ///
-/// The history does not say which of its steps made a layer. Those with a size did; of the others as many as are
-/// missing, the commands that write files first. What the image takes beyond the sum of its layers (the containerd
-/// store keeps each layer as it was pulled too) is shared out by size.
+/// The history does not say which of its steps made a layer. Those with a size did. The layers that are still
+/// missing are of steps without a size: first of those whose commands write files. What the image takes beyond the
+/// sum of its layers (the containerd store keeps each layer as it was pulled too) is shared out by size.
 pub fn layers(digests: &[String], history: &[BuildStep], total: u64) -> Option<Vec<Layer>> {
     let with_size = history.iter().filter(|step| step.size > 0).count();
     let mut empty = digests.len().checked_sub(with_size)?;

@@ -37,7 +37,7 @@ pub type Answer<T> = Result<T, Unavailable>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inhibitor {
-    /// Its process; `None`, like the rest, where its file says nothing.
+    /// Its process. `None` if its file does not say, as for the others.
     pub pid: Option<u32>,
     pub since: Option<Time>,
     pub why: Option<String>,

@@ -1,4 +1,4 @@
-//! Gate: is no Swarm service converging?
+//! The gate `converge`: open while no Swarm service is converging.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -145,7 +145,7 @@ fn evaluate_service(
         places.retain(|(_, node), _| !nodes_away.contains(*node));
     }
     let ended_well = places.values().filter(|history| ended_well(service.restart, history[0])).count() as u64;
-    // The newest task of each place that neither runs nor completed, oldest trouble first.
+    // The newest task of each place that neither runs nor completed, by slot and node.
     let missing = || {
         places
             .values()
@@ -167,7 +167,7 @@ fn evaluate_service(
         }
         Update::Settled => {}
     }
-    // Nothing has been made for it so far, and it is too new to say that nothing will be.
+    // It has no task yet, and is too new to conclude that it will have none.
     let too_new = places.is_empty() && since.is_none_or(|since| elapsed(now, since) < FIRST_TASK_TIMEOUT);
     match service.mode {
         Mode::Replicated { replicas } if status.running + ended_well < replicas => {

@@ -1,4 +1,4 @@
-//! Gate: is the disk under pressure?
+//! The gate `disk`: open while the disk is under pressure.
 
 use thiserror::Error;
 

@@ -1,4 +1,4 @@
-//! Gate: is no CI run live?
+//! The gate `runs`: open while no CI run is live.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub enum RunKind {
     Service,
     ComposeProject,
     Container,
-    /// A command under `ci-docker-prune inhibit`; its name is its reason.
+    /// A command under `ci-docker-prune inhibit`; its reason is its name.
     Inhibitor,
 }
 

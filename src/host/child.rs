@@ -55,7 +55,7 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
     }
 }
 
-/// Was this process told to ignore it (proc(5), `SigIgn`)?
+/// Whether this process ignores it (proc(5), `SigIgn`).
 pub fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -57,7 +57,7 @@ fn unreachable(root: &Path) -> io::Result<Vec<(std::path::PathBuf, u64)>> {
     let folders = entries(&root.join("overlay2"))?;
     let layers = root.join("image/overlay2/layerdb");
     let mut known = HashSet::new();
-    // Whatever cannot be read might name any of them.
+    // A file that cannot be read might name any of them.
     let mut read = |path: std::path::PathBuf| match fs::read_to_string(path) {
         Ok(id) => {
             known.insert(id.trim().to_owned());

@@ -78,7 +78,7 @@ async fn containerd(daemon: Option<&Process>, engine: &Info) -> Containerd {
     let named =
         engine.containerd.clone().or_else(|| option(&arguments, &["--containerd"]).map(PathBuf::from));
     let candidates = named.map_or_else(|| vec![own, SEPARATE.into()], |named| vec![named]);
-    // A service may know the engine's process, and not what it sees.
+    // This user may see the engine's process but not its mount namespace.
     let entered = daemon.filter(|daemon| daemon.sees(Path::new("/")).exists());
     // moby: containerdRootDir in daemon/command/daemon.go
     let own_root = || engine.root.join("containerd/daemon");
@@ -185,7 +185,7 @@ impl Process {
         self.folder().join("root").join(path.strip_prefix("/").unwrap_or(&path))
     }
 
-    /// Does its command line name this socket (`-H unix://…`)?
+    /// Whether its command line names this socket (`-H unix://…`).
     fn was_told_to_listen(&self, socket: &Path) -> bool {
         let url = format!("unix://{}", socket.display());
         self.arguments().iter().any(|argument| {
@@ -194,7 +194,8 @@ impl Process {
         })
     }
 
-    /// Is it the process of this engine? Docker 20.10 makes its ID of its key (moby: `daemon/trustkey.go`).
+    /// Whether it is the process of this engine. Docker 20.10 derives its ID from its key (moby:
+    /// `daemon/trustkey.go`).
     fn is_engine(&self, engine: &Info) -> bool {
         #[derive(Deserialize)]
         struct Key {

@@ -72,7 +72,7 @@ impl Place {
     }
 }
 
-/// A path without symbolic links. What this user may not look into has none that can be followed.
+/// A path without symbolic links. A folder that this user may not enter has none that can be resolved.
 fn resolved(path: &Path) -> io::Result<PathBuf> {
     match (fs::canonicalize(path), path.parent(), path.file_name()) {
         (Err(error), Some(above), Some(name)) if error.kind() == ErrorKind::PermissionDenied => {
@@ -150,9 +150,9 @@ fn measure_one(place: &Place) -> Result<Filesystem> {
     })
 }
 
-/// Have the filesystem count what was just removed: btrfs and ZFS return space with their next commit only, up to
-/// 30 s later (observed on btrfs). Where no folder of it can be opened, the figures may be that much older. What btrfs can
-/// have for metadata, and what of it is taken.
+/// Make the filesystem count what was just removed: btrfs and ZFS return space with their next commit only, up to
+/// 30 s later (observed on btrfs). Where no folder of it can be opened, the figures may be that much older. What
+/// btrfs can have for metadata, and what of it is taken.
 fn commit(folder: &File) -> Option<(u64, u64)> {
     let _ = nix::unistd::syncfs(folder);
     if fstatfs(folder).is_ok_and(|stat| stat.filesystem_type() != BTRFS_SUPER_MAGIC) {
@@ -191,8 +191,8 @@ pub fn volatile(path: &Path) -> Result<Option<&'static str>> {
     })
 }
 
-/// Does ZFS hold a path? Then statvfs(3) tells of its dataset: what other datasets of the pool use is no part of it, so
-/// that a pool that is nearly full reads as nearly empty.
+/// Whether ZFS holds a path. statvfs(3) counts its dataset only, without the pool's other datasets: a pool that is
+/// nearly full may show as nearly empty.
 pub fn is_zfs(path: &Path) -> bool {
     // ZFS_SUPER_MAGIC (openzfs: include/sys/zfs_vfsops_os.h)
     statfs(&reachable(path)).is_ok_and(|stat| stat.filesystem_type() == FsType(0x2fc1_2fc1))

@@ -68,8 +68,8 @@ pub fn prepare(runtime_dir: &Path, socket: Option<&Path>) -> Result<()> {
             && (opened.metadata()?.gid() != group || opened.metadata()?.mode() & 0o7777 != 0o3775)
         {
             fchown(&opened, None, Some(group))?;
-            // Sticky: no user removes the inhibitor of another.
-            // With the group's bit what is made in it is the group's, and only that may read, and so hold, an inhibitor.
+            // Sticky: no user removes the inhibitor of another. With the setgid bit, files in it belong to the
+            // group: only its members can read an inhibitor, and so lock it.
             opened.set_permissions(Permissions::from_mode(0o3775))?;
         }
         Ok(())

@@ -69,7 +69,7 @@ fn drop_abandoned(directory: &Path, own: &Path) {
         written.and_then(|at| at.elapsed().ok()).is_some_and(|since| since >= RETENTION)
     };
     let paths = fs::read_dir(directory).into_iter().flatten().flatten().map(|file| file.path());
-    // What cannot be removed now may be by the next who writes.
+    // The next writer tries again.
     for path in paths.filter(|path| path != own && is_ledger(path) && is_abandoned(path)) {
         let _ = fs::remove_file(path);
     }

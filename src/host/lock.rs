@@ -26,7 +26,7 @@ pub fn acquire(runtime_dir: &Path) -> Result<Acquisition<Lock>> {
     fs::create_dir_all(runtime_dir).map_err(failed)?;
     let mut file = open(&path, 0o600).map_err(failed)?;
     let mut holder = String::new();
-    // The holder's note is a courtesy; a file that cannot be read as text has none.
+    // The holder's ID is only informative; a file that cannot be read as text has none.
     let _ = file.read_to_string(&mut holder);
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
@@ -99,7 +99,6 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Timeout for a lock that others hold for a moment only.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Lock, but wait no longer than this.
 ///
 /// # Errors
 /// `EWOULDBLOCK` while another process holds it.

@@ -1,4 +1,5 @@
-//! The host: filesystems, files, locks, child processes, systemd. The only place that asks the kernel.
+//! The host: filesystems, files, locks, child processes, systemd. The only place that changes files or asks the
+//! kernel about the engine's disk.
 
 pub mod boot_clock;
 mod btrfs;

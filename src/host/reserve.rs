@@ -1,4 +1,4 @@
-//! A little space that is given up when the disk is so full that the engine cannot write what frees more.
+//! Space that is released when the disk is too full for the engine to write what a removal changes.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};

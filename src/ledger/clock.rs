@@ -1,4 +1,5 @@
-//! The ledger's own clock, which neither jumps nor goes back.
+//! The ledger's own clock. It counts only time that the ledger observed, so that neither a clock that was set nor a
+//! host that was off makes an image old.
 
 use std::time::Duration;
 
@@ -8,13 +9,13 @@ use serde_with::{DefaultOnError, DurationSecondsWithFrac, serde_as, skip_seriali
 use super::Ledger;
 use crate::units::{Time, elapsed};
 
-/// The ledger's own clock: it goes on by the time that the ledger was kept, and neither jumps nor goes back.
+/// Advanced by [`Ledger::advance`]; it never goes back.
 #[serde_as]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
-    /// What it shows: about the wall clock, unless that was set or the ledger was not kept for long.
+    /// What it shows: close to the wall clock, unless that was set or nothing was recorded for long.
     pub time: Time,
-    /// How much time has really passed since images were last recorded, as far as the host's clocks tell.
+    /// Time since images were last recorded, by the host's clocks.
     #[serde(default, rename = "since_record_seconds")]
     #[serde_as(as = "DefaultOnError<DurationSecondsWithFrac<f64>>")]
     pub since_record: Duration,
@@ -31,13 +32,13 @@ pub struct Reading {
     /// The wall clock (CLOCK_REALTIME).
     pub wall: Time,
     pub boot_id: Option<String>,
-    /// The time since the boot (CLOCK_BOOTTIME, which goes on in suspend and cannot be set).
+    /// The time since the boot (CLOCK_BOOTTIME: it runs in suspend and cannot be set).
     #[serde(default, rename = "boot_seconds")]
     #[serde_as(as = "DefaultOnError<Option<DurationSecondsWithFrac<f64>>>")]
     pub since_boot: Option<Duration>,
 }
 
-/// What two clocks showed at the same moment.
+/// The two clocks at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// The wall clock.
@@ -45,27 +46,27 @@ pub struct Moment {
     pub time: Time,
 }
 
-/// From this difference between the two clocks on a gap is remembered: a clock that is slewed needs less.
+/// Gaps in which the two clocks drifted apart by more than this are recorded as jumps. A slewed clock stays below
+/// it.
 const JUMP: Duration = Duration::from_secs(60);
-/// So many ends of gaps are remembered: the nights of seven weeks.
+/// Jumps kept at most, two for each gap: the nights of seven weeks.
 pub(super) const JUMPS: usize = 100;
 
-/// Between two notes so much time may always pass by the ledger's clock.
+/// What the ledger's clock may always advance between two records.
 pub(super) const USUAL_GAP: Duration = Duration::from_secs(3_600);
-/// Where `--older-than` is very short, still this much: a clock that stands would keep pressure from lasting.
+/// And at least this much if `--older-than` is very short: the duration of pressure must still grow.
 const SHORTEST_GAP: Duration = Duration::from_secs(600);
 const OLDER_THAN: Duration = Duration::from_secs(86_400);
-/// By how many gaps the interval is told at which the ledger is kept. A daily prune beside a record timer that is dead for
-/// a week makes seven long ones, which are no majority.
+/// Gaps whose median is the usual interval between records. If the record timer is dead for a week, the daily
+/// prunes make seven long gaps, which is not a majority.
 const GAPS: usize = 15;
 
 impl Ledger {
-    /// Let its clock go on to this reading: by the boot clock within a boot, by the wall clock across boots, never back,
-    /// and since the last note by no more than the longest gap. So a clock that jumps and a host that was off make no
-    /// image old.
+    /// Advance the clock to this reading: by the boot clock within a boot, by the wall clock across boots, never
+    /// back, and by no more than the longest gap since the last record.
     ///
-    /// Where it is not known whether it is the same boot, a later time since the boot is taken for that: at least so much
-    /// time has passed in any case.
+    /// If a boot ID is missing, a later time since the boot counts as the same boot: at least that much time has
+    /// passed.
     pub fn advance(&mut self, reading: Reading) {
         let longest = self.longest_gap();
         let (time, since_record) = self.clock.as_ref().map_or((reading.wall, Duration::ZERO), |clock| {
@@ -76,37 +77,37 @@ impl Ledger {
             let passed = within.and_then(|(then, now)| now.checked_sub(then));
             let passed = passed.unwrap_or_else(|| elapsed(reading.wall, before.wall));
             let since_record = clock.since_record.saturating_add(passed);
-            // Runs that could note nothing let no more time pass than one.
+            // Several prunes that recorded nothing advance it together by no more than one gap.
             let counted = since_record.min(longest).saturating_sub(clock.since_record.min(longest));
             (clock.time.saturating_add(counted).unwrap_or(clock.time), since_record)
         });
         self.clock = Some(Clock { time, since_record, reading });
     }
 
-    /// By how much its clock goes on at most between two notes: by an hour, or twice the interval at which it is kept, so
-    /// that a daily prune alone lets images age too. An image that was used in the hour before a gap of any length is
-    /// younger than `--older-than` after it, by an hour of a day.
+    /// What the clock advances at most between two records: an hour, or twice the usual interval, so that images
+    /// age with a daily prune alone too. After a gap of any length, an image that was used in the hour before it is
+    /// still younger than `--older-than`: only 23/24 of that count.
     fn longest_gap(&self) -> Duration {
         let interval = self.interval().unwrap_or_default();
         let younger = self.older_than.unwrap_or(OLDER_THAN) / 24 * 23;
         interval.saturating_mul(2).max(USUAL_GAP).min(younger.max(SHORTEST_GAP))
     }
 
-    /// At which interval the ledger is kept: the (lower) median of the latest gaps, so that a weekend off among them, or
-    /// one alone, is not taken for it.
+    /// The usual interval between records: the (lower) median of the latest gaps, so that neither a weekend off nor
+    /// a single gap decides.
     fn interval(&self) -> Option<Duration> {
         let mut gaps = self.gaps.clone();
         gaps.sort_unstable();
         gaps.get((gaps.len().saturating_sub(1)) / 2).filter(|_| gaps.len() > 1).copied()
     }
 
-    /// Now, by its clock; the wall clock's time where it has none yet.
+    /// Now, by the ledger's clock; by the wall clock if it has none yet.
     pub fn time(&self, wall: Time) -> Time {
         self.clock.as_ref().map_or(wall, |clock| clock.time)
     }
 
-    /// How long ago something was that happened at this time by the wall clock: no longer than by that clock, and no longer
-    /// than the ledger was kept since. What happened in a gap may have happened at its end.
+    /// The age of what happened at this time by the wall clock: at most its age by that clock, and at most the time
+    /// that the ledger's clock counted since. Of what happened during a gap, the end of the gap counts.
     pub fn age(&self, at: Time, wall: Time) -> Duration {
         let by_wall = elapsed(wall, at);
         let now = self.time(wall);
@@ -124,10 +125,10 @@ impl Ledger {
         by_wall.min(by_ledger)
     }
 
-    /// Let this note follow the last one, and remember the gap between them. `until`: when it was by the engine's clock.
+    /// Record the time, and the gap since the last record. `until`: now, by the engine's clock.
     pub(super) fn record_time(&mut self, until: Time, wall: Time) {
         let now = self.time(wall);
-        // A prune notes the same once more when it has the list of images: that is no gap, else every other one would be short.
+        // A prune records a second time when it has the list of images, with the same `until`: that is not a gap.
         if let Some(clock) = &mut self.clock
             && self.events_until != Some(until)
         {

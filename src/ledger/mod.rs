@@ -1,4 +1,4 @@
-//! What this host remembers of each image: when it was first seen, when it was last in use, and by which names.
+//! What this host has recorded of each image: when it was first seen, when it was last in use, and by which names.
 
 mod clock;
 mod pressure;
@@ -15,16 +15,16 @@ use crate::units::{Time, elapsed};
 pub use clock::{Clock, Moment, Reading};
 pub use pressure::{Pressure, Reported, UselessEviction};
 
-/// Keyed by image ID. Its times are by its own [`Clock`], but for those of the last runs and of the events.
+/// Its times are by its own [`Clock`], except those of the last prunes and of the events.
 #[serde_as]
 #[skip_serializing_none]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// The ID of the engine whose images these are; `None` until one came.
+    /// The ID of the engine whose images these are; `None` before the first record.
     pub engine: Option<String>,
-    /// `None` until it was first kept.
+    /// `None` before the first record.
     pub clock: Option<Clock>,
-    /// How much time really passed between the latest notes, the oldest first: at most [`GAPS`].
+    /// Lengths of the latest intervals between records, oldest first; at most 15.
     #[serde(default, rename = "gaps_seconds")]
     #[serde_as(as = "Vec<DurationSeconds<u64>>")]
     pub gaps: Vec<Duration>,
@@ -32,16 +32,16 @@ pub struct Ledger {
     #[serde_as(as = "Option<DurationSeconds<u64>>")]
     pub older_than: Option<Duration>,
     pub recorded: Option<Time>,
-    /// The same by the wall clock, for people.
+    /// `recorded` by the wall clock.
     pub recorded_at: Option<Time>,
-    /// The note before each gap that did not count in full and the one after it, the oldest first: at most [`JUMPS`].
+    /// The records before and after each gap that did not count in full, oldest first; at most 100.
     #[serde(default)]
     pub jumps: Vec<Moment>,
     /// Up to when the engine's events were replayed, by the engine's clock.
     pub events_until: Option<Time>,
     /// By image ID.
     pub images: BTreeMap<String, Entry>,
-    /// How often the images of a repository come back, by the repository's name.
+    /// By the repository's name.
     #[serde(default)]
     pub repositories: BTreeMap<String, Returns>,
     /// When a prune last ran, by the wall clock.
@@ -51,16 +51,16 @@ pub struct Ledger {
     pub pressure: Option<Pressure>,
     /// The ID of the object whose removal the last prune gave up (`--removal-timeout`); build cache has an empty one.
     pub stuck: Option<String>,
-    /// By image ID: the names that an eviction takes off, recorded before the first one goes. What an interrupted
-    /// eviction left is finished or undone by these.
+    /// By image ID: the names that an eviction removes, recorded before it does. An interrupted eviction is
+    /// finished or undone by these.
     #[serde(default)]
     pub evicting: BTreeMap<String, Vec<String>>,
 }
 
-/// A ledger in which nothing was recorded for this long is not kept: `record` runs every five minutes.
+/// `status` and `verify` warn if nothing was recorded for this long: `record` runs every five minutes.
 pub const MAX_RECORD_AGE: Duration = Duration::from_secs(3_600);
 
-/// How often images of one repository were used again on another day (UTC) than before.
+/// How many images of a repository were used, and how often one of them was used again on another day (UTC).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Returns {
     pub images: u32,
@@ -68,10 +68,10 @@ pub struct Returns {
     pub last_used: Time,
 }
 
-/// What is known of a repository that no image was used of for this long is forgotten.
+/// The entry of a repository is dropped when none of its images was used for this long.
 const REPOSITORY_RETENTION: Duration = Duration::from_secs(60 * 86_400);
 
-/// An image that no full list shows for this long is gone.
+/// An image that no full list contains for this long is gone.
 const MISSING: Duration = Duration::from_secs(3_600);
 
 #[serde_as]
@@ -82,26 +82,26 @@ pub struct Entry {
     pub last_used: Option<Time>,
     #[serde(default)]
     pub named: bool,
-    /// When an image that had a name was first seen without one.
+    /// When it was first seen without a name, if it had one.
     pub dangling_since: Option<Time>,
-    /// When a full list first did not show it; `None` as long as each one does.
+    /// When a full list first did not contain it; `None` as long as each one does.
     pub missing_since: Option<Time>,
-    /// By which `name:tag` it was used, and when last.
+    /// Each `name:tag` by which it was used, and when last.
     #[serde(default)]
     pub references: BTreeMap<String, Time>,
-    /// Base first; absent until the engine was asked, which is once. In the file a line an image, where a list would take
-    /// one a layer; layers that cannot be understood are asked for again.
+    /// Base first; `None` until the engine was asked. A string in the file, so that an image takes one line;
+    /// malformed layers are asked for again.
     #[serde(default)]
     #[serde_as(as = "DefaultOnError<Option<StringWithSeparator<SpaceSeparator, Layer>>>")]
     pub layers: Option<Vec<Layer>>,
-    /// When the engine refused to remove it although it had no names any more.
+    /// When the engine refused to remove it although it had no name.
     pub refused: Option<Time>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageUse {
     pub image: String,
-    /// The `name:tag` by which it was asked for, where it was by one.
+    /// The `name:tag` by which it was asked for, if any.
     pub name_tag: Option<String>,
     /// By the engine's clock.
     pub at: Time,
@@ -110,11 +110,11 @@ pub struct ImageUse {
 #[derive(Debug, Clone, Default)]
 pub struct Observations {
     pub uses: Vec<ImageUse>,
-    /// By the specs of services and tasks: they tell by which `name:tag` an image is known, and use nothing.
+    /// The `name:tag` of images in the specs of services and tasks. A spec is not a use.
     pub specs: Vec<ImageUse>,
-    /// When it was, and up to when events were replayed, by the engine's clock; ours where it shows none.
+    /// When this was seen, and up to when events were replayed: by the engine's clock, else by ours.
     pub until: Option<Time>,
-    /// Every image that the engine has, where that was asked.
+    /// Every image of the engine, if they were listed.
     pub all: Option<Vec<Listed>>,
 }
 
@@ -122,7 +122,7 @@ pub struct Observations {
 pub struct Listed {
     pub id: String,
     pub class: ImageClass,
-    /// The `name:tag` of its digest references: the containerd store keeps by which one an image was pulled.
+    /// Of its digest references: the containerd store keeps the one by which an image was pulled.
     pub name_tags: Vec<String>,
 }
 
@@ -161,20 +161,20 @@ fn day(at: Time) -> i64 {
 }
 
 impl Ledger {
-    /// Take note of what was seen now. An image that was never seen before counts as first seen now. One that a full list
-    /// does not show is dropped when another, an hour later, does not show it either: one empty or short answer must not
-    /// wipe the ledger. When it shows up again, it counts as first seen now, as if it had just been pulled, and is still
-    /// known by its references.
+    /// Record what was seen now. A new image counts as first seen now. An image that a full list does not contain
+    /// is dropped when a list an hour later does not contain it either: one empty or short answer must not wipe the
+    /// ledger. If it appears again before that, it counts as first seen now, as if it had just been pulled, and
+    /// keeps its references.
     pub fn record(&mut self, seen: &Observations, wall: Time) {
         let now = self.time(wall);
-        // Uses were seen since the last note, whatever the clock that dated them was set to meanwhile.
+        // Uses are later than the last record, even if the engine's clock was set in between.
         let floor = self.clock.as_ref().and(self.recorded);
         let by_engine = seen.until.unwrap_or(wall);
         let by_ledger = |at: Time| {
             let at = now.saturating_sub(elapsed(by_engine, at)).unwrap_or(now);
             floor.map_or(at, |floor| at.max(floor.min(now)))
         };
-        // Its clock never goes back: what lies in its future was not written by it.
+        // The ledger's clock never goes back: a time in its future was not written by it.
         for entry in self.images.values_mut() {
             entry.first_seen = entry.first_seen.min(now);
             entry.last_used = entry.last_used.map(|at| at.min(now));
@@ -239,10 +239,11 @@ impl Ledger {
         }
     }
 
-    /// The images that were replaced, by ID, each with a `name:tag` that another image has been used by since. Only
-    /// where that is so for every `name:tag` that an image was used by.
+    /// The images that were replaced, by ID: for every `name:tag` by which one was used, another image has been
+    /// used by it since. Each with one such `name:tag`.
     ///
-    /// An image that the latest full list did not show neither replaces another nor is replaced: it is probably gone.
+    /// An image that the latest full list did not contain neither replaces another nor is replaced: it is probably
+    /// gone.
     pub fn superseded(&self) -> HashMap<&str, &str> {
         let there = || self.images.iter().filter(|(_, entry)| entry.missing_since.is_none());
         let mut latest: HashMap<&str, Time> = HashMap::new();
@@ -261,9 +262,9 @@ impl Ledger {
             .collect()
     }
 
-    /// By what the time since an image's last use is divided before images are ordered by it: one more than how often
-    /// an image of its repository comes back on another day, on average. So of two images that have been unused for as
-    /// long, the one goes first that is less likely to be needed again.
+    /// The divisor of the time since an image's last use, for the order of evictions: 1 plus how often an image of
+    /// its repository is used again on another day, on average. Of two images that have been unused for the same
+    /// time, the one that is less likely to be needed again is evicted first.
     pub fn weight(&self, id: &str) -> f64 {
         let names = self.images.get(id).into_iter().flat_map(|entry| entry.references.keys());
         let known = names.filter_map(|name_tag| self.repositories.get(Reference::parse(name_tag).repository));

@@ -1,4 +1,4 @@
-//! Pressure that lasts, and what prunes did about it.
+//! Ongoing pressure, and what prunes did about it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,24 +10,22 @@ use super::Ledger;
 use crate::facts::Filesystem;
 use crate::units::{Percent, Time, elapsed};
 
-/// Pressure that lasts: since a prune first found the disk under pressure, no prune has found it relieved.
+/// Present from the first prune that finds the disk under pressure until one finds it relieved.
 #[serde_as]
 #[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pressure {
     pub since: Time,
-    /// How often each gate blocked a prune or stopped it.
+    /// How often each gate blocked or stopped a prune.
     #[serde(default)]
     pub blocked: BTreeMap<String, u64>,
-    /// Since when prunes were blocked or stopped, or failed, without one that was carried out in between: a prune is
-    /// owed as long as this is there.
+    /// Since when no prune was carried out to its end; a prune is owed as long as this is set.
     pub owed_since: Option<Time>,
-    /// What `record` last reported of a prune that could do nothing, so that it is not repeated every five minutes.
     pub reported: Option<Reported>,
     #[serde(default)]
     pub alarmed: bool,
-    /// Present where the last prune ended its evictions because they freed nothing, so that the cache is not given up
-    /// for nothing every five minutes.
+    /// Set if the last prune ended its evictions because they freed nothing: the next ones must not evict the cache
+    /// in vain.
     #[serde(default)]
     #[serde_as(as = "DefaultOnError")]
     pub freed_nothing: Option<UselessEviction>,
@@ -39,15 +37,15 @@ pub struct UselessEviction {
     /// How full the filesystem that holds the images was.
     #[serde(rename = "used_percent")]
     pub percent: Percent,
-    /// Bytes of it that were in use.
+    /// Bytes in use on it.
     #[serde(rename = "used_bytes")]
     pub used: u64,
 }
 
-/// An eviction that freed nothing is tried again after this.
-pub const USELESS_EVICTION_RETENTION: Duration = Duration::from_secs(3_600);
+/// Evictions that freed nothing are tried again after this.
+pub const RETRY_USELESS_EVICTION: Duration = Duration::from_secs(3_600);
 
-/// What `record` last reported of a prune that could do nothing.
+/// What `record` last reported of a prune that could do nothing, so that it is not repeated every five minutes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reported {
     pub at: Time,
@@ -68,8 +66,8 @@ impl Pressure {
 }
 
 impl Ledger {
-    /// A prune found the disk under pressure and did not do its work, so that another is owed: these gates, if any,
-    /// blocked or stopped it.
+    /// A prune found the disk under pressure and was not carried out to its end; these gates, if any, blocked or
+    /// stopped it.
     pub fn owe<'a>(&mut self, blocked_by: impl IntoIterator<Item = &'a str>, now: Time) {
         let now = self.time(now);
         let pressure = self.mark_pressure(now);
@@ -83,8 +81,8 @@ impl Ledger {
         self.pressure.get_or_insert_with(|| Pressure::new(now))
     }
 
-    /// A prune was carried out to its end, and the disk is still under pressure. Where its evictions freed nothing, the
-    /// filesystem that holds the images was like this.
+    /// A prune was carried out to its end, and the disk is still under pressure. `freed_nothing`: the filesystem
+    /// that holds the images, if evictions freed nothing on it.
     pub fn settle(&mut self, freed_nothing: Option<&Filesystem>, now: Time) {
         let now = self.time(now);
         let pressure = self.mark_pressure(now);
@@ -96,8 +94,8 @@ impl Ledger {
         }
     }
 
-    /// How long ago an eviction freed nothing, where that still holds on the filesystem as it is: it is tried again after
-    /// an hour, once the filesystem is fuller by a point, and once it is `critical`.
+    /// How long ago evictions freed nothing, unless it is time to try again: after an hour, on a filesystem that is
+    /// one percentage point fuller, and on one that has become `critical`.
     pub fn eviction_is_useless(
         &self,
         filesystem: &Filesystem,
@@ -107,12 +105,13 @@ impl Ledger {
         let last = self.pressure.as_ref()?.freed_nothing?;
         let percent = filesystem.percent()?;
         let ago = elapsed(self.time(wall), last.at);
-        // Percentages are rounded: one more may be a byte. Of inodes and metadata they are all that there is.
+        // Percentages are rounded, so that one more may be a byte. For inodes and metadata there is only the
+        // percentage.
         let point = filesystem.used.saturating_add(filesystem.available) / 100;
         let risen =
             filesystem.used >= last.used.saturating_add(point) || percent.get() > last.percent.get() + 1;
         let is_critical = percent >= critical && last.percent < critical;
-        (ago < USELESS_EVICTION_RETENTION && !risen && !is_critical).then_some(ago)
+        (ago < RETRY_USELESS_EVICTION && !risen && !is_critical).then_some(ago)
     }
 
     pub fn clear_pressure(&mut self) {

@@ -30,7 +30,7 @@ pub(super) fn decide(
     let mut sharing = Sharing::new(&inventory.images, ledger);
     for (image, mut removal) in removals {
         removal.frees = sharing.remove(&removal.object.id);
-        // Its own tag is used by the eviction; a tag that it lost it gets back first.
+        // The eviction reuses our tag, and tags that were lost are given back first.
         let lost = leftover(image, ledger).filter(|left| !left.lost_tags.is_empty() && !image.is_nameless());
         plan.leftovers.extend(lost.map(|left| Leftover { eviction_tag: None, ..left }));
         plan.remove.push(removal);
@@ -122,8 +122,7 @@ fn without_shared<'a>(
 /// What the engine's own records of an image take at most, bytes.
 const RECORDS: u64 = 1 << 20;
 
-/// Are so many bytes, freed by so many images that should free `size` or take that much by the engine's list, no more than
-/// the engine's own records of them?
+/// Whether `freed` bytes are no more than the engine's own records of these images, which should free `size`.
 pub fn is_next_to_nothing(freed: u64, images: usize, size: u64) -> bool {
     let records = RECORDS.saturating_mul(u64::try_from(images).unwrap_or(u64::MAX));
     freed < records.min(size / 100)
@@ -209,8 +208,8 @@ fn eviction(
     }
 }
 
-/// From which time since its last use on an image goes on each rung. A rung that asks for no less time than one
-/// before it adds nothing.
+/// The time since its last use from which an image is evicted on each rung. A rung with no shorter time than one
+/// before it is left out.
 fn ladder(superseded: bool, policy: &Policy) -> Vec<(Rung, Duration)> {
     let Policy { older_than, cache_age, critical_age, .. } = *policy;
     let target = if superseded { older_than } else { cache_age.max(older_than) };
@@ -267,7 +266,7 @@ fn conditions(steps: &[(Rung, Duration)], policy: &Policy) -> Vec<Condition> {
     steps.iter().map(condition).collect()
 }
 
-/// Must the engine be asked when this image was last tagged? Only of dangling images that nothing else keeps.
+/// The images of which the engine must be asked when they were last tagged: dangling ones that nothing else keeps.
 pub fn wanting_tag_time<'a>(
     inventory: &'a Inventory,
     ledger: &'a Ledger,

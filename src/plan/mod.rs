@@ -21,7 +21,7 @@ use crate::units::{Time, elapsed};
 pub struct Policy {
     /// Minimum age of what is removed, but on the last rung of eviction.
     pub older_than: Duration,
-    /// Time since last use up to which cached images are kept while the target can be reached without them.
+    /// Minimum time since last use of cached images that are evicted to reach the target.
     pub cache_age: Duration,
     pub critical_age: Duration,
     pub target: Limit,
@@ -87,7 +87,8 @@ impl Policy {
     }
 }
 
-/// The order of a plan: what needs no list of images first, and what frees space before what is needed last.
+/// The kinds in the order of a plan: first what needs no list of images; cached images, which may be needed again,
+/// last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Turn {
     Containers,
@@ -145,7 +146,7 @@ pub struct Eviction {
     pub last_use: LastUse,
 }
 
-/// From which time since its last use on, and while how full a disk, a cached image that stays may go.
+/// What a cached image that stays needs to be evicted: a time since its last use, and a usage of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
     pub unused_for: Duration,
@@ -252,7 +253,7 @@ pub enum KeepReason {
     Refused(Duration),
 }
 
-/// What a prune would do and why everything else stays. It is used up by carrying it out.
+/// What a prune would do and why everything else stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub remove: Vec<Removal>,
@@ -275,7 +276,8 @@ pub struct Leftover {
     pub eviction_tag: Option<String>,
 }
 
-/// Decide about everything. `usage` is that of the filesystem that holds the images, where it could be measured.
+/// Decide what to remove and what to keep. The plan has every object of the inventory once. `usage` is that of the
+/// filesystem that holds the images, where it could be measured.
 pub fn build(
     inventory: &Inventory,
     ledger: &Ledger,
@@ -300,8 +302,8 @@ impl Plan {
         self.remove.iter().find(|removal| removal.is_stuck(ledger))
     }
 
-    /// What goes before the images are listed: its beginning, which no image is part of, but for the kind that the last run
-    /// gave up.
+    /// The removals that need no list of images: containers and build cache, unless the last prune gave up on one
+    /// of that kind.
     pub fn before_images(&self, ledger: &Ledger) -> Vec<Removal> {
         let last = self.stuck(ledger).map(Removal::turn);
         let first = |removal: &&Removal| removal.turn() <= Turn::BuildCache && last != Some(removal.turn());

@@ -50,8 +50,8 @@ pub struct Told {
     pub report: bool,
 }
 
-/// Record in the pressure what is told of a prune. `what`: how it ended, and the gates that blocked it; `idle`: it could do
-/// nothing.
+/// Record in the pressure what is reported of a prune. `what`: how it ended, and the gates that blocked it; `idle`:
+/// it could do nothing.
 pub fn told(
     pressure: &mut Pressure,
     now: Time,

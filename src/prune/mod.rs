@@ -337,7 +337,7 @@ impl<W: World> Look<'_, W> {
         let relieved = !after.iter().any(|usage| policy.removal.threshold.is_reached(usage));
         let at_the_end = fullest(world, &places.images).await.ok();
         self.keep_reserve().await;
-        // As full as it was, or is: its own records must not count as a point more.
+        // The fuller of before and after: the engine's own records must not count as a point more.
         let fullest = [at_the_end.as_ref(), usage.as_ref()].into_iter().flatten();
         let fullest = fullest.map(|usage| &usage.filesystem).max_by_key(|filesystem| filesystem.used);
         let change = |ledger: &mut Ledger| settle(ledger, &outcome, relieved, fullest, now);
@@ -353,7 +353,7 @@ impl<W: World> Look<'_, W> {
     }
 }
 
-/// What a ledger has of a prune that was carried out as far as it went.
+/// Record the outcome of a prune that was carried out, to its end or not.
 fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images: Option<&Filesystem>, now: Time) {
     ledger.forget(outcome.removed.iter().map(|removal| removal.object.id.as_str()));
     outcome.settled.iter().for_each(|id| drop(ledger.evicting.remove(id)));
@@ -367,7 +367,7 @@ fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images: Option
     }
     let stuck = outcome.failed.iter().find(|(_, error)| error.timed_out());
     let stuck = stuck.map(|(removal, _)| removal.object.id.clone());
-    // One that had no turn this time is still last the next time.
+    // If it had no turn this time, it is still last the next time.
     let had_no_turn = |id: &String| outcome.skipped.iter().any(|(removal, _)| removal.object.id == *id);
     ledger.stuck = stuck.or_else(|| ledger.stuck.take().filter(had_no_turn));
     match relieved {
@@ -427,7 +427,7 @@ pub fn warn_of_hindrances(survey: &Survey, gates: Option<&Gates>) {
     for name in survey.left_by_proofs() {
         log::warn!(
             "service {name} was left behind by a verify --redeploy that was killed; \
-             verify --redeploy takes it away, or docker service rm {name}"
+             remove it with verify --redeploy, or docker service rm {name}"
         );
     }
     let Some(Verdict::Closed(converge::Closed::Converging(converging))) = gates.map(|gates| &gates.converge)

@@ -120,8 +120,8 @@ impl PruneReport {
         removals.iter().map(|removal| removal.object.id.as_str()).collect()
     }
 
-    /// Does an operator want to know what fills the disk? Where the prune did not help; and a run that waits for space
-    /// keeps a prune blocked until someone makes it.
+    /// Whether to show what fills the disk: if the prune did not relieve it, or is blocked on a critical one, where
+    /// a run may be waiting for space.
     pub fn wants_consumers(&self, critical: Limit) -> bool {
         match self {
             Self::Busy { .. } | Self::Failed(_) | Self::NoAnswer { .. } => false,
@@ -133,7 +133,7 @@ impl PruneReport {
         }
     }
 
-    /// Did something fail, or could something not be read? Being blocked or stopped is no failure.
+    /// Whether something failed or could not be read. Being blocked or stopped is not a failure.
     pub fn has_failed(&self) -> bool {
         let ended_badly = match self {
             Self::NoAnswer { .. } | Self::Failed(_) => true,

@@ -100,7 +100,8 @@ pub const SHARED_CACHE: &str = "build cache that the containerd store counts as 
 
 /// What would free more now, although the policy keeps it.
 ///
-/// `evictable`: is the filesystem that holds the images under pressure, so that a shorter age would evict any?
+/// `evictable`: whether the filesystem that holds the images is under pressure, so that a shorter age would evict
+/// more.
 pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let idle = |kept: &Kept| match &kept.reason {
@@ -128,7 +129,7 @@ pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
     if n > 0 {
         let images = amount(n, "image");
         lines.push(format!(
-            "docker stack rm, docker service rm what need not run: {images} in use, {}",
+            "docker stack rm or docker service rm, for what need not run: {images} in use, {}",
             size(bytes)
         ));
     }
@@ -150,7 +151,7 @@ fn total<'a>(kept: impl Iterator<Item = &'a Kept>) -> (usize, u64) {
     kept.fold((0, 0), |(n, bytes), kept| (n + 1, bytes.saturating_add(kept.object.size)))
 }
 
-/// Why an eviction that freed nothing may have freed nothing.
+/// Evictions that freed nothing, and the possible causes.
 pub fn freed_nothing(images: usize, bytes: u64, usage: Option<&Usage>) -> String {
     let at = usage.map_or_else(String::new, |usage| format!(": {}", usage_line(usage)));
     format!(
@@ -298,7 +299,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "docker stack rm, docker service rm what need not run: 3 images in use, 3.0 MB",
+                "docker stack rm or docker service rm, for what need not run: 3 images in use, 3.0 MB",
                 "docker builder prune --all --filter until=24h: 5.0 MB, build cache that the containerd store \
                  counts as shared with images",
                 "docker image rm, or --evict-tagged: 1 tagged image, 1.0 MB",

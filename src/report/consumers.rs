@@ -38,7 +38,7 @@ pub fn text(out: &mut impl Write, consumers: &DiskConsumers) -> io::Result<()> {
             writeln!(out, "  {}", clean(&path.display().to_string()))?;
         }
     }
-    consumers.unseen.iter().try_for_each(|why| writeln!(out, "not seen: {}", clean(&why.0)))
+    consumers.unseen.iter().try_for_each(|why| writeln!(out, "could not be read: {}", clean(&why.0)))
 }
 
 fn kind_and_name(consumer: &DiskConsumer, all: &DiskConsumers) -> (&'static str, String) {

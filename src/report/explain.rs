@@ -71,7 +71,8 @@ fn explanation(out: &mut impl Write, found: &Explanation, report: &ExplainReport
     lines.push(("now", now));
     lines.extend(found.protections.iter().map(|why| ("protected", reason::keep(why).message)));
     if let Some((last_use, conditions)) = &found.eviction {
-        // What comes first in time comes first; of those whose time has come the last asks for the emptiest disk.
+        // In the order of time. Of the conditions whose time has come only the last is shown: it has the lowest
+        // usage.
         let reached = conditions.iter().filter(|condition| condition.unused_for <= last_use.ago()).count();
         let protected = if found.protections.is_empty() { "" } else { ", were it not protected" };
         lines.extend(conditions.iter().rev().skip(reached.saturating_sub(1)).map(|condition| {

@@ -1,4 +1,4 @@
-//! Verdicts, plans and outcomes as text, as JSON and as metrics: a page each, its text beside its JSON shape.
+//! Verdicts, plans and outcomes as text, JSON and metrics. Each page has a file, with its text and its JSON shape.
 
 pub mod advice;
 pub mod config;

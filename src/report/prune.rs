@@ -132,7 +132,7 @@ fn preview_text(out: &mut impl Write, preview: &Preview, verbose: bool) -> io::R
         writeln!(out, "{}", total(&plan.remove))?;
         if let Some(usage) = &preview.usage {
             let (end, is_known) = plan::projected(plan, usage);
-            let at_best = " at the best: not all of their layers are known, and images share layers";
+            let at_best = " at best: not all of their layers are known, and images share layers";
             let shared = if is_known { "" } else { at_best };
             writeln!(out, "{}, and would end at {}{shared}", usage_line(usage), end.percent)?;
         }
@@ -200,7 +200,7 @@ fn total(removals: &[Removal]) -> String {
 
 fn kept_text(out: &mut impl Write, keep: &[Kept], verbose: bool) -> io::Result<()> {
     if keep.is_empty() {
-        return writeln!(out, "Stays: nothing else is there");
+        return writeln!(out, "Stays: nothing else");
     }
     writeln!(out, "Stays:")?;
     if verbose {
@@ -277,7 +277,7 @@ fn still_full(
     let place = &usage.filesystem.mount_point;
     let why = match done.outcome.skipped.len() + done.outcome.failed.len() {
         0 => "Nothing else is eligible under this policy.".to_owned(),
-        n => format!("{} may still go with the next run.", amount(n, "object")),
+        n => format!("{} may be removed by the next prune.", amount(n, "object")),
     };
     writeln!(out, "\n{} is still at {}. {why}", place.display(), usage.percent)?;
     kept_text(out, &done.plan.keep, verbose)?;

@@ -19,7 +19,7 @@ use crate::world::{EngineError, StopEvent};
 pub struct Reason {
     pub code: &'static str,
     pub message: String,
-    /// What fits every object that has the reason, where the message says more.
+    /// The message without what is special to one object, for a summary of several.
     #[serde(skip)]
     pub group: String,
     #[serde(flatten)]
@@ -320,9 +320,9 @@ pub fn keep(reason: &KeepReason) -> Reason {
         )
         .grouped(format!("younger than {}", duration(*least))),
         KeepReason::AgeUnknown => {
-            of("age_unknown", "nothing trustworthy says how old".into(), Value::Null)
+            of("age_unknown", "its age is not known".into(), Value::Null)
         }
-        KeepReason::Unread => of("not_available", "the engine did not tell".into(), Value::Null),
+        KeepReason::Unread => of("not_available", "it could not be read".into(), Value::Null),
         KeepReason::Tagged => of("tagged", "tagged".into(), Value::Null),
         KeepReason::UsedBy(container) => {
             let message = format!("used by container {container}");
@@ -375,7 +375,7 @@ fn cached(last_use: LastUse, conditions: &[Condition], satisfied: Option<Conditi
     };
     let mut figures = last_use_json(last_use);
     figures["conditions"] = conditions.iter().map(condition).collect();
-    // What comes first in time comes first.
+    // In the order of time.
     let still =
         conditions.iter().rev().skip_while(|condition| satisfied.is_some_and(|now| now != **condition));
     let still: Vec<_> = still
@@ -454,7 +454,7 @@ pub fn removal(reason: &RemovalReason) -> Reason {
 
 fn evicted(eviction: &Eviction) -> (&'static str, String, Value) {
     let (code, why) = match (&eviction.superseded, eviction.last_use) {
-        (Some(name_tag), _) => ("superseded", format!("superseded: {name_tag} is another image now")),
+        (Some(name_tag), _) => ("superseded", format!("superseded: {name_tag} now names another image")),
         (None, LastUse::Used(_)) => ("cached_unused", "cached, idle".into()),
         (None, LastUse::NeverUsed(_)) => ("cached_never_used", "cached, never seen in use".into()),
     };

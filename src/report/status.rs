@@ -62,7 +62,7 @@ pub fn text(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
         None => "no usage recorded so far".to_owned(),
         Some(time) => {
             let late = elapsed(report.now, time) >= MAX_RECORD_AGE;
-            let hint = if late { "; it is not kept: see ci-docker-prune-record.timer" } else { "" };
+            let hint = if late { "; it is out of date: see ci-docker-prune-record.timer" } else { "" };
             format!("{}, recorded {}{hint}", amount(report.images, "image"), at(Some(time)))
         }
     };

@@ -1,4 +1,4 @@
-//! A host with its engine that answer what a test has put into them, and note what they were asked.
+//! A host with its engine that give the answers that a test has set, and list the requests that they got.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -296,7 +296,7 @@ impl EngineOrders for Rc<Fake> {
         Ok(Done::Whole)
     }
 
-    /// By a name, that goes; by the ID or the last name, the image.
+    /// A name is removed; the image too, if that is its ID or its last name.
     async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
         self.request(&format!("remove image {reference}")).await?;
         let mut images = self.images.borrow_mut();

@@ -26,7 +26,7 @@ pub fn now() -> Time {
 /// A stack's name as a CI run has it.
 pub const RUN: &str = "abcd-0123ef_ci_commoninternet_net";
 
-/// Wait for this, on a clock that does not.
+/// Run this on a paused clock, so that nothing waits.
 pub fn block<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(future)

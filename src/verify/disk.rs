@@ -1,4 +1,4 @@
-//! Is the disk under pressure, for how long, and is it critical?
+//! Checks whether the disk is under pressure or critical, and for how long.
 
 use serde_json::Value;
 

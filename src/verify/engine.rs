@@ -1,4 +1,4 @@
-//! Does the engine answer, and is it one whose services this node can see?
+//! Checks that the engine answers, and that this node can see its services.
 
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ fn swarm(state: &SwarmState, has_manager: bool) -> (CheckStatus, &'static str, S
         SwarmState::Locked => (Failed, "swarm_locked", "locked Swarm manager: docker swarm unlock"),
         SwarmState::Pending => (Warning, "swarm_pending", "still joining its Swarm; try again in a minute"),
         SwarmState::Failed(error) => {
-            let message = format!("its Swarm is in trouble: {error}; see journalctl -u docker");
+            let message = format!("this node's Swarm has failed: {error}; see journalctl -u docker");
             return (Failed, "swarm_failed", message);
         }
     };

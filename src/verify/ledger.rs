@@ -1,4 +1,4 @@
-//! Is image usage recorded?
+//! Checks that image usage is recorded.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::units::{Time, age, elapsed};
 
 pub fn check(ledger: &Ledger, now: Time) -> Check {
     let since = ledger.recorded_at.map(|at| elapsed(now, at));
-    let hint = "images hardly age meanwhile; see systemctl status ci-docker-prune-record.timer";
+    let hint = "images hardly age until it is; see systemctl status ci-docker-prune-record.timer";
     let (status, code, message) = match since {
         None => (CheckStatus::Warning, "never_recorded", format!("image usage was never recorded; {hint}")),
         Some(since) if since < MAX_RECORD_AGE => {

@@ -1,4 +1,4 @@
-//! Are our own units there, and do they run the very program that is asking?
+//! Checks that our own units are active, and run the same program as the one that checks.
 
 use std::path::{Path, PathBuf};
 
@@ -89,7 +89,9 @@ fn judged(units: &OwnUnits) -> Check {
         OwnUnits::Seen { timer: Timer::NotEnabled, .. } => (
             Failed,
             "timer_not_enabled",
-            format!("{TIMER} is active, and will not be after a reboot; systemctl enable {TIMER}"),
+            format!(
+                "{TIMER} is active but not enabled, and will not start at the next boot; systemctl enable {TIMER}"
+            ),
         ),
         OwnUnits::Seen { runs: None, .. } => {
             (Failed, "no_service", format!("{SERVICE} is not there; systemctl daemon-reload"))

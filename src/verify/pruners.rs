@@ -1,4 +1,4 @@
-//! Does something else on this host remove Docker's objects?
+//! Looks for other units, timers and crontabs of this host that prune Docker.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

@@ -59,7 +59,7 @@ impl PullLimit {
 fn judged(limit: &PullLimit) -> Check {
     let (status, code, message) = match limit {
         PullLimit::Limited { remaining, limit, window } => {
-            let of = format!("of {limit} pulls for each {}", duration(*window));
+            let of = format!("of {limit} pulls per {}", duration(*window));
             let left = format!("docker.io: {remaining} left {of}");
             match remaining {
                 0 => {

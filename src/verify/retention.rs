@@ -1,4 +1,4 @@
-//! Does the engine's data outlive a reboot, and can its disk be measured?
+//! Checks that the engine's data outlives a reboot, and that its disk can be measured.
 
 use std::path::PathBuf;
 

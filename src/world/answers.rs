@@ -39,13 +39,14 @@ impl EngineError {
         self.timed_out
     }
 
-    /// Is the engine only busy with something that ends by itself ("a prune operation is already running", "removal of
-    /// container … is already in progress")?
+    /// Whether the engine is only busy with something that ends by itself ("a prune operation is already running",
+    /// "removal of container … is already in progress").
     pub fn is_busy(&self) -> bool {
         matches!(self.status(), Some((409, why)) if why.contains("already running") || why.contains("in progress"))
     }
 
-    /// Is the disk too full for the engine to write what an order changes? In the kernel's words (ENOSPC, EDQUOT).
+    /// Whether the disk is too full for the engine to write what an order changes. In the kernel's words (ENOSPC,
+    /// EDQUOT).
     pub fn is_no_space(&self) -> bool {
         let words = ["no space left on device", "disk quota exceeded"];
         self.status().is_some_and(|(_, why)| words.iter().any(|words| why.contains(words)))

@@ -24,7 +24,7 @@ pub trait World {
     type PruneLock;
     type RemovalLock;
 
-    /// The clock.
+    /// The wall clock.
     fn now(&self) -> Time;
 
     /// Connect to the engine, and to the manager that knows the services.
@@ -46,7 +46,7 @@ pub trait World {
     /// image.
     fn ledger(&self) -> Ledger;
 
-    /// Let that ledger's clock go on to now, change it and store it; what it is then.
+    /// Change the ledger, its clock advanced to now, and write it. Returns it as written.
     ///
     /// # Errors
     /// It can be neither read nor stored; what was there stays as it was.
