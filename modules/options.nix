@@ -101,7 +101,7 @@ let
           setting duration "24h" "1h 30m"
             "Minimum age of what is removed, below `disk-critical`.";
         cache-age = setting duration "7d" "14d" ''
-          Time since its last use up to which a cached image stays while `disk-target` can be reached without it.
+          Minimum time since last use of cached images that are evicted to reach `disk-target`.
         '';
         critical-age = setting duration "1h" "10m" ''
           Minimum time since last use of cached images that are evicted at or above `disk-critical`.

@@ -12,7 +12,7 @@ use bollard::query_parameters::{
 use super::Engine;
 use super::error::Failure;
 use crate::facts::{EVICTION_REPOSITORY, Reference};
-use crate::world::{Done, EngineError, EngineOrders};
+use crate::world::{Effect, EngineError, EngineOrders};
 
 /// The part of the engine that can remove. A dry run never makes one.
 #[derive(Debug, Clone)]
@@ -40,10 +40,10 @@ impl Remover {
         Failure::StillThere.at(&self.engine.host, request)
     }
 
-    async fn tag_as(&self, id: &str, repository: &str, tag: &str) -> Result<Done, EngineError> {
+    async fn tag_as(&self, id: &str, repository: &str, tag: &str) -> Result<Effect, EngineError> {
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
         self.give_order(&format!("POST /images/{id}/tag"), async {
-            self.engine.docker.tag_image(id, Some(options)).await.map(|()| Done::Whole)
+            self.engine.docker.tag_image(id, Some(options)).await.map(|()| Effect::Complete)
         })
         .await
     }
@@ -55,8 +55,8 @@ impl Remover {
     async fn give_order(
         &self,
         asked: &str,
-        order: impl Future<Output = Result<Done, bollard::errors::Error>>,
-    ) -> Result<Done, EngineError> {
+        order: impl Future<Output = Result<Effect, bollard::errors::Error>>,
+    ) -> Result<Effect, EngineError> {
         let Engine { host, timeout, .. } = &self.engine;
         let began = tokio::time::Instant::now();
         let goes_on = async || !self.must_end() && self.engine.is_alive().await;
@@ -65,20 +65,20 @@ impl Remover {
             Some(Err(error)) => Failure::of_bollard(&error, began.elapsed()).at(host, asked),
             None => Failure::SlowRemoval(began.elapsed()).at(host, asked),
         };
-        if error.status().is_some_and(|(status, _)| status == 404) { Ok(Done::Gone) } else { Err(error) }
+        if error.status().is_some_and(|(status, _)| status == 404) { Ok(Effect::Gone) } else { Err(error) }
     }
 }
 
 impl EngineOrders for Remover {
     /// `DELETE /containers/{id}`: its anonymous volumes stay.
-    async fn remove_container(&self, id: &str) -> Result<Done, EngineError> {
+    async fn remove_container(&self, id: &str) -> Result<Effect, EngineError> {
         let options = RemoveContainerOptions { v: false, force: false, link: false };
         let request = format!("DELETE /containers/{id}");
         let done = self.give_order(&request, async {
-            self.engine.docker.remove_container(id, Some(options)).await.map(|()| Done::Whole)
+            self.engine.docker.remove_container(id, Some(options)).await.map(|()| Effect::Complete)
         });
         match done.await? {
-            Done::Gone if self.engine.inspect_container(id).await?.is_some() => {
+            Effect::Gone if self.engine.inspect_container(id).await?.is_some() => {
                 Err(self.still_there(&request))
             }
             done => Ok(done),
@@ -86,45 +86,45 @@ impl EngineOrders for Remover {
     }
 
     /// `DELETE /images/{reference}`: the reference goes, and with the last one the image.
-    async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
+    async fn remove_image(&self, reference: &str) -> Result<Effect, EngineError> {
         let options = RemoveImageOptions { force: false, noprune: false, ..RemoveImageOptions::default() };
         let request = format!("DELETE /images/{reference}");
         let done = self.give_order(&request, async {
             let done = self.engine.docker.remove_image(reference, Some(options), None).await?;
             let whole = done.iter().any(|done| done.deleted.is_some());
-            Ok(if whole { Done::Whole } else { Done::Untagged })
+            Ok(if whole { Effect::Complete } else { Effect::Untagged })
         });
         match done.await? {
-            Done::Gone if self.engine.image(reference).await?.is_some() => Err(self.still_there(&request)),
+            Effect::Gone if self.engine.image(reference).await?.is_some() => Err(self.still_there(&request)),
             done => Ok(done),
         }
     }
 
     /// `POST /images/{id}/tag`: give an image its [`crate::facts::eviction_tag`], which deletes nothing.
-    async fn tag_image(&self, id: &str) -> Result<Done, EngineError> {
+    async fn tag_image(&self, id: &str) -> Result<Effect, EngineError> {
         self.tag_as(id, EVICTION_REPOSITORY, id.trim_start_matches("sha256:")).await
     }
 
-    /// `POST /images/{id}/tag` with a `name:tag` that it had; [`Done::Untagged`] if another image has that name.
+    /// `POST /images/{id}/tag` with a `name:tag` that it had; [`Effect::Untagged`] if another image has that name.
     /// The API has no such condition: an image that gets the name in the milliseconds between the two requests
     /// loses it.
-    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Effect, EngineError> {
         if self.engine.image(name_tag).await?.is_some() {
-            return Ok(Done::Untagged);
+            return Ok(Effect::Untagged);
         }
         let Reference { repository, tag, .. } = Reference::parse(name_tag);
         self.tag_as(id, repository, tag.unwrap_or("latest")).await
     }
 
-    /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share. [`Done::Gone`] where
+    /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share. [`Effect::Gone`] where
     /// nothing was freed.
-    async fn prune_build_cache(&self, older_than: Duration) -> Result<Done, EngineError> {
+    async fn prune_build_cache(&self, older_than: Duration) -> Result<Effect, EngineError> {
         let filters = Some(HashMap::from([("until".to_owned(), vec![until(older_than)])]));
         let options = PruneBuildOptions { filters, ..PruneBuildOptions::default() };
         self.give_order("POST /build/prune", async {
             let pruned = self.engine.docker.prune_build(Some(options)).await?;
             let freed = pruned.space_reclaimed.is_some_and(|bytes| bytes > 0);
-            Ok(if freed { Done::Whole } else { Done::Gone })
+            Ok(if freed { Effect::Complete } else { Effect::Gone })
         })
         .await
     }

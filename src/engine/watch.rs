@@ -15,7 +15,7 @@ use super::error::Failure;
 use super::wire::stamp;
 use crate::facts::{EVICTION_REPOSITORY, label};
 use crate::units::Time;
-use crate::world::{EngineError, EngineEvents, Seen, StopEvent};
+use crate::world::{EngineError, EngineEvents, EventSummary, StopEvent};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -30,7 +30,7 @@ impl Scope {
     }
 }
 
-impl Seen {
+impl EventSummary {
     pub fn record(&mut self, event: Event, run_pattern: &Regex) {
         let images = images(&event);
         let attributes = event.actor.attributes.as_ref();
@@ -51,7 +51,7 @@ impl Seen {
 
 #[derive(Debug, Clone, Default)]
 struct State {
-    seen: Seen,
+    seen: EventSummary,
     /// The stream ended, and it is not yet known whether events were missed.
     is_interrupted: bool,
 }
@@ -164,7 +164,7 @@ impl Engine {
 
 impl Watch {
     /// What was seen so far. While the stream is subscribed again this waits.
-    pub async fn poll_state(&self) -> Seen {
+    pub async fn poll_state(&self) -> EventSummary {
         // A yield lets the runtime poll its sockets, and the reader handle what came in.
         for _ in 0..2 {
             tokio::task::yield_now().await;
@@ -177,10 +177,10 @@ impl Watch {
 }
 
 impl EngineEvents for Vec<Watch> {
-    async fn poll(&self) -> Seen {
-        let mut all = Seen::default();
+    async fn poll(&self) -> EventSummary {
+        let mut all = EventSummary::default();
         for watch in self {
-            let Seen { stop, others, of_services, images } = watch.poll_state().await;
+            let EventSummary { stop, others, of_services, images } = watch.poll_state().await;
             all.stop = all.stop.or(stop);
             all.others += others;
             all.of_services += of_services;
@@ -391,7 +391,7 @@ mod tests {
         for (kind, action, id, name, expected) in table {
             let attributes = crate::testing::labels(&[("name", name), ("image", "web:1")]);
             let actor = Actor { id: id.into(), attributes: Some(attributes) };
-            let mut seen = Seen::default();
+            let mut seen = EventSummary::default();
             seen.record(Event { kind: kind.into(), action: action.into(), actor }, &pattern);
             assert_eq!(seen.images.join(" "), expected, "{kind} {action} {name}");
         }

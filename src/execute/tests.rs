@@ -3,12 +3,17 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::evict::{BATCH, EVICTION_GRACE, Quiet, batch, freed_nothing, wanted_bytes};
+use super::permit::{MAX_RECHECKS, MAX_RETRIES, MAX_SURVEYS, is_as_planned};
 use super::*;
 use crate::facts::{Filesystem, Inspected, Kind, Object};
+use crate::facts::{Image, eviction_tag};
 use crate::gates::{Gates, Verdict};
+use crate::plan::Leftover;
 use crate::plan::{LastUse, Rung};
 use crate::testing::fake::Fake;
 use crate::testing::{ago, block, image, now, usage};
+use crate::units::Time;
 
 fn dangling(id: &str) -> (Image, Removal) {
     let reason = RemovalReason::Unnamed { age: Duration::ZERO, parents: 0 };
@@ -71,13 +76,13 @@ fn timed(
     ask: Ask,
 ) -> (Duration, Outcome, Rc<Fake>) {
     let fake = Rc::new(fake);
-    let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
     let asked = async || {
         fake.requests.borrow_mut().push("ask".into());
         ask(&fake)
     };
     let (took, outcome) = block(async {
-        let mut run = Execution::new(site, asked, async || measured(&fake));
+        let mut run = Execution::new(context, asked, async || measured(&fake));
         let began = tokio::time::Instant::now();
         if let Some(leftover) = undo {
             run.undo(leftover).await;
@@ -166,8 +171,8 @@ fn an_object_must_still_be_what_the_plan_saw() {
             let fake = Fake::new();
             fake.images.borrow_mut().extend(image.clone());
             let fake = Rc::new(fake);
-            let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
-            let mut run = Execution::new(site, async || open(&fake), async || measured(&fake));
+            let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+            let mut run = Execution::new(context, async || open(&fake), async || measured(&fake));
             let used = Some(used.to_owned()).filter(|used| !used.is_empty());
             if by_event {
                 run.named_by_events.extend(used)
@@ -281,12 +286,12 @@ fn an_image_that_is_gone_whatever_its_order_said_went() {
     let (fake, removals) = scene([dangling("aaaa")]);
     let fake = Rc::new(fake.failing("remove image sha256:aaaa", 500));
     let order = async |fake: &Rc<Fake>| {
-        let permit = Permit { _lock: Rc::new(()) };
+        let permit = Permit::without_checks();
         remove_dangling_image(fake, Rc::new(Rc::clone(fake)), removals[0].clone(), permit).await.1
     };
     assert!(matches!(block(order(&fake)), Err(NotDone::Failed(_))));
     fake.images.borrow_mut().clear();
-    assert!(matches!(block(order(&fake)), Ok(Done::Gone)));
+    assert!(matches!(block(order(&fake)), Ok(Effect::Gone)));
 }
 
 #[test]
@@ -411,9 +416,9 @@ fn build_cache_is_asked_for_until_there_is_none() {
     fake.delays.insert("prune build cache 60".into(), 10);
     started.shutdown.set(true);
     let fake = Rc::new(fake);
-    let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
     let outcome = block(async {
-        let mut run = Execution::new(site, async || open(&fake), async || measured(&fake));
+        let mut run = Execution::new(context, async || open(&fake), async || measured(&fake));
         let signal = async {
             tokio::time::sleep(Duration::from_millis(5)).await;
             fake.shutdown.set(true);
@@ -647,7 +652,7 @@ fn what_is_left_of_an_interrupted_eviction_is_undone() {
 /// Carry these out with another way to measure the disk.
 fn measured_by(fake: Fake, removals: Vec<Removal>, measure: &dyn Fn(&Fake, usize) -> Answer<u64>) -> Outcome {
     let fake = Rc::new(fake);
-    let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
     let measured = async || {
         let times = fake.asked("measure").len();
         fake.requests.borrow_mut().push("measure".into());
@@ -656,7 +661,7 @@ fn measured_by(fake: Fake, removals: Vec<Removal>, measure: &dyn Fn(&Fake, usize
         Ok(Usage { percent: filesystem.percent().unwrap(), filesystem })
     };
     block(async {
-        let mut run = Execution::new(site, async || open(&fake), measured);
+        let mut run = Execution::new(context, async || open(&fake), measured);
         run.carry_out(removals).await;
         run.outcome
     })
@@ -737,9 +742,9 @@ fn what_begins_while_an_object_is_looked_at_makes_it_look_again() {
     let (mut fake, removals) = scene([dangling("aaaa")]);
     fake.delays.insert("image sha256:aaaa".into(), 10);
     let fake = Rc::new(fake);
-    let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
     let outcome = block(async {
-        let mut run = Execution::new(site, async || open(&fake), async || measured(&fake));
+        let mut run = Execution::new(context, async || open(&fake), async || measured(&fake));
         let pull = async {
             tokio::time::sleep(Duration::from_millis(5)).await;
             fake.seen.borrow_mut().others += 1;
@@ -817,9 +822,9 @@ fn after_a_stop_nothing_more_is_undone() {
     }
     let fake = Rc::new(fake);
     fake.shutdown.set(true);
-    let site = RunContext { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
     block(async {
-        let mut run = Execution::new(site, async || open(&fake), async || measured(&fake));
+        let mut run = Execution::new(context, async || open(&fake), async || measured(&fake));
         run.undo(left("aaaa")).await;
         fake.shutdown.set(false);
         run.undo(left("bbbb")).await;

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::execute::{Execution, Outcome, Recheck, RunContext, Skip, Stop};
+use crate::execute::{Context, Execution, Outcome, Recheck, Skip, Stop};
 use crate::facts::{Answer, Container, DiskPlaces, Filesystem, Inventory, Survey, Unavailable, Usage};
 use crate::gates::disk::usages;
 use crate::gates::{self, GateState, Gates, Verdict, converge};
@@ -253,7 +253,7 @@ impl<W: World> Look<'_, W> {
         progress: &'b dyn Fn(usize),
     ) -> Execution<'b, W, impl AsyncFnMut() -> Recheck, impl AsyncFn() -> Answer<Usage>> {
         let Self { world, engine, policy, .. } = *self;
-        let context = RunContext { world, engine, events, progress };
+        let context = Context { world, engine, events, progress };
         let ask = async || ask_again(world, engine, policy).await;
         Execution::new(context, ask, async || fullest(world, images).await)
     }

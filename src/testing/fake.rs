@@ -16,8 +16,8 @@ use crate::facts::{
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
 use crate::world::{
-    Acquisition, ContainerScope, Done, EngineApi, EngineError, EngineEvents, EngineOrders, ImageEvent, Seen,
-    World,
+    Acquisition, ContainerScope, Effect, EngineApi, EngineError, EngineEvents, EngineOrders, EventSummary,
+    ImageEvent, World,
 };
 
 /// Requests are named in `failures`, `delays` and `requests` as they are recorded: `info`, `image sha256:a`,
@@ -33,7 +33,7 @@ pub struct Fake {
     pub build_cache: Vec<CacheRecord>,
     pub layers: HashMap<String, Vec<Layer>>,
     pub events: Vec<ImageEvent>,
-    pub seen: RefCell<Seen>,
+    pub seen: RefCell<EventSummary>,
     pub inhibitors: RefCell<Vec<Inhibitor>>,
     pub traces: EngineTraces,
     pub filesystem: RefCell<Filesystem>,
@@ -285,19 +285,19 @@ impl EngineApi for Rc<Fake> {
 }
 
 impl EngineEvents for Rc<Fake> {
-    async fn poll(&self) -> Seen {
+    async fn poll(&self) -> EventSummary {
         self.seen.borrow().clone()
     }
 }
 
 impl EngineOrders for Rc<Fake> {
-    async fn remove_container(&self, id: &str) -> Result<Done, EngineError> {
+    async fn remove_container(&self, id: &str) -> Result<Effect, EngineError> {
         self.request(&format!("remove container {id}")).await?;
-        Ok(Done::Whole)
+        Ok(Effect::Complete)
     }
 
     /// A name is removed; the image too, if that is its ID or its last name.
-    async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
+    async fn remove_image(&self, reference: &str) -> Result<Effect, EngineError> {
         self.request(&format!("remove image {reference}")).await?;
         let mut images = self.images.borrow_mut();
         let is_it = |image: &Image| {
@@ -305,7 +305,7 @@ impl EngineOrders for Rc<Fake> {
                 || image.has_reference(reference)
                 || image.eviction_tag.as_deref() == Some(reference)
         };
-        let Some(n) = images.iter().position(is_it) else { return Ok(Done::Gone) };
+        let Some(n) = images.iter().position(is_it) else { return Ok(Effect::Gone) };
         let image = &mut images[n];
         image.tags.retain(|name| name != reference);
         image.digests.retain(|name| name != reference);
@@ -313,33 +313,33 @@ impl EngineOrders for Rc<Fake> {
         let goes = !self.keeps_nameless && image.is_nameless() && image.eviction_tag.is_none();
         if image.id == reference || goes {
             self.freed.set(self.freed.get() + images.remove(n).size);
-            return Ok(Done::Whole);
+            return Ok(Effect::Complete);
         }
-        Ok(Done::Untagged)
+        Ok(Effect::Untagged)
     }
 
-    async fn tag_image(&self, id: &str) -> Result<Done, EngineError> {
+    async fn tag_image(&self, id: &str) -> Result<Effect, EngineError> {
         self.request(&format!("tag image {id}")).await?;
         let mut images = self.images.borrow_mut();
-        let Some(image) = images.iter_mut().find(|image| image.id == id) else { return Ok(Done::Gone) };
+        let Some(image) = images.iter_mut().find(|image| image.id == id) else { return Ok(Effect::Gone) };
         image.eviction_tag = Some(crate::facts::eviction_tag(id));
-        Ok(Done::Whole)
+        Ok(Effect::Complete)
     }
 
-    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Effect, EngineError> {
         self.request(&format!("restore {id} {name_tag}")).await?;
         let mut images = self.images.borrow_mut();
         if images.iter().any(|image| image.has_reference(name_tag)) {
-            return Ok(Done::Untagged);
+            return Ok(Effect::Untagged);
         }
-        let Some(image) = images.iter_mut().find(|image| image.id == id) else { return Ok(Done::Gone) };
+        let Some(image) = images.iter_mut().find(|image| image.id == id) else { return Ok(Effect::Gone) };
         image.tags.push(name_tag.to_owned());
-        Ok(Done::Whole)
+        Ok(Effect::Complete)
     }
 
-    async fn prune_build_cache(&self, older_than: Duration) -> Result<Done, EngineError> {
+    async fn prune_build_cache(&self, older_than: Duration) -> Result<Effect, EngineError> {
         self.request(&format!("prune build cache {}", older_than.as_secs())).await?;
         let again = self.asked("prune build cache").len() > 1;
-        Ok(if again { Done::Gone } else { Done::Whole })
+        Ok(if again { Effect::Gone } else { Effect::Complete })
     }
 }

@@ -79,7 +79,7 @@ pub struct ImageEvent {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct EventSummary {
     pub stop: Option<StopEvent>,
     /// How many others there were that make the gates worth asking again.
     pub others: usize,
@@ -101,9 +101,9 @@ pub enum StopEvent {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
+pub enum Effect {
     /// All that was asked for; of an image, the whole of it went.
-    Whole,
+    Complete,
     /// The reference went, and others keep the image.
     Untagged,
     /// Nothing: there was no such thing any more (404).

@@ -121,21 +121,21 @@ pub trait EngineApi {
 
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait EngineEvents {
-    async fn poll(&self) -> Seen;
+    async fn poll(&self) -> EventSummary;
 }
 
 /// What changes the engine: removals by reference, never by force.
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait EngineOrders {
     /// `DELETE /containers/{id}`: its anonymous volumes stay.
-    async fn remove_container(&self, id: &str) -> Result<Done, EngineError>;
+    async fn remove_container(&self, id: &str) -> Result<Effect, EngineError>;
     /// `DELETE /images/{reference}`: the reference goes, and with the last one the image.
-    async fn remove_image(&self, reference: &str) -> Result<Done, EngineError>;
+    async fn remove_image(&self, reference: &str) -> Result<Effect, EngineError>;
     /// `POST /images/{id}/tag`: give an image a tag of our own, which deletes nothing.
-    async fn tag_image(&self, id: &str) -> Result<Done, EngineError>;
+    async fn tag_image(&self, id: &str) -> Result<Effect, EngineError>;
     /// `POST /images/{id}/tag`: give an image a `name:tag` back that an eviction took, unless an image has it
-    /// ([`Done::Untagged`]); this deletes nothing.
-    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError>;
-    /// `POST /build/prune` with `until` and without `all`; [`Done::Gone`] where nothing was freed.
-    async fn prune_build_cache(&self, older_than: Duration) -> Result<Done, EngineError>;
+    /// ([`Effect::Untagged`]); this deletes nothing.
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Effect, EngineError>;
+    /// `POST /build/prune` with `until` and without `all`; [`Effect::Gone`] where nothing was freed.
+    async fn prune_build_cache(&self, older_than: Duration) -> Result<Effect, EngineError>;
 }

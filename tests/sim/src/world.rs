@@ -19,8 +19,8 @@ use ci_docker_prune::facts::{
 use ci_docker_prune::ledger::{ImageUse, Ledger, Observations, Reading};
 use ci_docker_prune::units::Time;
 use ci_docker_prune::world::{
-    Acquisition, ContainerScope, Done, EngineApi, EngineError, EngineEvents, EngineOrders, ImageEvent, Seen,
-    StopEvent, World,
+    Acquisition, ContainerScope, Effect, EngineApi, EngineError, EngineEvents, EngineOrders, EventSummary,
+    ImageEvent, StopEvent, World,
 };
 use regex::Regex;
 use tokio::time::Instant;
@@ -354,7 +354,7 @@ impl Shared {
         name: &str,
         reference: &str,
         change: impl FnOnce(&Self) -> Order,
-    ) -> Result<Done, EngineError> {
+    ) -> Result<Effect, EngineError> {
         self.step(name).await;
         self.order_begins(name, reference);
         let image = self.state.borrow().resolve(reference);
@@ -380,7 +380,11 @@ impl Shared {
         done
     }
 
-    async fn carry_out(&self, name: &str, change: impl FnOnce(&Self) -> Order) -> Result<Done, EngineError> {
+    async fn carry_out(
+        &self,
+        name: &str,
+        change: impl FnOnce(&Self) -> Order,
+    ) -> Result<Effect, EngineError> {
         let fault = self.take_fault();
         if let Some(fault) =
             fault.filter(|fault| !matches!(fault, Fault::LostAfter | Fault::MalformedResponse))
@@ -401,10 +405,10 @@ impl Shared {
                 state.advance(self.millis());
                 state.delete(&decided);
                 match decided {
-                    Delete::NotFound => Ok(Done::Gone),
+                    Delete::NotFound => Ok(Effect::Gone),
                     Delete::Conflict(why) => Err(status(name, 409, &why)),
-                    Delete::Untag(..) => Ok(Done::Untagged),
-                    Delete::Whole(_) => Ok(Done::Whole),
+                    Delete::Untag(..) => Ok(Effect::Untagged),
+                    Delete::Whole(_) => Ok(Effect::Complete),
                 }
             }
         };
@@ -412,19 +416,19 @@ impl Shared {
         if fault.is_some() { self.failed(name, fault).await } else { done }
     }
 
-    async fn failed(&self, name: &str, fault: Option<Fault>) -> Result<Done, EngineError> {
+    async fn failed(&self, name: &str, fault: Option<Fault>) -> Result<Effect, EngineError> {
         match self.fault(name, fault).await {
             // The program looks again, and the object is there.
             Err(error) if error.status().is_some_and(|(status, _)| status == 404) => {
                 Err(EngineError::new(format!("404 to {name}, and it is still there")))
             }
-            answer => answer.map(|()| Done::Whole),
+            answer => answer.map(|()| Effect::Complete),
         }
     }
 }
 
 enum Order {
-    Done(Result<Done, EngineError>),
+    Done(Result<Effect, EngineError>),
     Delete(Delete),
 }
 
@@ -434,7 +438,7 @@ pub struct Reader {
     since: u64,
     began: u64,
     pattern: Regex,
-    seen: Seen,
+    seen: EventSummary,
 }
 
 impl Reader {
@@ -668,7 +672,7 @@ impl EngineApi for Simulated {
         let since = u64::try_from(since.duration_since(epoch()).as_millis()).unwrap_or(0);
         let began = self.0.millis();
         let next = self.0.state.borrow().events.partition_point(|seen| seen.at < since);
-        let reader = Reader { next, since, began, pattern: pattern.clone(), seen: Seen::default() };
+        let reader = Reader { next, since, began, pattern: pattern.clone(), seen: EventSummary::default() };
         self.0.judge.subscribed.set(Some(began));
         let first_look = Cell::new(true);
         Ok(Events { reader: RefCell::new(reader), shared: Rc::clone(&self.0), first_look })
@@ -860,7 +864,7 @@ pub struct Events {
 }
 
 impl EngineEvents for Events {
-    async fn poll(&self) -> Seen {
+    async fn poll(&self) -> EventSummary {
         // Until it is subscribed again nothing is known.
         loop {
             let (now, cut_until) = (self.shared.millis(), self.shared.state.borrow().cut_until);
@@ -875,7 +879,7 @@ impl EngineEvents for Events {
         let mut reader = self.reader.borrow_mut();
         reader.read(&state, now);
         match self.shared.breakage {
-            Some(Breakage::NoEvents) => Seen::default(),
+            Some(Breakage::NoEvents) => EventSummary::default(),
             // What came before the first look was not subscribed to.
             Some(Breakage::LateSubscription) if self.first_look.replace(false) => {
                 reader.seen.stop = None;
@@ -887,25 +891,25 @@ impl EngineEvents for Events {
 }
 
 impl EngineOrders for Simulated {
-    async fn remove_container(&self, id: &str) -> Result<Done, EngineError> {
+    async fn remove_container(&self, id: &str) -> Result<Effect, EngineError> {
         self.0
             .order("DELETE /containers/ID", "", |shared| {
                 let mut state = shared.state.borrow_mut();
                 Order::Done(match state.containers.get(id).map(|container| container.state.clone()) {
-                    None => Ok(Done::Gone),
+                    None => Ok(Effect::Gone),
                     Some(engine::ContainerState::Running) => {
                         Err(status("DELETE /containers/ID", 409, "it is running"))
                     }
                     Some(_) => {
                         state.containers.remove(id);
-                        Ok(Done::Whole)
+                        Ok(Effect::Complete)
                     }
                 })
             })
             .await
     }
 
-    async fn remove_image(&self, reference: &str) -> Result<Done, EngineError> {
+    async fn remove_image(&self, reference: &str) -> Result<Effect, EngineError> {
         self.0
             .order("DELETE /images/REFERENCE", reference, |shared| {
                 Order::Delete(shared.state.borrow().may_delete(reference))
@@ -913,29 +917,29 @@ impl EngineOrders for Simulated {
             .await
     }
 
-    async fn tag_image(&self, id: &str) -> Result<Done, EngineError> {
+    async fn tag_image(&self, id: &str) -> Result<Effect, EngineError> {
         self.0
             .order("POST /images/ID/tag", id, |shared| {
                 let mut state = shared.state.borrow_mut();
                 if shared.breakage == Some(Breakage::OneStep) {
-                    return Order::Done(Ok(Done::Whole));
+                    return Order::Done(Ok(Effect::Complete));
                 }
                 if state.is_full() {
                     let why = "write repositories.json: no space left on device";
                     return Order::Done(Err(status("POST /images/ID/tag", 500, why)));
                 }
                 Order::Done(match state.images.get_mut(id) {
-                    None => Ok(Done::Gone),
+                    None => Ok(Effect::Gone),
                     Some(stored) => {
                         stored.references.insert(eviction_tag(id));
-                        Ok(Done::Whole)
+                        Ok(Effect::Complete)
                     }
                 })
             })
             .await
     }
 
-    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Done, EngineError> {
+    async fn restore_tag(&self, id: &str, name_tag: &str) -> Result<Effect, EngineError> {
         // The look and the order lie within one round trip: nothing of ours can be seen in between.
         self.0.step("POST /images/ID/tag (restore)").await;
         let fault = self.0.take_fault();
@@ -943,19 +947,19 @@ impl EngineOrders for Simulated {
         self.0.fault("POST /images/ID/tag (restore)", fault).await?;
         let mut state = self.0.state.borrow_mut();
         if self.0.breakage != Some(Breakage::BlindRestore) && state.resolve(name_tag).is_some() {
-            return Ok(Done::Untagged);
+            return Ok(Effect::Untagged);
         }
         if !state.images.contains_key(id) {
-            return Ok(Done::Gone);
+            return Ok(Effect::Gone);
         }
         state.tag(id, name_tag);
-        Ok(Done::Whole)
+        Ok(Effect::Complete)
     }
 
-    async fn prune_build_cache(&self, _: Duration) -> Result<Done, EngineError> {
+    async fn prune_build_cache(&self, _: Duration) -> Result<Effect, EngineError> {
         let stale = |shared: &Shared| {
             let freed = std::mem::take(&mut shared.state.borrow_mut().stale_cache);
-            Order::Done(Ok(if freed { Done::Whole } else { Done::Gone }))
+            Order::Done(Ok(if freed { Effect::Complete } else { Effect::Gone }))
         };
         self.0.order("POST /build/prune", "", stale).await
     }
