@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use crate::cli::{self, ValueType};
 
 /// How alike a key and an option's name must be for one to be suggested for the other: Jaro-Winkler, 0 to 1.
-const ALIKE: f64 = 0.8;
+const MIN_SIMILARITY: f64 = 0.8;
 
 /// A file in which every key is an option and every value is one that the option takes.
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ fn values(name: &str, value: &Spanned<DeValue>) -> Result<Vec<String>, String> {
             Some((strsim::jaro_winkler(name, known), known))
         });
         return Err(match alike.max_by(|a, b| a.0.total_cmp(&b.0)) {
-            Some((score, known)) if score > ALIKE => format!("no such key; did you mean {known}?"),
+            Some((score, known)) if score > MIN_SIMILARITY => format!("no such key; did you mean {known}?"),
             _ => "no such key; keys are the names of the long options (ci-docker-prune --help)".into(),
         });
     };

@@ -57,7 +57,7 @@ pub async fn survey<W: World>(
         manager_elsewhere: engine.manager_elsewhere(),
         ..unasked
     };
-    explain(&mut survey);
+    explain_missing_services(&mut survey);
     // Only a global service's tasks stay behind on a node that is gone.
     let global = |service: &Service| matches!(service.mode, Mode::Global | Mode::GlobalJob);
     if questions.tasks && survey.services.iter().flatten().any(global) {
@@ -89,7 +89,7 @@ fn answer<T>(answer: Option<Result<T, EngineError>>) -> Answer<T> {
 
 /// A node that is no manager refuses to list services (503). In no Swarm that means that there are none; else it is for
 /// a reason that `/info` tells better.
-fn explain(survey: &mut Survey) {
+fn explain_missing_services(survey: &mut Survey) {
     let Ok(info) = &survey.info else { return };
     if survey.manager_elsewhere || survey.services.is_ok() {
         return;
@@ -276,7 +276,7 @@ async fn complete_images(
     now: Time,
 ) {
     let dangling =
-        images::wanting_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
+        images::needing_tag_time(inventory, ledger, policy, now).map(|image| image.id.clone()).collect();
     let inspect = async |id: &str| {
         let mut image = engine.image(id).await;
         if let Ok(Some(image)) = &mut image {

@@ -314,8 +314,8 @@ fn policy(options: cli::Options, sources: &Sources) -> Result<PrunePolicy, clap:
         default if sources.is_default("disk-target") => default.min(threshold),
         target => target,
     };
-    let rising = [("disk-target", target), ("disk-threshold", threshold), ("disk-critical", critical)];
-    for pair in rising.windows(2) {
+    let ascending = [("disk-target", target), ("disk-threshold", threshold), ("disk-critical", critical)];
+    for pair in ascending.windows(2) {
         if let [(lower, low), (higher, high)] = pair
             && low > high
         {

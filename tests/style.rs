@@ -188,7 +188,7 @@ fn the_docs_name_units_and_options_that_there_are() {
             assert!(known || option == "onFailure", "{}: no option {option}", path.display());
             seen[0] += 1;
         }
-        for key in names_after(&text, "settings.").filter(|key| !key.is_empty()) {
+        for key in names_after(&text, "settings.").filter(|key| !["", "rs"].contains(key)) {
             assert!(is_key(key), "{}: no key {key}", path.display());
             seen[1] += 1;
         }

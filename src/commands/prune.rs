@@ -37,16 +37,16 @@ pub struct Ended {
     metrics: Option<anyhow::Error>,
 }
 
-/// Prune, or preview it; record in the ledger how that ended, and write the metrics. `told`: it will be read, so that it
-/// says what fills the disk, where that is of interest, and what keeps a gate closed; that takes a while.
+/// Prune, or preview it; record in the ledger how that ended, and write the metrics. `is_read`: the report will be
+/// read, so that it is worth the time to find out what fills the disk, if that is of interest.
 pub async fn attempt(
     world: &impl World,
     settings: &Settings,
     dry_run: bool,
-    told: bool,
+    is_read: bool,
     bars: &Bars,
 ) -> Ended {
-    let attempt = run_once(world, settings, dry_run, told, bars).await;
+    let attempt = run_once(world, settings, dry_run, is_read, bars).await;
     let exit = match intervention(&attempt.report, settings.policy.removal.critical) {
         Some(_) => Exit::ManualIntervention,
         None => status(&attempt),
@@ -122,7 +122,7 @@ async fn run_once(
     world: &impl World,
     settings: &Settings,
     dry_run: bool,
-    told: bool,
+    is_read: bool,
     bars: &Bars,
 ) -> Attempt {
     let policy = &settings.policy;
@@ -142,11 +142,11 @@ async fn run_once(
     };
     let mut attempt = Attempt { dry_run, report, consumers: None, ledger_error: None };
     let Some(seen) = seen else { return attempt };
-    if told || dry_run {
+    if is_read || dry_run {
         warn_of_hindrances(&seen.survey, attempt.report.gates());
     }
     // At a signal there is no time for it.
-    if told && attempt.report.wants_consumers(policy.removal.critical) && !world.shutdown_requested() {
+    if is_read && attempt.report.wants_consumers(policy.removal.critical) && !world.shutdown_requested() {
         let gone = attempt.report.gone();
         let prune::Seen { engine, survey, inventory, ledger, now } = &seen;
         let found = consumers::ask(world, engine, survey, inventory, ledger, &gone, *now).await;
@@ -252,12 +252,12 @@ mod tests {
 
     #[test]
     fn what_fills_the_disk_is_asked_where_that_is_read_and_there_is_time() {
-        let asked = |percent, dry_run, told, shutdown| {
+        let asked = |percent, dry_run, is_read, shutdown| {
             let fake = Fake::new();
             *fake.filesystem.borrow_mut() = crate::testing::usage(percent).filesystem;
             fake.shutdown.set(shutdown);
             let fake = Rc::new(fake);
-            let ended = block(attempt(&fake, &settings("prune"), dry_run, told, &progress::hidden()));
+            let ended = block(attempt(&fake, &settings("prune"), dry_run, is_read, &progress::hidden()));
             ended.attempt.consumers.is_some()
         };
         assert!(asked(85, false, true, false));

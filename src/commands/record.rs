@@ -10,10 +10,9 @@ use crate::cli::Output;
 use crate::exit::Exit;
 use crate::facts::Survey;
 use crate::gates::{Verdict, disk};
-use crate::host::ThisHost;
 use crate::ledger::Ledger;
 use crate::observe::{self, Questions};
-use crate::prune::due::{REPORT_INTERVAL, Told, is_due, told};
+use crate::prune::due::{Notice, REPORT_INTERVAL, is_due, notice};
 use crate::prune::report::{Attempt, PruneReport};
 use crate::report;
 use crate::report::progress::Bars;
@@ -22,12 +21,7 @@ use crate::settings::Settings;
 use crate::units::elapsed;
 use crate::world::World;
 
-pub async fn run(host: &ThisHost, settings: &Settings, bars: &Bars) -> Result<Exit> {
-    record_in(host, settings, bars).await
-}
-
-/// Record in any world, and prune where that is due.
-pub async fn record_in(world: &impl World, settings: &Settings, bars: &Bars) -> Result<Exit> {
+pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result<Exit> {
     let policy = &settings.policy;
     // After a boot the directory of the inhibitors is gone; this comes long before the next prune.
     if let Err(error) = world.prepare() {
@@ -72,20 +66,20 @@ pub async fn record_in(world: &impl World, settings: &Settings, bars: &Bars) -> 
     let reported = known.pressure.as_ref().and_then(|pressure| pressure.reported.as_ref());
     let report_due = reported.is_none_or(|reported| elapsed(known.time(now), reported.at) >= REPORT_INTERVAL);
     let ended = attempt(world, settings, false, settings.verbose || report_due, bars).await;
-    let (exit, worth_telling) = record_told(world, &ended).await;
+    let (exit, is_news) = record_notice(world, &ended).await;
     if settings.output == Output::Json {
         print_record(&survey, &known, Some(&ended.attempt), settings)?;
-    } else if worth_telling || settings.verbose {
+    } else if is_news || settings.verbose {
         ended.print(settings)?;
     }
-    if worth_telling {
+    if is_news {
         ended.log_errors(settings);
     }
     Ok(exit)
 }
 
 /// With which status to end, and whether the attempt says anything that the last one did not.
-async fn record_told(world: &impl World, ended: &Ended) -> (Exit, bool) {
+async fn record_notice(world: &impl World, ended: &Ended) -> (Exit, bool) {
     let Ended { attempt, exit, .. } = ended;
     if matches!(attempt.report, PruneReport::Busy { .. }) {
         return (Exit::Done, false);
@@ -97,12 +91,12 @@ async fn record_told(world: &impl World, ended: &Ended) -> (Exit, bool) {
         let Some(pressure) = &mut ledger.pressure else { return };
         let outcome = attempt.outcome();
         let blocked_by = attempt.report.gates().map(|gates| gates.not_open().join(", ")).unwrap_or_default();
-        let demands = *exit == Exit::ManualIntervention;
-        let without = if demands { status(attempt) } else { *exit };
+        let requires_intervention = *exit == Exit::ManualIntervention;
+        let without = if requires_intervention { status(attempt) } else { *exit };
         let idle = matches!(outcome, "blocked" | "nothing");
         let failed = without != Exit::Done;
-        let Told { alarm, report } =
-            told(pressure, now, demands, failed, idle, format!("{outcome}: {blocked_by}"));
+        let Notice { alarm, report } =
+            notice(pressure, now, requires_intervention, failed, idle, format!("{outcome}: {blocked_by}"));
         result = (if alarm { Exit::ManualIntervention } else { without }, report);
     };
     if let Err(error) = world.update_ledger(now, change).await {
@@ -145,7 +139,7 @@ mod tests {
         change(&mut fake);
         let fake = Rc::new(fake);
         let bars = crate::report::progress::hidden();
-        (block(record_in(&fake, &settings, &bars)), fake)
+        (block(run(&fake, &settings, &bars)), fake)
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Failure {
     }
 
     pub(super) fn at(self, host: &HostUrl, request: &str) -> EngineError {
-        let (sentence, hint) = self.told(host, request);
+        let (sentence, hint) = self.message_and_hint(host, request);
         let text = if hint.is_empty() { sentence } else { format!("{sentence}; {hint}") };
         match self {
             Self::Status { status, message } => EngineError::with_status(text, status, message),
@@ -92,7 +92,7 @@ impl Failure {
     }
 
     /// In a sentence, and what an operator can do about it; empty where the engine's own message says it.
-    fn told(&self, host: &HostUrl, request: &str) -> (String, &'static str) {
+    fn message_and_hint(&self, host: &HostUrl, request: &str) -> (String, &'static str) {
         let engine = format!("the Docker engine at {host}");
         match self {
             Self::NoSocket => (
@@ -145,7 +145,7 @@ impl Failure {
             Self::Certificate(why) => {
                 (format!("cannot speak TLS with {host}: {why}"), "see DOCKER_CERT_PATH")
             }
-            Self::Tls(why) => told_of_tls(why, host),
+            Self::Tls(why) => tls_message_and_hint(why, host),
             Self::Podman => (
                 format!(
                     "{host} is Podman, which has no Swarm and no events of its services, and keeps images in another way"
@@ -168,7 +168,7 @@ impl Failure {
     }
 }
 
-fn told_of_tls(failure: &TlsFailure, host: &HostUrl) -> (String, &'static str) {
+fn tls_message_and_hint(failure: &TlsFailure, host: &HostUrl) -> (String, &'static str) {
     match failure {
         TlsFailure::ServerCertificate(why) => (
             format!("the Docker engine at {host} is not trusted: {why}"),

@@ -119,10 +119,6 @@ impl Engine {
         Ok(engine)
     }
 
-    pub fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
     pub fn api_version(&self) -> String {
         self.version.to_string()
     }

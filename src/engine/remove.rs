@@ -59,8 +59,8 @@ impl Remover {
     ) -> Result<Effect, EngineError> {
         let Engine { host, timeout, .. } = &self.engine;
         let began = tokio::time::Instant::now();
-        let goes_on = async || !self.must_end() && self.engine.is_alive().await;
-        let error = match patiently(order, self.limit, *timeout, goes_on).await {
+        let may_continue = async || !self.must_end() && self.engine.is_alive().await;
+        let error = match within_limit(order, self.limit, *timeout, may_continue).await {
             Some(Ok(done)) => return Ok(done),
             Some(Err(error)) => Failure::of_bollard(&error, began.elapsed()).at(host, asked),
             None => Failure::SlowRemoval(began.elapsed()).at(host, asked),
@@ -130,13 +130,13 @@ impl EngineOrders for Remover {
     }
 }
 
-/// Wait for an order up to the limit, and ask `goes_on` after each `timeout` whether to continue. A huge layer or
+/// Wait for an order up to the limit, and ask `may_continue` after each `timeout` whether to continue. A huge layer or
 /// build cache takes long; an engine that hangs must not.
-async fn patiently<T>(
+async fn within_limit<T>(
     order: impl Future<Output = T>,
     limit: Duration,
     timeout: Duration,
-    goes_on: impl AsyncFn() -> bool,
+    may_continue: impl AsyncFn() -> bool,
 ) -> Option<T> {
     tokio::pin!(order);
     let began = tokio::time::Instant::now();
@@ -144,7 +144,7 @@ async fn patiently<T>(
         let left = limit.saturating_sub(began.elapsed());
         match tokio::time::timeout(left.min(timeout), &mut order).await {
             Ok(answer) => return Some(answer),
-            Err(_) if began.elapsed() < limit && goes_on().await => {}
+            Err(_) if began.elapsed() < limit && may_continue().await => {}
             Err(_) => return None,
         }
     }
@@ -167,14 +167,14 @@ mod tests {
             (99, 2, (false, 90)),
         ] {
             let asked = std::cell::Cell::new(0);
-            let goes_on = async || {
+            let may_continue = async || {
                 asked.set(asked.get() + 1);
                 asked.get() <= looks
             };
             let found = crate::testing::block(async {
                 let began = tokio::time::Instant::now();
                 let order = tokio::time::sleep(seconds(takes));
-                let answer = patiently(order, seconds(100), seconds(30), goes_on).await;
+                let answer = within_limit(order, seconds(100), seconds(30), may_continue).await;
                 (answer.is_some(), began.elapsed().as_secs())
             });
             assert_eq!(found, expected, "{takes} {looks}");

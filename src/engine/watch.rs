@@ -114,9 +114,9 @@ impl Timed {
 
 /// How many events the engine keeps (moby: `daemon/events`, `eventsLimit`).
 const EVENTS_KEPT: usize = 256;
-const PAUSE: Duration = Duration::from_secs(1);
+const RESUBSCRIBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A stream that ends earlier may have been refused by what ends it.
-const STEADY: Duration = Duration::from_secs(5);
+const STEADY_FROM: Duration = Duration::from_secs(5);
 /// After this many short streams in a row without a new event the stream is lost.
 const ATTEMPTS: usize = 5;
 
@@ -238,20 +238,20 @@ impl Reader {
         let mut unsteady = 0;
         let lost = loop {
             let began = Instant::now();
-            let mut brought = false;
+            let mut is_new = false;
             let why = loop {
                 match lines.next().await {
-                    Next::Event(event) => brought |= self.record_event(event),
+                    Next::Event(event) => is_new |= self.record_event(event),
                     Next::End(why) => break why,
-                    Next::Malformed(why) => return self.lose(why),
+                    Next::Malformed(why) => return self.end(why),
                 }
             };
-            unsteady = if brought || began.elapsed() >= STEADY { 0 } else { unsteady + 1 };
+            unsteady = if is_new || began.elapsed() >= STEADY_FROM { 0 } else { unsteady + 1 };
             if unsteady == ATTEMPTS {
                 break why;
             }
             self.state.send_modify(|state| state.is_interrupted = true);
-            tokio::time::sleep_until(began + PAUSE).await;
+            tokio::time::sleep_until(began + RESUBSCRIBE_INTERVAL).await;
             match self.subscribe_again().await {
                 Ok(again) => lines = again,
                 Err(gap) => break format!("{why}; {gap}"),
@@ -264,7 +264,7 @@ impl Reader {
                 state.seen.of_services += 1;
             });
         };
-        self.lose(lost);
+        self.end(lost);
     }
 
     /// The stream from the first event that the engine still has. If that one is known, none was missed.
@@ -274,7 +274,7 @@ impl Reader {
         resumed(first.ok(), &self.known).map(|()| lines)
     }
 
-    fn lose(&self, why: String) {
+    fn end(&self, why: String) {
         self.state.send_modify(|state| {
             state.seen.stop.get_or_insert(StopEvent::Lost(why));
             state.is_interrupted = false;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::permit::{NotDone, Order, Precondition};
 use super::{Execution, FreedNothing, Recheck, Skip, Stop};
 use crate::facts::{Answer, Image, Limit, Usage, eviction_tag};
-use crate::plan::images::is_next_to_nothing;
+use crate::plan::images::is_negligible;
 use crate::plan::{Leftover, Removal, RemovalReason, Turn};
 use crate::world::{Effect, EngineApi, EngineOrders, World};
 
@@ -78,11 +78,11 @@ where
                 self.record_outcome(removal, Err(NotDone::Skipped(Skip::Stopped)));
                 continue;
             }
-            let mut taken = Vec::new();
-            match self.untag(&removal, image, &mut taken).await {
-                Ok(eviction_tag) => nameless.push((removal, eviction_tag, taken)),
+            let mut removed_tags = Vec::new();
+            match self.untag(&removal, image, &mut removed_tags).await {
+                Ok(eviction_tag) => nameless.push((removal, eviction_tag, removed_tags)),
                 Err(why) => {
-                    self.restore(&removal, &taken, &why).await;
+                    self.restore(&removal, &removed_tags, &why).await;
                     self.record_outcome(removal, Err(why));
                 }
             }
@@ -96,7 +96,7 @@ where
         let (quiet, idle) = (began.elapsed(), (self.usage)().await.unwrap_or_else(|_| before.clone()));
         let mut gone = FreedNothing::default();
         let began = tokio::time::Instant::now();
-        for (removal, eviction_tag, taken) in nameless {
+        for (removal, eviction_tag, removed_tags) in nameless {
             let done = match self.outcome.stopped {
                 None => self.finish(&removal, &eviction_tag).await,
                 Some(_) => Err(NotDone::Skipped(Skip::Interrupted)),
@@ -107,7 +107,7 @@ where
                     gone.size = gone.size.saturating_add(removal.frees.unwrap_or(0));
                 }
                 Err(NotDone::Gone) => {}
-                Err(why) => self.restore(&removal, &taken, why).await,
+                Err(why) => self.restore(&removal, &removed_tags, why).await,
             }
             if matches!(done, Ok(_) | Err(NotDone::Gone | NotDone::Skipped(Skip::PulledAgain))) {
                 self.outcome.settled.push(removal.object.id.clone());
@@ -128,9 +128,9 @@ where
             Err(why) => return self.outcome.stopped = Some(Stop::Unavailable(why)),
         };
         if !freed_nothing(&quiet.after, &after, gone) {
-            self.useless = (0, FreedNothing::default());
+            self.useless_batches = (0, FreedNothing::default());
         } else if quiet.written_in(took) < gone.size / 2 {
-            let (batches, sum) = &mut self.useless;
+            let (batches, sum) = &mut self.useless_batches;
             *batches += 1;
             sum.images += gone.images;
             sum.size = sum.size.saturating_add(gone.size);
@@ -171,7 +171,7 @@ where
     }
 
     /// The usage after a batch, once the filesystem has returned its space. Docker 20.10 on btrfs keeps layers as
-    /// subvolumes, which the kernel deletes in the background (observed): without waiting, a batch would seem useless and
+    /// subvolumes, which the kernel deletes in the background (observed): without waiting, a batch would seem useless_batches and
     /// the next one would be larger than necessary.
     async fn settled_usage(&self, before: &Usage, limit: &Limit, gone: FreedNothing) -> Answer<Usage> {
         let mut usage = (self.usage)().await?;
@@ -192,12 +192,12 @@ where
     }
 
     /// Give a cached image our tag, so that nothing is deleted, and remove its tags and digests: from then on no deploy
-    /// finds it by name, and one that pulls it downloads no layer. `taken`: the tags that were, or may have been, removed.
+    /// finds it by name, and one that pulls it downloads no layer. `removed_tags`: the tags that were, or may have been, removed.
     async fn untag(
         &mut self,
         removal: &Removal,
         image: Image,
-        taken: &mut Vec<String>,
+        removed_tags: &mut Vec<String>,
     ) -> Result<String, NotDone> {
         let expect = |reference| Precondition::Unused(removal, reference);
         let eviction_tag = match image.eviction_tag {
@@ -214,7 +214,7 @@ where
             let done =
                 self.order(removal.turn(), expect(Some(reference)), Order::RemoveImage(reference)).await;
             if image.tags.contains(reference) && matches!(done, Ok(_) | Err(NotDone::Failed(_))) {
-                taken.push(reference.clone());
+                removed_tags.push(reference.clone());
             }
             match done.map_err(NotDone::interrupted) {
                 // A newer build or pull has the name.
@@ -228,9 +228,9 @@ where
     }
 
     /// Give the tags back to an image that was not removed: unlike a digest, they may be in no registry.
-    async fn restore(&mut self, removal: &Removal, taken: &[String], why: &NotDone) {
+    async fn restore(&mut self, removal: &Removal, removed_tags: &[String], why: &NotDone) {
         if !matches!(why, NotDone::Gone) {
-            self.restore_tags(&removal.object.id, taken).await;
+            self.restore_tags(&removal.object.id, removed_tags).await;
         }
     }
 
@@ -271,7 +271,7 @@ pub(super) fn freed_nothing(before: &Usage, after: &Usage, gone: FreedNothing) -
     let inodes = before.by_inodes() && after_.inodes_used < before_.inodes_used;
     let metadata = before.by_metadata() && after_.metadata_used < before_.metadata_used;
     let freed = before_.used.saturating_sub(after_.used);
-    !inodes && !metadata && is_next_to_nothing(freed, gone.images, gone.size)
+    !inodes && !metadata && is_negligible(freed, gone.images, gone.size)
 }
 
 /// A time in which nothing of ours was removed: others have written what the usage rose by.

@@ -141,7 +141,7 @@ pub struct Execution<'a, W: World, Ask, Measure> {
     /// Kinds of which the engine forbids the removal.
     forbidden: Vec<Turn>,
     /// Batches in a row that freed nothing, and what they should have freed together.
-    useless: (usize, FreedNothing),
+    useless_batches: (usize, FreedNothing),
     /// The lock that `inhibit` waits for. The permits of the orders in flight hold it.
     lock: Weak<W::RemovalLock>,
     pub outcome: Outcome,
@@ -164,7 +164,7 @@ where
             in_use: HashSet::new(),
             named_by_events: vec![],
             forbidden: vec![],
-            useless: (0, FreedNothing::default()),
+            useless_batches: (0, FreedNothing::default()),
             lock: Weak::new(),
             outcome: Outcome::default(),
         }

@@ -591,9 +591,9 @@ fn evictions_that_free_nothing_twice_end() {
         fake.delays = removals.iter().map(|removal| (last(removal), 250_000)).collect();
         measured_by(fake, removals, &|fake, times| Ok(900 + writes * times as u64 - frees * gone(fake)))
     };
-    let useless = run(0, 0);
-    assert_eq!(shown(&useless), "aaaa removed, bbbb removed, cccc FreedNothing, dddd FreedNothing");
-    assert_eq!(useless.freed_nothing, Some(FreedNothing { images: 2, size: 1_000 }));
+    let useless_batches = run(0, 0);
+    assert_eq!(shown(&useless_batches), "aaaa removed, bbbb removed, cccc FreedNothing, dddd FreedNothing");
+    assert_eq!(useless_batches.freed_nothing, Some(FreedNothing { images: 2, size: 1_000 }));
     assert_eq!(run(0, 10).removed.len(), 4, "each frees a little");
     assert_eq!(run(1, 0).removed.len(), 4, "others write as much meanwhile");
 }

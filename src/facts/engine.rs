@@ -50,7 +50,7 @@ pub struct Containerd {
     pub root: Option<PathBuf>,
 }
 
-/// Where a containerd keeps its data that was told nothing else (containerd: `defaults.DefaultRootDir`).
+/// Where a containerd keeps its data by default (containerd: `defaults.DefaultRootDir`).
 pub const CONTAINERD_ROOT: &str = "/var/lib/containerd";
 
 impl EngineTraces {

@@ -1,4 +1,4 @@
-//! Images, their references told apart, and their layers.
+//! Images, their references by kind, and their layers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::{Labels, Reference, name_tag};
 use crate::units::Time;
 
-/// An image (`GET /images/json`), its references told apart.
+/// An image (`GET /images/json`), its references by kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// `sha256:…`: of the configuration on overlay2, of the manifest on the containerd image store.

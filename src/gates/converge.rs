@@ -438,7 +438,7 @@ mod tests {
     }
 
     /// What the gate says of one service, in words.
-    fn told(service: Service, tasks: Vec<Task>) -> Option<ConvergingService> {
+    fn judged(service: Service, tasks: Vec<Task>) -> Option<ConvergingService> {
         match evaluate(&facts(vec![service], tasks), now()) {
             Verdict::Open(_) => None,
             Verdict::Closed(Closed::Converging(mut converging)) => converging.pop(),
@@ -451,8 +451,8 @@ mod tests {
         let once = |restart| Service { status: status(0, 1, 0), restart, updated: Some(now()), ..service() };
         let complete = |wanted| Task { state: TaskState::Complete, wanted, ..task() };
         for restart in [Restart::Never, Restart::OnFailure] {
-            assert_eq!(told(once(restart), vec![complete(false)]), None);
-            assert!(told(once(restart), vec![complete(true)]).is_some(), "{restart:?}");
+            assert_eq!(judged(once(restart), vec![complete(false)]), None);
+            assert!(judged(once(restart), vec![complete(true)]).is_some(), "{restart:?}");
         }
         // Two of three are done.
         let three = Service {
@@ -461,9 +461,9 @@ mod tests {
             ..once(Restart::Never)
         };
         let done = |slot| Task { slot, ..complete(false) };
-        let found = told(three.clone(), vec![done(1), done(2)]).unwrap();
+        let found = judged(three.clone(), vec![done(1), done(2)]).unwrap();
         assert_eq!((found.has, found.wants), (0, 3));
-        assert_eq!(told(three, vec![done(1), done(2), done(3)]), None);
+        assert_eq!(judged(three, vec![done(1), done(2), done(3)]), None);
     }
 
     #[test]
@@ -479,7 +479,7 @@ mod tests {
             ] {
                 let status = status(0, 0, 0);
                 let service = Service { mode, status, restart, updated, created, ..service() };
-                let found = told(service, vec![]);
+                let found = judged(service, vec![]);
                 assert_eq!(found.is_some(), closed, "{mode:?} {updated:?} {created:?}");
                 assert_eq!(found.map_or(1, |found| found.wants), 1);
             }
@@ -487,7 +487,7 @@ mod tests {
             let done = Task { slot: 0, ..ended(TaskState::Complete) };
             let service =
                 Service { mode, status: status(0, 0, 1), restart, updated: Some(now()), ..service() };
-            assert_eq!(told(service, vec![done]), None, "{mode:?}");
+            assert_eq!(judged(service, vec![done]), None, "{mode:?}");
         }
     }
 
@@ -501,11 +501,14 @@ mod tests {
             updated: old,
             ..service()
         };
-        let found = told(global(1, 2), vec![on("a", TaskState::Running)]).unwrap();
+        let found = judged(global(1, 2), vec![on("a", TaskState::Running)]).unwrap();
         assert_eq!((found.has, found.wants, found.age), (1, 2, Some(Duration::from_secs(30 * 86_400))));
-        assert_eq!(told(global(2, 2), vec![on("a", TaskState::Running), on("b", TaskState::Running)]), None);
+        assert_eq!(
+            judged(global(2, 2), vec![on("a", TaskState::Running), on("b", TaskState::Running)]),
+            None
+        );
         assert!(
-            told(global(2, 2), vec![on("a", TaskState::Running), on("b", TaskState::Preparing)]).is_some()
+            judged(global(2, 2), vec![on("a", TaskState::Running), on("b", TaskState::Preparing)]).is_some()
         );
         let job = Service {
             mode: Mode::GlobalJob,
@@ -515,16 +518,16 @@ mod tests {
             ..service()
         };
         let tasks = |second: Task| vec![on("a", TaskState::Complete), second];
-        let found = told(job.clone(), tasks(on("b", TaskState::Running))).unwrap();
+        let found = judged(job.clone(), tasks(on("b", TaskState::Running))).unwrap();
         assert_eq!((found.has, found.wants), (1, 2));
-        assert_eq!(told(job.clone(), tasks(on("b", TaskState::Over))), None);
-        assert!(told(job, tasks(on("b", TaskState::Failed))).is_some());
+        assert_eq!(judged(job.clone(), tasks(on("b", TaskState::Over))), None);
+        assert!(judged(job, tasks(on("b", TaskState::Failed))).is_some());
         let stack = labels(&[(label::STACK, "shop")]);
-        let found = told(Service { status: status(0, 1, 0), labels: stack, ..service() }, vec![]).unwrap();
+        let found = judged(Service { status: status(0, 1, 0), labels: stack, ..service() }, vec![]).unwrap();
         assert_eq!((found.stack.as_deref(), found.service.as_str()), (Some("shop"), "app"));
         let new_job =
             Service { mode: Mode::ReplicatedJob { completions: 2 }, status: status(1, 1, 1), ..service() };
-        let found = told(new_job, vec![]).unwrap();
+        let found = judged(new_job, vec![]).unwrap();
         assert_eq!((found.has, found.wants), (1, 2));
     }
 
@@ -588,7 +591,7 @@ mod tests {
             ("over", Restart::Always, vec![at("1m", TaskState::Over, false)], false, ConvergeCause::Starting),
         ];
         for (what, restart, tasks, gave_up, cause) in table {
-            let found = told(service(restart), tasks).unwrap();
+            let found = judged(service(restart), tasks).unwrap();
             assert_eq!((found.gave_up, found.cause), (gave_up, cause), "{what}");
         }
         // Two replicas are two places.
@@ -598,11 +601,11 @@ mod tests {
             ..service(Restart::Never)
         };
         let tasks = vec![task(), Task { slot: 2, ..at("1m", TaskState::Failed, false) }];
-        assert_eq!(told(two.clone(), tasks).map(|found| found.gave_up), Some(true));
+        assert_eq!(judged(two.clone(), tasks).map(|found| found.gave_up), Some(true));
         // The first of them is just being started.
         let tasks =
             vec![at("1m", TaskState::Starting, true), Task { slot: 2, ..at("1m", TaskState::Failed, false) }];
-        assert_eq!(told(two, tasks).map(|found| found.gave_up), Some(false));
+        assert_eq!(judged(two, tasks).map(|found| found.gave_up), Some(false));
     }
 
     #[test]

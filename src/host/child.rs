@@ -20,13 +20,13 @@ const NOT_EXECUTABLE: u8 = 126;
 pub async fn run(command: &[OsString]) -> Result<u8> {
     let passed_on =
         [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    // What this process was told to ignore (nohup), its command ignores too.
+    let (sender, mut signals) = tokio::sync::mpsc::unbounded_channel();
+    // The command ignores what this process ignores (nohup).
     for kind in passed_on.into_iter().filter(|&signal| !is_ignored(signal)) {
         let mut signals =
             signal(SignalKind::from_raw(kind as i32)).with_context(|| "cannot watch for signals")?;
-        let tell = tell.clone();
-        tokio::spawn(async move { while signals.recv().await.is_some() && tell.send(kind).is_ok() {} });
+        let sender = sender.clone();
+        tokio::spawn(async move { while signals.recv().await.is_some() && sender.send(kind).is_ok() {} });
     }
     let [program, arguments @ ..] = command else {
         bail!("cannot run it: no command");
@@ -43,7 +43,7 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
     loop {
         tokio::select! {
             status = child.wait() => return Ok(code(status.with_context(|| "cannot wait for the command")?)),
-            Some(signal) = told.recv() => {
+            Some(signal) = signals.recv() => {
                 // The terminal has sent it to the whole foreground, the child included.
                 let from_terminal = matches!(signal, Signal::SIGINT | Signal::SIGQUIT) && in_foreground();
                 if let (Some(pid), false) = (pid, from_terminal) {

@@ -12,7 +12,7 @@ use crate::facts::{CONTAINERD_ROOT, Containerd, EngineTraces, Info};
 
 /// Where a containerd of its own listens (containerd: `defaults.DefaultAddress`; moby takes it where it is there).
 const SEPARATE: &str = "/run/containerd/containerd.sock";
-/// Where a containerd is configured that was told nothing else (containerd: `defaults.DefaultConfigDir`).
+/// Where a containerd is configured by default (containerd: `defaults.DefaultConfigDir`).
 const CONFIGURATION: &str = "/etc/containerd/config.toml";
 /// Where dockerd keeps what runs (moby: `--exec-root`).
 const EXEC_ROOT: &str = "/run/docker";
@@ -22,8 +22,7 @@ const EXEC_ROOT: &str = "/run/docker";
 pub async fn inspect(socket: Option<&Path>, engine: &Info) -> EngineTraces {
     let daemons: Vec<Process> = processes().filter(|process| process.is("dockerd")).collect();
     let daemon = daemons.iter().find(|daemon| daemon.is_engine(engine));
-    let daemon_listens =
-        socket.is_some_and(|socket| daemons.iter().any(|daemon| daemon.was_told_to_listen(socket)));
+    let daemon_listens = socket.is_some_and(|socket| daemons.iter().any(|daemon| daemon.listens_on(socket)));
     let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     let theirs = daemon.and_then(|daemon| identity(&daemon.sees(&engine.root)));
     let containerd = if engine.containerd_store { Some(containerd(daemon, engine).await) } else { None };
@@ -113,7 +112,7 @@ fn root_by_configuration(socket: &Path, separate: bool) -> Option<PathBuf> {
     let listens = |process: &Process| {
         let arguments = process.arguments();
         let address = option(&arguments, &["--address", "-a"]).unwrap_or(SEPARATE);
-        // The engine's own is told its address by the file that moby writes for it (libcontainerd/supervisor).
+        // The engine's own gets its address from the file that moby writes for it (libcontainerd/supervisor).
         let is_own = option(&arguments, &["--config", "-c"])
             .is_some_and(|config| real(Path::new(config)).starts_with("/run"));
         process.is("containerd") && !is_own && real(Path::new(address)) == real(socket)
@@ -186,7 +185,7 @@ impl Process {
     }
 
     /// Whether its command line names this socket (`-H unix://…`).
-    fn was_told_to_listen(&self, socket: &Path) -> bool {
+    fn listens_on(&self, socket: &Path) -> bool {
         let url = format!("unix://{}", socket.display());
         self.arguments().iter().any(|argument| {
             let value = argument.trim_start_matches("--host").trim_start_matches("-H");

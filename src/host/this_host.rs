@@ -87,10 +87,10 @@ impl World for ThisHost {
 
     /// The walk is given up after the time for one answer of the engine, and goes with the program.
     async fn engine_files(&self, root: &Path) -> Answer<Files> {
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
         let root = root.to_owned();
-        std::thread::spawn(move || tell.send(engine_files::measure(&root)));
-        match tokio::time::timeout(self.engine.timeout, told).await {
+        std::thread::spawn(move || sender.send(engine_files::measure(&root)));
+        match tokio::time::timeout(self.engine.timeout, receiver).await {
             Ok(Ok(files)) => files.map_err(Unavailable::from),
             Ok(Err(_)) | Err(_) => Err(Unavailable("measuring the engine's folder takes too long".into())),
         }
@@ -164,8 +164,8 @@ impl World for ThisHost {
     }
 }
 
-/// Turns true with any of these signals, but those that this process was told to ignore (nohup): then what
-/// is under way ends in order.
+/// Turns true with any of these signals, except those that this process ignores (nohup): then what is under way
+/// ends in order.
 pub fn watch_signals(signals: &[Signal]) -> Result<Arc<AtomicBool>> {
     let requested = Arc::new(AtomicBool::new(false));
     for &kind in signals.iter().filter(|kind| !child::is_ignored(**kind)) {

@@ -48,9 +48,9 @@ pub struct Moment {
 
 /// Gaps in which the two clocks drifted apart by more than this are recorded as jumps. A slewed clock stays below
 /// it.
-const JUMP: Duration = Duration::from_secs(60);
+const MIN_JUMP: Duration = Duration::from_secs(60);
 /// Jumps kept at most, two for each gap: the nights of seven weeks.
-pub(super) const JUMPS: usize = 100;
+pub(super) const MAX_JUMPS: usize = 100;
 
 /// What the ledger's clock may always advance between two records.
 pub(super) const USUAL_GAP: Duration = Duration::from_secs(3_600);
@@ -59,7 +59,7 @@ const SHORTEST_GAP: Duration = Duration::from_secs(600);
 const OLDER_THAN: Duration = Duration::from_secs(86_400);
 /// Gaps whose median is the usual interval between records. If the record timer is dead for a week, the daily
 /// prunes make seven long gaps, which is not a majority.
-const GAPS: usize = 15;
+const MAX_GAPS: usize = 15;
 
 impl Ledger {
     /// Advance the clock to this reading: by the boot clock within a boot, by the wall clock across boots, never
@@ -134,15 +134,15 @@ impl Ledger {
         {
             let gap = std::mem::take(&mut clock.since_record);
             self.gaps.extend(self.recorded.map(|_| gap));
-            self.gaps.drain(..self.gaps.len().saturating_sub(GAPS));
+            self.gaps.drain(..self.gaps.len().saturating_sub(MAX_GAPS));
         }
         let wall = self.clock.as_ref().map_or(wall, |clock| clock.reading.wall);
         if let Some((recorded_at, recorded)) = self.recorded_at.zip(self.recorded)
-            && elapsed(wall, recorded_at) > elapsed(now, recorded).saturating_add(JUMP)
+            && elapsed(wall, recorded_at) > elapsed(now, recorded).saturating_add(MIN_JUMP)
         {
             let before = Moment { wall: recorded_at, time: recorded };
             self.jumps.extend([before, Moment { wall, time: now }]);
-            self.jumps.drain(..self.jumps.len().saturating_sub(JUMPS));
+            self.jumps.drain(..self.jumps.len().saturating_sub(MAX_JUMPS));
         }
         self.recorded = Some(now);
         self.recorded_at = Some(wall);

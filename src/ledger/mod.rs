@@ -53,7 +53,7 @@ pub struct Ledger {
     pub stuck: Option<String>,
     /// By image ID: the names that an eviction removes, recorded before it does. An interrupted eviction is
     /// finished or undone by these.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub evicting: BTreeMap<String, Vec<String>>,
 }
 
@@ -72,7 +72,7 @@ pub struct Returns {
 const REPOSITORY_RETENTION: Duration = Duration::from_secs(60 * 86_400);
 
 /// An image that no full list contains for this long is gone.
-const MISSING: Duration = Duration::from_secs(3_600);
+const MISSING_FOR: Duration = Duration::from_secs(3_600);
 
 #[serde_as]
 #[skip_serializing_none]
@@ -151,7 +151,7 @@ impl Entry {
         }
     }
 
-    pub fn last_needed(&self) -> Time {
+    pub fn last_used_or_seen(&self) -> Time {
         self.last_used.map_or(self.first_seen, |used| used.max(self.first_seen))
     }
 }
@@ -183,7 +183,7 @@ impl Ledger {
             let there: HashSet<&str> = all.iter().map(|listed| listed.id.as_str()).collect();
             self.images.retain(|id, entry| {
                 let missing = !there.contains(id.as_str());
-                !missing || elapsed(now, *entry.missing_since.get_or_insert(now)) < MISSING
+                !missing || elapsed(now, *entry.missing_since.get_or_insert(now)) < MISSING_FOR
             });
             for Listed { id, class, name_tags } in all {
                 let entry = self.images.entry(id.clone()).or_insert_with(|| Entry::new(now));
@@ -284,7 +284,7 @@ impl Ledger {
 mod tests {
     use jiff::SignedDuration;
 
-    use super::clock::{JUMPS, USUAL_GAP};
+    use super::clock::{MAX_JUMPS, USUAL_GAP};
     use super::*;
     use crate::facts::Filesystem;
     use crate::testing::{ago, now};
@@ -345,10 +345,10 @@ mod tests {
     #[test]
     fn an_image_that_came_again_counts_from_then() {
         let entry = Entry { last_used: ago("90d"), ..Entry::new(ago("1h").unwrap()) };
-        assert_eq!(entry.last_needed(), ago("1h").unwrap());
+        assert_eq!(entry.last_used_or_seen(), ago("1h").unwrap());
         let entry = Entry { last_used: ago("1h"), ..Entry::new(ago("90d").unwrap()) };
-        assert_eq!(entry.last_needed(), ago("1h").unwrap());
-        assert_eq!(Entry::new(ago("2h").unwrap()).last_needed(), ago("2h").unwrap());
+        assert_eq!(entry.last_used_or_seen(), ago("1h").unwrap());
+        assert_eq!(Entry::new(ago("2h").unwrap()).last_used_or_seen(), ago("2h").unwrap());
     }
 
     #[test]
@@ -389,7 +389,7 @@ mod tests {
         ledger.owe(["runs"], now());
         let pressure = ledger.pressure.clone().unwrap();
         assert_eq!((pressure.since, pressure.owed_since), (ago("5d").unwrap(), ago("5d")));
-        ledger.settle(Some(&crate::testing::usage(85).filesystem), now());
+        ledger.clear_owed(Some(&crate::testing::usage(85).filesystem), now());
         let useless = ledger.pressure.as_ref().unwrap().freed_nothing.unwrap();
         assert_eq!(useless.at, ago("5d").unwrap());
         let critical = "95".parse().unwrap();
@@ -397,7 +397,7 @@ mod tests {
         assert_eq!(ledger.eviction_is_useless(&filesystem, critical, now()), Some(Duration::ZERO));
         // Of inodes the percentage is all that there is.
         let of_inodes = |inodes_used| Filesystem { inodes: 100, inodes_used, ..filesystem.clone() };
-        ledger.settle(Some(&of_inodes(90)), now());
+        ledger.clear_owed(Some(&of_inodes(90)), now());
         for (inodes, stays) in [(90, true), (91, true), (92, false)] {
             let found = ledger.eviction_is_useless(&of_inodes(inodes), critical, now());
             assert_eq!(found.is_some(), stays, "{inodes}");
@@ -408,7 +408,7 @@ mod tests {
     fn an_unknown_image_counts_as_seen_now() {
         let mut ledger = Ledger::default();
         ledger.record(&listed(&[("a", ImageClass::Cached)]), now());
-        assert_eq!(ledger.images["a"].last_needed(), now());
+        assert_eq!(ledger.images["a"].last_used_or_seen(), now());
     }
 
     #[test]
@@ -417,7 +417,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.record(&used("a", past), past);
         ledger.record(&listed(&[("a", ImageClass::Cached), ("b", ImageClass::Tagged)]), later);
-        assert_eq!(ledger.images["a"].last_needed(), past);
+        assert_eq!(ledger.images["a"].last_used_or_seen(), past);
         ledger.record(&listed(&[("b", ImageClass::Tagged)]), now());
         assert_eq!(ledger.images["a"].missing_since, Some(now()));
         let hours = |hours| now() + SignedDuration::from_hours(hours);
@@ -514,7 +514,7 @@ mod tests {
         let pressure = ledger.pressure.clone().unwrap();
         assert_eq!((Some(pressure.since), pressure.owed_since), (ago("3d"), ago("3d")));
         assert_eq!(pressure.blocked, BTreeMap::from([("runs".into(), 2), ("converge".into(), 1)]));
-        ledger.settle(None, now());
+        ledger.clear_owed(None, now());
         assert_eq!(ledger.pressure.clone().unwrap().owed_since, None);
         assert_eq!(ledger.pressure.clone().unwrap().since, pressure.since);
         ledger.clear_pressure();
@@ -594,7 +594,7 @@ mod tests {
         let future: Time = "2999-01-01T00:00:00Z".parse().unwrap();
         let mut ledger = Ledger::default();
         ledger.record(&used_as("a", Some("app:1"), future), now());
-        assert_eq!(ledger.images["a"].last_needed(), now());
+        assert_eq!(ledger.images["a"].last_used_or_seen(), now());
         assert_eq!(ledger.images["a"].references["app:1"], now());
     }
 
@@ -649,7 +649,7 @@ mod tests {
             for (reading, hours) in readings {
                 ledger.advance(reading.clone());
                 ledger.record(&Observations::default(), reading.wall);
-                let age = elapsed(ledger.time(reading.wall), ledger.images["image"].last_needed());
+                let age = elapsed(ledger.time(reading.wall), ledger.images["image"].last_used_or_seen());
                 assert_eq!(age, Duration::from_secs(u64::try_from(*hours).unwrap() * 3_600), "{what}");
             }
         }
@@ -831,7 +831,7 @@ mod tests {
             ledger.advance(reading(24 * night, &night.to_string(), 0));
             ledger.record(&Observations::default(), now());
         }
-        assert_eq!(ledger.jumps.len(), JUMPS);
+        assert_eq!(ledger.jumps.len(), MAX_JUMPS);
         assert_eq!(ledger.jumps.last().unwrap().time, ledger.recorded.unwrap());
     }
 

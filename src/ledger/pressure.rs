@@ -83,7 +83,7 @@ impl Ledger {
 
     /// A prune was carried out to its end, and the disk is still under pressure. `freed_nothing`: the filesystem
     /// that holds the images, if evictions freed nothing on it.
-    pub fn settle(&mut self, freed_nothing: Option<&Filesystem>, now: Time) {
+    pub fn clear_owed(&mut self, freed_nothing: Option<&Filesystem>, now: Time) {
         let now = self.time(now);
         let pressure = self.mark_pressure(now);
         pressure.owed_since = None;

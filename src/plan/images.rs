@@ -38,7 +38,7 @@ pub(super) fn decide(
 }
 
 type Removals<'a> = Vec<(&'a Image, Removal)>;
-type Keeps<'a> = Vec<(&'a Image, KeepReason)>;
+type KeptImages<'a> = Vec<(&'a Image, KeepReason)>;
 
 /// What may go of each image by its references, its age and the disk's usage, in the order in which it goes.
 fn judge<'a>(
@@ -47,7 +47,7 @@ fn judge<'a>(
     policy: &Policy,
     usage: Option<&Usage>,
     now: Time,
-) -> (Removals<'a>, Keeps<'a>) {
+) -> (Removals<'a>, KeptImages<'a>) {
     let protection = Protection::new(inventory);
     let superseded = ledger.superseded();
     let (mut removals, mut kept) = (Vec::new(), Vec::new());
@@ -103,13 +103,13 @@ fn without_shared<'a>(
     removals: Removals<'a>,
     inventory: &Inventory,
     ledger: &Ledger,
-) -> (Removals<'a>, Keeps<'a>) {
+) -> (Removals<'a>, KeptImages<'a>) {
     let going = removals.iter().map(|(_, removal)| removal.object.id.as_str()).collect();
     let own = Sharing::new(&inventory.images, ledger).own_among(&going);
     let mut shared = Vec::new();
     let left = removals.into_iter().filter(|(image, removal)| match &removal.reason {
         RemovalReason::Evicted(eviction)
-            if own.get(image.id.as_str()).is_some_and(|own| is_next_to_nothing(*own, 1, image.size)) =>
+            if own.get(image.id.as_str()).is_some_and(|own| is_negligible(*own, 1, image.size)) =>
         {
             shared.push((*image, KeepReason::SharesLayers(eviction.last_use)));
             false
@@ -120,11 +120,11 @@ fn without_shared<'a>(
 }
 
 /// What the engine's own records of an image take at most, bytes.
-const RECORDS: u64 = 1 << 20;
+const ENGINE_RECORDS: u64 = 1 << 20;
 
 /// Whether `freed` bytes are no more than the engine's own records of these images, which should free `size`.
-pub fn is_next_to_nothing(freed: u64, images: usize, size: u64) -> bool {
-    let records = RECORDS.saturating_mul(u64::try_from(images).unwrap_or(u64::MAX));
+pub fn is_negligible(freed: u64, images: usize, size: u64) -> bool {
+    let records = ENGINE_RECORDS.saturating_mul(u64::try_from(images).unwrap_or(u64::MAX));
     freed < records.min(size / 100)
 }
 
@@ -184,7 +184,7 @@ fn eviction(
     {
         return Err(KeepReason::EvictionUseless(ago));
     }
-    let steps = ladder(superseded.is_some(), policy);
+    let steps = rungs(superseded.is_some(), policy);
     let step = steps.iter().find(|(_, unused_for)| last_use.ago() >= *unused_for);
     match (step, usage) {
         (Some(_), None) => Err(KeepReason::DiskUnknown),
@@ -210,7 +210,7 @@ fn eviction(
 
 /// The time since its last use from which an image is evicted on each rung. A rung with no shorter time than one
 /// before it is left out.
-fn ladder(superseded: bool, policy: &Policy) -> Vec<(Rung, Duration)> {
+fn rungs(superseded: bool, policy: &Policy) -> Vec<(Rung, Duration)> {
     let Policy { older_than, cache_age, critical_age, .. } = *policy;
     let target = if superseded { older_than } else { cache_age.max(older_than) };
     let mut steps: Vec<(Rung, Duration)> = Vec::new();
@@ -249,11 +249,11 @@ pub(super) fn eviction_conditions(
     let cached = image.class() == ImageClass::Cached || is_evictable(&image.tags, policy);
     let entry = ledger.images.get(&image.id).filter(|_| cached)?;
     let superseded = ledger.superseded().contains_key(image.id.as_str());
-    Some((last_use(entry, ledger, now), conditions(&ladder(superseded, policy), policy)))
+    Some((last_use(entry, ledger, now), conditions(&rungs(superseded, policy), policy)))
 }
 
 fn last_use(entry: &Entry, ledger: &Ledger, now: Time) -> LastUse {
-    let ago = elapsed(ledger.time(now), entry.last_needed());
+    let ago = elapsed(ledger.time(now), entry.last_used_or_seen());
     if entry.last_used.is_some() { LastUse::Used(ago) } else { LastUse::NeverUsed(ago) }
 }
 
@@ -267,7 +267,7 @@ fn conditions(steps: &[(Rung, Duration)], policy: &Policy) -> Vec<Condition> {
 }
 
 /// The images of which the engine must be asked when they were last tagged: dangling ones that nothing else keeps.
-pub fn wanting_tag_time<'a>(
+pub fn needing_tag_time<'a>(
     inventory: &'a Inventory,
     ledger: &'a Ledger,
     policy: &'a Policy,
@@ -340,7 +340,7 @@ impl<'a> Protection<'a> {
 /// ledger knows of it: when it was first seen, was last used and lost its name. One that the ledger does not know stays.
 fn dangling_age(image: &Image, ledger: &Ledger, policy: &Policy, now: Time) -> Result<Duration, KeepReason> {
     let entry = ledger.images.get(&image.id).ok_or(KeepReason::AgeUnknown)?;
-    let known = entry.last_needed().max(entry.dangling_since.unwrap_or(entry.first_seen));
+    let known = entry.last_used_or_seen().max(entry.dangling_since.unwrap_or(entry.first_seen));
     // A date that was made up for reproducibility (1970, 0001) is never the latest; one in the future says nothing.
     let by_engine = [image.created, image.last_tagged].into_iter().flatten().filter(|at| *at <= now);
     let age =
@@ -656,7 +656,7 @@ mod tests {
             (960, "5m", 960, true),
             (950, "5m", 950, true),
         ] {
-            known.settle(Some(&at(used_then)), ago(since).unwrap());
+            known.clear_owed(Some(&at(used_then)), ago(since).unwrap());
             let filesystem = at(used);
             let usage = Usage { percent: filesystem.percent().unwrap(), filesystem };
             let mut plan = Plan::default();
@@ -733,7 +733,7 @@ mod tests {
         };
         let policy = policy();
         let asked: Vec<_> =
-            wanting_tag_time(&inventory, &known, &policy, now()).map(|image| &image.id).collect();
+            needing_tag_time(&inventory, &known, &policy, now()).map(|image| &image.id).collect();
         assert_eq!(asked, ["sha256:a"]);
     }
 
@@ -841,7 +841,7 @@ mod tests {
             (10, 1, 1_000, false),
             (0, 0, 0, false),
         ] {
-            assert_eq!(is_next_to_nothing(freed, images, size), expected, "{freed} {images} {size}");
+            assert_eq!(is_negligible(freed, images, size), expected, "{freed} {images} {size}");
         }
     }
 

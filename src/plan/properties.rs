@@ -174,7 +174,7 @@ proptest! {
                 prop_assert!(!named.contains(&reference.split_once('@').unwrap().1));
             }
             if let RemovalReason::Evicted(eviction) = &removal.reason {
-                let idle = elapsed(now(), ledger.images[&image.id].last_needed());
+                let idle = elapsed(now(), ledger.images[&image.id].last_used_or_seen());
                 let replaced = superseded.contains_key(image.id.as_str());
                 let least = |rung| match rung {
                     Rung::Target if replaced => policy.older_than,

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::facts::{Image, Layer};
 use crate::ledger::Ledger;
 
-/// The layers of all images as a forest: an image is a way from a base layer up, and a layer is shared only where all
+/// The layers of all images as a forest: an image is a path from a base layer up, and a layer is shared only where all
 /// layers below it are.
 #[derive(Debug)]
 pub struct Sharing<'a> {
@@ -25,7 +25,7 @@ impl<'a> Sharing<'a> {
                 continue;
             };
             let mut below = None;
-            let mut way = Vec::new();
+            let mut path = Vec::new();
             for Layer { id, size } in layers {
                 let place = *places.entry((below, id)).or_insert_with(|| {
                     sharing.layers.push((*size, 0));
@@ -33,9 +33,9 @@ impl<'a> Sharing<'a> {
                 });
                 sharing.layers[place].1 += 1;
                 below = Some(place);
-                way.push(place);
+                path.push(place);
             }
-            sharing.images.insert(&image.id, way);
+            sharing.images.insert(&image.id, path);
         }
         sharing
     }
@@ -45,18 +45,18 @@ impl<'a> Sharing<'a> {
     pub fn own_among(&self, ids: &HashSet<&str>) -> HashMap<&'a str, u64> {
         let mut left: Vec<usize> = self.layers.iter().map(|(_, holders)| *holders).collect();
         let going = || self.images.iter().filter(|(id, _)| ids.contains(*id));
-        for place in going().flat_map(|(_, way)| way) {
+        for place in going().flat_map(|(_, path)| path) {
             left[*place] -= 1;
         }
         let own = |place: &usize| if left[*place] == 0 { self.layers[*place].0 } else { 0 };
-        going().map(|(id, way)| (*id, way.iter().map(own).sum())).collect()
+        going().map(|(id, path)| (*id, path.iter().map(own).sum())).collect()
     }
 
     /// Take an image away: the bytes that this frees. `None` where its layers are not known.
     pub fn remove(&mut self, id: &str) -> Option<u64> {
-        let way = self.images.remove(id)?;
+        let path = self.images.remove(id)?;
         let mut freed = 0_u64;
-        for place in way {
+        for place in path {
             let (size, holders) = &mut self.layers[place];
             *holders -= 1;
             if *holders == 0 {

@@ -43,32 +43,32 @@ pub fn intervention(report: &PruneReport, critical: Limit) -> Option<Interventio
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
+pub struct Notice {
     /// Demand manual intervention: once for each episode of pressure, so that an alarm rings once. The daily prune
-    /// demands it every day.
+    /// requires_intervention it every day.
     pub alarm: bool,
     pub report: bool,
 }
 
 /// Record in the pressure what is reported of a prune. `what`: how it ended, and the gates that blocked it; `idle`:
 /// it could do nothing.
-pub fn told(
+pub fn notice(
     pressure: &mut Pressure,
     now: Time,
-    demands: bool,
+    requires_intervention: bool,
     failed: bool,
     idle: bool,
     what: String,
-) -> Told {
-    let alarm = demands && !pressure.alarmed;
+) -> Notice {
+    let alarm = requires_intervention && !pressure.alarmed;
     let last = pressure.reported.as_ref().filter(|reported| reported.what == what);
     let lately = last.is_some_and(|reported| elapsed(now, reported.at) < REPORT_INTERVAL);
     let report = alarm || failed || !(idle && lately);
     if report {
         pressure.reported = Some(Reported { at: now, what });
     }
-    pressure.alarmed |= demands;
-    Told { alarm, report }
+    pressure.alarmed |= requires_intervention;
+    Notice { alarm, report }
 }
 
 #[cfg(test)]
@@ -88,7 +88,7 @@ mod tests {
         // It is under pressure, and the last prune did its work.
         let settled = || {
             let mut ledger = owed();
-            ledger.settle(Some(&usage(95).filesystem), now());
+            ledger.clear_owed(Some(&usage(95).filesystem), now());
             ledger
         };
         type Row<'a> = (&'a str, &'a [u64], Option<u64>, Ledger, bool);

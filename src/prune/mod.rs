@@ -373,7 +373,7 @@ fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images: Option
     match relieved {
         true => ledger.clear_pressure(),
         false if outcome.stopped.is_some() || outcome.has_failed() => ledger.owe(stopped_by(outcome), now),
-        false => ledger.settle(images.filter(|_| outcome.freed_nothing.is_some()), now),
+        false => ledger.clear_owed(images.filter(|_| outcome.freed_nothing.is_some()), now),
     }
 }
 

@@ -211,7 +211,7 @@ mod tests {
         assert!(OngoingPressure::of(&Ledger::default(), now()).is_none());
         let mut ledger = Ledger::default();
         ledger.owe([], ago("3h").unwrap());
-        ledger.settle(None, ago("2h").unwrap());
+        ledger.clear_owed(None, ago("2h").unwrap());
         let hours = |n: u64| Duration::from_secs(3_600 * n);
         let found = OngoingPressure::of(&ledger, now()).unwrap();
         assert_eq!((found.since, found.duration, found.owed), (ago("3h").unwrap(), hours(3), None));

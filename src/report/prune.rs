@@ -256,7 +256,7 @@ fn done_text(out: &mut impl Write, done: &Done, attempt: &Attempt, verbose: bool
     if let Verdict::Open(measured) = &done.gates.disk
         && let Some(usage) = done.after.iter().find(|after| measured.limit.is_reached(after))
     {
-        still_full(out, done, attempt, usage, verbose)?;
+        still_under_pressure(out, done, attempt, usage, verbose)?;
     }
     Ok(())
 }
@@ -266,7 +266,7 @@ fn is_common(why: &Skip) -> bool {
 }
 
 /// The end of a run that left the disk under pressure: why nothing more may go, and what can be done.
-fn still_full(
+fn still_under_pressure(
     out: &mut impl Write,
     done: &Done,
     attempt: &Attempt,

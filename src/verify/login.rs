@@ -59,12 +59,12 @@ pub async fn check(
             Err(why) => CredentialTest::Unavailable(why.0),
         };
     }
-    let check = judged(registry, &login);
+    let check = verdict(registry, &login);
     (credential, Check { registry: Some(registry.to_owned()), ..check })
 }
 
 /// Only a credential that is there, and that the registry accepts where it was asked, is ok.
-fn judged(registry: &str, login: &Login) -> Check {
+fn verdict(registry: &str, login: &Login) -> Check {
     let log_in = format!("docker login {}", if registry == "docker.io" { "" } else { registry });
     let log_in = log_in.trim();
     let file = |path: &Path| path.display().to_string();

@@ -35,7 +35,7 @@ enum Timer {
 }
 
 pub fn check(units: &SystemdUnits) -> Check {
-    judged(&probe(units))
+    verdict(&probe(units))
 }
 
 fn probe(units: &SystemdUnits) -> OwnUnits {
@@ -65,7 +65,7 @@ fn probe(units: &SystemdUnits) -> OwnUnits {
 }
 
 /// Failed where no prune would run, or another program would.
-fn judged(units: &OwnUnits) -> Check {
+fn verdict(units: &OwnUnits) -> Check {
     use CheckStatus::{Failed, Ok, Skipped, Warning};
     let version = format!("version {}", *cli::VERSION);
     let (status, code, message) = match units {
@@ -145,7 +145,7 @@ mod tests {
             (seen(Timer::Inactive, Some("/p"), false), CheckStatus::Failed),
             (seen(Timer::NotEnabled, Some("/p"), false), CheckStatus::Failed),
         ] {
-            assert_eq!(judged(&units).status, expected, "{units:?}");
+            assert_eq!(verdict(&units).status, expected, "{units:?}");
         }
     }
 }

@@ -34,7 +34,7 @@ struct Pruner {
 }
 
 pub fn check(units: &SystemdUnits) -> Check {
-    judged(&probe(units))
+    verdict(&probe(units))
 }
 
 /// What else prunes: units that are live, and crontabs.
@@ -47,7 +47,7 @@ fn probe(units: &SystemdUnits) -> Pruners {
         unit.active || unit.enabled || unit.triggered_by.iter().any(trigger)
     };
     for unit in all.iter().filter(|unit| live(unit)) {
-        let command = unit.commands.iter().find_map(|command| looked_through(command, &mut unread));
+        let command = unit.commands.iter().find_map(|command| pruning_commands(command, &mut unread));
         // NixOS's own name, whatever it runs.
         let reserved = unit.name == "docker-prune.timer";
         if let Some(command) = command.or_else(|| reserved.then(|| "virtualisation.docker.autoPrune".into()))
@@ -60,7 +60,7 @@ fn probe(units: &SystemdUnits) -> Pruners {
     let (timers, unreadable) = systemd::user_services();
     unread.extend(unreadable);
     for (path, text) in texts.into_iter().chain(timers) {
-        if let Some(command) = looked_through(&text, &mut unread) {
+        if let Some(command) = pruning_commands(&text, &mut unread) {
             found.push(Pruner { place: path.display().to_string(), command });
         }
     }
@@ -75,8 +75,8 @@ fn probe(units: &SystemdUnits) -> Pruners {
 }
 
 /// The words that prune in a command line, a crontab, or a script that it names.
-fn looked_through(command: &str, unread: &mut Vec<PathBuf>) -> Option<String> {
-    let command = uncommented(command);
+fn pruning_commands(command: &str, unread: &mut Vec<PathBuf>) -> Option<String> {
+    let command = without_comments(command);
     prunes(&command).or_else(|| {
         let (scripts, unreadable) = systemd::scripts(&command);
         unread.extend(unreadable);
@@ -85,7 +85,7 @@ fn looked_through(command: &str, unread: &mut Vec<PathBuf>) -> Option<String> {
 }
 
 /// Failed where another pruner was found; a warning where something could not be read.
-fn judged(pruners: &Pruners) -> Check {
+fn verdict(pruners: &Pruners) -> Check {
     let place = match pruners.systemd {
         Systemd::NotBooted => "crontabs (no systemd here)",
         Systemd::Yes | Systemd::Unavailable(_) => "units, timers, user timers or crontabs",
@@ -135,11 +135,11 @@ static PRUNES: LazyLock<Regex> = LazyLock::new(|| {
 /// The words of a script or command line that prune, if there are any.
 fn prunes(script: &str) -> Option<String> {
     let line = |line: &str| PRUNES.find(line).map(|found| found.as_str().trim().to_owned());
-    uncommented(script).lines().find_map(line)
+    without_comments(script).lines().find_map(line)
 }
 
 /// A script as it runs: without comments, and with continued lines in one.
-fn uncommented(script: &str) -> String {
+fn without_comments(script: &str) -> String {
     let code = |line: &str| {
         let code = if line.trim_start().starts_with('#') { "" } else { line };
         code.split(" #").next().unwrap_or_default().to_owned()

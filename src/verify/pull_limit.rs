@@ -56,7 +56,7 @@ impl PullLimit {
 }
 
 /// Failed where no pull is left; a warning below a tenth of the limit: a run pulls some ten images.
-fn judged(limit: &PullLimit) -> Check {
+fn verdict(limit: &PullLimit) -> Check {
     let (status, code, message) = match limit {
         PullLimit::Limited { remaining, limit, window } => {
             let of = format!("of {limit} pulls per {}", duration(*window));
@@ -97,7 +97,7 @@ const MAX_TOKEN_BYTES: usize = 1 << 20;
 
 /// Ask for the limit of this account, or of this host's address without one. `instead` stands in for Docker Hub.
 pub async fn check(credential: Option<&Credential>, instead: Option<&str>, timeout: Duration) -> Check {
-    judged(&match tokio::time::timeout(timeout, ask(credential, instead)).await {
+    verdict(&match tokio::time::timeout(timeout, ask(credential, instead)).await {
         Ok(Ok(limit)) => limit,
         Ok(Err(error)) => PullLimit::Unavailable(format!("{error:#}")),
         Err(_) => PullLimit::Unavailable("Docker Hub does not answer (--timeout)".into()),
@@ -156,7 +156,7 @@ async fn send(
     if is_answer(answer.status()) { Ok(answer) } else { Err(refused(url, answer.status())) }
 }
 
-/// The limit itself is told with 429 (Too Many Requests) too.
+/// A 429 (Too Many Requests) has the headers too.
 fn is_answer(status: StatusCode) -> bool {
     status.is_success() || status == StatusCode::TOO_MANY_REQUESTS
 }
@@ -180,10 +180,10 @@ mod tests {
             (None, None, PullLimit::Unlimited, CheckStatus::Ok),
         ] {
             let found = PullLimit::from_headers(limit, remaining);
-            assert_eq!((judged(&found).status, found), (status, expected));
+            assert_eq!((verdict(&found).status, found), (status, expected));
         }
         let odd = PullLimit::from_headers(Some("many"), Some("few"));
-        assert!(matches!(odd, PullLimit::Unavailable(_)) && judged(&odd).status == CheckStatus::Warning);
+        assert!(matches!(odd, PullLimit::Unavailable(_)) && verdict(&odd).status == CheckStatus::Warning);
     }
 
     #[test]

@@ -54,14 +54,14 @@ struct Deployed {
 
 /// Prove it with this image. The service is gone when this returns, whatever came of it.
 pub async fn check(host: &ThisHost, policy: &PrunePolicy, image: &str) -> Check {
-    judged(&match proof(host, policy, image).await {
+    verdict(&match proof(host, policy, image).await {
         Ok(Some(proved)) => proved,
         Ok(None) => Redeploy::Interrupted,
         Err(error) => Redeploy::Failed(format!("{error:#}")),
     })
 }
 
-fn judged(redeploy: &Redeploy) -> Check {
+fn verdict(redeploy: &Redeploy) -> Check {
     let Redeploy::Proved { cold, warm, planned } = redeploy else {
         let (code, message) = match redeploy {
             Redeploy::Failed(why) => ("not_proved", format!("{why}; nothing was proved")),
@@ -159,7 +159,7 @@ async fn proof(host: &ThisHost, policy: &PrunePolicy, image: &str) -> Result<Opt
         }
     }
     let result = proof.deploy_twice(host, policy).await;
-    // Whatever came of it, and although the proof was told to end.
+    // In any case, also after a signal.
     if let Err(error) = proof.tear_down().await {
         let left = format!("the service {} may be left ({error:#}); docker service rm it", proof.service);
         return Err(match result {
@@ -298,15 +298,15 @@ mod tests {
     fn reuse_is_proved_by_the_same_image_that_downloads_nothing_and_would_be_kept() {
         let deployed = |image: &str, layers| Deployed { image: image.into(), milliseconds: 1, layers };
         let proved = |warm: &str, layers, planned| {
-            judged(&Redeploy::Proved { cold: deployed("a", 3), warm: deployed(warm, layers), planned })
+            verdict(&Redeploy::Proved { cold: deployed("a", 3), warm: deployed(warm, layers), planned })
         };
         assert_eq!(proved("a", 0, false).status, CheckStatus::Ok);
         for check in [
             proved("a", 1, false),
             proved("b", 0, false),
             proved("a", 0, true),
-            judged(&Redeploy::Interrupted),
-            judged(&Redeploy::Failed("x".into())),
+            verdict(&Redeploy::Interrupted),
+            verdict(&Redeploy::Failed("x".into())),
         ] {
             assert_eq!(check.status, CheckStatus::Failed, "{check:?}");
         }

@@ -108,7 +108,7 @@ pub trait EngineApi {
             there => Ok(there),
         }
     }
-    /// The layers of an image, base first; `None` where there is no such image, or where they cannot be told.
+    /// The layers of an image, base first; `None` where there is no such image, or where they are not known.
     async fn layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError>;
     /// When a container ended, and its restart policy; `None` where it is gone.
     async fn inspect_container(&self, id: &str) -> Result<Option<Inspected>, EngineError>;

@@ -174,7 +174,9 @@ fn a_prune_under_way_yields_after_at_most_the_removal_in_flight() {
     });
     let report = json_of(&program(&engine).args(["prune", "-o", "json", "--host", &url]).assert().success());
     assert_eq!(report["outcome"], "stopped", "{report}");
-    assert_eq!(report["stopped"]["code"], "inhibited", "{report}");
+    // By the look at the inhibitors, or by a gate that was just evaluated again.
+    let code = report["stopped"]["code"].as_str().unwrap();
+    assert!(["inhibited", "gate_not_open"].contains(&code), "{report}");
     assert!(waited.load(Ordering::SeqCst), "the command began beside a removal");
     engine.eventually("the command begins", || marker.exists());
     let deletes = proxy.writes().iter().filter(|request| request.starts_with("DELETE")).count();

@@ -245,7 +245,7 @@ impl Host<'_> {
             prune::attempt(&self.world, &PRUNE, false, false, &bars).await;
             return;
         }
-        let recorded = record::record_in(&self.world, &RECORD, &bars).await;
+        let recorded = record::run(&self.world, &RECORD, &bars).await;
         recorded.expect("a simulated engine answers");
     }
 

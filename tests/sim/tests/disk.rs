@@ -41,7 +41,7 @@ fn host(days: &[i64], percent: u64) -> Simulated {
 async fn run_record(world: &Simulated) {
     let words = ["ci-docker-prune", "--config=/dev/null", "record", "--prune-at", "90"].map(Into::into);
     let settings = settings::read(words).expect("settings");
-    record::record_in(world, &settings, &progress::hidden()).await.expect("an engine");
+    record::run(world, &settings, &progress::hidden()).await.expect("an engine");
 }
 
 async fn run_prune(world: &Simulated, words: &str) -> PruneReport {
