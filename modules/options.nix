@@ -114,8 +114,8 @@ let
           description = "Eviction of cached images stops below this percentage.";
         };
         disk-critical = setting percentage 95 98 ''
-          At or above this percentage cached images go that were used as recently as `critical-age` ago. A prune
-          that ends there all the same fails (exit status 10), so that `OnFailure=` and the monitoring of failed
+          At or above this percentage, cached images are evicted that were used as recently as `critical-age` ago. A prune
+          that still ends there fails (exit status 10), so that `OnFailure=` and the monitoring of failed
           units see it.
         '';
         evict-tagged =
@@ -212,7 +212,7 @@ in
       example = "2min";
       description = ''
         How often current image usage is recorded in the ledger, as a time span of {manpage}`systemd.time(7)`;
-        null: never but at each prune.
+        null: only by prunes.
       '';
     };
 
@@ -224,7 +224,7 @@ in
       example = "/run/secrets/ci-docker-prune.env";
       description = ''
         Environment variables for the units, such as `DOCKER_CERT_PATH`, as of `EnvironmentFile=` in
-        {manpage}`systemd.exec(5)`. A string: a path literal would be copied into the store, which all can read.
+        {manpage}`systemd.exec(5)`. A string: a path literal would be copied into the store, which every user can read.
       '';
     };
   };

@@ -1,5 +1,5 @@
 //! Days of a CI host in minutes: runs that are deployed, tested and torn down on a real engine, while a prune policy
-//! keeps its disk. Between two events the ledger ages instead of the clock.
+//! keeps its disk. Between two events the times in the ledger are moved back, in place of waiting.
 
 use std::collections::HashSet;
 use std::fs;
