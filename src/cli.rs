@@ -21,7 +21,7 @@ pub const RUN_PATTERN: &str = "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)
 /// The configuration file that is read where it exists and no other is named.
 pub const CONFIG_FILE: &str = "/etc/ci-docker-prune.toml";
 
-/// Names another configuration file.
+/// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "CI_DOCKER_PRUNE_CONFIG";
 
 const EXAMPLES: &str =
@@ -159,7 +159,7 @@ pub enum Command {
     Man,
 }
 
-/// A precondition of a prune, by its name.
+/// The gates that `check-gates` can be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum GateName {
     Disk,
@@ -177,7 +177,7 @@ pub const DISK_TARGET: &str = "70";
 pub mod group {
     /// How the engine is reached.
     pub const ENGINE: &str = "Engine";
-    /// What the gates ask.
+    /// Options of the gates.
     pub const GATES: &str = "Gates";
     /// What is removed.
     pub const POLICY: &str = "Policy";
@@ -187,7 +187,7 @@ pub mod group {
     pub const FILES: &str = "Files";
 }
 
-/// What every command takes, and the configuration file too.
+/// The options that every command and the configuration file take.
 #[derive(Debug, Args)]
 pub struct Options {
     /// The Docker engine: unix:///PATH or tcp://HOST:PORT [default: $DOCKER_HOST, else
@@ -299,7 +299,7 @@ pub struct Verify {
     /// again
     #[arg(long, value_name = "IMAGE", value_parser = image)]
     pub redeploy: Option<String>,
-    /// Ask this instead of Docker Hub
+    /// The URL to ask in place of Docker Hub's
     #[arg(long, value_name = "URL", hide = true)]
     pub docker_hub: Option<String>,
 }
@@ -364,7 +364,7 @@ fn matters(command: &str, option: &Arg) -> bool {
     !writes_metrics && option.get_help_heading().is_some_and(|heading| groups.contains(&heading))
 }
 
-/// A registry as it stands in the name of an image.
+/// A registry as in the name of an image.
 fn registry(text: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-:[]/".contains(c);
     if text.is_empty() || !text.chars().all(fine) || text.contains("://") {
@@ -510,7 +510,7 @@ pub enum ValueType {
     Boolean,
     Integer,
     String,
-    /// Of an option that can be repeated.
+    /// For an option that can be repeated.
     Strings,
 }
 

@@ -24,7 +24,7 @@ pub struct ConfigFile {
 pub struct Key {
     pub name: String,
     pub line: usize,
-    /// As they would be typed; several of a repeatable option.
+    /// The values as they would be typed; several for a repeatable option.
     pub values: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ impl ConfigFile {
         self.keys.iter().find(|key| key.name == option)
     }
 
-    /// An option whose default is what the file says.
+    /// The option with the file's value as its default.
     pub fn as_default(&self, option: Arg) -> Arg {
         match option.get_long().and_then(|name| self.key(name)) {
             Some(key) => option.default_values(key.values.clone()),

@@ -1,4 +1,4 @@
-//! The exit status: one type, one meaning each.
+//! The exit status: one variant for each meaning.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
 //! Prunes a Docker Swarm CI host without losing its image cache.
 //!
-//! The way through: `observe` (what the engine, the host and the ledger say), `gates` (three verdicts), `plan`
+//! The steps of a prune: `observe` (what the engine, the host and the ledger say), `gates` (three verdicts), `plan`
 //! (what goes and what stays, each with its reason), `execute` (carried out), `report`. All of it works against
-//! `world`, which is the real one in the program and a simulated one in `tests/sim`.
+//! `world`, which is this host in the program and a simulation in `tests/sim`.
 
 mod cli;
 mod config_file;
@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(Into::into).and_then(|runtime| {
         let result = runtime.block_on(commands::run(settings, &bars));
-        // A disk that hangs must not keep the program.
+        // Do not wait for a thread that a hanging disk blocks.
         runtime.shutdown_background();
         result
     });

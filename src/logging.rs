@@ -8,8 +8,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::units::clean;
 
-/// Start logging, around these progress bars. `RUST_LOG` decides over the level that was asked for by
-/// options.
+/// Start logging, around these progress bars. `RUST_LOG` overrides the level of the options.
 pub fn start(level: LevelFilter, bars: &MultiProgress) {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(LevelFilter::Error).filter_module("ci_docker_prune", level);

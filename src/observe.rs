@@ -1,4 +1,4 @@
-//! What a run asks of the engine and the host: each question once, all at a time.
+//! What a prune asks the engine and the host: each question once, concurrently.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::plan::{self, containers, images};
 use crate::units::Time;
 use crate::world::{ContainerScope, EngineApi, EngineError, ImageEvent, World};
 
-/// How many objects of one kind are asked about at a time.
+/// Concurrent requests about objects of one kind, at most.
 pub const AT_A_TIME: usize = 8;
 
 #[derive(Clone, Copy)]
@@ -58,7 +58,7 @@ pub async fn survey<W: World>(
         ..unasked
     };
     explain_missing_services(&mut survey);
-    // Only a global service's tasks stay behind on a node that is gone.
+    // Only the tasks of a global service stay listed on a node that is away.
     let global = |service: &Service| matches!(service.mode, Mode::Global | Mode::GlobalJob);
     if questions.tasks && survey.services.iter().flatten().any(global) {
         survey.nodes_away = engine.nodes_away().await.unwrap_or_else(|error| {
@@ -87,8 +87,8 @@ fn answer<T>(answer: Option<Result<T, EngineError>>) -> Answer<T> {
     answer.ok_or_else(|| Unavailable("not asked".into()))?.map_err(Unavailable::from)
 }
 
-/// A node that is no manager refuses to list services (503). In no Swarm that means that there are none; else it is for
-/// a reason that `/info` tells better.
+/// A node that is no manager refuses to list services (503). In no Swarm that means that there are none; otherwise
+/// `/info` shows the reason.
 fn explain_missing_services(survey: &mut Survey) {
     let Ok(info) = &survey.info else { return };
     if survey.manager_elsewhere || survey.services.is_ok() {
@@ -134,9 +134,9 @@ pub async fn image_uses(
     now: Time,
 ) -> Answer<Observations> {
     let containers = survey.containers.as_ref().map_err(Unavailable::clone)?;
-    // Events bear the engine's time, which is not ours where it is elsewhere.
+    // Events have the engine's time, which on another host is not ours.
     let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
-    // Where that clock was set back it is not known how far: everything that the engine remembers is replayed.
+    // It is not known how far that clock was set back: everything that the engine remembers is replayed.
     let since = events_until.filter(|since| *since <= until).unwrap_or(Time::UNIX_EPOCH);
     let mut latest: HashMap<String, Time> = HashMap::new();
     for event in recent_uses(engine, since, until).await? {
@@ -145,7 +145,7 @@ pub async fn image_uses(
     }
     let mut uses = Vec::new();
     for container in containers {
-        // What a container of now uses by the same name needs no question.
+        // A container that exists uses it by the same name: its image ID is known.
         latest.remove(&container.image);
         uses.push(ImageUse {
             image: container.image_id.clone(),
@@ -153,7 +153,7 @@ pub async fn image_uses(
             at: until,
         });
     }
-    // A mount names its image only as it was asked for.
+    // A mount has only the reference that was given, not the image's ID.
     let mounted = containers.iter().flat_map(|container| &container.mounted_images);
     latest.extend(mounted.map(|reference| (reference.clone(), until)));
     for (reference, at) in latest {
@@ -163,7 +163,7 @@ pub async fn image_uses(
                 name_tag: name_tag(&reference),
                 at,
             })),
-            // An image may be named in a way that only its own container understood.
+            // The engine may not know the reference any more.
             Err(error) if error.status().is_some() => log::debug!("{error}"),
             Err(error) => return Err(error.into()),
         }
@@ -196,8 +196,8 @@ fn list(seen: &mut Observations, inventory: &Inventory, now: Time) {
     seen.list(&inventory.images);
 }
 
-/// List the images, take them into the observations and the ledger, and complete them. Where the list takes too long they
-/// stay, and everything else goes all the same. The layers that the ledger did not know.
+/// List the images, record them in the observations and the ledger, and complete them. If the list fails, images
+/// stay and everything else is still removed. Returns the layers that the ledger did not have.
 pub async fn images(
     engine: &impl EngineApi,
     inventory: &mut Inventory,
@@ -324,11 +324,11 @@ async fn layers(
     unknown.buffer_unordered(AT_A_TIME).filter_map(|known| async { known }).collect().await
 }
 
-/// A chain of parents that is longer than any Dockerfile is not followed.
+/// Parents up the chain, at most: no Dockerfile has more steps.
 const MAX_PARENTS: usize = 128;
 
-/// How many untagged parents go along with an image: the engine removes each as its last child goes, up to one with a
-/// name. Where one cannot be asked about, so many are known.
+/// The number of untagged parents that are removed with an image: the engine removes each as its last child goes,
+/// up to one with a name. Where one cannot be asked about, so many are known.
 async fn untagged_parents(engine: &impl EngineApi, mut parent: Option<String>) -> usize {
     for n in 0..MAX_PARENTS {
         let Some(id) = parent else { return n };

@@ -97,7 +97,7 @@ fn read_in(
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let matches = cli::command(|option| option).try_get_matches_from(&arguments)?;
     if matches.subcommand_name().is_some() && matches.get_flag("dry_run") {
-        let text = "--dry-run stands before the command; write it after: prune --dry-run";
+        let text = "--dry-run is before the command; write it after: prune --dry-run";
         return Err(usage(ErrorKind::ArgumentConflict, text));
     }
     let typed = |matches: &ArgMatches, id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
@@ -175,7 +175,7 @@ impl Sources<'_> {
         !self.is_typed(option) && self.file.key(option).is_none()
     }
 
-    /// What a variable of the environment says; an empty one says nothing.
+    /// The value of an environment variable; an empty one counts as unset.
     fn variable(&self, name: &str) -> Option<OsString> {
         (self.environment)(name).filter(|value| !value.is_empty())
     }
@@ -296,7 +296,7 @@ fn engine(options: &cli::Options, sources: &Sources) -> Result<EngineSettings, c
             "invalid value in {shown}: the engine needs some time to answer, such as 30s"
         )));
     }
-    // The default gives way to a longer --timeout.
+    // The default is raised to a longer --timeout.
     let is_default = sources.is_default("removal-timeout");
     let removal_timeout =
         if is_default { options.removal_timeout.max(timeout) } else { options.removal_timeout };
@@ -328,7 +328,7 @@ fn policy(options: cli::Options, sources: &Sources) -> Result<PrunePolicy, clap:
         older_than: options.older_than,
         cache_age: options.cache_age,
         critical_age: options.critical_age,
-        // Where space is short, all but the last rung is used whatever the percentage.
+        // With too little space, all rungs but the last apply at any percentage.
         target: Limit { percent: target, min_free: limit.min_free },
         threshold: limit,
         critical: Limit { percent: critical, min_free: None },

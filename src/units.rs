@@ -31,7 +31,7 @@ impl TryFrom<u8> for Percent {
 impl Percent {
     pub const FULL: Self = Self(100);
 
-    /// `part` of `whole`, rounded up as `df` rounds; `None` where the whole is nothing.
+    /// `part` of `whole`, rounded up as `df` rounds; `None` if the whole is 0.
     ///
     /// Source of the rounding: coreutils `src/df.c`, which adds one for any remainder.
     pub fn of(part: u64, whole: u64) -> Option<Self> {
@@ -80,12 +80,12 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()).map_err(|_| hint.to_owned())
 }
 
-/// How long ago `then` was; nothing where it lies in the future.
+/// How long ago `then` was; zero if it is in the future.
 pub fn elapsed(now: Time, then: Time) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }
 
-/// An age in the unit that an operator would pick: `45s`, `12m`, `61h`, `9d`.
+/// An age in one unit: seconds up to 2 minutes, minutes up to 2 hours, hours up to 3 days, then days.
 pub fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {

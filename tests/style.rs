@@ -275,3 +275,15 @@ fn every_dependency_has_its_reason() {
         }
     }
 }
+
+/// The two functions that a prune and its preview follow, from the survey to the report.
+#[test]
+fn the_road_of_a_prune_is_short() {
+    let text = fs::read_to_string(root().join("src/prune/mod.rs")).unwrap();
+    for (beginning, end) in
+        [("\npub async fn run<", "\n}\n"), ("\n    async fn plan_and_execute(", "\n    }\n")]
+    {
+        let body = text.split(beginning).nth(1).and_then(|rest| rest.split(end).next()).unwrap();
+        assert!(body.lines().count() <= 50, "{beginning}: {} lines", body.lines().count());
+    }
+}

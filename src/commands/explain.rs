@@ -21,7 +21,7 @@ pub async fn run(host: &ThisHost, settings: &Settings, objects: &[String]) -> Re
     };
     let unlisted =
         |unread: &&crate::facts::Unread| unread.id.is_empty() && matches!(unread.kind, Kind::Image(_));
-    // Where the images could not be listed, nothing can be said of any.
+    // If the images could not be listed, none can be explained.
     if let Some(unlisted) = preview.plan.unread.iter().find(unlisted) {
         return Err(unlisted.why.clone().into());
     }

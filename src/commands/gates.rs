@@ -34,7 +34,7 @@ pub async fn run(host: &ThisHost, settings: &Settings, names: &[GateName], recor
     let now = host.now();
     let unnamed = policy.gates(&Survey::unavailable(&Unavailable("not asked".into())), now);
     let found = policy.gates(&survey, now);
-    // What is not named gives no advice either.
+    // A gate that is not named gives no advice either.
     let gates = Gates {
         disk: if is_named(GateName::Disk) { found.disk } else { unnamed.disk },
         runs: if is_named(GateName::Runs) { found.runs } else { unnamed.runs },

@@ -13,7 +13,7 @@ use crate::report::status;
 use crate::settings::Settings;
 use crate::world::World;
 
-/// Run a command while blocking prunes; its status is the program's.
+/// Run a command while blocking prunes, and exit with its status.
 ///
 /// # Errors
 /// Prunes cannot be blocked; the command is not started then.
@@ -32,7 +32,7 @@ pub async fn run(
     // Prune looks for inhibitors before each removal, so at most what is in flight is waited for.
     lock::wait_for_removal(&settings.runtime_dir, settings.engine.longest_removal()).await?;
     let code = child::run(command).await?;
-    // The command is over, and a hanging engine must not hold its caller up for long.
+    // The command has ended, and a hanging engine must not keep its caller waiting for long.
     match tokio::time::timeout(settings.engine.timeout, record(host)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::info!("the images in use were not recorded in the ledger: {error:#}"),

@@ -43,8 +43,8 @@ pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
     }
 }
 
-/// Print to stdout, in colour where it is a terminal that wants it (`NO_COLOR`, `CLICOLOR`); a reader
-/// that went away is no error of ours.
+/// Print to stdout, in colour where it is a terminal that wants it (`NO_COLOR`, `CLICOLOR`); a reader that closed
+/// the pipe is not an error.
 fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let mut out = io::BufWriter::new(AutoStream::auto(io::stdout().lock()));
     match write(&mut out).and_then(|()| out.flush()) {

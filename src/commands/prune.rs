@@ -52,7 +52,7 @@ pub async fn attempt(
         None => status(&attempt),
     };
     let mut ended = Ended { attempt, exit, metrics: None };
-    // The prune that is running records its own.
+    // The other prune records itself.
     if dry_run || matches!(ended.attempt.report, PruneReport::Busy { .. }) {
         return ended;
     }
@@ -64,7 +64,7 @@ pub async fn attempt(
     let ledger = match record_run(world, settings, exit).await {
         Ok(ledger) => ledger,
         Err((error, known)) => {
-            // One that could not even begin has said why.
+            // If it could not begin, its own error is shown.
             if !matches!(ended.attempt.report, PruneReport::Failed(_)) {
                 ended.attempt.ledger_error = Some(format!("{error:#}"));
             }
@@ -145,7 +145,7 @@ async fn run_once(
     if is_read || dry_run {
         warn_of_hindrances(&seen.survey, attempt.report.gates());
     }
-    // At a signal there is no time for it.
+    // After a signal there is no time for it.
     if is_read && attempt.report.wants_consumers(policy.removal.critical) && !world.shutdown_requested() {
         let gone = attempt.report.gone();
         let prune::Seen { engine, survey, inventory, ledger, now } = &seen;
@@ -157,8 +157,7 @@ async fn run_once(
 
 /// Record in the ledger that a prune ran.
 ///
-/// # Errors
-/// The ledger can be neither read nor written; with what is known.
+/// # Errors The ledger can be neither read nor written. With the ledger in memory.
 async fn record_run(
     world: &impl World,
     settings: &Settings,
@@ -198,7 +197,7 @@ fn write_metrics(
     write_ledger_metrics(path, ledger, now)
 }
 
-/// What the ledger knows, beside the metrics of a run: `NAME-ledger.prom` for `NAME.prom`.
+/// The metrics of the ledger, in a file beside those of a prune: `NAME-ledger.prom` for `NAME.prom`.
 pub fn write_ledger_metrics(path: &Path, ledger: &Ledger, now: Time) -> Result<()> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let path = path.with_file_name(format!("{name}-ledger.prom"));

@@ -23,7 +23,8 @@ use crate::world::World;
 
 pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result<Exit> {
     let policy = &settings.policy;
-    // After a boot the directory of the inhibitors is gone; this comes long before the next prune.
+    // After a boot the directory of the inhibitors is gone; `record` makes it again long before the next prune
+    // does.
     if let Err(error) = world.prepare() {
         log::info!("{error:#}");
     }
@@ -44,7 +45,7 @@ pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result
     let due = match &disk {
         Some((prune_at, Verdict::Open(measured))) => is_due(*prune_at, measured, &known),
         Some((_, unknown @ Verdict::Unknown(_))) => {
-            log::warn!("cannot tell whether a prune is due: {}", reason::disk(unknown).reason.message);
+            log::warn!("it is not known whether a prune is due: {}", reason::disk(unknown).reason.message);
             false
         }
         Some((_, Verdict::Closed(_))) | None => false,
@@ -78,7 +79,7 @@ pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result
     Ok(exit)
 }
 
-/// With which status to end, and whether the attempt says anything that the last one did not.
+/// The exit status, and whether the attempt says anything new.
 async fn record_notice(world: &impl World, ended: &Ended) -> (Exit, bool) {
     let Ended { attempt, exit, .. } = ended;
     if matches!(attempt.report, PruneReport::Busy { .. }) {

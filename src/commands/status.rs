@@ -1,4 +1,4 @@
-//! `status`: what the ledger, the runtime directory and systemd know, also where the engine is down.
+//! `status`: what the ledger, the runtime directory and systemd know, also while the engine is down.
 
 use anyhow::Result;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::facts::{Answer, DiskUsage, Files, ImageClass, Unavailable};
 
-/// What takes less than this is not shown, bytes.
+/// Smaller consumers are not shown; bytes.
 const NOISE: u64 = 1_000_000;
 
 const SHOWN: usize = 10;
@@ -18,7 +18,7 @@ pub enum ConsumerKind {
     ContainerLayer,
     BuildCache,
     Log,
-    /// Folders of overlay2 that the engine has forgotten.
+    /// Folders of overlay2 that belong to no layer and no container.
     Unreachable,
     /// On the same filesystem, and none of the above.
     Elsewhere,

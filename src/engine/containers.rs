@@ -75,7 +75,7 @@ pub(super) struct ContainerAnswer {
 struct MountAnswer {
     #[serde(rename = "Type")]
     kind: String,
-    /// Of a volume its name, of an image the reference as it was asked for (observed on 28.5).
+    /// The volume's name, or the image's reference as it was given (observed on 28.5).
     name: String,
 }
 

@@ -1,4 +1,4 @@
-//! What the proof of layer reuse asks and orders: a service of its own, and nothing else.
+//! The requests of `verify --redeploy`: they concern a service of its own and nothing else.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
@@ -15,7 +15,7 @@ use crate::world::EngineError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    /// With what the engine has to say of it, such as that no node is eligible.
+    /// With the engine's message, such as that no node is eligible.
     Coming(Option<String>),
     Started,
     Failed(String),
@@ -42,7 +42,7 @@ fn auth_json(credential: &Credential, registry: &str) -> Zeroizing<String> {
         registrytoken: credential.registry_token.as_ref().map(|registry_token| registry_token.as_str()),
         serveraddress: registry_key(registry),
     };
-    // Strings and no maps: nothing here can fail.
+    // A map of strings can always be written.
     Zeroizing::new(serde_json::to_string(&auth).unwrap_or_default())
 }
 

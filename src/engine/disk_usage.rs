@@ -21,7 +21,7 @@ impl Engine {
         Ok(answer.build_cache.unwrap_or_default().into_iter().map(Into::into).collect())
     }
 
-    /// What the engine's own things take. The engine walks volumes and containers for it.
+    /// What the engine's objects take up. The engine walks volumes and containers for it.
     ///
     /// On the containerd store the images stay out of it: counting them takes seconds there (11 s with
     /// 2,000 on 28.5). Before API 1.42 everything comes at once.
@@ -85,8 +85,8 @@ impl Engine {
     }
 }
 
-/// `/system/df` by API 1.51 at most: later ones may answer in another shape (moby: api/docs/CHANGELOG.md,
-/// 1.52), and an engine that no longer speaks 1.51 must say so, not seem empty.
+/// `/system/df` by API 1.51 at most: later ones may answer in another shape (moby: api/docs/CHANGELOG.md, 1.52),
+/// and an engine without API 1.51 must fail, not seem empty.
 fn spoken(version: Version) -> Version {
     version.min(Version { major: 1, minor: 51 })
 }

@@ -18,7 +18,7 @@ pub(super) enum Failure {
     Refused(String),
     Unresolved(String),
     TimedOut(Duration),
-    /// A list took this long, beside which the engine answers other requests.
+    /// A list took this long while the engine answered other requests.
     SlowList(Duration),
     /// A removal took longer than this, or the engine does not answer other requests beside it.
     SlowRemoval(Duration),
@@ -28,7 +28,7 @@ pub(super) enum Failure {
     },
     /// Not JSON, or not of the shape that the API has.
     MalformedResponse(String),
-    /// It answers an order with 404, and still shows the object.
+    /// The engine answers an order with 404 and still shows the object.
     StillThere,
     ConnectionLost(String),
     Certificate(CertificateError),
@@ -43,7 +43,7 @@ impl Failure {
         let mut text = error.to_string();
         let mut next = Some(error);
         while let Some(error) = next {
-            // hyper-util's word for a name that does not resolve.
+            // Hyper-util's message for a name that does not resolve.
             if error.to_string() == "dns error" {
                 let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
                 return Self::Unresolved(why);
@@ -91,7 +91,7 @@ impl Failure {
         }
     }
 
-    /// In a sentence, and what an operator can do about it; empty where the engine's own message says it.
+    /// A sentence, and what an operator can do about it; that is empty if the engine's own message says it.
     fn message_and_hint(&self, host: &HostUrl, request: &str) -> (String, &'static str) {
         let engine = format!("the Docker engine at {host}");
         match self {
@@ -148,7 +148,7 @@ impl Failure {
             Self::Tls(why) => tls_message_and_hint(why, host),
             Self::Podman => (
                 format!(
-                    "{host} is Podman, which has no Swarm and no events of its services, and keeps images in another way"
+                    "{host} is Podman, which has no Swarm, no events of services and another image store"
                 ),
                 "name a Docker engine with --host, and prune Podman with podman image prune",
             ),

@@ -48,8 +48,7 @@ impl HostUrl {
         }
     }
 
-    /// # Errors
-    /// Says which forms there are.
+    /// # Errors The URL has none of the supported forms.
     pub fn parse(text: &str) -> Result<Self, String> {
         let hint = "expected unix:///PATH or tcp://HOST:PORT";
         match text.split_once("://") {

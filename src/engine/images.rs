@@ -21,8 +21,8 @@ impl Engine {
         Ok(image.map(Into::into))
     }
 
-    /// The layers of a listed image, base first, with their sizes; `None` where there is no such image, or where its
-    /// history does not tell.
+    /// The layers of a listed image, base first, with their sizes; `None` where there is no such image, or where
+    /// its history does not say.
     pub async fn sized_layers(&self, image: &Image) -> Result<Option<Vec<Layer>>, EngineError> {
         let id = &image.id;
         let history =
@@ -42,7 +42,7 @@ pub(super) struct StepAnswer {
     created_by: String,
 }
 
-/// The engine tells the newest first.
+/// The engine lists the newest first.
 pub(super) fn oldest_first(steps: Vec<StepAnswer>) -> Vec<BuildStep> {
     let step = |step: StepAnswer| BuildStep {
         size: u64::try_from(step.size).unwrap_or(0),

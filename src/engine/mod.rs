@@ -226,7 +226,7 @@ fn negotiated(oldest: Version, newest: Version) -> Result<Version, Failure> {
     Ok(newest.min(NEWEST))
 }
 
-/// A request as messages name it: without its query.
+/// A request without its query, as in messages.
 fn request_line(path: &str) -> String {
     format!("GET {}", path.split('?').next().unwrap_or(path))
 }

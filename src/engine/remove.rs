@@ -116,8 +116,8 @@ impl EngineOrders for Remover {
         self.tag_as(id, repository, tag.unwrap_or("latest")).await
     }
 
-    /// `POST /build/prune` with `until` and without `all`: by last use, and never what images share. [`Effect::Gone`] where
-    /// nothing was freed.
+    /// `POST /build/prune` with `until` and without `all`: by last use; records that images share stay.
+    /// [`Effect::Gone`] where nothing was freed.
     async fn prune_build_cache(&self, older_than: Duration) -> Result<Effect, EngineError> {
         let filters = Some(HashMap::from([("until".to_owned(), vec![until(older_than)])]));
         let options = PruneBuildOptions { filters, ..PruneBuildOptions::default() };

@@ -1,4 +1,4 @@
-//! The engine as a whole: `/info`.
+//! The engine itself: `/info`.
 
 use std::path::PathBuf;
 

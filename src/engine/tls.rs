@@ -39,7 +39,7 @@ pub fn configuration(folder: &Path) -> Result<ClientConfig, CertificateError> {
 /// The cause of a connection that failed, where rustls found it.
 pub fn failure(error: &(dyn std::error::Error + 'static)) -> Option<TlsFailure> {
     let Some(rustls) = error.downcast_ref::<rustls::Error>() else {
-        // IO errors wrap it, one in the other, and hide what they wrap from `source`.
+        // IO errors are nested, and `source` does not show the inner ones.
         return failure(error.downcast_ref::<std::io::Error>()?.get_ref()?);
     };
     Some(match rustls {
@@ -63,7 +63,7 @@ pub enum TlsFailure {
     ServerCertificate(String),
     #[error("{0}")]
     ClientCertificate(String),
-    /// The other side speaks no TLS, or no version of it that we do.
+    /// The server does not speak TLS, or no common version.
     #[error("{0}")]
     Protocol(String),
 }

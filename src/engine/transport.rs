@@ -32,7 +32,7 @@ impl<B> RequestBody for Request<B> {
     type Body = B;
 }
 
-/// How long a connection may have been idle and still be used.
+/// Idle connections are reused up to this age.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The HTTP client of one engine.

@@ -322,7 +322,7 @@ fn images(event: &Event) -> Vec<String> {
     let attribute = |key| event.actor.attributes.as_ref().and_then(|attributes| attributes.get(key));
     let id = Some(&event.actor.id);
     let images = match (event.kind.as_str(), event.action.as_str()) {
-        // Its name is that of the repository.
+        // The attribute `name` is the repository.
         ("image", "pull") => [id, None],
         ("image", "tag" | "load" | "import") => [id, attribute("name")],
         ("container", "create" | "start") => [attribute("image"), None],

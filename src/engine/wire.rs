@@ -22,7 +22,7 @@ pub(super) fn parse_time(text: &str) -> Option<Time> {
     text.parse().ok().filter(|at: &Time| at.as_second() > -62_135_596_800)
 }
 
-/// A time as `since` and `until` of `GET /events` have it: to the nanosecond.
+/// A time in the notation of `since` and `until` of `GET /events`, in nanoseconds.
 pub(super) fn stamp(at: Time) -> String {
     format!("{}.{:09}", at.as_second(), at.subsec_nanosecond().max(0))
 }

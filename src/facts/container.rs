@@ -42,7 +42,7 @@ pub struct Container {
     pub image: String,
     /// The ID of that image; empty where the engine no longer knows it.
     pub image_id: String,
-    /// The images that it mounts (`type=image`), as they were asked for.
+    /// The images that it mounts (`type=image`), by the references that were given.
     pub mounted_images: Vec<String>,
     pub volumes: Vec<String>,
     pub state: ContainerState,
@@ -56,8 +56,8 @@ pub struct Container {
 }
 
 impl Container {
-    /// What tells the images that it uses: the ID of the one that it runs, and the references of those that it mounts.
-    /// [`Image::is_named`] tells which images these are.
+    /// By what the images that it uses are known: the ID of the one that it runs, and the references of those that
+    /// it mounts. [`Image::is_named`] tells which images these are.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.image_id.as_str()).chain(self.mounted_images.iter().map(String::as_str))
     }
@@ -87,7 +87,7 @@ pub enum ContainerState {
 }
 
 impl ContainerState {
-    /// Neither exited nor dead: a run in this state is live.
+    /// Neither exited nor dead.
     pub fn is_live(self) -> bool {
         !matches!(self, Self::Exited | Self::Dead)
     }

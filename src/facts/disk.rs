@@ -29,7 +29,7 @@ pub struct DiskUsage {
     pub build_cache: u64,
 }
 
-/// What only a look into the engine's folder tells. Bytes.
+/// What can only be measured in the engine's folder. Bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Files {
     pub logs: Vec<(String, u64)>,
@@ -40,7 +40,7 @@ pub struct Files {
 /// A filesystem as statvfs(3) sees it, in bytes and inodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filesystem {
-    /// Where it is mounted, as far as the measured path shows.
+    /// Its mount point, or the measured path if that is not known.
     pub mount_point: PathBuf,
     /// All blocks, in bytes.
     pub size: u64,
@@ -58,7 +58,8 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    /// As `df` counts: used of what users can have, rounded up. `None` for a filesystem of no size.
+    /// The percentage in use, as `df` counts: of what users can have, rounded up. `None` for a filesystem of no
+    /// size.
     pub fn block_percent(&self) -> Option<Percent> {
         Percent::of(self.used, self.used.saturating_add(self.available))
     }
@@ -68,8 +69,8 @@ impl Filesystem {
         Percent::of(self.inodes_used, self.inodes)
     }
 
-    /// How much of what btrfs can have for its metadata is taken. Nothing can be written when all of it is, whatever
-    /// `df` shows. `None` on other filesystems.
+    /// The percentage in use of what btrfs can use for its metadata. Nothing can be written when all of it is,
+    /// whatever `df` shows. `None` on other filesystems.
     pub fn metadata_percent(&self) -> Option<Percent> {
         Percent::of(self.metadata_used, self.metadata)
     }

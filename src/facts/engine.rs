@@ -1,4 +1,4 @@
-//! The engine as a whole, and what this host shows of it.
+//! The engine itself, and what this host knows about its process and folders.
 
 use std::path::PathBuf;
 
@@ -10,9 +10,9 @@ use crate::units::Time;
 pub struct Info {
     /// Where the engine keeps its data (`DockerRootDir`).
     pub root: PathBuf,
-    /// What tells it from other engines, as long as its data stay (`ID`); empty where it shows none.
+    /// Its unique ID, as long as its data stay (`ID`); empty where it shows none.
     pub id: String,
-    /// Of the machine that it runs on (`Name`); empty where it shows none.
+    /// The host name of its machine (`Name`); empty if it shows none.
     pub host_name: String,
     /// Memory of that machine in bytes (`MemTotal`); 0 where it shows none.
     pub memory: u64,
@@ -20,7 +20,7 @@ pub struct Info {
     pub containerd: Option<PathBuf>,
     pub containerd_store: bool,
     pub swarm: Swarm,
-    /// The engine's own, such as `26.1.5`.
+    /// The engine's version, such as `26.1.5`.
     pub version: String,
     /// The engine's own clock, where it shows one.
     pub time: Option<Time>,
@@ -37,7 +37,7 @@ pub struct EngineTraces {
     pub engine_id: Option<String>,
     pub daemon_listens: bool,
     pub host_name: String,
-    /// This host's, in bytes.
+    /// The memory of this host, bytes.
     pub memory: Option<u64>,
     /// The containerd that holds the images, where that image store is used.
     pub containerd: Option<Containerd>,
@@ -55,7 +55,7 @@ pub const CONTAINERD_ROOT: &str = "/var/lib/containerd";
 
 impl EngineTraces {
     /// Whether the engine is on this host, so that its paths are valid here. A socket may lead elsewhere (`ssh -L`,
-    /// a virtual machine, an engine in a container). `None` where nothing tells.
+    /// a virtual machine, an engine in a container). `None` if nothing shows it.
     pub fn is_here(&self, engine: &Info) -> Option<bool> {
         let same_engine = self.engine_id.as_ref().map(|id| *id == engine.id);
         let other_memory = engine.memory > 0 && self.memory.is_some_and(|memory| memory != engine.memory);

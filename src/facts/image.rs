@@ -14,7 +14,7 @@ pub struct Image {
     pub tags: Vec<String>,
     /// `name@sha256:…` and, on the containerd image store, `name:tag@sha256:…`.
     pub digests: Vec<String>,
-    /// The tag of our own that a removal under way gave it; never among its tags.
+    /// Our tag, which an eviction under way gave it; never among its tags.
     pub eviction_tag: Option<String>,
     /// Build date; `None` where the engine shows none.
     pub created: Option<Time>,
@@ -22,7 +22,7 @@ pub struct Image {
     pub last_tagged: Option<Time>,
     /// The ID of the image that the classic builder made it from.
     pub parent: Option<String>,
-    /// How many untagged parents it has, one the child of the other, where that was asked.
+    /// The number of its untagged parents, up the chain, if that was asked.
     pub untagged_parents: usize,
     /// Bytes, layers shared with other images included.
     pub size: u64,
@@ -34,7 +34,7 @@ pub struct Image {
 pub struct Layer {
     /// The digest of its content (`RootFS.Layers`), shortened to [`Layer::ID_DIGITS`] digits.
     pub id: String,
-    /// Bytes that its store keeps of it: on the containerd store packed and unpacked.
+    /// Bytes on disk: on the containerd store packed and unpacked.
     pub size: u64,
 }
 
@@ -133,7 +133,7 @@ pub struct References {
     pub eviction_tag: Option<String>,
 }
 
-/// What a name-less and what a named image is to this program.
+/// The classes of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ImageClass {
     Tagged,
@@ -152,7 +152,7 @@ impl ImageClass {
     }
 }
 
-/// The shortest beginning of an image's ID that is taken for one, in hexadecimal digits.
+/// The shortest prefix that counts as an image's ID, in hexadecimal digits.
 pub const SHORTEST_ID: usize = 4;
 
 impl Image {
@@ -179,7 +179,7 @@ impl Image {
         self.tags.iter().chain(&self.digests).any(|name| name == reference)
     }
 
-    /// What the image is to this program, by its references.
+    /// Its class, by its references.
     pub fn class(&self) -> ImageClass {
         match (self.tags.is_empty(), self.digests.is_empty(), &self.eviction_tag) {
             (false, ..) => ImageClass::Tagged,
@@ -190,9 +190,9 @@ impl Image {
 }
 
 impl References {
-    /// Tell the references of an answer apart. The engine's literals for "none" (20.10 writes
-    /// `<none>:<none>` and `<none>@<none>`) and the containerd store's `moby-dangling@…` count as
-    /// no name; a tag with a digest in it is a digest.
+    /// Sort the references of an answer by kind. The engine's literals for "none" (20.10 writes `<none>:<none>` and
+    /// `<none>@<none>`) and the containerd store's `moby-dangling@…` count as no name; a tag with a digest in it is
+    /// a digest.
     pub fn new(tags: Vec<String>, digests: Vec<String>) -> Self {
         let own = |name: &String| {
             name.strip_prefix(EVICTION_REPOSITORY).is_some_and(|rest| rest.starts_with([':', '@']))

@@ -1,4 +1,4 @@
-//! What one look at the engine and the host showed, and what could not be read.
+//! What the engine and the host showed at one moment, and what could not be read.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use super::{
     label,
 };
 
-/// The answers to the questions of one moment; what was not asked is unavailable.
+/// The answers of one moment; what was not asked is unavailable.
 #[derive(Debug, Clone)]
 pub struct Survey {
     pub info: Answer<Info>,
@@ -40,7 +40,7 @@ impl Survey {
         }
     }
 
-    /// The inventory of a plan, without what only further questions tell: images, build cache.
+    /// The inventory of a plan, still without images and build cache.
     pub fn inventory(&self) -> Answer<Inventory> {
         Ok(Inventory {
             containers: self.containers.clone()?,
@@ -67,7 +67,7 @@ impl Survey {
     }
 }
 
-/// Where an engine on this host keeps its data. The gate, evictions and consumers all go by this.
+/// Where an engine on this host keeps its data. The gate, evictions and consumers all use this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnginePlaces {
     pub root: PathBuf,

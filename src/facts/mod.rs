@@ -1,4 +1,4 @@
-//! What the engine and the host say, in our own words: the field's nouns, pure.
+//! What the engine and the host say, in types of our own, without IO.
 
 mod container;
 mod disk;

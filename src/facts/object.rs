@@ -1,4 +1,4 @@
-//! What a plan is about: containers, images and the build cache, each with what people call it.
+//! What a plan is about: containers, images and the build cache, each with its name in the output.
 
 use super::{Container, Image, ImageClass};
 

@@ -1,4 +1,4 @@
-//! References to images, taken apart here and nowhere else.
+//! References to images, parsed and formatted here only.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub struct Reference<'a> {
     pub digest: Option<&'a str>,
 }
 
-/// How many characters of a digest or an ID people are shown, as docker(1) does.
+/// The number of characters of a digest or an ID in text output, as docker(1) does.
 const SHORT: usize = 12;
 
 impl<'a> Reference<'a> {
@@ -46,12 +46,12 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// Without its tag, where it has a digest, which alone decides.
+    /// Without its tag if it has a digest, which alone decides.
     pub fn pinned(self) -> Self {
         Self { tag: self.tag.filter(|_| self.digest.is_none()), ..self }
     }
 
-    /// With the digest cut: in full it fills a line and tells an operator no more than its beginning.
+    /// With the digest shortened.
     pub fn short(self) -> Self {
         let cut = |digest: &'a str| digest.get(.."sha256:".len() + SHORT).unwrap_or(digest);
         Self { digest: self.digest.map(cut), ..self }

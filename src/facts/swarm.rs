@@ -14,7 +14,7 @@ pub struct Swarm {
 pub enum SwarmState {
     Inactive,
     Manager,
-    /// It runs tasks, and only a manager knows of which services.
+    /// It runs tasks; only a manager knows their services.
     Worker,
     /// A manager that waits for its unlock key (`docker swarm unlock`).
     Locked,
@@ -53,7 +53,7 @@ pub enum Mode {
     ReplicatedJob {
         completions: u64,
     },
-    /// One task that ends on each node that suits it.
+    /// A task on each eligible node that runs once and ends.
     GlobalJob,
 }
 
@@ -71,7 +71,7 @@ pub enum Update {
     RollingBack,
 }
 
-/// When Swarm starts a task again that has ended.
+/// When Swarm restarts a task that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
     Always,
@@ -97,7 +97,7 @@ pub struct Task {
     pub job_iteration: u64,
 }
 
-/// Where a task stands, as far as anyone here asks.
+/// The state of a task, reduced to what the gates need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskState {
     /// `new`, `allocated`, `assigned`, `accepted`, `ready` or `starting`.
@@ -108,7 +108,7 @@ pub enum TaskState {
     Running,
     Complete,
     Failed,
-    /// The node could not start it: the image was missing, say.
+    /// The node could not start it, for example because the image was missing.
     Rejected,
     Over,
 }

@@ -41,7 +41,7 @@ pub struct ConvergingService {
     pub service: String,
     pub has: u64,
     pub wants: u64,
-    /// Why they are not the same, or not yet settled.
+    /// Why it is not converged.
     pub cause: ConvergeCause,
     pub gave_up: bool,
     pub stack: Option<String>,
@@ -152,7 +152,7 @@ fn evaluate_service(
             .filter(|history| history[0].state != TaskState::Running)
             .filter(|history| !ended_well_or_over(service.restart, history[0]))
     };
-    // Where Swarm will try again, it makes the next task in the step that ends the last one.
+    // If Swarm tries again, it creates the next task in the same step that ends the last one.
     let over = |task: &Task| !task.wanted && matches!(task.state, TaskState::Failed | TaskState::Rejected);
     let gave_up = || missing().next().is_some_and(|history| over(history[0]));
     let cause =

@@ -1,4 +1,4 @@
-//! The three gates: each judges what a survey showed, and only "open" lets a prune through.
+//! The three gates: each judges what a survey showed, and only "open" allows a prune.
 
 pub mod converge;
 pub mod disk;
@@ -61,7 +61,7 @@ pub struct Gates {
     pub converge: converge::Verdict,
 }
 
-/// Judge a survey: the disk by this limit, what counts as a CI run by this pattern.
+/// Evaluate a survey: the disk by this limit, CI runs by this pattern.
 pub fn evaluate(survey: &Survey, limit: Limit, run_pattern: &Regex, now: Time) -> Gates {
     Gates {
         disk: disk::evaluate(survey, limit),

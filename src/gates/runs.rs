@@ -21,7 +21,7 @@ pub enum RunKind {
     Inhibitor,
 }
 
-/// Something that keeps a prune away, since when.
+/// A run or an inhibitor that blocks prunes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     pub kind: RunKind,

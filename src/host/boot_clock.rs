@@ -1,4 +1,4 @@
-//! This boot, and the time since it, which cannot be set.
+//! The boot's ID, and the time since the boot (CLOCK_BOOTTIME), which cannot be set.
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What btrfs can still have for its metadata, which statvfs(3) does not tell.
+//! The metadata usage of btrfs, which statvfs(3) does not show.
 
 use std::fs::{self, File};
 use std::io;
@@ -27,11 +27,11 @@ mod request {
     nix::ioctl_read!(btrfs_fs_info, 0x94, 31, FsInfo);
 }
 
-/// Of a filesystem's folder in sysfs (kernel: `fs/btrfs/sysfs.c`). Data and metadata have chunks of their own. What no
-/// chunk has taken of the devices can become either, so that metadata is short only where that is used up as well
-/// (btrfs(5), "Typical use cases" and btrfs-filesystem(8), `usage`). On several copies (DUP, RAID1) a byte of metadata
-/// takes that many of the devices: `disk_total` against `total_bytes`. The global reserve is a part of the metadata's
-/// chunks that the kernel gives to nobody else.
+/// From a filesystem's folder in sysfs (kernel: `fs/btrfs/sysfs.c`). Data and metadata have chunks of their own.
+/// What no chunk has taken of the devices can become either, so that metadata is short only where that is used up
+/// as well (btrfs(5), "Typical use cases" and btrfs-filesystem(8), `usage`). On several copies (DUP, RAID1) a byte
+/// of metadata takes that many of the devices: `disk_total` against `total_bytes`. The global reserve is a part of
+/// the metadata's chunks that the kernel gives to nobody else.
 fn read(filesystem: &Path) -> io::Result<Option<(u64, u64)>> {
     let allocation = filesystem.join("allocation");
     let number = |path: &Path| -> io::Result<u64> {

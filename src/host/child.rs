@@ -1,4 +1,4 @@
-//! Runs a command in this process's place: its streams, its signals, its exit status.
+//! Runs a command and passes on its signals and its status: its streams, its signals, its exit status.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
@@ -12,7 +12,7 @@ use nix::unistd::{Pid, getpgrp, tcgetpgrp};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What a shell says of commands that cannot be started (POSIX, 2.8.2).
+/// The statuses of a shell for commands that cannot be started (POSIX, 2.8.2).
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
@@ -44,7 +44,7 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
         tokio::select! {
             status = child.wait() => return Ok(code(status.with_context(|| "cannot wait for the command")?)),
             Some(signal) = signals.recv() => {
-                // The terminal has sent it to the whole foreground, the child included.
+                // The terminal has sent it to the whole foreground process group, including the child.
                 let from_terminal = matches!(signal, Signal::SIGINT | Signal::SIGQUIT) && in_foreground();
                 if let (Some(pid), false) = (pid, from_terminal) {
                     // It may have ended meanwhile; the wait tells.

@@ -1,4 +1,4 @@
-//! A look into the engine's folder, which only root may enter: logs, and what the engine forgot there.
+//! A look into the engine's folder, which only root may enter: logs, and folders that belong to nothing.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::facts::Files;
 
-/// A folder that a pull is just filling belongs to no layer so far.
+/// A folder that a pull is filling does not belong to a layer yet.
 const UNREACHABLE_MIN_AGE: Duration = Duration::from_secs(86_400);
 
 /// What containers have logged, and the folders of overlay2 that nothing refers to (moby #43586).
@@ -41,7 +41,7 @@ fn logs(root: &Path) -> io::Result<Vec<(String, u64)>> {
         for file in files {
             let name = file.file_name().to_string_lossy().into_owned();
             if name.contains("-json.log") || name.starts_with("container.log") {
-                // One that is rotated away just now takes no room.
+                // A log that is rotated away at this moment counts as empty.
                 size += file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
             }
         }
@@ -67,7 +67,7 @@ fn unreachable(root: &Path) -> io::Result<Vec<(std::path::PathBuf, u64)>> {
         Err(error) => Err(error),
     };
     if !folders.is_empty() && !layers.is_dir() {
-        return Err(io::Error::other("there are layers, and no image/overlay2/layerdb that knows them"));
+        return Err(io::Error::other("there are layers but no image/overlay2/layerdb"));
     }
     for layer in entries(&layers.join("sha256"))? {
         read(layer.path().join("cache-id"))?;

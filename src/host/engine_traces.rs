@@ -1,4 +1,4 @@
-//! Where the data of the engine behind a Unix socket lie, as far as this host shows.
+//! Finds out where the engine behind a Unix socket keeps its data.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,11 +10,12 @@ use tokio::net::UnixStream;
 
 use crate::facts::{CONTAINERD_ROOT, Containerd, EngineTraces, Info};
 
-/// Where a containerd of its own listens (containerd: `defaults.DefaultAddress`; moby takes it where it is there).
+/// Where the engine's own containerd listens (containerd: `defaults.DefaultAddress`; moby takes it where it is
+/// there).
 const SEPARATE: &str = "/run/containerd/containerd.sock";
 /// Where a containerd is configured by default (containerd: `defaults.DefaultConfigDir`).
 const CONFIGURATION: &str = "/etc/containerd/config.toml";
-/// Where dockerd keeps what runs (moby: `--exec-root`).
+/// Docker's exec root (moby: `--exec-root`).
 const EXEC_ROOT: &str = "/run/docker";
 
 /// Look at the engine's process, its folder and the containerd in use. What this user may not see tells nothing. The

@@ -18,7 +18,7 @@ use nix::sys::statvfs::statvfs;
 use super::btrfs;
 use crate::facts::Filesystem;
 
-/// Measure each filesystem once, whichever of the paths lie on it.
+/// Measure the filesystems of these paths, each once.
 pub fn measure<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Vec<Filesystem>> {
     let mounts = mounts();
     let mut seen = HashSet::new();
@@ -177,7 +177,7 @@ fn reachable(path: &Path) -> PathBuf {
     Place::of(path, &mounts()).map_or_else(|_| path.to_owned(), |place| place.reachable)
 }
 
-/// What holds a path, where that does not outlive a reboot.
+/// The kind of filesystem that holds a path, if it does not outlive a reboot.
 pub fn volatile(path: &Path) -> Result<Option<&'static str>> {
     let stat = statfs(&reachable(path))
         .map_err(io::Error::from)

@@ -23,7 +23,7 @@ struct InhibitorJson {
     why: Option<String>,
 }
 
-/// An inhibitor of this process; it ends with the value.
+/// An inhibitor of this process. Dropping it ends it.
 #[derive(Debug)]
 pub struct Registered {
     path: PathBuf,
@@ -38,7 +38,7 @@ impl Drop for Registered {
     }
 }
 
-/// What an inhibitor says of itself is shorter than this, bytes.
+/// The file of an inhibitor is shorter than this; bytes.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
 fn folder(runtime_dir: &Path) -> PathBuf {

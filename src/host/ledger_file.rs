@@ -1,4 +1,4 @@
-//! The ledger on disk: read whole, written atomically, never lost.
+//! The ledger on disk: read as a whole, written atomically, set aside if malformed.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -22,7 +22,7 @@ pub enum Content {
     Ledger(Box<Ledger>),
     Missing,
     NotUnderstood(anyhow::Error),
-    /// It is there, and was not read; what it holds may be good.
+    /// It exists and could not be read; its content may be good.
     Unread(anyhow::Error),
 }
 
@@ -38,7 +38,7 @@ pub struct Places<'a> {
 /// A ledger of another engine that was not written for this long is removed.
 const RETENTION: Duration = Duration::from_secs(60 * 86_400);
 
-/// `ledger.json` is of the first engine that came, `ledger-ID.json` of any other.
+/// `ledger.json` belongs to the first engine, `ledger-ID.json` of any other.
 fn path(directory: &Path, engine: Option<&str>) -> PathBuf {
     #[derive(Deserialize)]
     struct Owner {
@@ -51,7 +51,7 @@ fn path(directory: &Path, engine: Option<&str>) -> PathBuf {
     if own.exists() || owner().is_some_and(|owner| owner != engine) { own } else { first }
 }
 
-/// An ID is another program's text: letters, digits and hyphens of it, as many as an engine's ID has.
+/// The ID comes from outside: letters, digits and hyphens of it, as many as an engine's ID has.
 fn own_name(engine: &str) -> String {
     let id = engine.chars().take(64);
     let id = id.map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' });

@@ -31,7 +31,7 @@ pub fn keep(state_dir: &Path, images: &[PathBuf]) {
     };
     if let Err(error) = make() {
         log::debug!("no reserve is kept in {}: {error}", reserve.display());
-        // Half of it is in nobody's interest.
+        // A partial reserve is of no use.
         let _ = fs::remove_file(&reserve);
     }
 }

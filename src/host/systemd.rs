@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 #[derive(Debug, Clone, Default)]
 pub struct Unit {
-    /// With its suffix, such as `.service`.
+    /// The name with its suffix, such as `.service`.
     pub name: String,
     /// `ActiveState=` is active, activating or reloading.
     pub active: bool,
@@ -19,12 +19,13 @@ pub struct Unit {
     /// The units that start it, such as its timer.
     pub triggered_by: Vec<String>,
     pub program: Option<PathBuf>,
-    /// All command lines, those before and after the start too.
+    /// All command lines, including `ExecStartPre=` and `ExecStartPost=`.
     pub commands: Vec<String>,
     pub next: String,
 }
 
-/// Every service, and what may trigger one, that systemd has loaded; none where this host was not booted with it.
+/// Every service, and what may trigger one, that systemd has loaded; `None` if this host was not booted with
+/// systemd.
 pub async fn units(limit: Duration) -> Result<Option<Vec<Unit>>> {
     // sd_booted(3).
     if !Path::new("/run/systemd/system").is_dir() {
@@ -41,7 +42,7 @@ pub async fn units(limit: Duration) -> Result<Option<Vec<Unit>>> {
         bail!("systemctl show: {stderr}");
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // A unit that another one names, and that is not there.
+    // Another unit refers to it, but it does not exist.
     let blocks = text.split("\n\n").filter(|block| !block.contains("LoadState=not-found"));
     Ok(Some(blocks.map(unit).filter(|unit| !unit.name.is_empty()).collect()))
 }

@@ -1,4 +1,4 @@
-//! The real world: this host by its kernel, and Docker by its API.
+//! The world of the program: this host, and Docker by its API.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,7 +11,7 @@ use crate::facts::{Container, ContainerState, Inventory, Object};
 use crate::ledger::Ledger;
 use crate::units::Time;
 
-/// Who may still want a container that has ended.
+/// What may still need a container that has ended.
 struct Owners<'a> {
     services: HashSet<&'a str>,
     /// Compose projects with a container that runs, or is about to.
@@ -22,7 +22,7 @@ struct Owners<'a> {
 
 impl<'a> Owners<'a> {
     fn new(inventory: &'a Inventory, policy: &'a Policy) -> Self {
-        // A project whose containers were all created and never started would keep itself for ever.
+        // Otherwise a project whose containers were all created but never started would protect itself.
         let runs =
             |container: &&Container| container.state.is_live() && container.state != ContainerState::Created;
         let running = inventory.containers.iter().filter(runs);
@@ -122,7 +122,7 @@ fn decide_container(
     if unread {
         return Err(KeepReason::Unread);
     }
-    // A container cannot have ended before it was made: the later time tells.
+    // A container cannot have ended before it was created: the later time counts.
     old_enough(container.created)?;
     if let Some(policy) = restarts(container) {
         return Err(KeepReason::RestartPolicy(policy.to_owned()));

@@ -1,4 +1,4 @@
-//! Which objects a name means, and everything that decides about one of them.
+//! Finds the objects that a name means, and collects everything that decides about them.
 
 use super::{Condition, KeepReason, Kept, LastUse, Plan, Policy, Removal, containers, images};
 use crate::facts::{Container, Image, Inventory, Object, Reference, SHORTEST_ID, name_tag};
@@ -41,7 +41,7 @@ pub fn matching_objects<'a>(inventory: &'a Inventory, ledger: &Ledger, text: &st
     let of_images = |matches: &dyn Fn(&Image) -> bool| -> Vec<Found> {
         inventory.images.iter().filter(|image| matches(image)).map(Found::Image).collect()
     };
-    // With a digest, that tells which image is meant.
+    // A digest says which image is meant.
     let wanted = name_tag(text).filter(|_| !text.contains('@'));
     let by_name = |image: &Image| {
         let names = image.tags.iter().chain(&image.digests).filter_map(|reference| name_tag(reference));

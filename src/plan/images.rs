@@ -40,7 +40,7 @@ pub(super) fn decide(
 type Removals<'a> = Vec<(&'a Image, Removal)>;
 type KeptImages<'a> = Vec<(&'a Image, KeepReason)>;
 
-/// What may go of each image by its references, its age and the disk's usage, in the order in which it goes.
+/// The removals and the kept images, by references, age and the disk's usage; the removals in their order.
 fn judge<'a>(
     inventory: &'a Inventory,
     ledger: &Ledger,
@@ -79,7 +79,7 @@ fn judge<'a>(
             }
         }
     }
-    // A plan is the same whichever way the engine lists.
+    // A plan does not depend on the order of the engine's list.
     removals.sort_by_cached_key(|(_, removal)| {
         let order = eviction_order(removal, ledger.weight(&removal.object.id));
         (removal.turn(), order, removal.object.id.clone())
@@ -98,7 +98,7 @@ pub fn wants_layers(
     removals.iter().any(|(_, removal)| matches!(removal.reason, RemovalReason::Evicted(_)))
 }
 
-/// Pass over the evictions that would free next to nothing, because images that stay have the same layers.
+/// Keep the images whose eviction would free a negligible amount, because images that stay have the same layers.
 fn without_shared<'a>(
     removals: Removals<'a>,
     inventory: &Inventory,
@@ -119,7 +119,7 @@ fn without_shared<'a>(
     (left.collect(), shared)
 }
 
-/// What the engine's own records of an image take at most, bytes.
+/// Bytes that the engine's own records of an image take, at most.
 const ENGINE_RECORDS: u64 = 1 << 20;
 
 /// Whether `freed` bytes are no more than the engine's own records of these images, which should free `size`.
@@ -128,7 +128,7 @@ pub fn is_negligible(freed: u64, images: usize, size: u64) -> bool {
     freed < records.min(size / 100)
 }
 
-/// The names that an eviction under way, or interrupted, has taken or is about to take.
+/// The names that an eviction of this image has recorded.
 fn taken_names<'a>(image: &Image, ledger: &'a Ledger) -> &'a [String] {
     ledger.evicting.get(&image.id).map(Vec::as_slice).unwrap_or_default()
 }
@@ -188,7 +188,7 @@ fn eviction(
     let step = steps.iter().find(|(_, unused_for)| last_use.ago() >= *unused_for);
     match (step, usage) {
         (Some(_), None) => Err(KeepReason::DiskUnknown),
-        // A disk without pressure of its own evicts nothing, whatever brought the run about.
+        // Nothing is evicted from a disk that is not under pressure itself.
         (Some((rung, _)), Some(usage))
             if policy.threshold.is_reached(usage) && policy.limit(*rung).is_reached(usage) =>
         {
@@ -281,7 +281,7 @@ pub fn needing_tag_time<'a>(
     })
 }
 
-/// Who needs which image, for whatever reason but its age.
+/// What protects which image, apart from its age.
 struct Protection<'a> {
     users: Users<'a>,
     /// By reference as written, and by the digest in it.

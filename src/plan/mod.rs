@@ -16,10 +16,10 @@ use crate::facts::{Container, Image, ImageClass, Inventory, Kind, Labels, Limit,
 use crate::ledger::Ledger;
 use crate::units::{Time, elapsed};
 
-/// What may be removed, from which age and disk usage on.
+/// What may be removed, and from which age and disk usage.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Minimum age of what is removed, but on the last rung of eviction.
+    /// Minimum age of what is removed, except on the last rung of eviction.
     pub older_than: Duration,
     /// Minimum time since last use of cached images that are evicted to reach the target.
     pub cache_age: Duration,
@@ -35,7 +35,7 @@ pub struct Policy {
     pub runs: Regex,
 }
 
-/// A label that protects: any value, or this one.
+/// A label that protects, with any value or with this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepLabel {
     pub key: String,
@@ -114,13 +114,13 @@ impl Turn {
 /// is used only when those before it are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rung {
-    /// Superseded images, then those that were not used for the whole cache age.
+    /// Superseded images, then those that have been unused for the cache age.
     Target,
     Threshold,
     Critical,
 }
 
-/// What the age of a cached image is measured from, so long ago.
+/// How long a cached image has been unused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastUse {
     Used(Duration),
@@ -135,7 +135,7 @@ impl LastUse {
     }
 }
 
-/// Why a cached image may go, and while how full a disk.
+/// Why a cached image may be evicted, and at which usage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
     pub rung: Rung,
@@ -150,12 +150,12 @@ pub struct Eviction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
     pub unused_for: Duration,
-    /// A prune that evicts begins here: on the first rung at the threshold.
+    /// Where evictions of this rung begin: of the first rung at the threshold.
     pub begins: Limit,
     pub limit: Limit,
 }
 
-/// A decision to remove, with all that carrying it out takes.
+/// A decision to remove, with all that its execution needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
     pub object: Object,
@@ -172,7 +172,7 @@ impl Removal {
         Turn::of(self.object.kind)
     }
 
-    /// Bytes that its removal frees, or at most frees.
+    /// Bytes that its removal frees; at most, if that is not known.
     pub fn freed(&self) -> u64 {
         self.frees.unwrap_or(self.object.size)
     }
@@ -195,7 +195,7 @@ pub enum RemovalReason {
     Unnamed {
         /// Since the latest of its build, its last tag, its last use, and when it was first seen without a name.
         age: Duration,
-        /// At most so many untagged parents go along, of a classic build: as many as no other image needs.
+        /// Untagged parents of a classic build that are removed with it, at most: those that no other image needs.
         parents: usize,
     },
     Evicted(Eviction),
@@ -240,14 +240,14 @@ pub enum KeepReason {
     Cached {
         last_use: LastUse,
         conditions: Vec<Condition>,
-        /// The first whose time has come, so that only the disk is not full enough for it.
+        /// The condition whose time has come, so that only the disk is not full enough.
         satisfied: Option<Condition>,
     },
     /// Cached, and the usage of the disk is not known.
     DiskUnknown,
     /// Cached, and images that stay have its layers: its removal would free next to nothing.
     SharesLayers(LastUse),
-    /// Cached, and evictions freed nothing so long ago.
+    /// Cached, and evictions freed nothing this long ago.
     EvictionUseless(Duration),
     /// The engine refused, so long ago, to remove it although it had no name any more.
     Refused(Duration),
@@ -272,7 +272,7 @@ pub struct Leftover {
     pub id: String,
     /// The `name:tag`s that the eviction took off, to be given back where no image has them.
     pub lost_tags: Vec<String>,
-    /// The tag of our own, to be taken off once it has another name.
+    /// Our tag, to be removed once the image has another name.
     pub eviction_tag: Option<String>,
 }
 
@@ -289,7 +289,7 @@ pub fn build(
     containers::decide(inventory, ledger, policy, now, &mut plan);
     images::decide(inventory, ledger, policy, usage, now, &mut plan);
     build_cache(inventory, ledger, policy, now, &mut plan);
-    // What the last run gave up must not keep everything else from its turn, day after day.
+    // An object on which the last prune gave up must not block all others each day.
     let last = plan.stuck(ledger).map(Removal::turn);
     plan.remove
         .sort_by_key(|removal| (last == Some(removal.turn()), removal.turn(), removal.is_stuck(ledger)));
@@ -360,7 +360,7 @@ fn build_cache(inventory: &Inventory, ledger: &Ledger, policy: &Policy, now: Tim
 
 struct Users<'a> {
     by_image: HashMap<&'a str, &'a str>,
-    /// Those that mount images, with each reference by which they do.
+    /// Containers that mount images, by each reference.
     mounting: Vec<(&'a str, &'a str)>,
 }
 

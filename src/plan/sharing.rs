@@ -52,7 +52,7 @@ impl<'a> Sharing<'a> {
         going().map(|(id, path)| (*id, path.iter().map(own).sum())).collect()
     }
 
-    /// Take an image away: the bytes that this frees. `None` where its layers are not known.
+    /// Remove an image; returns the bytes that this frees. `None` where its layers are not known.
     pub fn remove(&mut self, id: &str) -> Option<u64> {
         let path = self.images.remove(id)?;
         let mut freed = 0_u64;

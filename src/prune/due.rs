@@ -8,7 +8,8 @@ use crate::gates::disk::Measured;
 use crate::ledger::{Ledger, Pressure, Reported};
 use crate::units::{Percent, Time, elapsed};
 
-/// Pressure that could not be relieved for so long, because each prune was blocked or stopped, requires manual intervention.
+/// Pressure that could not be relieved for this long, because each prune was blocked or stopped, requires manual
+/// intervention.
 const BLOCKED_TOO_LONG: Duration = Duration::from_secs(3 * 86_400);
 
 /// A prune that can do nothing, for the same reason as before, is reported this often.

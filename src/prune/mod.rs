@@ -36,12 +36,12 @@ pub type Progress<'a> = &'a dyn Fn(Option<(usize, usize)>);
 
 #[derive(Clone, Copy)]
 pub enum Mode<'a> {
-    /// Stop before the first write. With a plan for the disk as it is, or as if it were like this.
+    /// Stop before the first write. The plan is for the disk as it is, or as if its usage were this.
     Preview(Option<&'a Usage>),
     Prune(Progress<'a>),
 }
 
-/// A report, and what it was made from, unless the engine could not be asked.
+/// A report, and what it was made from; `None` if the engine could not be asked.
 pub struct Ended<E> {
     pub report: PruneReport,
     pub seen: Option<Seen<E>>,
@@ -102,8 +102,8 @@ fn begin<W: World>(world: &W) -> Answer<Acquisition<W::PruneLock>> {
 
 type Events<W> = <<W as World>::Engine as EngineApi>::Events;
 
-/// Connect; and for a prune subscribe before the gates are evaluated, so that nothing can begin unseen in between: since now
-/// by the engine's clock, which need not be ours.
+/// Connect; and for a prune subscribe before the gates are evaluated, so that nothing can begin unseen in between.
+/// The subscription begins now by the engine's clock, which may differ from ours.
 async fn connect<W: World>(
     world: &W,
     policy: &PrunePolicy,
@@ -118,7 +118,7 @@ async fn connect<W: World>(
     Ok((engine, Some(events)))
 }
 
-/// What a prune goes on with, once its gates are evaluated.
+/// The survey and its gates, with which a prune continues.
 struct Look<'a, W: World> {
     world: &'a W,
     engine: &'a W::Engine,
@@ -131,7 +131,7 @@ struct Look<'a, W: World> {
 type Planned = (PruneReport, Inventory, Ledger);
 
 impl<W: World> Look<'_, W> {
-    /// From the ledger to the report. Containers and build cache wait for no list of images.
+    /// From the ledger to the report. Containers and build cache are removed before the images are listed.
     async fn plan_and_execute(&self, mode: Mode<'_>, events: Option<&Events<W>>) -> Answer<Planned> {
         let Self { world, engine, survey, gates, now, .. } = *self;
         let policy = &self.policy.removal;
@@ -232,7 +232,7 @@ impl<W: World> Look<'_, W> {
         }
     }
 
-    /// Of the filesystem that holds the images: a preview goes on without it.
+    /// The usage of the filesystem that holds the images. A preview continues without it.
     async fn usage(&self, mode: Mode<'_>, places: &Answer<DiskPlaces>) -> Answer<Option<Usage>> {
         let measured = async {
             let places = places.as_ref().map_err(Clone::clone)?;
@@ -245,7 +245,7 @@ impl<W: World> Look<'_, W> {
         }
     }
 
-    /// What carries plans out, and stops where a gate closes.
+    /// An execution that evaluates the gates of this policy again.
     fn execution<'b>(
         &'b self,
         events: &'b Events<W>,
@@ -258,7 +258,7 @@ impl<W: World> Look<'_, W> {
         Execution::new(context, ask, async || fullest(world, images).await)
     }
 
-    /// Look at the images: what they are, and what the ledger then knows.
+    /// List the images, and record them. Returns the ledger.
     async fn list_images(
         &self,
         inventory: &mut Inventory,
@@ -343,7 +343,7 @@ impl<W: World> Look<'_, W> {
         let change = |ledger: &mut Ledger| settle(ledger, &outcome, relieved, fullest, now);
         let pressure = match world.update_ledger(now, change).await {
             Ok(ledger) => OngoingPressure::of(&ledger, now),
-            // On a full disk it may be so: what was known at the start holds.
+            // As may be on a full disk. The pressure is as it was at the start.
             Err(error) => {
                 log::warn!("{error:#}");
                 OngoingPressure::of(ledger, now).filter(|_| !relieved)
@@ -401,7 +401,7 @@ async fn fullest(world: &impl World, places: &[PathBuf]) -> Answer<Usage> {
     usages.into_iter().next().ok_or_else(|| Unavailable("no filesystem to measure".into()))
 }
 
-/// `runs` and `converge`, asked anew, and the images that containers use.
+/// Evaluate `runs` and `converge` again, and ask which images containers use.
 async fn ask_again<W: World>(world: &W, engine: &W::Engine, policy: &PrunePolicy) -> Recheck {
     let survey = observe::survey(world, engine, Questions::DEPLOYS, &[]).await;
     let Gates { runs, converge, .. } = policy.gates(&survey, world.now());
@@ -419,7 +419,7 @@ async fn record(world: &impl World, now: Time, change: impl Fn(&mut Ledger)) -> 
     })
 }
 
-/// From this age on a service that does not converge is its owner's to fix.
+/// A service that has not converged for this long is named in the log.
 const CONVERGES_WITHIN: Duration = Duration::from_secs(24 * 3_600);
 
 /// Name what keeps `converge` closed although nothing is under way, so that an operator can act.

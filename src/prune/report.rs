@@ -1,4 +1,4 @@
-//! What came of a prune.
+//! The report of a prune.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -50,14 +50,14 @@ pub struct Done {
     /// Of the filesystem that holds the images, as the plan saw it.
     pub usage: Option<Usage>,
     pub outcome: Outcome,
-    /// What `disk` measured, again at the end, fullest first.
+    /// What `disk` measured, as it is at the end, fullest first.
     pub after: Vec<Usage>,
     pub relieved: bool,
     pub pressure: Option<OngoingPressure>,
 }
 
 impl PruneReport {
-    /// Absent where they were not evaluated.
+    /// `None` if they were not evaluated.
     pub fn gates(&self) -> Option<&Gates> {
         match self {
             Self::Busy { .. } | Self::Failed(_) => None,
@@ -145,7 +145,7 @@ impl PruneReport {
     }
 }
 
-/// A prune that has ended, and what was found out about it after that.
+/// A report, and what was found out after the prune had ended.
 #[derive(Debug)]
 pub struct Attempt {
     pub dry_run: bool,
@@ -189,7 +189,7 @@ pub struct OngoingPressure {
 }
 
 impl OngoingPressure {
-    /// What a ledger, its clock gone on to now, knows of it.
+    /// By a ledger whose clock is advanced to now.
     pub fn of(ledger: &Ledger, wall: Time) -> Option<Self> {
         let pressure = ledger.pressure.as_ref()?;
         let now = ledger.time(wall);

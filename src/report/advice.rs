@@ -9,7 +9,7 @@ use crate::gates::{GateState, Gates, Verdict, converge, runs};
 use crate::plan::{KeepReason, Kept, Plan};
 use crate::units::{duration, size};
 
-/// A disk at or above this is as good as full: the default of `--disk-critical`, percent.
+/// From this usage on a disk counts as full: the default of `--disk-critical`, percent.
 const NEARLY_FULL: u8 = 95;
 
 /// Ages to suggest for `--older-than`, longest first.
@@ -23,7 +23,7 @@ const AGES: [Duration; 5] = [
 
 /// Where a gate is closed on a disk that is nearly full: why it may stay closed, and what to take down.
 ///
-/// Swarm reports a pull that finds no space as "No such image"; the reason stands in the engine's log only (observed on
+/// Swarm reports a pull that finds no space as "No such image"; the reason is in the engine's log only (observed on
 /// 20.10 to 29).
 pub fn blocked_on_a_full_disk(gates: &Gates) -> Option<String> {
     use converge::ConvergeCause::{ImageNotFound, Pulling, Starting};
@@ -76,7 +76,7 @@ fn take_down(run: &runs::Run) -> Option<String> {
 /// What to do about gates that are closed: on a disk that is nearly full, and about services that Swarm has given up.
 pub fn on_gates(gates: &Gates) -> Vec<String> {
     let mut advice: Vec<String> = blocked_on_a_full_disk(gates).into_iter().collect();
-    // Without that gate it is not known what belongs to a run.
+    // While `runs` is unknown it is not known which services belong to a run.
     if gates.runs.state() == GateState::Unknown {
         return advice;
     }
@@ -98,7 +98,7 @@ pub fn on_gates(gates: &Gates) -> Vec<String> {
 
 pub const SHARED_CACHE: &str = "build cache that the containerd store counts as shared with images";
 
-/// What would free more now, although the policy keeps it.
+/// Commands that would free more, beyond the policy.
 ///
 /// `evictable`: whether the filesystem that holds the images is under pressure, so that a shorter age would evict
 /// more.

@@ -19,7 +19,7 @@ pub fn text(out: &mut impl Write, consumers: &DiskConsumers) -> io::Result<()> {
             let image = consumer.image.as_ref();
             let last_use = match image {
                 Some(image) if image.in_use => "in use".into(),
-                Some(image) if image.last_used.is_none() => "never seen".into(),
+                Some(image) if image.last_used.is_none() => "never used".into(),
                 _ => known(image.and_then(|image| image.last_used)),
             };
             let (kind, name) = (kind_and_name(consumer, consumers), size(consumer.size));
@@ -47,7 +47,7 @@ fn kind_and_name(consumer: &DiskConsumer, all: &DiskConsumers) -> (&'static str,
         ConsumerKind::Image(ImageClass::Tagged) => ("tagged image", name()),
         ConsumerKind::Image(class) => {
             let kind = if class == ImageClass::Cached { "cached image" } else { "dangling" };
-            // By the name that it was last used by.
+            // The name under which it was last used.
             let last = consumer.image.as_ref().and_then(|image| image.last_name.as_ref());
             let used_by = last.map(|last| format!("{} ({})", short(last), short_id(&consumer.id)));
             (kind, used_by.unwrap_or_else(name))
@@ -58,10 +58,10 @@ fn kind_and_name(consumer: &DiskConsumer, all: &DiskConsumers) -> (&'static str,
         ConsumerKind::BuildCache => ("build cache", "not shared with images".into()),
         ConsumerKind::Unreachable => ("unreferenced", amount(all.unreachable.len(), "folder")),
         ConsumerKind::Elsewhere if all.other_is_least => {
-            ("other", "neither image nor volume, at least".into())
+            ("other", "neither images nor volumes; at least".into())
         }
         ConsumerKind::Elsewhere if all.unseen.is_empty() => ("other", "other files".into()),
-        ConsumerKind::Elsewhere => ("other", "other files, and what is not seen".into()),
+        ConsumerKind::Elsewhere => ("other", "other files, and what could not be read".into()),
     }
 }
 

@@ -17,7 +17,7 @@ pub struct ExplainReport {
     pub now: Time,
     /// Of the filesystem that holds the images, where it could be measured.
     pub usage: Option<Usage>,
-    /// What was asked about, and the objects that it means.
+    /// Each query, and the objects that it means.
     pub objects: Vec<(String, Vec<Explanation>)>,
 }
 
@@ -61,7 +61,7 @@ fn explanation(out: &mut impl Write, found: &Explanation, report: &ExplainReport
     }
     let now = match &found.decision {
         Some(Decision::Remove(removal)) => format!("goes: {}", reason::removal(&removal.reason).message),
-        // When it may go has its own lines.
+        // The conditions of its eviction have lines of their own.
         Some(Decision::Keep(kept)) => {
             let message = reason::keep(&kept.reason).message;
             format!("stays: {}", message.split("; may go").next().unwrap_or(&message))

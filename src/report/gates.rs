@@ -10,8 +10,8 @@ use super::{SCHEMA, json};
 use crate::gates::GateState;
 use crate::units::clean;
 
-/// One line a gate: name, state, reason; further reasons below it. Gates that are unknown for the same reason share a
-/// line.
+/// One line for each gate: name, state, reason; further reasons below it. Gates that are unknown for the same
+/// reason share a line.
 pub fn text(out: &mut impl Write, gates: &[GateReason], advice: &[String]) -> io::Result<()> {
     let mut lines: Vec<(Vec<&str>, &GateReason)> = Vec::new();
     for gate in gates {

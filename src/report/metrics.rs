@@ -70,7 +70,7 @@ pub fn ledger(ledger: &Ledger, now: Time) -> Result<String> {
     )?;
     let blocked = file.metric(
         "pressure_blocked",
-        "How many prunes each gate blocked or stopped since the disk is under pressure.",
+        "How many prunes each gate has blocked or stopped since the pressure began.",
         &["gate"],
     )?;
     for gate in ["runs", "converge"] {
@@ -88,7 +88,7 @@ pub fn prune(attempt: &Attempt, run: &RunInfo) -> Result<String> {
         .set(1.0);
     let outcome = file.metric(
         "last_run_outcome",
-        "How the last run ended: 1 for the outcome that it had.",
+        "How the last prune ended: 1 for its outcome, 0 for the others.",
         &["outcome"],
     )?;
     for name in OUTCOMES {
@@ -102,7 +102,8 @@ pub fn prune(attempt: &Attempt, run: &RunInfo) -> Result<String> {
 }
 
 fn gates(file: &File, report: &PruneReport) -> Result<()> {
-    let metric = file.metric("gate", "State of each gate: 1 for the one it has.", &["gate", "state"])?;
+    let metric =
+        file.metric("gate", "State of each gate: 1 for its state, 0 for the others.", &["gate", "state"])?;
     for (gate, is) in report.gates().iter().flat_map(|gates| gates.states()) {
         for state in [GateState::Open, GateState::Closed, GateState::Unknown] {
             metric.with_label_values(&[gate, state.name()]).set(f64::from(state == is));

@@ -2,7 +2,7 @@
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Where bars are drawn. The log knows it too, so that its lines go above a bar and not into it.
+/// The terminal area of the bars. The log writes through it, so that its lines appear above a bar.
 pub type Bars = MultiProgress;
 
 pub fn hidden() -> Bars {

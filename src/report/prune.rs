@@ -20,7 +20,7 @@ use crate::prune::due::Intervention;
 use crate::prune::report::{Attempt, Done, OngoingPressure, Preview, PruneReport};
 use crate::units::{Percent, Time, age, clean, size};
 
-/// Nothing of a prune that failed: its error is logged.
+/// Prints nothing for a prune that failed: its error is logged.
 pub fn text(out: &mut impl Write, attempt: &Attempt, verbose: bool) -> io::Result<()> {
     if let Some(found) = attempt.report.gates() {
         gates::text(out, &reason::gates(found), &advice::on_gates(found))?;
@@ -298,7 +298,7 @@ pub struct PruneJson {
     gates: Vec<GateReason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     advice: Option<String>,
-    /// How full the filesystem that holds the images would be after the plan, by the sizes.
+    /// The usage to which the plan would bring the filesystem that holds the images.
     #[serde(skip_serializing_if = "Option::is_none")]
     projected_percent: Option<u8>,
     plan: PlanJson,

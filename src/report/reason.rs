@@ -1,4 +1,5 @@
-//! Each reason once: a code, which is an interface, a message for people, and the figures that it is made of.
+//! Turns each decision into its reason: a code, which is part of the interface, a message for people, and the
+//! figures that it is made of.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -501,7 +502,7 @@ pub fn skip(reason: &Skip) -> Reason {
         Skip::FreedNothing => ("freed_nothing", "the images evicted before it freed nothing"),
         Skip::HasChildren => (
             "has_children",
-            "the engine keeps it for an image that was built from it; docker image history tells which",
+            "the engine keeps it for an image that was built from it; see docker image history",
         ),
         Skip::Forbidden => ("forbidden", "the engine forbids it"),
         Skip::Unrecorded => (
@@ -559,7 +560,7 @@ pub fn stop(reason: &Stop) -> Reason {
         ),
         Stop::NoSpace => (
             "no_space",
-            "the disk is too full for the engine to write what a removal changes; make some MiB of room: \
+            "the disk is too full for the engine to write what a removal changes; free a few MiB: \
              journalctl --vacuum-size=50M, docker builder prune, or docker image rm a dangling image by its ID \
              (docker image ls --filter dangling=true)"
                 .into(),

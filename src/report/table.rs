@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, pr
 use crate::facts::{Object, Reference, short_id};
 use crate::units::clean;
 
-/// A verdict or status in its colour. Where no colour is wanted, the stream that it is written to takes it off again.
+/// A verdict or status in its colour. The output stream removes the colour where none is wanted.
 pub fn paint(word: &str) -> String {
     let colour = match word {
         "open" | "ok" => AnsiColor::Green,
@@ -41,7 +41,7 @@ pub fn short(name: &str) -> String {
     clean(&Reference::parse(name).short().to_string())
 }
 
-/// A table for the terminal that stdout is, or as wide as it comes.
+/// A table as wide as the terminal, or of any width if stdout is not one.
 pub fn table<const N: usize>(
     out: &mut impl Write,
     header: [&str; N],
@@ -100,7 +100,7 @@ fn table_of_width<const N: usize>(
     table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
 }
 
-/// Without its middle, where it has more characters than this.
+/// Shortened in the middle to this many characters.
 fn shortened(name: &str, longest: usize) -> String {
     let length = name.chars().count();
     if length <= longest {

@@ -34,7 +34,7 @@ pub struct Check {
     pub status: CheckStatus,
     pub reason: Reason,
     pub registry: Option<String>,
-    /// To be pasted into a change request: one line each, however long.
+    /// Lines for a change request, which are never wrapped.
     pub lines: Vec<String>,
 }
 

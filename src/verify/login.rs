@@ -21,7 +21,7 @@ use crate::engine::{Credential, CredentialTest, Engine, registry_key};
 use crate::facts::Answer;
 use crate::report::verify::{Check, CheckStatus};
 
-/// What came of looking for a registry's credential.
+/// The result of looking for a registry's credential.
 #[derive(Debug)]
 pub enum Login {
     Found {
@@ -32,7 +32,7 @@ pub enum Login {
     NoConfig(PathBuf),
     Unreadable(PathBuf, String),
     Missing(PathBuf),
-    /// The helper, or store, of this name has no entry for it.
+    /// The credential helper or store of this name has no entry.
     NotKept(String),
     NoHelper(String),
     HelperFailed(String, String),
@@ -63,7 +63,7 @@ pub async fn check(
     (credential, Check { registry: Some(registry.to_owned()), ..check })
 }
 
-/// Only a credential that is there, and that the registry accepts where it was asked, is ok.
+/// Ok for a credential that exists and, if the registry was asked, that it accepts.
 fn verdict(registry: &str, login: &Login) -> Check {
     let log_in = format!("docker login {}", if registry == "docker.io" { "" } else { registry });
     let log_in = log_in.trim();
@@ -271,7 +271,7 @@ async fn ask(name: &str, key: &str, limit: Duration) -> Result<Credential, Login
     let mut stdin = child.stdin.take();
     let answer = async {
         if let Some(stdin) = &mut stdin {
-            // A helper that does not read has nothing to say.
+            // A helper that does not read its input is not an error.
             let _ = stdin.write_all(key.as_bytes()).await;
         }
         drop(stdin.take());

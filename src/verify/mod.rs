@@ -1,4 +1,4 @@
-//! `verify`: what a prune on this host needs, and what works against it. A file a check: it asks, and says what it found.
+//! `verify`: checks what a prune on this host needs, and what works against it. Each check has a file.
 
 mod disk;
 mod engine;
@@ -27,7 +27,7 @@ pub struct Checks<'a> {
     pub registries: &'a [String],
     /// Ask these registries, and Docker Hub for its pull limit.
     pub online: bool,
-    /// Prove with this image that a second deploy downloads nothing.
+    /// The image with which to prove that a second deploy downloads nothing.
     pub redeploy: Option<&'a str>,
     pub docker_hub: Option<&'a str>,
 }

@@ -64,7 +64,7 @@ fn probe(units: &SystemdUnits) -> OwnUnits {
     }
 }
 
-/// Failed where no prune would run, or another program would.
+/// Failed if no prune would run, or another program would.
 fn verdict(units: &OwnUnits) -> Check {
     use CheckStatus::{Failed, Ok, Skipped, Warning};
     let version = format!("version {}", *cli::VERSION);

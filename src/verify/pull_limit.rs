@@ -22,7 +22,7 @@ use crate::engine::Credential;
 use crate::report::verify::{Check, CheckStatus};
 use crate::units::duration;
 
-/// What Docker Hub says of the pulls of an account, or of an address without one.
+/// Docker Hub's pull limit, of an account or of an IP address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum PullLimit {
     Limited {
@@ -42,7 +42,7 @@ impl PullLimit {
         let (limit, remaining) = match (limit, remaining) {
             (Some(limit), Some(remaining)) => (limit, remaining),
             (None, None) => return Self::Unlimited,
-            _ => return Self::Unavailable("it answers with half of the headers".into()),
+            _ => return Self::Unavailable("it answers with only one of the two headers".into()),
         };
         let number = |text: &str| text.split(';').next()?.trim().parse::<u64>().ok();
         let window = limit.split(';').find_map(|part| part.trim().strip_prefix("w=")?.parse().ok());
@@ -50,7 +50,7 @@ impl PullLimit {
             (Some(limit), Some(remaining)) => {
                 Self::Limited { remaining, limit, window: Duration::from_secs(window.unwrap_or(21_600)) }
             }
-            _ => Self::Unavailable(format!("it answers ratelimit-limit: {limit}, which says no number")),
+            _ => Self::Unavailable(format!("it answers ratelimit-limit: {limit}, which has no number")),
         }
     }
 }

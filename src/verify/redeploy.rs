@@ -27,9 +27,9 @@ const NAME: &str = "redeploy";
 /// How often the engine is asked how a deploy is doing.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const TEARDOWN_INTERVAL: Duration = Duration::from_millis(100);
-/// A deploy that takes longer than this never ends.
+/// Timeout for a deploy.
 const DEPLOY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-/// A task that something keeps from starting for this long (no suitable node) will not start.
+/// Timeout for a task that cannot start, for example for lack of an eligible node.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the engine is asked to remove the service.
 const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ struct Deployed {
     layers: usize,
 }
 
-/// Prove it with this image. The service is gone when this returns, whatever came of it.
+/// Prove layer reuse with this image. The service is removed in any case.
 pub async fn check(host: &ThisHost, policy: &PrunePolicy, image: &str) -> Check {
     verdict(&match proof(host, policy, image).await {
         Ok(Some(proved)) => proved,
@@ -88,7 +88,11 @@ fn verdict(redeploy: &Redeploy) -> Check {
     let verdict = fault.unwrap_or_else(|| {
         "the second deploy downloaded nothing, and a prune in between keeps the image".into()
     });
-    let note = if cold.layers == 0 { "; it was there before the first: not really cold" } else { "" };
+    let note = if cold.layers == 0 {
+        "; the image was there before the first deploy, which was therefore not cold"
+    } else {
+        ""
+    };
     let ratio = cold.milliseconds as f64 / warm.milliseconds.max(1) as f64;
     let deploy = |deployed: &Deployed| {
         json!({
@@ -141,7 +145,7 @@ async fn proof(host: &ThisHost, policy: &PrunePolicy, image: &str) -> Result<Opt
         shutdown_requested,
         unanswered: Cell::new(false),
     };
-    // Of two that begin together each sees the other.
+    // If two begin at the same time, each sees the other.
     let is_other = |active: &Inhibitor| active.pid != Some(std::process::id()) && active.is_proof();
     let active = inhibitors::active(host.runtime_dir());
     let another_runs = inhibitor.is_err() || active.map_or(true, |active| active.iter().any(is_other));
@@ -192,7 +196,7 @@ impl Proof<'_> {
         if let Some(why) = ended.report.failure() {
             bail!("the plan in between: {why}");
         }
-        // Where the image is gone already the second deploy tells.
+        // If the image is already gone, the second deploy shows it.
         let id = self.engine.image(&pinned(&cold.image)).await?.map(|image| image.id);
         let (plan, _) = ended.report.plan().context("no plan could be made")?;
         let planned = plan.remove.iter().any(|removal| Some(&removal.object.id) == id.as_ref());
@@ -281,7 +285,7 @@ impl Proof<'_> {
     }
 }
 
-/// A layer is what it is on top of those below it.
+/// A layer is the same only with the same layers below it.
 fn chain(layers: &[String]) -> String {
     layers.join(" ")
 }

@@ -81,16 +81,16 @@ pub struct ImageEvent {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventSummary {
     pub stop: Option<StopEvent>,
-    /// How many others there were that make the gates worth asking again.
+    /// The number of other events that require the gates to be evaluated again.
     pub others: usize,
-    /// How many of these are of containers of Swarm's services, and so may change what the services run.
+    /// How many of these concern containers of Swarm's services.
     pub of_services: usize,
     /// The images that were pulled, tagged, loaded or imported, and those of containers that were created or started, by ID or
     /// reference, in order.
     pub images: Vec<String>,
 }
 
-/// Something after which no removal is safe any more.
+/// An event after which no removal may begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopEvent {
     ServiceCreated(String),
@@ -102,11 +102,11 @@ pub enum StopEvent {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// All that was asked for; of an image, the whole of it went.
+    /// All that was ordered; an image was removed entirely.
     Complete,
-    /// The reference went, and others keep the image.
+    /// The reference was removed; the image has others.
     Untagged,
-    /// Nothing: there was no such thing any more (404).
+    /// Nothing: the object did not exist any more (404).
     Gone,
 }
 

@@ -52,7 +52,7 @@ pub trait World {
     /// It can be neither read nor stored; what was there stays as it was.
     async fn update_ledger(&self, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger>;
 
-    /// Keep some space of the filesystem that holds these paths in reserve, where the ledger lies on it too.
+    /// Keep a reserve on the filesystem that holds these paths, if the ledger is on it too.
     fn keep_reserve(&self, images: &[PathBuf]);
 
     fn release_reserve(&self) -> bool;
@@ -69,7 +69,7 @@ pub trait World {
 
     fn inhibitors(&self) -> Result<Vec<Inhibitor>>;
 
-    /// Notice from now on when the run is asked to end (SIGTERM, SIGINT).
+    /// Watch from now on for a request to end (SIGTERM, SIGINT).
     fn watch_shutdown(&self) -> Result<()>;
 
     fn shutdown_requested(&self) -> bool;
@@ -101,7 +101,8 @@ pub trait EngineApi {
     async fn images(&self) -> Result<Vec<Image>, EngineError>;
     /// One image by any reference; `None` where there is none.
     async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError>;
-    /// The same, but that there is none is believed when the engine says so twice: what is gone is forgotten.
+    /// As `image`, but `None` only if the engine says twice that there is no such image: its entry in the ledger is
+    /// dropped then.
     async fn confirmed_image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
         match self.image(reference).await? {
             None => self.image(reference).await,
@@ -115,7 +116,7 @@ pub trait EngineApi {
     async fn build_cache(&self) -> Result<Vec<CacheRecord>, EngineError>;
     /// The images of recent container events, as far as the engine remembers them.
     async fn uses(&self, since: Time, until: Time) -> Result<Vec<ImageEvent>, EngineError>;
-    /// What the engine's own things take; it may take seconds.
+    /// What the engine's objects take up. May take seconds.
     async fn disk_usage(&self, containerd_store: bool) -> Result<DiskUsage, EngineError>;
 }
 
