@@ -35,8 +35,8 @@ const EXIT_STATUS: &str = "  0    done; for prune also: nothing to do, or blocke
   1    failed: something could not be read or removed
   2    wrong usage or configuration
   3    a gate is closed (disk, runs, converge, check-gates)
-  10   manual intervention required: prune ended with the disk at or above --disk-critical, or pressure
-       has been blocked for more than 3 days (record: once for each episode of pressure)
+  10   manual intervention required: prune ended with the disk at or above --disk-critical, or
+       prunes under pressure were blocked for more than 3 days (record: once for each episode)
   255  a gate could not be evaluated (disk, runs, converge, check-gates)
   inhibit exits with the status of its command; verify with 1 if a check fails; explain with 1 if
   there is no such object";
@@ -279,14 +279,12 @@ pub struct Options {
     pub metrics_file: Option<PathBuf>,
 }
 
-/// The form of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     Text,
     Json,
 }
 
-/// What `verify` takes.
 #[derive(Debug, Args)]
 pub struct Verify {
     /// Check that there is a credential for this registry; repeatable
@@ -304,7 +302,6 @@ pub struct Verify {
     pub docker_hub: Option<String>,
 }
 
-/// What `inhibit` takes.
 #[derive(Debug, Args)]
 #[command(after_help = INHIBIT_HELP)]
 pub struct Inhibit {
@@ -342,7 +339,7 @@ pub fn command(change: impl Fn(Arg) -> Arg) -> clap::Command {
     command.mut_subcommands(|sub| {
         let name = sub.get_name().to_owned();
         sub.mut_args(|arg| {
-            let hidden = arg.is_global_set() && !matters(&name, &arg);
+            let hidden = arg.is_hide_set() || arg.is_global_set() && !matters(&name, &arg);
             arg.hide(hidden)
         })
     })
@@ -389,20 +386,13 @@ fn pattern(text: &str) -> Result<Regex, String> {
     Regex::new(text).map_err(|error| error.to_string())
 }
 
-/// Print completions for a shell.
-///
-/// # Errors
-/// The writer's.
 pub fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command(|option| option), "ci-docker-prune", &mut text);
     out.write_all(&text)
 }
 
-/// Print the man page, as roff: one page, with what each command adds to the options.
-///
-/// # Errors
-/// The writer's.
+/// Write the man page as roff: one page, with what each command adds to the options.
 pub fn man(mut out: &mut dyn Write) -> io::Result<()> {
     let command = command(|option| option);
     let page = Man::new(command.clone());
@@ -444,10 +434,7 @@ pub fn man(mut out: &mut dyn Write) -> io::Result<()> {
     roff.to_writer(&mut out)
 }
 
-/// Print a configuration file in which every key stands as a comment, with its default.
-///
-/// # Errors
-/// The writer's.
+/// Write a configuration file in which every key is a comment, with its default.
 pub fn example_config(out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "# The configuration of ci-docker-prune: {CONFIG_FILE}.")?;
     writeln!(
@@ -514,7 +501,6 @@ pub enum ValueType {
     Strings,
 }
 
-/// The type of the key that has an option's name.
 pub fn value_type(option: &Arg) -> ValueType {
     let is_percentage = option.get_value_names().is_some_and(|names| names[0] == "PCT");
     match option.get_action() {
@@ -538,5 +524,15 @@ mod tests {
                 proptest::prop_assert!(taken.chars().all(|c| c.is_ascii_graphic() && !"?#%\"".contains(c)));
             }
         }
+    }
+
+    #[test]
+    fn the_help_of_a_command_has_its_own_options_and_those_that_affect_it() {
+        let mut command = command(|option| option);
+        let mut help = |name| command.find_subcommand_mut(name).unwrap().render_long_help().to_string();
+        let verify = help("verify");
+        assert!(verify.contains("--redeploy") && verify.contains("--cache-age"), "{verify}");
+        assert!(!verify.contains("--docker-hub"), "for tests: {verify}");
+        assert!(!help("status").contains("--cache-age"));
     }
 }

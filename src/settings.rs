@@ -59,7 +59,7 @@ pub enum Command {
     },
     ListInhibitors,
     Verify(VerifySettings),
-    /// The file that was read, if there is one, and how many keys it sets: it is valid.
+    /// A valid file, if there is one, and the number of its keys.
     CheckConfig {
         path: Option<PathBuf>,
         keys: usize,
@@ -74,16 +74,14 @@ pub struct VerifySettings {
     pub registries: Vec<String>,
     /// Ask these registries, and Docker Hub for its pull limit.
     pub online: bool,
-    /// Prove with this image that a second deploy downloads nothing.
+    /// The image with which to prove that a second deploy downloads nothing.
     pub redeploy: Option<String>,
     pub docker_hub: Option<String>,
 }
 
 /// Read the command line, the configuration file and the environment.
 ///
-/// # Errors
-/// Wrong usage or configuration, and requests for help or the version: clap's error knows its text, its
-/// stream and its exit status.
+/// # Errors Wrong usage or configuration; requests for help or the version too, as clap does it.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Settings, clap::Error> {
     read_in(arguments, &|variable| env::var_os(variable))
 }
@@ -127,8 +125,8 @@ fn read_in(
     settings(Cli::from_arg_matches(&matches)?, &sources)
 }
 
-/// Put what stands before the command after it, so that of an option in both places the last wins, and one that is
-/// repeatable collects: clap knows only the one after it.
+/// Move the options before the command behind it: of an option in both places clap would see only the one behind.
+/// Then the last one counts, and repeatable ones add up.
 fn command_first(arguments: &mut [OsString], name: &str) {
     let mut after_program = arguments.iter().enumerate().skip(1);
     if let Some((at, _)) = after_program.find(|(_, argument)| *argument == name) {

@@ -171,7 +171,7 @@ where
     }
 
     /// The usage after a batch, once the filesystem has returned its space. Docker 20.10 on btrfs keeps layers as
-    /// subvolumes, which the kernel deletes in the background (observed): without waiting, a batch would seem useless_batches and
+    /// subvolumes, which the kernel deletes in the background (observed): without waiting, a batch would seem useless and
     /// the next one would be larger than necessary.
     async fn settled_usage(&self, before: &Usage, limit: &Limit, gone: FreedNothing) -> Answer<Usage> {
         let mut usage = (self.usage)().await?;

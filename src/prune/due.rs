@@ -45,8 +45,8 @@ pub fn intervention(report: &PruneReport, critical: Limit) -> Option<Interventio
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Notice {
-    /// Demand manual intervention: once for each episode of pressure, so that an alarm rings once. The daily prune
-    /// requires_intervention it every day.
+    /// Manual intervention is required, and was not yet reported in this episode of pressure. The daily prune reports
+    /// it every day.
     pub alarm: bool,
     pub report: bool,
 }
