@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::cli::{self, ValueType};
 
-/// How alike a key and an option's name must be for one to be suggested for the other: Jaro-Winkler, 0 to 1.
+/// The least similarity (Jaro-Winkler, 0 to 1) at which an option is suggested for an unknown key.
 const MIN_SIMILARITY: f64 = 0.8;
 
 /// A file in which every key is an option and every value is one that the option takes.

@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
     let settings = match settings::read(std::env::args_os()) {
         Ok(settings) => settings,
         Err(error) => {
-            // Help and the version are no errors and go to stdout; clap knows. An error of a closed
+            // Help and the version are no errors and go to stdout; clap chooses the stream. An error of a closed
             // stream cannot be shown.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();

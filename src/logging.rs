@@ -31,8 +31,7 @@ pub fn start(level: LevelFilter, bars: &MultiProgress) {
     log::set_max_level(most);
 }
 
-/// Names and messages come from outside: no control character of theirs reaches a terminal or the
-/// journal.
+/// Names and messages come from outside: their control characters do not reach a terminal or the journal.
 struct Clean<L>(L);
 
 impl<L: Log> Log for Clean<L> {

@@ -46,7 +46,7 @@ pub async fn survey<W: World>(
     let services = OptionFuture::from(questions.services.then(|| engine.services()));
     let tasks = OptionFuture::from(questions.tasks.then(|| engine.tasks()));
     let containers = OptionFuture::from(questions.containers.map(|which| engine.containers(which)));
-    // The manager's own state needs no question: its answer about the services tells.
+    // The manager's own state is not asked for: its answer about the services shows it.
     let (info, services, tasks, containers) = join4(engine.info(), services, tasks, containers).await;
     let unasked = Survey::unavailable(&Unavailable("not asked".into()));
     let mut survey = Survey {
@@ -176,7 +176,7 @@ async fn recent_uses(engine: &impl EngineApi, since: Time, until: Time) -> Answe
     events.map_err(|error| Unavailable(format!("the engine's recent events: {error}")))
 }
 
-/// Everything that is there, and by which names services and tasks use it.
+/// What exists now, and the names by which services and tasks use it.
 fn list(seen: &mut Observations, inventory: &Inventory, now: Time) {
     let by_digest: HashMap<&str, &str> = inventory
         .images
@@ -236,7 +236,7 @@ async fn ask_each<T>(ids: Vec<String>, ask: impl AsyncFn(&str) -> T) -> HashMap<
     answers.buffer_unordered(AT_A_TIME).collect().await
 }
 
-/// Complete the inventory by the build cache, and by what only single questions tell of containers that may go.
+/// Complete the inventory by the build cache, and by what only inspecting shows, of containers that may be removed.
 pub async fn complete_containers(
     engine: &impl EngineApi,
     inventory: &mut Inventory,
@@ -299,8 +299,8 @@ async fn complete_images(
     }
 }
 
-/// The layers of the images of which the ledger does not know them so far, where images may be evicted: which layers an
-/// image has never changes, so that each is asked about once.
+/// The layers of the images of which the ledger does not know them so far, where images may be evicted: an image's
+/// layers never change, so that each is asked about once.
 async fn layers(
     engine: &impl EngineApi,
     inventory: &Inventory,
@@ -328,7 +328,7 @@ async fn layers(
 const MAX_PARENTS: usize = 128;
 
 /// The number of untagged parents that are removed with an image: the engine removes each as its last child goes,
-/// up to one with a name. Where one cannot be asked about, so many are known.
+/// up to one with a name. If one cannot be read, the number so far.
 async fn untagged_parents(engine: &impl EngineApi, mut parent: Option<String>) -> usize {
     for n in 0..MAX_PARENTS {
         let Some(id) = parent else { return n };
@@ -340,8 +340,8 @@ async fn untagged_parents(engine: &impl EngineApi, mut parent: Option<String>) -
     MAX_PARENTS
 }
 
-/// Record what containers, and the events since the last record, show to be in use; and make this change too. What the
-/// ledger is then.
+/// Record what containers, and the events since the last record, show to be in use; and make this change too.
+/// Returns the ledger.
 pub async fn record_usage<W: World>(
     world: &W,
     engine: &W::Engine,

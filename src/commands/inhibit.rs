@@ -29,7 +29,7 @@ pub async fn run(
         log::debug!("{error:#}");
     }
     let inhibitor = inhibitors::register(&settings.runtime_dir, Some(&why), host.now())?;
-    // Prune looks for inhibitors before each removal, so at most what is in flight is waited for.
+    // Prune looks for inhibitors before each removal, so only removals in flight must be awaited.
     lock::wait_for_removal(&settings.runtime_dir, settings.engine.longest_removal()).await?;
     let code = child::run(command).await?;
     // The command has ended, and a hanging engine must not keep its caller waiting for long.

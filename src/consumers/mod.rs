@@ -1,4 +1,4 @@
-//! What fills the disk, asked of the engine and of its folder, where a prune does not help.
+//! What fills the disk, asked of the engine and of its folder, if a prune does not relieve it.
 
 pub mod rank;
 
@@ -66,7 +66,7 @@ pub async fn ask<W: World>(
     rank::rank(Measurements { images, usage, files, used })
 }
 
-/// Logs, by their containers' names, and forgotten folders.
+/// Logs, by their containers' names, and folders that belong to no layer.
 async fn files<W: World>(
     world: &W,
     places: Option<&EnginePlaces>,

@@ -54,7 +54,7 @@ pub struct DiskConsumers {
     pub unseen: Vec<Unavailable>,
 }
 
-/// What is there. `used` is that of the filesystem that holds the engine's data, bytes.
+/// `used` is that of the filesystem that holds the engine's data, bytes.
 #[derive(Debug)]
 pub struct Measurements {
     pub images: Vec<DiskConsumer>,

@@ -1,4 +1,4 @@
-//! A registry's credential, as it is sent along to the engine.
+//! A registry's credential, as the engine expects it in a header.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 /// The key that docker keeps the credential of Docker Hub under (docker/cli: `registry.IndexServer`).
 pub const HUB: &str = "https://index.docker.io/v1/";
 
-/// A credential. Its secrets are wiped with it and never shown; what is sent to the engine is a copy.
+/// A credential. Its secrets are wiped from memory after use and never shown; what is sent to the engine is a copy.
 #[derive(Default)]
 pub struct Credential {
     pub user: Option<String>,

@@ -1,4 +1,4 @@
-//! What the engine counts: `/system/df`, and BuildKit's records in it.
+//! `/system/df`: what the engine counts, including BuildKit's records.
 
 use serde::Deserialize;
 
@@ -23,8 +23,8 @@ impl Engine {
 
     /// What the engine's objects take up. The engine walks volumes and containers for it.
     ///
-    /// On the containerd store the images stay out of it: counting them takes seconds there (11 s with
-    /// 2,000 on 28.5). Before API 1.42 everything comes at once.
+    /// On the containerd store images are not asked for: counting them takes seconds there (11 s with 2,000 on
+    /// 28.5). Before API 1.42 everything comes at once.
     pub async fn disk_usage(&self, containerd_store: bool) -> Result<DiskUsage, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]

@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How to reach the engine, and how long to wait for it.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
     pub host: HostUrl,
@@ -16,7 +15,7 @@ pub struct EngineSettings {
 }
 
 impl EngineSettings {
-    /// How long a removal in flight may still take, with a look before it and one after it.
+    /// How long a removal in flight may still take, with one interval before it and one after it.
     pub fn longest_removal(&self) -> Duration {
         self.removal_timeout + 2 * self.timeout
     }

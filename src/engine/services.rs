@@ -102,7 +102,7 @@ impl From<ModeAnswer> for Mode {
         match mode {
             ModeAnswer { global: Some(_), .. } => Self::Global,
             ModeAnswer { global_job: Some(_), .. } => Self::GlobalJob,
-            // Defaults as in the API's description: 1 at a time, and as many in all as at a time.
+            // Defaults as in the API's description: the parallelism is 1, and the total is the parallelism.
             ModeAnswer { replicated_job: Some(job), .. } => {
                 Self::ReplicatedJob { completions: job.total_completions.or(job.max_concurrent).unwrap_or(1) }
             }

@@ -1,5 +1,4 @@
-//! TLS with an engine, both sides by certificate: the files that the docker CLI reads, and what is wrong
-//! with them.
+//! TLS with an engine, with certificates of both sides, from the files that the docker CLI reads.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

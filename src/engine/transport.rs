@@ -23,7 +23,7 @@ use super::{HostUrl, Version};
 
 type Body = <BollardRequest as RequestBody>::Body;
 
-/// Names the body type of bollard's requests, which bollard keeps to itself.
+/// Names the body type of bollard's requests, which bollard does not expose.
 trait RequestBody {
     type Body;
 }

@@ -317,7 +317,7 @@ pub enum Meaning {
     Ignore,
 }
 
-/// The images that an event names as used or asked for, as far as it is one that matters.
+/// The images that an event names as used or asked for, if it matters.
 fn images(event: &Event) -> Vec<String> {
     let attribute = |key| event.actor.attributes.as_ref().and_then(|attributes| attributes.get(key));
     let id = Some(&event.actor.id);

@@ -20,8 +20,8 @@ use crate::plan::{Eviction, Removal, RemovalReason, Turn};
 use crate::world::{Effect, EngineApi, EngineError, EngineOrders, StopEvent, World};
 use permit::{Events, NotDone, Order, Permit, Precondition};
 
-/// Orders for dangling images that are in flight at once, at most. One by one, each waits for its way to the engine
-/// and back: 500 then took 1.33 to 1.38 × of the engine's own prune (20.10 and 26.1, 2 cores).
+/// Orders for dangling images in flight at once, at most. One at a time, each order waits for a round trip: 500
+/// images took 1.33 to 1.38 × of the engine's own prune (20.10 and 26.1, 2 cores).
 const IN_FLIGHT: usize = 3;
 
 /// Requests for stale build cache in a row, at most.
@@ -38,7 +38,7 @@ pub struct Context<'a, W: World> {
 pub struct Recheck {
     pub runs: runs::Verdict,
     pub converge: converge::Verdict,
-    /// What tells the images that containers use ([`crate::facts::Container::images`]).
+    /// By what the images that containers use are known ([`crate::facts::Container::images`]).
     pub in_use: HashSet<String>,
 }
 
@@ -50,7 +50,7 @@ pub struct Outcome {
     pub failed: Vec<(Removal, EngineError)>,
     /// Why no further image was evicted: the last ones freed nothing.
     pub freed_nothing: Option<FreedNothing>,
-    /// IDs of images of which no eviction has left anything: gone, or with their names and no tag of ours.
+    /// IDs of images whose eviction is over: removed, or with their names and without our tag.
     pub settled: Vec<String>,
     pub stopped: Option<Stop>,
 }
@@ -79,7 +79,7 @@ impl Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FreedNothing {
     pub images: usize,
-    /// Bytes that should have been free after it.
+    /// Bytes that it should have freed.
     pub size: u64,
 }
 
@@ -87,7 +87,7 @@ pub struct FreedNothing {
 pub enum Skip {
     /// The engine would not remove it now, in its own words.
     Refused(String),
-    /// Since the plan was made it got another name than it had.
+    /// It has got another name since the plan was made.
     Renamed,
     /// Since the plan was made it was pulled, or a container uses it.
     InUse,
@@ -106,7 +106,7 @@ pub enum Skip {
     /// It has tags that no registry may have, and they could not be recorded before they were taken off.
     Unrecorded,
     Stopped,
-    /// The run ended while it was going: it has lost its names, and its layers are still there.
+    /// The prune ended during its eviction: it has lost its names, and its layers are still there.
     Interrupted,
 }
 

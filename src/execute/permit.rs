@@ -181,7 +181,7 @@ pub(super) fn is_as_planned(image: &Image, removal: &Removal) -> bool {
     }
 }
 
-/// An order to the engine, so specific that giving it leaves no choice.
+/// An order to the engine, with all its parameters.
 #[derive(Debug, Clone, Copy)]
 pub enum Order<'a> {
     RemoveContainer(&'a str),

@@ -15,8 +15,8 @@ pub mod label {
     pub const SERVICE_NAME: &str = "com.docker.swarm.service.name";
     /// The services that a proof of layer reuse makes (`verify --redeploy`); the value is their node's ID.
     pub const PROOF: &str = "ci-docker-prune.verify";
-    /// What Compose gives to containers alone. Its builds bake project, service and version into images, whose labels
-    /// every container of them has (docker/compose: `prepareLabels`, `getImageBuildLabels`).
+    /// What Compose gives to containers alone. Its builds bake project, service and version into images, which
+    /// label each of their containers (docker/compose: `prepareLabels`, `getImageBuildLabels`).
     const COMPOSE_CONTAINER: [&str; 2] =
         ["com.docker.compose.config-hash", "com.docker.compose.container-number"];
 

@@ -51,8 +51,8 @@ pub struct Filesystem {
     /// 0 where the filesystem does not count inodes (btrfs).
     pub inodes: u64,
     pub inodes_used: u64,
-    /// What btrfs can have for its metadata, in bytes: what it has set aside, and what the rest of the devices can still
-    /// give. 0 on other filesystems.
+    /// What btrfs can have for its metadata, in bytes: the allocated space, and what can still be allocated on the
+    /// devices. 0 on other filesystems.
     pub metadata: u64,
     pub metadata_used: u64,
 }

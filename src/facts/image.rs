@@ -71,11 +71,12 @@ pub struct BuildStep {
     pub created_by: String,
 }
 
-/// The commands that write files, and so make a layer, be it of 0 bytes; all others change the configuration only.
+/// The commands that write files, and so make a layer, even one of 0 bytes; all others change the configuration
+/// only.
 const LAYER_COMMANDS: [&str; 4] = ["RUN", "COPY", "ADD", "WORKDIR"];
 
-/// The layers of an image, base first, from the digests of its layers, its history, and what it takes in all; `None` where
-/// the three do not fit together.
+/// The layers of an image, base first, from the digests of its layers, its history, and its total size; `None` if
+/// these three do not match.
 ///
 /// The history does not say which of its steps made a layer. Those with a size did. The layers that are still
 /// missing are of steps without a size: first of those whose commands write files. What the image takes beyond the

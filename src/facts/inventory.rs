@@ -12,11 +12,11 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct Survey {
     pub info: Answer<Info>,
-    /// Those of the whole Swarm; empty where the node is in none.
+    /// The services of the whole Swarm; empty where the node is in none.
     pub services: Answer<Vec<Service>>,
     pub tasks: Answer<Vec<Task>>,
     pub containers: Answer<Vec<Container>>,
-    /// IDs of the nodes that are down or drained: nothing is missing there.
+    /// IDs of the nodes that are down or drained: their tasks are not counted as missing.
     pub nodes_away: HashSet<String>,
     pub manager_elsewhere: bool,
     pub inhibitors: Answer<Vec<Inhibitor>>,
@@ -51,7 +51,8 @@ impl Survey {
         })
     }
 
-    /// The services of this node's proofs (`verify --redeploy`) that were killed: no inhibitor says that one is running.
+    /// The services of this node's proofs (`verify --redeploy`) that were killed: unless an inhibitor shows that
+    /// one is running.
     pub fn left_by_proofs(&self) -> Vec<&str> {
         let node = self.info.as_ref().ok().and_then(|info| info.swarm.node.as_ref());
         let is_left = |service: &&Service| node.is_some() && service.labels.get(label::PROOF) == node;
@@ -87,7 +88,7 @@ pub struct DiskPlaces {
     /// For the gate: what `--disk-path` names, else all that holds the engine's data.
     pub measured: Vec<PathBuf>,
     /// For evictions: what holds the images. Where that is not certain, what `--disk-path` names: then the fullest
-    /// decides.
+    /// of these filesystems decides.
     pub images: Vec<PathBuf>,
 }
 

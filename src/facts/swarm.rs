@@ -34,7 +34,7 @@ pub struct Service {
     pub image: String,
     /// The image that the previous spec names: a rollback would start it.
     pub previous_image: Option<String>,
-    /// How many tasks it wants, and whether they end.
+    /// The number of tasks, and whether they run once or for ever.
     pub mode: Mode,
     /// Absent where the engine does not count tasks.
     pub status: Option<TaskCounts>,

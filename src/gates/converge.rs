@@ -52,8 +52,8 @@ pub struct ConvergingService {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
     Converging(Vec<ConvergingService>),
-    /// This many tasks run on this node although the engine lists no live container for them: it has
-    /// just been started and is still finding its containers (observed on 20.10 to 29).
+    /// This many tasks run on this node although the engine lists no live container for them: the engine has just
+    /// been started and is still restoring its containers (observed on 20.10 to 29).
     EngineRestoring(usize),
 }
 
@@ -208,7 +208,7 @@ fn by_place<'a>(tasks: &[&'a Task], mode: Mode) -> BTreeMap<(u64, &'a str), Vec<
     places
 }
 
-/// A one-shot that is done: it completed, and will not be started again.
+/// Whether the task completed and will not be restarted.
 fn ended_well(restart: Restart, newest: &Task) -> bool {
     newest.state == TaskState::Complete && !newest.wanted && restart != Restart::Always
 }

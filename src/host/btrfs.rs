@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// Bytes that metadata can have, and what of them is taken; `None` where the filesystem keeps data and metadata together
-/// (`mkfs.btrfs --mixed`): then its blocks tell.
+/// Bytes that metadata can have, and what of them is taken; `None` where the filesystem keeps data and metadata
+/// together (`mkfs.btrfs --mixed`): then its blocks count.
 pub fn metadata(folder: &File) -> io::Result<Option<(u64, u64)>> {
     let mut info = request::FsInfo { head: [0; 2], fsid: [0; 16], rest: [0; 124] };
     // SAFETY: the descriptor is open, and the kernel fills the structure, which has its size.

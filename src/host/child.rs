@@ -47,7 +47,7 @@ pub async fn run(command: &[OsString]) -> Result<u8> {
                 // The terminal has sent it to the whole foreground process group, including the child.
                 let from_terminal = matches!(signal, Signal::SIGINT | Signal::SIGQUIT) && in_foreground();
                 if let (Some(pid), false) = (pid, from_terminal) {
-                    // It may have ended meanwhile; the wait tells.
+                    // It may have ended meanwhile; the wait shows it.
                     let _ = kill(pid, signal);
                 }
             }

@@ -31,7 +31,7 @@ fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
     }
 }
 
-/// Of the drivers json-file and local, in each container's own folder.
+/// Written by the drivers json-file and local, in each container's folder.
 fn logs(root: &Path) -> io::Result<Vec<(String, u64)>> {
     let mut logs = Vec::new();
     for container in entries(&root.join("containers"))? {

@@ -18,8 +18,8 @@ const CONFIGURATION: &str = "/etc/containerd/config.toml";
 /// Docker's exec root (moby: `--exec-root`).
 const EXEC_ROOT: &str = "/run/docker";
 
-/// Look at the engine's process, its folder and the containerd in use. What this user may not see tells nothing. The
-/// engine's socket is left alone, as a connection without a request would be one too many for what logs or counts them.
+/// Look at the engine's process, its folder and the containerd in use. What this user may not see is left open. No
+/// connection is made to the engine's socket: proxies log and count them.
 pub async fn inspect(socket: Option<&Path>, engine: &Info) -> EngineTraces {
     let daemons: Vec<Process> = processes().filter(|process| process.is("dockerd")).collect();
     let daemon = daemons.iter().find(|daemon| daemon.is_engine(engine));
@@ -83,7 +83,7 @@ async fn containerd(daemon: Option<&Process>, engine: &Info) -> Containerd {
     // moby: containerdRootDir in daemon/command/daemon.go
     let own_root = || engine.root.join("containerd/daemon");
     for socket in &candidates {
-        // An engine may have another exec root than usual; hardly any uses a separate containerd that listens elsewhere.
+        // The exec root may be another one. A separate containerd that listens elsewhere is rare.
         let separate = real(socket) == Path::new(SEPARATE);
         match listener(&entered.map_or_else(|| real(socket), |daemon| daemon.sees(socket))).await {
             Listener::Process(process) if process.is("containerd") => {
@@ -104,7 +104,7 @@ async fn containerd(daemon: Option<&Process>, engine: &Info) -> Containerd {
             }
         }
     }
-    // It cannot be seen from here.
+    // The containerd cannot be seen from here.
     Containerd { separate: false, root: None }
 }
 
@@ -138,7 +138,7 @@ fn root(configuration: &str) -> Option<PathBuf> {
     Some(PathBuf::from(root)).filter(|root| root.is_absolute())
 }
 
-/// `/var/run` is a link to `/run` (FHS 3.0), which a look into another process's root would follow to our own.
+/// `/var/run` is a link to `/run` (FHS 3.0), which would lead from another process's root to our own.
 fn real(path: &Path) -> PathBuf {
     path.strip_prefix("/var/run").map_or_else(|_| path.to_owned(), |rest| Path::new("/run").join(rest))
 }

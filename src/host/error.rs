@@ -1,4 +1,4 @@
-//! What of this host's errors matters beyond their text.
+//! Errors of this host that decide something, beyond their text.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -13,7 +13,7 @@ pub fn is_full(error: &Error) -> bool {
     matches!(io_kind(error), Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
-/// A directory of the program's own that cannot be used: says who may use it, where that is the reason.
+/// A directory of this program that cannot be used, with who may use it, where that is the reason.
 pub fn of_own_directory(attempt: &str, directory: &Path, error: Error) -> Error {
     let directory = directory.display();
     match io_kind(&error) {

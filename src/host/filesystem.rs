@@ -59,7 +59,7 @@ impl Place {
         };
         let (mount_point, device) = match mount {
             Some(mount) => (mount.point.clone(), mount.device.clone()),
-            // Of a root that is no mount itself (chroot), mountinfo may not tell.
+            // In a chroot, mountinfo may not list the root.
             None => (real.clone(), fs::metadata(path)?.dev().to_string()),
         };
         Ok(Self { path: real, reachable, mount_point, device })
@@ -126,7 +126,7 @@ fn above<'a>(path: &Path, mounts: &'a [Mount]) -> Option<&'a Mount> {
     holding.max_by_key(|mount| mount.point.as_os_str().len())
 }
 
-/// Which mount a path is on; it may not be read for that, only reached.
+/// Which mount a path is on; the path need not be readable, only reachable.
 fn mount_id(path: &Path) -> io::Result<u64> {
     let file = fs::File::options().read(true).custom_flags(OFlag::O_PATH.bits()).open(path)?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).unwrap_or_default();
@@ -151,8 +151,8 @@ fn measure_one(place: &Place) -> Result<Filesystem> {
 }
 
 /// Make the filesystem count what was just removed: btrfs and ZFS return space with their next commit only, up to
-/// 30 s later (observed on btrfs). Where no folder of it can be opened, the figures may be that much older. What
-/// btrfs can have for metadata, and what of it is taken.
+/// 30 s later (observed on btrfs). Where no folder of it can be opened, the figures may be that much older. Returns
+/// what btrfs can use for metadata, and how much of it is in use.
 fn commit(folder: &File) -> Option<(u64, u64)> {
     let _ = nix::unistd::syncfs(folder);
     if fstatfs(folder).is_ok_and(|stat| stat.filesystem_type() != BTRFS_SUPER_MAGIC) {

@@ -163,7 +163,7 @@ fn read(path: &Path) -> std::io::Result<Option<Inhibitor>> {
             Ok(None)
         }
         Err((_, Errno::EWOULDBLOCK)) => {
-            // Whatever its text says: a process holds it.
+            // Also with a malformed text, because a process holds it.
             let json: Option<InhibitorJson> = serde_json::from_slice(&text).ok();
             Ok(Some(Inhibitor {
                 pid: json.as_ref().map(|json| json.pid),

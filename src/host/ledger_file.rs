@@ -29,7 +29,7 @@ pub enum Content {
 #[derive(Debug, Clone, Copy)]
 pub struct Places<'a> {
     pub state_dir: &'a Path,
-    /// Where it is kept while that directory's disk is full: in memory.
+    /// The directory, in memory, where it is kept while the disk is full.
     pub stopgap_dir: &'a Path,
     /// The ID of the engine that it is about; `None` where that is not known: then it is the first engine's.
     pub engine: Option<&'a str>,
@@ -88,8 +88,8 @@ pub fn read(places: Places) -> Content {
     }
 }
 
-/// The ledger of a time when its disk was full. One that cannot be read is worth no more than none: it is gone with the
-/// next boot in any case.
+/// The ledger from a time when the disk was full. One that cannot be read counts as none: it is gone with the next
+/// boot in any case.
 fn stopgap(places: Places) -> Option<Ledger> {
     match read_file(&path(places.stopgap_dir, places.engine)) {
         Content::Ledger(ledger) => Some(*ledger),
@@ -140,8 +140,8 @@ pub struct Written {
 /// Read, change and write the ledger, while no other process does. A file that was read and cannot be understood is set
 /// aside under a name of its own; one that cannot be read stays.
 ///
-/// Where the disk is too full for it, the ledger is kept in the stopgap's directory until it can be stored again: else
-/// each alarm would ring again every five minutes.
+/// Where the disk is too full for it, the ledger is kept in the stopgap's directory until it can be stored again:
+/// otherwise each alarm would be repeated every five minutes.
 ///
 /// # Errors
 /// It can be neither read nor written; what was there stays as it was.
@@ -157,7 +157,7 @@ fn open_lock(directory: &Path) -> Result<File> {
 }
 
 async fn update_locked(places: Places<'_>, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Written> {
-    // For the stopgap too: what one process keeps there while the disk is full, another must not miss.
+    // The lock covers the copy in memory too, so that no process overwrites what another has put there.
     let lock = match open_lock(places.state_dir) {
         Err(error) if is_full(&error) => open_lock(places.stopgap_dir)?,
         lock => lock?,
@@ -191,7 +191,7 @@ async fn update_locked(places: Places<'_>, now: Time, change: impl FnOnce(&mut L
         }
         written => {
             written?;
-            // One that stays is older than the other, and not read.
+            // If it cannot be removed, it is older than the other and not read.
             let _ = fs::remove_file(kept_at);
             drop_abandoned(places.state_dir, &path);
             false
@@ -200,7 +200,8 @@ async fn update_locked(places: Places<'_>, now: Time, change: impl FnOnce(&mut L
     Ok(Written { ledger, in_stopgap, set_aside })
 }
 
-/// In a thread of its own: on a disk that others write to, fsync takes seconds, in which events and signals want to be seen.
+/// In a thread of its own: on a disk that others write to, fsync takes seconds, during which events and signals
+/// must be noticed.
 async fn write(path: &Path, ledger: &Ledger) -> Result<()> {
     let context = || format!("cannot write {}", path.display());
     #[derive(Serialize)]

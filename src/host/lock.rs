@@ -44,7 +44,7 @@ pub fn acquire(runtime_dir: &Path) -> Result<Acquisition<Lock>> {
     }
 }
 
-/// Open a lock's file; a new one is given to whom the directory belongs.
+/// Open a lock's file; a new one gets the directory's owner.
 ///
 /// The directory may be another user's, and what is in it of their making: a link is not followed, and only
 /// a plain file with no other name is taken. Root may have made the file before the directory was given to
@@ -65,7 +65,7 @@ pub(super) fn open(path: &Path, mode: u32) -> io::Result<File> {
         created => return created,
     }
     match options.open(path) {
-        // One that others might read they might hold too: flock works on whatever was opened for reading.
+        // Who can read it can hold it: flock works on whatever was opened for reading.
         Ok(file) if is_plain(&file)? => {
             if file.metadata()?.mode() & 0o777 != mode {
                 // Only its owner may change it; others who may open it go on.
@@ -150,8 +150,8 @@ pub(super) fn user_name(uid: u32) -> String {
     user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
-/// Begin a removal. A command that registers an inhibitor first and then waits for this lock meets at most
-/// what is in flight; so inhibitors must be looked for after this.
+/// Begin a removal. A command that registers an inhibitor first and then waits for this lock waits for what is in
+/// flight at most; so inhibitors must be checked after this.
 pub async fn begin_removal(runtime_dir: &Path) -> Result<Removing> {
     let path = removing_path(runtime_dir);
     let context = || format!("cannot use the lock {}", path.display());

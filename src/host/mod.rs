@@ -43,8 +43,8 @@ pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> 
     replace().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// What root makes in a directory of another user's belongs to that user: else a command that root runs
-/// by hand would lock the service's own user out.
+/// Files that root creates in another user's directory get that user as their owner. Otherwise a command that root
+/// runs by hand would lock the service's own user out.
 fn chown_to_directory_owner(file: &File, directory: &Path) -> io::Result<()> {
     let owner = fs::metadata(directory)?;
     if nix::unistd::geteuid().is_root() && file.metadata()?.uid() != owner.uid() {

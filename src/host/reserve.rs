@@ -8,14 +8,14 @@ use nix::fcntl::posix_fallocate;
 
 use super::chown_to_directory_owner;
 
-/// Enough for the engine's records of some thousand images, each of which it writes anew to change one.
+/// Bytes. Enough for the engine's records of some thousand images, which it rewrites as a whole.
 const SIZE: i64 = 16 << 20;
 
 fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("reserve")
 }
 
-/// Keep it, where the state directory lies on the filesystem of one of these paths.
+/// Keep the reserve, if the state directory is on the filesystem of one of these paths.
 pub fn keep(state_dir: &Path, images: &[PathBuf]) {
     let device = |path: &Path| fs::metadata(path).map(|path| path.dev()).ok();
     let reserve = path(state_dir);

@@ -120,8 +120,8 @@ pub fn crontabs() -> (Vec<(PathBuf, String)>, Vec<PathBuf>) {
     (texts, unread)
 }
 
-/// The services of users that their own systemd starts, by a timer or at login: their texts, and the places that may not
-/// be read. From their files, because the manager of a user who is not logged in does not run.
+/// The services of users that their own systemd starts, by a timer or at login: their texts, and the places that
+/// may not be read. Read from files, because no manager runs for a user who is not logged in.
 pub fn user_services() -> (Vec<(PathBuf, String)>, Vec<PathBuf>) {
     let (mut texts, mut unread) = (Vec::new(), Vec::new());
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();

@@ -23,7 +23,7 @@ pub struct ThisHost {
     engine: EngineSettings,
     state_dir: PathBuf,
     runtime_dir: PathBuf,
-    /// Known once it was asked (`GET /info`); it tells which ledger is meant.
+    /// Known once it was asked (`GET /info`); it selects the ledger.
     engine_id: Arc<OnceLock<String>>,
     shutdown: OnceLock<Arc<AtomicBool>>,
 }
@@ -85,7 +85,7 @@ impl World for ThisHost {
         }
     }
 
-    /// The walk is given up after the time for one answer of the engine, and goes with the program.
+    /// Measured in a thread, which is abandoned after `--timeout`.
     async fn engine_files(&self, root: &Path) -> Answer<Files> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let root = root.to_owned();
@@ -154,7 +154,7 @@ impl World for ThisHost {
 
     fn watch_shutdown(&self) -> Result<()> {
         let requested = watch_signals(&[Signal::SIGTERM, Signal::SIGINT])?;
-        // A second call watches nothing more.
+        // A second call changes nothing.
         let _ = self.shutdown.set(requested);
         Ok(())
     }

@@ -78,13 +78,13 @@ pub(super) fn protections(container: &Container, inventory: &Inventory, policy: 
     live.into_iter().chain(label).chain(owner).chain(restarts).collect()
 }
 
-/// The restart policy by which the engine starts a container again whatever it ended with: that is no finished job.
+/// A restart policy by which the engine restarts a container after any exit: it is not a finished job.
 fn restarts(container: &Container) -> Option<&str> {
     container.restart_policy.as_deref().filter(|policy| ["always", "unless-stopped"].contains(policy))
 }
 
-/// The containers that the engine must be asked about, for their end and their restart policy: those that nothing else
-/// keeps. Each was created before it finished, so one that was created lately is too young anyway.
+/// The containers that the engine must be asked about, for their end and their restart policy: those that nothing
+/// else keeps. Each was created before it finished, and one that was created recently is too young in any case.
 pub fn wanting_inspection<'a>(
     inventory: &'a Inventory,
     ledger: &'a Ledger,

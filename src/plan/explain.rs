@@ -31,9 +31,10 @@ pub struct Explanation {
     pub eviction: Option<(LastUse, Vec<Condition>)>,
 }
 
-/// The objects that a text means, as docker(1) takes them: a container's name, an image's `name:tag` (with `latest` where
-/// it has no tag), `name@sha256:…`, or the beginning of an ID. A digest may be cut short. A cached image is found by the
-/// `name:tag` that it was used by too, and a repository's name means all of its images where there is no `latest`.
+/// The objects that a text means, as docker(1) takes them: a container's name, an image's `name:tag` (with `latest`
+/// where it has no tag), `name@sha256:…`, or the beginning of an ID. A digest may be cut short. A cached image is
+/// also found by a `name:tag` by which it was used, and a repository's name means all of its images where there is
+/// no `latest`.
 pub fn matching_objects<'a>(inventory: &'a Inventory, ledger: &Ledger, text: &str) -> Vec<Found<'a>> {
     let named =
         |container: &&Container| container.names.iter().any(|name| name == text.trim_start_matches('/'));

@@ -133,7 +133,8 @@ fn taken_names<'a>(image: &Image, ledger: &'a Ledger) -> &'a [String] {
     ledger.evicting.get(&image.id).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// An image whose removal the engine refused is not asked for again for this long: whatever holds it is not seen.
+/// An image whose removal the engine refused is not asked for again for this long: something holds it that this
+/// program does not see.
 const REFUSAL_RETENTION: Duration = Duration::from_secs(7 * 86_400);
 
 fn refusal(image: &Image, ledger: &Ledger, now: Time) -> Option<Duration> {
@@ -141,7 +142,7 @@ fn refusal(image: &Image, ledger: &Ledger, now: Time) -> Option<Duration> {
     (ago < REFUSAL_RETENTION).then_some(ago)
 }
 
-/// What an interrupted eviction left on an image that stays: lost tags, and a tag of our own that it no longer needs.
+/// What an interrupted eviction left to undo on an image that stays: lost tags, and our tag.
 fn leftover(image: &Image, ledger: &Ledger) -> Option<Leftover> {
     let lost = |name: &&String| !name.contains('@') && !image.tags.contains(name);
     let lost_tags: Vec<String> = taken_names(image, ledger).iter().filter(lost).cloned().collect();
@@ -155,8 +156,8 @@ fn leftover(image: &Image, ledger: &Ledger) -> Option<Leftover> {
     })
 }
 
-/// By rung, then superseded images first, then least recently used first, where what comes back often counts as used
-/// more recently.
+/// By rung, then superseded images first, then least recently used first, where an image that is often used again
+/// counts as used more recently.
 fn eviction_order(removal: &Removal, weight: f64) -> Option<(Rung, bool, Reverse<Duration>)> {
     let RemovalReason::Evicted(eviction) = &removal.reason else { return None };
     Some((eviction.rung, eviction.superseded.is_none(), Reverse(eviction.last_use.ago().div_f64(weight))))
@@ -228,7 +229,7 @@ pub(super) fn protections(image: &Image, inventory: &Inventory, policy: &Policy)
     let users = inventory.containers.iter().filter(uses);
     let name = |container: &Container| container.names.first().unwrap_or(&container.id).clone();
     let mut reasons: Vec<_> = users.map(|container| KeepReason::UsedBy(name(container))).collect();
-    // One of each kind: who else names it adds nothing.
+    // One of each kind is enough.
     let unused = Inventory { containers: vec![], ..inventory.clone() };
     let unlabelled = Image { labels: Labels::new(), ..image.clone() };
     reasons.extend(Protection::new(&unused).of(&unlabelled, &[], policy));
@@ -336,8 +337,8 @@ impl<'a> Protection<'a> {
     }
 }
 
-/// The age of a dangling image, if it is old enough: from the latest of its build date, the time of its last tag, and what the
-/// ledger knows of it: when it was first seen, was last used and lost its name. One that the ledger does not know stays.
+/// The age of a dangling image, if it is old enough: from the latest of its build date, the time of its last tag,
+/// and its times in the ledger: first seen, last used, and lost its name. One that the ledger does not know stays.
 fn dangling_age(image: &Image, ledger: &Ledger, policy: &Policy, now: Time) -> Result<Duration, KeepReason> {
     let entry = ledger.images.get(&image.id).ok_or(KeepReason::AgeUnknown)?;
     let known = entry.last_used_or_seen().max(entry.dangling_since.unwrap_or(entry.first_seen));

@@ -31,7 +31,7 @@ pub struct Policy {
     pub keep_labels: Vec<KeepLabel>,
     /// An image whose every tag matches one of these is treated as a cached image.
     pub evict_tagged: Vec<Regex>,
-    /// The name of a run's Compose project matches this.
+    /// Matches the names of the Compose projects of runs.
     pub runs: Regex,
 }
 
@@ -177,7 +177,7 @@ impl Removal {
         self.frees.unwrap_or(self.object.size)
     }
 
-    /// The tags of an image that `evict_tagged` names, which all go.
+    /// The tags that are removed with an image that `evict_tagged` matches.
     pub fn tags(&self) -> &[String] {
         if self.object.kind == Kind::Image(ImageClass::Tagged) { &self.object.names } else { &[] }
     }
@@ -311,8 +311,8 @@ impl Plan {
     }
 }
 
-/// How full the filesystem that holds the images would be after the plan, and whether all that it frees is known: else it
-/// is by the sizes of the engine's list, and may end fuller, for images share layers.
+/// How full the filesystem that holds the images would be after the plan, and whether all that it frees is known.
+/// If not, sizes of the engine's list are used; the disk may end fuller, because images share layers.
 pub fn projected(plan: &Plan, usage: &Usage) -> (Usage, bool) {
     let mut usage = usage.clone();
     let mut is_known = true;
@@ -332,7 +332,7 @@ pub fn projected(plan: &Plan, usage: &Usage) -> (Usage, bool) {
     (usage, is_known)
 }
 
-/// BuildKit goes by the wall clock: what that showed beyond the time that the ledger observed is added to the minimum age.
+/// BuildKit uses the wall clock: time that the ledger did not observe is added to the minimum age.
 fn build_cache(inventory: &Inventory, ledger: &Ledger, policy: &Policy, now: Time, plan: &mut Plan) {
     let stale = |shared: bool| {
         inventory.build_cache.iter().filter(move |record| {

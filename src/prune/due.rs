@@ -1,4 +1,4 @@
-//! When a prune cannot wait, when it requires manual intervention, and what is worth telling of one.
+//! When a prune cannot wait, when it requires manual intervention, and what is reported of one.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A prune and its preview: one road, from what is seen to the report.
+//! A prune and its preview: one road, from the survey to the report.
 
 pub mod due;
 pub mod report;
@@ -184,8 +184,8 @@ impl<W: World> Look<'_, W> {
         Ok((report, inventory, ledger))
     }
 
-    /// Under pressure a prune is owed until one is carried out, whatever ends this one before: a fault, a signal, or a
-    /// power cut.
+    /// Under pressure a prune is owed until one is carried out, even if a fault, a signal or a power cut ends this
+    /// one.
     async fn owe(&self) {
         let closed = || self.gates.in_state(GateState::Closed);
         if self.gates.is_under_pressure()

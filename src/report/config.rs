@@ -1,4 +1,4 @@
-//! The page of `check-config`: a file that is valid, or none.
+//! The page of `check-config`: a valid file, or none.
 
 use std::io::{self, Write};
 use std::path::Path;

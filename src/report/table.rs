@@ -51,7 +51,7 @@ pub fn table<const N: usize>(
     table_of_width(out, header, rows, terminal)
 }
 
-/// The narrowest column of reasons, in columns of a terminal: the names are shortened before it gets narrower.
+/// The narrowest column of reasons, in columns of a terminal: names are shortened first.
 const NARROWEST_REASON: usize = 24;
 
 /// The shortest name, in characters.

@@ -37,7 +37,7 @@ pub struct Fake {
     pub inhibitors: RefCell<Vec<Inhibitor>>,
     pub traces: EngineTraces,
     pub filesystem: RefCell<Filesystem>,
-    /// Bytes of the images that went.
+    /// Bytes of the removed images.
     pub freed: Cell<u64>,
     pub ledger: RefCell<Ledger>,
     pub is_remote: bool,
@@ -45,7 +45,7 @@ pub struct Fake {
     pub shutdown: Cell<bool>,
     pub failures: HashMap<String, EngineError>,
     pub failing_after: HashMap<String, usize>,
-    /// References that the engine falsely does not know the next time that it is asked.
+    /// References that the engine wrongly does not find the next time.
     pub unknown_once: RefCell<Vec<String>>,
     /// The engine keeps images without any name, for images that were built from them.
     pub keeps_nameless: bool,

@@ -1,4 +1,4 @@
-//! Plain objects for the core's tables: a test changes the one field that it is about.
+//! Plain objects for the unit tests: a test changes the one field that it is about.
 
 pub mod fake;
 
@@ -32,13 +32,13 @@ pub fn block<T>(future: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(future)
 }
 
-/// So long before [`now`], in the notation of the options.
+/// The time this long before [`now`], in the notation of the options.
 pub fn ago(text: &str) -> Option<Time> {
     let duration = crate::units::parse_duration(text).expect("a duration");
     Some(now() - jiff::SignedDuration::try_from(duration).expect("a short time"))
 }
 
-/// A ledger whose clock is so far behind the wall clock of [`now`]: the host was off for as long.
+/// A ledger whose clock is this far behind the wall clock, as after a time in which the host was off.
 pub fn behind(text: &str) -> Ledger {
     let reading = Reading { wall: now(), boot_id: None, since_boot: None };
     let clock = Clock { time: ago(text).expect("a time"), since_record: std::time::Duration::ZERO, reading };
@@ -306,7 +306,7 @@ pub fn scene() -> fake::Fake {
     }
 }
 
-/// The settings that words on the command line make.
+/// The settings of a command line.
 pub fn settings(words: &str) -> Settings {
     let words = ["ci-docker-prune", "--config=/dev/null"].into_iter().chain(words.split_whitespace());
     crate::settings::read(words.map(Into::into)).expect("settings")

@@ -158,7 +158,7 @@ fn credential_location(config: &str, registry: &str) -> Result<CredentialLocatio
     let config: Config =
         serde_json::from_str(if empty { "{}" } else { config }).map_err(|error| place(&error))?;
     let key = registry_key(registry);
-    // An empty one means the file itself.
+    // An empty helper stands for the file itself.
     let helper =
         config.cred_helpers.and_then(|mut cred_helper| cred_helper.remove(key)).or(config.creds_store);
     if let Some(helper) = helper.filter(|helper| !helper.is_empty()) {

@@ -74,7 +74,7 @@ fn probe(units: &SystemdUnits) -> Pruners {
     Pruners { found, unread, systemd }
 }
 
-/// The words that prune in a command line, a crontab, or a script that it names.
+/// The words of a command line that prune, a crontab, or a script that it names.
 fn pruning_commands(command: &str, unread: &mut Vec<PathBuf>) -> Option<String> {
     let command = without_comments(command);
     prunes(&command).or_else(|| {

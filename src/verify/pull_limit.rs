@@ -30,7 +30,7 @@ enum PullLimit {
         limit: u64,
         window: Duration,
     },
-    /// No header says anything: the account has no limit.
+    /// Without headers: the account has no limit.
     Unlimited,
     Unavailable(String),
 }
@@ -55,7 +55,7 @@ impl PullLimit {
     }
 }
 
-/// Failed where no pull is left; a warning below a tenth of the limit: a run pulls some ten images.
+/// Failed where no pull is left; a warning below a tenth of the limit: a run pulls about ten images.
 fn verdict(limit: &PullLimit) -> Check {
     let (status, code, message) = match limit {
         PullLimit::Limited { remaining, limit, window } => {

@@ -117,7 +117,7 @@ fn verdict(redeploy: &Redeploy) -> Check {
 
 /// `None`: it was interrupted.
 async fn proof(host: &ThisHost, policy: &PrunePolicy, image: &str) -> Result<Option<Redeploy>> {
-    // Whatever ends a program from outside: a closed terminal too must not leave the service.
+    // All signals that end a program: a closed terminal must not leave the service behind either.
     let shutdown_requested =
         watch_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT])?;
     let engines = Engines::connect(host.engine_settings()).await?;
@@ -125,7 +125,7 @@ async fn proof(host: &ThisHost, policy: &PrunePolicy, image: &str) -> Result<Opt
     if engines.manager.is_some() || info.swarm.state != SwarmState::Manager {
         bail!("the proof deploys a service on this node, which must be a Swarm manager; run it on one");
     }
-    // A prune must not come in between; where this user may not inhibit, the proof shows what happens.
+    // A prune must not come in between; if this user may not inhibit, a prune that interferes makes the proof fail.
     let why = format!("{PROOF} {image}");
     let inhibitor = inhibitors::register(host.runtime_dir(), Some(&why), Time::now());
     if let Err(error) = &inhibitor {

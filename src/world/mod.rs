@@ -39,11 +39,10 @@ pub trait World {
     /// What only a look into the engine's folder tells; it may take a while.
     async fn engine_files(&self, root: &Path) -> Answer<Files>;
 
-    /// What the clocks show.
     fn reading(&self) -> Reading;
 
-    /// The ledger of the engine that was asked for its `info`, its clock gone on to now. One that is missing or cannot be read knows nothing, and so protects every
-    /// image.
+    /// The ledger of the engine that was asked for its `info`, its clock advanced to now. An empty one, which
+    /// protects every image, if it is missing or cannot be read.
     fn ledger(&self) -> Ledger;
 
     /// Change the ledger, its clock advanced to now, and write it. Returns it as written.
