@@ -58,7 +58,7 @@ pub enum Command {
         command: Vec<OsString>,
     },
     ListInhibitors,
-    Verify(VerifySettings),
+    Verify(cli::Verify),
     /// A valid file, if there is one, and the number of its keys.
     CheckConfig {
         path: Option<PathBuf>,
@@ -69,19 +69,10 @@ pub enum Command {
     Man,
 }
 
-#[derive(Debug)]
-pub struct VerifySettings {
-    pub registries: Vec<String>,
-    /// Ask these registries, and Docker Hub for its pull limit.
-    pub online: bool,
-    /// The image with which to prove that a second deploy downloads nothing.
-    pub redeploy: Option<String>,
-    pub docker_hub: Option<String>,
-}
-
 /// Read the command line, the configuration file and the environment.
 ///
-/// # Errors Wrong usage or configuration; requests for help or the version too, as clap does it.
+/// # Errors
+/// Wrong usage or configuration; requests for help or the version too, as clap does it.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Settings, clap::Error> {
     read_in(arguments, &|variable| env::var_os(variable))
 }
@@ -227,12 +218,7 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
         Some(cli::Command::Status) => Command::Status,
         Some(cli::Command::Inhibit(inhibit)) if inhibit.list => Command::ListInhibitors,
         Some(cli::Command::Inhibit(cli::Inhibit { why, command, .. })) => Command::Inhibit { why, command },
-        Some(cli::Command::Verify(verify)) => Command::Verify(VerifySettings {
-            registries: verify.registry,
-            online: verify.online,
-            redeploy: verify.redeploy,
-            docker_hub: verify.docker_hub,
-        }),
+        Some(cli::Command::Verify(verify)) => Command::Verify(verify),
         Some(cli::Command::CheckConfig { example: true, .. }) => Command::ExampleConfig,
         Some(cli::Command::CheckConfig { .. }) => {
             let path = Some(&sources.file.path).filter(|path| !path.as_os_str().is_empty());
@@ -611,7 +597,7 @@ mod tests {
         }
         match command("verify --online --registry a --registry b --redeploy c --docker-hub d") {
             Command::Verify(verify) => {
-                assert_eq!((verify.registries, verify.online), (vec!["a".into(), "b".into()], true));
+                assert_eq!((verify.registry, verify.online), (vec!["a".into(), "b".into()], true));
                 assert_eq!(
                     (verify.redeploy.as_deref(), verify.docker_hub.as_deref()),
                     (Some("c"), Some("d"))

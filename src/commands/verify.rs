@@ -3,22 +3,15 @@
 use anyhow::Result;
 
 use super::print;
-use crate::cli::Output;
+use crate::cli::{self, Output};
 use crate::exit::Exit;
 use crate::host::ThisHost;
 use crate::report::verify::{CheckStatus, json_of, text};
-use crate::settings::{Settings, VerifySettings};
-use crate::verify::{self, Checks};
+use crate::settings::Settings;
+use crate::verify;
 
-pub async fn run(host: &ThisHost, settings: &Settings, wanted: &VerifySettings) -> Result<Exit> {
-    let wanted = Checks {
-        policy: &settings.policy,
-        registries: &wanted.registries,
-        online: wanted.online,
-        redeploy: wanted.redeploy.as_deref(),
-        docker_hub: wanted.docker_hub.as_deref(),
-    };
-    let checks = verify::run(host, &wanted).await;
+pub async fn run(host: &ThisHost, settings: &Settings, wanted: &cli::Verify) -> Result<Exit> {
+    let checks = verify::run(host, &settings.policy, wanted).await;
     print(|mut out| match settings.output {
         Output::Text => text(&mut out, &checks),
         Output::Json => json_of(&mut out, &checks),

@@ -12,6 +12,7 @@ mod retention;
 
 use serde_json::Value;
 
+use crate::cli;
 use crate::facts::Survey;
 use crate::host::{ThisHost, systemd};
 use crate::observe::{self, Questions};
@@ -21,20 +22,8 @@ use crate::report::verify::{Check, CheckStatus};
 use crate::units::Time;
 use crate::world::World;
 
-#[derive(Debug)]
-pub struct Checks<'a> {
-    pub policy: &'a PrunePolicy,
-    pub registries: &'a [String],
-    /// Ask these registries, and Docker Hub for its pull limit.
-    pub online: bool,
-    /// The image with which to prove that a second deploy downloads nothing.
-    pub redeploy: Option<&'a str>,
-    pub docker_hub: Option<&'a str>,
-}
-
 /// Run every check, in the order in which they are shown.
-pub async fn run(host: &ThisHost, wanted: &Checks<'_>) -> Vec<Check> {
-    let Checks { policy, .. } = wanted;
+pub async fn run(host: &ThisHost, policy: &PrunePolicy, wanted: &cli::Verify) -> Vec<Check> {
     let timeout = host.engine_settings().timeout;
     let engines = host.connect().await;
     let survey = match &engines {
@@ -53,17 +42,17 @@ pub async fn run(host: &ThisHost, wanted: &Checks<'_>) -> Vec<Check> {
         disk::check(&survey, policy, &host.ledger(), Time::now()),
         ledger::check(&host.ledger(), Time::now()),
     ];
-    for registry in wanted.registries {
+    for registry in &wanted.registry {
         let engine = engines.as_ref().map(|engines| &engines.local).map_err(Clone::clone);
         let (credential, check) = login::check(engine, registry, wanted.online, timeout).await;
         checks.push(check);
         if wanted.online && registry == "docker.io" {
-            checks.push(pull_limit::check(credential.as_ref(), wanted.docker_hub, timeout).await);
+            checks.push(pull_limit::check(credential.as_ref(), wanted.docker_hub.as_deref(), timeout).await);
         }
     }
     let units = systemd::units(timeout).await.map_err(|error| format!("{error:#}"));
     checks.extend([pruners::check(&units), own_units::check(&units)]);
-    if let Some(image) = wanted.redeploy {
+    if let Some(image) = &wanted.redeploy {
         checks.push(redeploy::check(host, policy, image).await);
     }
     checks
