@@ -61,17 +61,22 @@ pub async fn attempt(
             *exit = Exit::Failed;
         }
     };
-    let ledger = match record_run(world, settings, exit).await {
-        Ok(ledger) => ledger,
-        Err((error, known)) => {
-            // If it could not begin, its own error is shown.
-            if !matches!(ended.attempt.report, PruneReport::Failed(_)) {
-                ended.attempt.ledger_error = Some(format!("{error:#}"));
-            }
-            fail(&mut ended.exit);
-            known
+    let now = world.now();
+    let change = |ledger: &mut Ledger| {
+        ledger.older_than = Some(settings.policy.removal.older_than);
+        ledger.last_run = Some(now);
+        if exit == Exit::Done {
+            ledger.last_success = Some(now);
         }
     };
+    let (ledger, error) = prune::record(world, now, change).await;
+    if let Some(error) = error {
+        // If it could not begin, its own error is shown.
+        if !matches!(ended.attempt.report, PruneReport::Failed(_)) {
+            ended.attempt.ledger_error = Some(error);
+        }
+        fail(&mut ended.exit);
+    }
     if let Some(path) = &settings.metrics_file
         && let Err(error) = write_metrics(path, &ended.attempt, settings, &ledger, world.now())
     {
@@ -153,29 +158,6 @@ async fn run_once(
         attempt.consumers = Some(found);
     }
     attempt
-}
-
-/// Record in the ledger that a prune ran.
-///
-/// # Errors The ledger can be neither read nor written. With the ledger in memory.
-async fn record_run(
-    world: &impl World,
-    settings: &Settings,
-    exit: Exit,
-) -> Result<Ledger, (anyhow::Error, Ledger)> {
-    let now = world.now();
-    let change = |ledger: &mut Ledger| {
-        ledger.older_than = Some(settings.policy.removal.older_than);
-        ledger.last_run = Some(now);
-        if exit == Exit::Done {
-            ledger.last_success = Some(now);
-        }
-    };
-    world.update_ledger(now, change).await.map_err(|error| {
-        let mut known = world.ledger();
-        change(&mut known);
-        (error, known)
-    })
 }
 
 fn write_metrics(

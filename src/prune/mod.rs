@@ -215,19 +215,19 @@ impl<W: World> Look<'_, W> {
             change(&mut in_memory);
             return Ok((in_memory, uses));
         }
-        let ledger = record(world, now, change).await;
-        if !is_under_pressure {
-            self.keep_reserve().await;
+        let ledger = record_or_warn(world, now, change).await;
+        if !is_under_pressure
+            && let Ok(places) = survey.disk_places(&self.policy.disk_paths)
+            && let Ok(usage) = fullest(world, &places.images).await
+        {
+            self.keep_reserve(&places, &usage);
         }
         Ok((ledger, uses))
     }
 
-    /// Keep the reserve, where the disk that holds the images is below the target.
-    async fn keep_reserve(&self) {
-        if let Ok(places) = self.survey.disk_places(&self.policy.disk_paths)
-            && let Ok(usage) = fullest(self.world, &places.images).await
-            && !self.policy.removal.target.is_reached(&usage)
-        {
+    /// Keep the reserve, if the disk that holds the images is below the target.
+    fn keep_reserve(&self, places: &DiskPlaces, usage: &Usage) {
+        if !self.policy.removal.target.is_reached(usage) {
             self.world.keep_reserve(&places.images);
         }
     }
@@ -277,7 +277,7 @@ impl<W: World> Look<'_, W> {
             ledger.record(uses, now);
             ledger.record_layers(&layers);
         };
-        record(world, now, change).await
+        record_or_warn(world, now, change).await
     }
 
     /// A gate is closed. Where that is `disk` alone, what an interrupted eviction left is finished or undone.
@@ -311,7 +311,7 @@ impl<W: World> Look<'_, W> {
         }
         run.carry_out(plan.remove.clone()).await;
         let outcome = run.outcome;
-        record(world, now, |ledger| settle(ledger, &outcome, true, None, now)).await;
+        record_or_warn(world, now, |ledger| settle(ledger, &outcome, true, None, now)).await;
         if outcome.removed.is_empty() && !outcome.has_failed() {
             return Ok(blocked(gates));
         }
@@ -336,7 +336,7 @@ impl<W: World> Look<'_, W> {
         });
         let relieved = !after.iter().any(|usage| policy.removal.threshold.is_reached(usage));
         let at_the_end = fullest(world, &places.images).await.ok();
-        self.keep_reserve().await;
+        at_the_end.iter().for_each(|usage| self.keep_reserve(places, usage));
         // The fuller of before and after: the engine's own records must not count as a point more.
         let fullest = [at_the_end.as_ref(), usage.as_ref()].into_iter().flatten();
         let fullest = fullest.map(|usage| &usage.filesystem).max_by_key(|filesystem| filesystem.used);
@@ -409,14 +409,25 @@ async fn ask_again<W: World>(world: &W, engine: &W::Engine, policy: &PrunePolicy
     Recheck { runs, converge, in_use }
 }
 
-/// The ledger with this change, in memory if it cannot be written.
-async fn record(world: &impl World, now: Time, change: impl Fn(&mut Ledger)) -> Ledger {
-    world.update_ledger(now, &change).await.unwrap_or_else(|error| {
-        log::warn!("{error:#}; continuing with the ledger in memory");
-        let mut ledger = world.ledger();
-        change(&mut ledger);
-        ledger
-    })
+/// The ledger with this change; in memory, and with the error, if it cannot be written.
+pub async fn record(world: &impl World, now: Time, change: impl Fn(&mut Ledger)) -> (Ledger, Option<String>) {
+    match world.update_ledger(now, &change).await {
+        Ok(ledger) => (ledger, None),
+        Err(error) => {
+            let mut ledger = world.ledger();
+            change(&mut ledger);
+            (ledger, Some(format!("{error:#}")))
+        }
+    }
+}
+
+/// [`record`], for a prune that continues in either case.
+async fn record_or_warn(world: &impl World, now: Time, change: impl Fn(&mut Ledger)) -> Ledger {
+    let (ledger, error) = record(world, now, change).await;
+    if let Some(error) = error {
+        log::warn!("{error}; continuing with the ledger in memory");
+    }
+    ledger
 }
 
 /// A service that has not converged for this long is named in the log.
