@@ -94,20 +94,19 @@ fn explain_missing_services(survey: &mut Survey) {
     if survey.manager_elsewhere || survey.services.is_ok() {
         return;
     }
-    let why = match &info.swarm.state {
+    match &info.swarm.state {
         SwarmState::Inactive => {
             survey.services = Ok(vec![]);
             survey.tasks = Ok(vec![]);
-            return;
         }
-        SwarmState::Worker => {
-            "this node is a Swarm worker and cannot see the services; name a manager with --swarm-host"
+        // The engine's own error says more.
+        SwarmState::Failed(_) => {}
+        state => {
+            if let Some(why) = state.obstacle() {
+                survey.services = Err(Unavailable(why));
+            }
         }
-        SwarmState::Locked => "this Swarm manager is locked; unlock it with docker swarm unlock",
-        SwarmState::Pending => "this node is still joining its Swarm; try again in a minute",
-        SwarmState::Manager | SwarmState::Failed(_) => return,
-    };
-    survey.services = Err(Unavailable(why.into()));
+    }
 }
 
 /// Where the engine keeps its data; `None` where that is on another host.

@@ -22,6 +22,25 @@ pub enum SwarmState {
     Failed(String),
 }
 
+impl SwarmState {
+    /// Why a node in this state cannot see the services, and what to do; `None` if it can, or is in no Swarm.
+    pub fn obstacle(&self) -> Option<String> {
+        let text = match self {
+            Self::Inactive | Self::Manager => return None,
+            Self::Worker => {
+                "this node is a Swarm worker and cannot see the services; name a manager with --swarm-host"
+            }
+            Self::Locked => "this Swarm manager is locked; unlock it with docker swarm unlock",
+            Self::Pending => "this node is still joining its Swarm; try again in a minute",
+            Self::Failed(error) => {
+                let hint = "see docker info and journalctl -u docker";
+                return Some(format!("this node's Swarm is in trouble: {error}; {hint}"));
+            }
+        };
+        Some(text.into())
+    }
+}
+
 /// A Swarm service (`GET /services?status=true`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {

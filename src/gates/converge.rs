@@ -61,12 +61,8 @@ pub enum Closed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unknown {
     Unavailable(Unavailable),
-    /// A worker does not know the services, and no manager was named.
-    Worker,
-    Locked,
-    Pending,
-    /// The Swarm is in another state, which the engine describes so.
-    Failed(String),
+    /// This node cannot see the services ([`SwarmState::obstacle`]), and no manager was named that can.
+    Swarm(SwarmState),
     /// The engine does not count this service's tasks.
     NoStatus(String),
 }
@@ -82,13 +78,11 @@ pub fn evaluate(survey: &Survey, now: Time) -> Verdict {
 
 fn verdict(survey: &Survey, now: Time) -> Result<Verdict, Unknown> {
     let info = survey.info.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
-    match info.swarm.state.clone() {
-        SwarmState::Locked => return Err(Unknown::Locked),
-        SwarmState::Pending => return Err(Unknown::Pending),
-        SwarmState::Failed(error) => return Err(Unknown::Failed(error)),
-        SwarmState::Worker if !survey.manager_elsewhere => return Err(Unknown::Worker),
+    match &info.swarm.state {
         SwarmState::Inactive if !survey.manager_elsewhere => return Ok(Verdict::Open(Open::NotInSwarm)),
-        SwarmState::Inactive | SwarmState::Worker | SwarmState::Manager => {}
+        SwarmState::Worker if survey.manager_elsewhere => {}
+        SwarmState::Inactive | SwarmState::Manager => {}
+        state => return Err(Unknown::Swarm(state.clone())),
     }
     let services = survey.services.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
     let tasks = survey.tasks.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;

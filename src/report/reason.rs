@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::table::{amount, short};
 use crate::execute::{Skip, Stop};
-use crate::facts::{Inhibitor, Limit, Usage};
+use crate::facts::{Inhibitor, Limit, SwarmState, Usage};
 use crate::gates::{GateState, Gates, Verdict, converge, disk, runs};
 use crate::plan::{Condition, Eviction, KeepReason, LastUse, RemovalReason, Rung};
 use crate::units::{Percent, age, duration, size};
@@ -180,7 +180,6 @@ pub fn inhibited(pid: Option<u32>, why: Option<&str>, since: Option<Duration>) -
 
 fn converge(verdict: &converge::Verdict) -> GateReason {
     use converge::{Closed, Open, Unknown};
-    let worker = "this node is a Swarm worker and cannot see the services; name a manager with --swarm-host";
     let (code, line, figures) = match verdict {
         Verdict::Open(Open::NotInSwarm) => {
             ("not_in_swarm", "this node is not in a Swarm".into(), json!({"swarm": false}))
@@ -206,22 +205,9 @@ fn converge(verdict: &converge::Verdict) -> GateReason {
             json!({"swarm": true, "tasks_without_container": tasks}),
         ),
         Verdict::Unknown(Unknown::Unavailable(why)) => ("not_available", why.0.clone(), Value::Null),
-        Verdict::Unknown(Unknown::Worker) => ("swarm_worker", worker.into(), Value::Null),
-        Verdict::Unknown(Unknown::Locked) => (
-            "swarm_locked",
-            "this Swarm manager is locked; unlock it with docker swarm unlock".into(),
-            Value::Null,
-        ),
-        Verdict::Unknown(Unknown::Pending) => (
-            "swarm_pending",
-            "this node is still joining its Swarm; try again in a minute".into(),
-            Value::Null,
-        ),
-        Verdict::Unknown(Unknown::Failed(error)) => (
-            "swarm_failed",
-            format!("this node's Swarm is in trouble: {error}; see docker info and journalctl -u docker"),
-            Value::Null,
-        ),
+        Verdict::Unknown(Unknown::Swarm(state)) => {
+            (swarm_code(state), state.obstacle().unwrap_or_default(), Value::Null)
+        }
         Verdict::Unknown(Unknown::NoStatus(service)) => (
             "tasks_not_counted",
             format!(
@@ -231,6 +217,17 @@ fn converge(verdict: &converge::Verdict) -> GateReason {
         ),
     };
     gate("converge", verdict.state(), code, vec![line], figures)
+}
+
+fn swarm_code(state: &SwarmState) -> &'static str {
+    match state {
+        SwarmState::Inactive => "not_in_swarm",
+        SwarmState::Manager => "swarm_manager",
+        SwarmState::Worker => "swarm_worker",
+        SwarmState::Locked => "swarm_locked",
+        SwarmState::Pending => "swarm_pending",
+        SwarmState::Failed(_) => "swarm_failed",
+    }
 }
 
 /// The services that converge: those of a stack in one line, by name.
@@ -645,10 +642,10 @@ mod tests {
         );
         for (unknown, code) in [
             (converge::Unknown::Unavailable(why()), "not_available"),
-            (converge::Unknown::Worker, "swarm_worker"),
-            (converge::Unknown::Locked, "swarm_locked"),
-            (converge::Unknown::Pending, "swarm_pending"),
-            (converge::Unknown::Failed("x".into()), "swarm_failed"),
+            (converge::Unknown::Swarm(SwarmState::Worker), "swarm_worker"),
+            (converge::Unknown::Swarm(SwarmState::Locked), "swarm_locked"),
+            (converge::Unknown::Swarm(SwarmState::Pending), "swarm_pending"),
+            (converge::Unknown::Swarm(SwarmState::Failed("x".into())), "swarm_failed"),
             (converge::Unknown::NoStatus("x".into()), "tasks_not_counted"),
         ] {
             is(&converge(Verdict::Unknown(unknown)), code, json!({}));
