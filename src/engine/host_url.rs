@@ -47,7 +47,8 @@ impl HostUrl {
         }
     }
 
-    /// # Errors The URL has none of the supported forms.
+    /// # Errors
+    /// The URL has none of the supported forms.
     pub fn parse(text: &str) -> Result<Self, String> {
         let hint = "expected unix:///PATH or tcp://HOST:PORT";
         match text.split_once("://") {

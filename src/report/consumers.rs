@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::prune::KindJson;
+use super::prune::{KindJson, ObjectJson};
 use super::table::{amount, names_or_id, short, table};
 use crate::consumers::rank::{ConsumerKind, DiskConsumer, DiskConsumers};
 use crate::facts::{ImageClass, short_id};
@@ -75,10 +75,7 @@ pub struct ConsumersJson {
 #[derive(Serialize)]
 struct ConsumerJson {
     #[serde(flatten)]
-    kind: KindJson,
-    id: String,
-    names: Vec<String>,
-    size_bytes: u64,
+    object: ObjectJson,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<ImageUseJson>,
 }
@@ -94,18 +91,20 @@ struct ImageUseJson {
 impl From<&DiskConsumers> for ConsumersJson {
     fn from(consumers: &DiskConsumers) -> Self {
         let consumer = |consumer: &DiskConsumer| ConsumerJson {
-            kind: match consumer.kind {
-                ConsumerKind::Image(class) => KindJson::image(class),
-                ConsumerKind::Volume => KindJson::plain("volume"),
-                ConsumerKind::ContainerLayer => KindJson::plain("container-layer"),
-                ConsumerKind::BuildCache => KindJson::plain("build-cache"),
-                ConsumerKind::Log => KindJson::plain("log"),
-                ConsumerKind::Unreachable => KindJson::plain("unreferenced"),
-                ConsumerKind::Elsewhere => KindJson::plain("other"),
+            object: ObjectJson {
+                kind: match consumer.kind {
+                    ConsumerKind::Image(class) => KindJson::image(class),
+                    ConsumerKind::Volume => KindJson::plain("volume"),
+                    ConsumerKind::ContainerLayer => KindJson::plain("container-layer"),
+                    ConsumerKind::BuildCache => KindJson::plain("build-cache"),
+                    ConsumerKind::Log => KindJson::plain("log"),
+                    ConsumerKind::Unreachable => KindJson::plain("unreferenced"),
+                    ConsumerKind::Elsewhere => KindJson::plain("other"),
+                },
+                id: consumer.id.clone(),
+                names: consumer.names.clone(),
+                size_bytes: consumer.size,
             },
-            id: consumer.id.clone(),
-            names: consumer.names.clone(),
-            size_bytes: consumer.size,
             image: consumer.image.as_ref().map(|image| ImageUseJson {
                 in_use: image.in_use,
                 age_seconds: image.age.map(|age| age.as_secs()),

@@ -302,9 +302,9 @@ pub struct PruneJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     projected_percent: Option<u8>,
     plan: PlanJson,
-    removed: Vec<ObjectJson>,
-    skipped: Vec<ObjectJson>,
-    failed: Vec<ObjectJson>,
+    removed: Vec<DecisionJson>,
+    skipped: Vec<DecisionJson>,
+    failed: Vec<DecisionJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped: Option<Reason>,
     disk: DiskJson,
@@ -346,8 +346,8 @@ impl From<&OngoingPressure> for PressureJson {
 
 #[derive(Serialize, Default)]
 struct PlanJson {
-    remove: Vec<ObjectJson>,
-    keep: Vec<ObjectJson>,
+    remove: Vec<DecisionJson>,
+    keep: Vec<DecisionJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     leftovers: Vec<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -387,22 +387,30 @@ impl From<Kind> for KindJson {
     }
 }
 
+/// What every object in the JSON has.
 #[derive(Serialize)]
-struct ObjectJson {
+pub struct ObjectJson {
     #[serde(flatten)]
-    kind: KindJson,
-    id: String,
-    names: Vec<String>,
-    size_bytes: u64,
+    pub kind: KindJson,
+    pub id: String,
+    pub names: Vec<String>,
+    pub size_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct DecisionJson {
+    #[serde(flatten)]
+    object: ObjectJson,
     #[serde(skip_serializing_if = "Option::is_none")]
     frees_bytes: Option<u64>,
     reason: Reason,
 }
 
-impl ObjectJson {
+impl DecisionJson {
     fn new(object: &Object, frees_bytes: Option<u64>, reason: Reason) -> Self {
         let Object { kind, id, names, size } = object.clone();
-        Self { kind: kind.into(), id, names, size_bytes: size, frees_bytes, reason }
+        let object = ObjectJson { kind: kind.into(), id, names, size_bytes: size };
+        Self { object, frees_bytes, reason }
     }
 
     fn removal(removal: &Removal) -> Self {
@@ -433,9 +441,9 @@ impl From<&Plan> for PlanJson {
             id: unread.id.clone(),
             reason: Reason::new("not_available", &*unread.why.0, Value::Null),
         };
-        let kept = |kept: &Kept| ObjectJson::new(&kept.object, None, reason::keep(&kept.reason));
+        let kept = |kept: &Kept| DecisionJson::new(&kept.object, None, reason::keep(&kept.reason));
         Self {
-            remove: plan.remove.iter().map(ObjectJson::removal).collect(),
+            remove: plan.remove.iter().map(DecisionJson::removal).collect(),
             keep: plan.keep.iter().map(kept).collect(),
             leftovers: plan.leftovers.iter().map(leftover).collect(),
             unread: plan.unread.iter().map(unread).collect(),
@@ -450,10 +458,10 @@ impl From<&Attempt> for PruneJson {
         let nothing = Outcome::default();
         let outcome = report.outcome().unwrap_or(&nothing);
         let skipped = |(removal, why): &(Removal, Skip)| {
-            ObjectJson::new(&removal.object, removal.frees, reason::skip(why))
+            DecisionJson::new(&removal.object, removal.frees, reason::skip(why))
         };
         let failed = |(removal, error): &(Removal, _)| {
-            ObjectJson::new(&removal.object, removal.frees, reason::failure(error))
+            DecisionJson::new(&removal.object, removal.frees, reason::failure(error))
         };
         let plan = report.plan();
         let projected = plan.and_then(|(plan, usage)| Some(plan::projected(plan, usage?).0.percent.get()));
@@ -465,7 +473,7 @@ impl From<&Attempt> for PruneJson {
             advice: report.gates().and_then(advice::blocked_on_a_full_disk),
             projected_percent: projected,
             plan: plan.map(|(plan, _)| plan.into()).unwrap_or_default(),
-            removed: outcome.removed.iter().map(ObjectJson::removal).collect(),
+            removed: outcome.removed.iter().map(DecisionJson::removal).collect(),
             skipped: outcome.skipped.iter().map(skipped).collect(),
             failed: outcome.failed.iter().map(failed).collect(),
             stopped: match report {
