@@ -605,7 +605,7 @@ mod tests {
             fake.services[0].status = service().status;
             let failed = Task {
                 node: Some("away".into()),
-                wanted: false,
+                desired: crate::facts::Desired::Over,
                 state: crate::facts::TaskState::Failed,
                 ..task()
             };

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::Engine;
 use super::wire::parse_time;
-use crate::facts::{Labels, Mode, Restart, Service, TaskCounts, Update};
+use crate::facts::{Labels, Mode, Service, TaskCounts, Update};
 use crate::world::EngineError;
 
 impl Engine {
@@ -53,7 +53,6 @@ struct SpecAnswer {
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct TemplateAnswer {
     container_spec: Option<ContainerSpecAnswer>,
-    restart_policy: Option<RestartAnswer>,
 }
 
 impl TemplateAnswer {
@@ -67,12 +66,6 @@ impl TemplateAnswer {
 #[serde(rename_all = "PascalCase", default)]
 struct ContainerSpecAnswer {
     image: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
-struct RestartAnswer {
-    condition: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -141,12 +134,6 @@ pub(super) struct IndexAnswer {
 
 impl From<ServiceAnswer> for Service {
     fn from(service: ServiceAnswer) -> Self {
-        let restart = service.spec.task_template.restart_policy.as_ref();
-        let restart = match restart.map_or("", |policy| policy.condition.as_str()) {
-            "none" => Restart::Never,
-            "on-failure" => Restart::OnFailure,
-            _ => Restart::Always,
-        };
         Self {
             id: service.id,
             created: service.created_at.as_deref().and_then(parse_time),
@@ -162,7 +149,6 @@ impl From<ServiceAnswer> for Service {
                 "rollback_started" => Update::RollingBack,
                 _ => Update::Settled,
             },
-            restart,
             job_iteration: service.job_status.unwrap_or_default().job_iteration.index,
             name: service.spec.name,
             labels: service.spec.labels.unwrap_or_default(),

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::Engine;
 use super::services::{IndexAnswer, TemplateAnswer};
 use super::wire::parse_time;
-use crate::facts::{Task, TaskState};
+use crate::facts::{Desired, Task, TaskState};
 use crate::world::EngineError;
 
 impl Engine {
@@ -38,6 +38,7 @@ pub(super) struct TaskAnswer {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct TaskStatusAnswer {
+    timestamp: Option<String>,
     state: String,
     err: String,
     container_status: Option<ContainerStatusAnswer>,
@@ -66,9 +67,15 @@ impl From<TaskAnswer> for Task {
                 "failed" => TaskState::Failed,
                 "rejected" => TaskState::Rejected,
                 "shutdown" | "remove" | "orphaned" => TaskState::Over,
+                "ready" => TaskState::Ready,
                 _ => TaskState::Starting,
             },
-            wanted: !matches!(task.desired_state.as_str(), "shutdown" | "remove"),
+            state_since: task.status.timestamp.as_deref().and_then(parse_time),
+            desired: match task.desired_state.as_str() {
+                "shutdown" | "remove" => Desired::Over,
+                "ready" => Desired::Ready,
+                _ => Desired::Running,
+            },
             error: Some(task.status.err).filter(|error| !error.is_empty()),
             container: container.filter(|id| !id.is_empty()),
             image: task.spec.image(),

@@ -39,7 +39,7 @@ mod tests {
     use super::*;
     use crate::engine::{containers, disk_usage, images, services, system, tasks};
     use crate::facts::{
-        CacheRecord, Container, ContainerState, Image, Mode, Restart, Service, Swarm, SwarmState, Task,
+        CacheRecord, Container, ContainerState, Desired, Image, Mode, Service, Swarm, SwarmState, Task,
         TaskCounts, TaskState, Update,
     };
 
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_read_with_its_mode_its_update_and_its_restarts() {
+    fn a_service_is_read_with_its_mode_and_its_update() {
         for (mode, expected) in [
             (json!({"Replicated": {"Replicas": 3}}), Mode::Replicated { replicas: 3 }),
             (json!({"Replicated": {}}), Mode::Replicated { replicas: 1 }),
@@ -100,15 +100,6 @@ mod tests {
             ("", Update::Settled),
         ] {
             assert_eq!(service(json!({"UpdateStatus": {"State": state}})).update, expected, "{state}");
-        }
-        for (condition, expected) in [
-            ("none", Restart::Never),
-            ("on-failure", Restart::OnFailure),
-            ("any", Restart::Always),
-            ("", Restart::Always),
-        ] {
-            let template = json!({"RestartPolicy": {"Condition": condition}});
-            assert_eq!(service(json!({"Spec": {"TaskTemplate": template}})).restart, expected, "{condition}");
         }
         let image =
             |name: &str| json!({"TaskTemplate": {"ContainerSpec": {"Image": name}}, "Labels": {"a": "b"}});
@@ -138,6 +129,7 @@ mod tests {
         for (state, expected) in [
             ("new", TaskState::Starting),
             ("starting", TaskState::Starting),
+            ("ready", TaskState::Ready),
             ("pending", TaskState::Pending),
             ("preparing", TaskState::Preparing),
             ("running", TaskState::Running),
@@ -150,21 +142,25 @@ mod tests {
         ] {
             assert_eq!(task(json!({"Status": {"State": state}})).state, expected, "{state}");
         }
-        for (desired, wanted) in
-            [("running", true), ("ready", true), ("complete", true), ("shutdown", false), ("remove", false)]
-        {
-            assert_eq!(task(json!({"DesiredState": desired})).wanted, wanted, "{desired}");
+        for (desired, expected) in [
+            ("running", Desired::Running),
+            ("ready", Desired::Ready),
+            ("complete", Desired::Running),
+            ("shutdown", Desired::Over),
+            ("remove", Desired::Over),
+        ] {
+            assert_eq!(task(json!({"DesiredState": desired})).desired, expected, "{desired}");
         }
         let read = task(json!({
             "ServiceID": "s", "Slot": 2, "NodeID": "n", "CreatedAt": "2026-11-20T12:00:00Z",
             "Spec": {"ContainerSpec": {"Image": "app:1"}},
-            "Status": {"State": "running", "Err": "x", "ContainerStatus": {"ContainerID": "c"}},
+            "Status": {"State": "running", "Timestamp": "2026-11-20T12:00:01Z", "Err": "x", "ContainerStatus": {"ContainerID": "c"}},
             "JobIteration": {"Index": 3},
         }));
         assert_eq!((read.service.as_str(), read.slot, read.node.as_deref()), ("s", 2, Some("n")));
         assert_eq!((read.container.as_deref(), read.error.as_deref()), (Some("c"), Some("x")));
         assert_eq!((read.image.as_str(), read.job_iteration), ("app:1", 3));
-        assert!(read.created.is_some());
+        assert!(read.created.is_some() && read.state_since > read.created);
         let bare = task(json!({"NodeID": "", "Status": {"ContainerStatus": {"ContainerID": ""}}}));
         assert_eq!((bare.node, bare.container, bare.error, bare.created), (None, None, None, None));
     }
@@ -290,7 +286,7 @@ mod tests {
     const KEYS: &str = "Id|ID|Names|Image|ImageID|State|Labels|Created|CreatedAt|UpdatedAt|RepoTags|RepoDigests|\
         Size|Config|Metadata|LastTagTime|Spec|PreviousSpec|Name|TaskTemplate|ContainerSpec|Mode|Replicated|Global|\
         Replicas|UpdateStatus|ServiceStatus|RunningTasks|DesiredTasks|CompletedTasks|JobStatus|JobIteration|Index|\
-        RestartPolicy|Condition|ServiceID|Slot|NodeID|Status|DesiredState|Err|ContainerStatus|ContainerID|ExitCode|\
+        ServiceID|Slot|NodeID|Status|Timestamp|DesiredState|Err|ContainerStatus|ContainerID|ExitCode|\
         Mounts|DockerRootDir|DriverStatus|SystemTime|Swarm|LocalNodeState|ControlAvailable|Type|InUse|Shared|LastUsedAt|X";
 
     /// What an engine might say there.

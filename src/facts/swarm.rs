@@ -58,7 +58,6 @@ pub struct Service {
     /// Absent where the engine does not count tasks.
     pub status: Option<TaskCounts>,
     pub update: Update,
-    pub restart: Restart,
     /// Which execution of a job its tasks must belong to.
     pub job_iteration: u64,
 }
@@ -90,14 +89,6 @@ pub enum Update {
     RollingBack,
 }
 
-/// When Swarm restarts a task that has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Restart {
-    Always,
-    OnFailure,
-    Never,
-}
-
 /// A Swarm task (`GET /tasks`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
@@ -108,7 +99,9 @@ pub struct Task {
     /// When Swarm made it; `None` where the engine shows none.
     pub created: Option<Time>,
     pub state: TaskState,
-    pub wanted: bool,
+    /// When it came into this state; `None` where the engine shows none.
+    pub state_since: Option<Time>,
+    pub desired: Desired,
     pub error: Option<String>,
     pub container: Option<String>,
     pub image: String,
@@ -116,11 +109,25 @@ pub struct Task {
     pub job_iteration: u64,
 }
 
+/// The state that Swarm wants of a task. In the step that ends a task Swarm also makes its successor, if there is to be
+/// one (swarmkit: `manager/orchestrator/restart`), so that this tells whether it does anything more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Desired {
+    /// It waits until its service's restart delay is over.
+    Ready,
+    /// `running`, or `complete` of a job.
+    Running,
+    /// `shutdown` or `remove`.
+    Over,
+}
+
 /// The state of a task, reduced to what the gates need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskState {
-    /// `new`, `allocated`, `assigned`, `accepted`, `ready` or `starting`.
+    /// `new`, `allocated`, `assigned`, `accepted` or `starting`.
     Starting,
+    /// Its image is there, and it waits until Swarm wants it to run.
+    Ready,
     Pending,
     /// The node prepares it: this is where an image is pulled.
     Preparing,
@@ -134,6 +141,6 @@ pub enum TaskState {
 
 impl TaskState {
     pub fn is_live(self) -> bool {
-        matches!(self, Self::Starting | Self::Pending | Self::Preparing | Self::Running)
+        matches!(self, Self::Starting | Self::Ready | Self::Pending | Self::Preparing | Self::Running)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use crate::facts::{
-    Container, Mode, Restart, Service, Survey, SwarmState, Task, TaskState, Unavailable, Update, label,
+    Container, Desired, Mode, Service, Survey, SwarmState, Task, TaskState, Unavailable, Update, label,
 };
 use crate::units::{Time, elapsed};
 
@@ -28,7 +28,7 @@ pub enum ConvergeCause {
     Starting,
     /// Tasks fail and are started again; with the last error.
     CrashLooping(Option<String>),
-    /// It failed, and its restart condition is `none`.
+    /// It failed, and Swarm will not start it again.
     Failed(Option<String>),
     /// A node has no such image and cannot pull it; with the engine's error.
     ImageNotFound(Option<String>),
@@ -114,7 +114,7 @@ fn without_container(tasks: &[Task], node: Option<&str>, containers: &[Container
     tasks
         .iter()
         .filter(|task| node.is_some() && task.node.as_deref() == node)
-        .filter(|task| task.wanted && task.state == TaskState::Running)
+        .filter(|task| task.desired != Desired::Over && task.state == TaskState::Running)
         .filter(|task| task.container.as_deref().is_some_and(|id| !listed.contains(id)))
         .count()
 }
@@ -138,19 +138,14 @@ fn evaluate_service(
     if matches!(service.mode, Mode::Global | Mode::GlobalJob) {
         places.retain(|(_, node), _| !nodes_away.contains(*node));
     }
-    let ended_well = places.values().filter(|history| ended_well(service.restart, history[0])).count() as u64;
-    // The newest task of each place that neither runs nor completed, by slot and node.
+    let settled = places.values().filter(|history| is_settled(history)).count() as u64;
+    // The newest task of each place that neither runs nor is settled, by slot and node.
     let missing = || {
-        places
-            .values()
-            .filter(|history| history[0].state != TaskState::Running)
-            .filter(|history| !ended_well_or_over(service.restart, history[0]))
+        let missing = places.values().filter(|history| history[0].state != TaskState::Running);
+        missing.filter(|history| !is_settled(history) && !is_over(history[0]))
     };
-    // If Swarm tries again, it creates the next task in the same step that ends the last one.
-    let over = |task: &Task| !task.wanted && matches!(task.state, TaskState::Failed | TaskState::Rejected);
-    let gave_up = || missing().next().is_some_and(|history| over(history[0]));
-    let cause =
-        || missing().next().map_or(ConvergeCause::Starting, |history| cause(service.restart, history));
+    let gave_up = || missing().next().is_some_and(|history| has_given_up(history[0]));
+    let cause = || missing().next().map_or(ConvergeCause::Starting, |history| cause(history));
 
     match service.update {
         Update::Updating => {
@@ -164,19 +159,18 @@ fn evaluate_service(
     // It has no task yet, and is too new to conclude that it will have none.
     let too_new = places.is_empty() && since.is_none_or(|since| elapsed(now, since) < FIRST_TASK_TIMEOUT);
     match service.mode {
-        Mode::Replicated { replicas } if status.running + ended_well < replicas => {
+        Mode::Replicated { replicas } if status.running + settled < replicas => {
             converging(gave_up(), status.running, replicas, cause())
         }
-        Mode::Global if too_new || missing().next().is_some() || status.running < status.desired => {
+        Mode::Global if too_new || missing().next().is_some() || status.running + settled < status.desired => {
             converging(gave_up(), status.running, status.desired.max(1), cause())
         }
         Mode::ReplicatedJob { completions } if status.completed < completions => {
             converging(gave_up(), status.completed, completions, cause())
         }
         Mode::GlobalJob => {
-            let incomplete = places.values().filter(|history| {
-                history[0].state != TaskState::Complete && history[0].state != TaskState::Over
-            });
+            let done = [TaskState::Complete, TaskState::Over];
+            let incomplete = places.values().filter(|history| !done.contains(&history[0].state));
             let incomplete = incomplete.count() as u64;
             if too_new || incomplete > 0 {
                 converging(gave_up(), status.completed, status.completed + incomplete.max(1), cause())
@@ -202,16 +196,28 @@ fn by_place<'a>(tasks: &[&'a Task], mode: Mode) -> BTreeMap<(u64, &'a str), Vec<
     places
 }
 
-/// Whether the task completed and will not be restarted.
-fn ended_well(restart: Restart, newest: &Task) -> bool {
-    newest.state == TaskState::Complete && !newest.wanted && restart != Restart::Always
+/// Whether Swarm does nothing more for this place, and all is well: its task completed and none follows, or the next one
+/// waits for the restart delay with its image there, as those of services do that run every hour.
+fn is_settled(history: &[&Task]) -> bool {
+    let completed = |task: &Task| task.state == TaskState::Complete && task.desired == Desired::Over;
+    match history {
+        [newest, before, ..] if newest.desired == Desired::Ready => {
+            newest.state == TaskState::Ready && completed(before)
+        }
+        [newest, ..] => completed(newest),
+        [] => false,
+    }
 }
 
-fn ended_well_or_over(restart: Restart, newest: &Task) -> bool {
-    ended_well(restart, newest) || (newest.state == TaskState::Over && !newest.wanted)
+fn is_over(newest: &Task) -> bool {
+    newest.state == TaskState::Over && newest.desired == Desired::Over
 }
 
-fn cause(restart: Restart, history: &[&Task]) -> ConvergeCause {
+fn has_given_up(newest: &Task) -> bool {
+    newest.desired == Desired::Over && matches!(newest.state, TaskState::Failed | TaskState::Rejected)
+}
+
+fn cause(history: &[&Task]) -> ConvergeCause {
     let newest = history[0];
     let no_image = |task: &&&Task| task.error.as_deref().is_some_and(|error| error.contains("No such image"));
     let failed = history.iter().find(|task| task.state == TaskState::Failed);
@@ -221,9 +227,7 @@ fn cause(restart: Restart, history: &[&Task]) -> ConvergeCause {
             let rejected = history.iter().find(no_image);
             ConvergeCause::ImageNotFound(rejected.and_then(|task| task.error.clone()))
         }
-        TaskState::Failed if !newest.wanted && restart == Restart::Never => {
-            ConvergeCause::Failed(newest.error.clone())
-        }
+        _ if has_given_up(newest) => ConvergeCause::Failed(newest.error.clone()),
         TaskState::Preparing if failed.is_none() => ConvergeCause::Pulling,
         _ => match failed {
             Some(failed) => ConvergeCause::CrashLooping(failed.error.clone()),
@@ -268,7 +272,6 @@ mod tests {
         let job = Service {
             mode: Mode::GlobalJob,
             status: status(0, 0, 1),
-            restart: Restart::OnFailure,
             updated: old,
             ..crate::testing::service()
         };
@@ -289,7 +292,12 @@ mod tests {
     }
 
     fn ended(state: TaskState) -> Task {
-        Task { state, wanted: false, ..task() }
+        Task { state, desired: Desired::Over, ..task() }
+    }
+
+    /// The successor that waits for its restart delay.
+    fn next(state: TaskState) -> Task {
+        Task { state, created: Some(now()), desired: Desired::Ready, ..task() }
     }
 
     fn failing(state: TaskState, error: &str) -> Task {
@@ -303,24 +311,24 @@ mod tests {
         let job = Mode::ReplicatedJob { completions: 2 };
         let complete = ended(TaskState::Complete);
         let table = [
-            ("2/2", replicated(2), status(2, 2, 0), Restart::Always, vec![]),
-            ("scaled to 0", replicated(0), status(0, 0, 0), Restart::Always, vec![]),
-            ("global 1/1", Mode::Global, status(1, 1, 0), Restart::Always, vec![task()]),
-            ("global, no eligible node", Mode::Global, status(0, 0, 0), Restart::Always, vec![]),
-            ("completed job", job, status(0, 1, 2), Restart::OnFailure, vec![complete.clone()]),
+            ("2/2", replicated(2), status(2, 2, 0), vec![]),
+            ("scaled to 0", replicated(0), status(0, 0, 0), vec![]),
+            ("global 1/1", Mode::Global, status(1, 1, 0), vec![task()]),
+            ("global, no eligible node", Mode::Global, status(0, 0, 0), vec![]),
+            ("completed job", job, status(0, 1, 2), vec![complete.clone()]),
             (
                 "completed global job",
                 Mode::GlobalJob,
                 status(0, 0, 1),
-                Restart::OnFailure,
                 vec![complete.clone()],
             ),
-            ("one-shot", replicated(1), status(0, 1, 0), Restart::Never, vec![complete.clone()]),
-            ("one-shot, on-failure", replicated(1), status(0, 1, 0), Restart::OnFailure, vec![complete]),
-            ("global, drained", Mode::Global, status(0, 0, 0), Restart::Always, vec![ended(TaskState::Over)]),
+            ("one-shot, or the last of its attempts", replicated(1), status(0, 1, 0), vec![complete.clone()]),
+            ("every hour", replicated(1), status(0, 1, 0), vec![next(TaskState::Ready), complete.clone()]),
+            ("every hour, everywhere", Mode::Global, status(0, 1, 0), vec![next(TaskState::Ready), complete]),
+            ("global, drained", Mode::Global, status(0, 0, 0), vec![ended(TaskState::Over)]),
         ];
-        for (name, mode, status, restart, tasks) in table {
-            let service = Service { mode, status, restart, updated: old, ..service() };
+        for (name, mode, status, tasks) in table {
+            let service = Service { mode, status, updated: old, ..service() };
             assert_eq!(evaluate(&facts(vec![service], tasks), now()).state(), GateState::Open, "{name}");
         }
     }
@@ -332,12 +340,11 @@ mod tests {
         let none = status(0, 1, 0);
         let no_image = "No such image: app:1@sha256:aa";
         let table = [
-            ("created", one, none, Restart::Always, vec![], ConvergeCause::Starting),
+            ("created", one, none, vec![], ConvergeCause::Starting),
             (
                 "pulling",
                 one,
                 none,
-                Restart::Always,
                 vec![Task { state: TaskState::Preparing, ..task() }],
                 ConvergeCause::Pulling,
             ),
@@ -345,7 +352,6 @@ mod tests {
                 "crash loop",
                 one,
                 none,
-                Restart::Always,
                 vec![
                     Task { state: TaskState::Starting, created: Some(now()), ..task() },
                     failing(TaskState::Failed, "task: non-zero exit (1)"),
@@ -356,7 +362,6 @@ mod tests {
                 "no image",
                 one,
                 none,
-                Restart::Always,
                 vec![
                     Task { state: TaskState::Preparing, created: Some(now()), ..task() },
                     failing(TaskState::Rejected, no_image),
@@ -367,7 +372,6 @@ mod tests {
                 "no node",
                 one,
                 none,
-                Restart::Always,
                 vec![failing(TaskState::Pending, "no suitable node (1 node unavailable)")],
                 ConvergeCause::NoSuitableNode(Some("no suitable node (1 node unavailable)".into())),
             ),
@@ -375,7 +379,6 @@ mod tests {
                 "one of two",
                 Mode::Replicated { replicas: 2 },
                 status(1, 2, 0),
-                Restart::Always,
                 vec![task()],
                 ConvergeCause::Starting,
             ),
@@ -383,23 +386,48 @@ mod tests {
                 "one-shot that failed",
                 one,
                 none,
-                Restart::Never,
                 vec![ended(TaskState::Failed)],
                 ConvergeCause::Failed(None),
             ),
             (
-                "a completed task that will be started again",
+                "completed, and its successor is still to be made",
                 one,
                 none,
-                Restart::Always,
-                vec![ended(TaskState::Complete)],
+                vec![Task { state: TaskState::Complete, ..task() }],
+                ConvergeCause::Starting,
+            ),
+            (
+                "a crash loop that waits for its restart delay",
+                one,
+                none,
+                vec![next(TaskState::Ready), ended(TaskState::Failed)],
+                ConvergeCause::CrashLooping(None),
+            ),
+            (
+                "a service that runs every hour and pulls its next image",
+                one,
+                none,
+                vec![next(TaskState::Preparing), ended(TaskState::Complete)],
+                ConvergeCause::Pulling,
+            ),
+            (
+                "one that runs every hour, at work",
+                one,
+                none,
+                vec![Task { desired: Desired::Running, ..next(TaskState::Starting) }, ended(TaskState::Complete)],
+                ConvergeCause::Starting,
+            ),
+            (
+                "the first task of a service with a delay",
+                one,
+                none,
+                vec![next(TaskState::Ready)],
                 ConvergeCause::Starting,
             ),
             (
                 "global, just created",
                 Mode::Global,
                 status(0, 0, 0),
-                Restart::Always,
                 vec![],
                 ConvergeCause::Starting,
             ),
@@ -407,7 +435,6 @@ mod tests {
                 "global job, just created",
                 Mode::GlobalJob,
                 status(0, 0, 0),
-                Restart::OnFailure,
                 vec![],
                 ConvergeCause::Starting,
             ),
@@ -415,13 +442,12 @@ mod tests {
                 "job, one of two",
                 Mode::ReplicatedJob { completions: 2 },
                 status(0, 1, 1),
-                Restart::OnFailure,
                 vec![],
                 ConvergeCause::Starting,
             ),
         ];
-        for (name, mode, status, restart, tasks, expected) in table {
-            let service = Service { mode, status, restart, updated: Some(now()), ..service() };
+        for (name, mode, status, tasks, expected) in table {
+            let service = Service { mode, status, updated: Some(now()), ..service() };
             match evaluate(&facts(vec![service], tasks), now()) {
                 Verdict::Closed(Closed::Converging(converging)) => {
                     assert_eq!(converging[0].cause, expected, "{name}")
@@ -442,19 +468,17 @@ mod tests {
 
     #[test]
     fn a_one_shot_that_swarm_still_wants_is_not_done() {
-        let once = |restart| Service { status: status(0, 1, 0), restart, updated: Some(now()), ..service() };
-        let complete = |wanted| Task { state: TaskState::Complete, wanted, ..task() };
-        for restart in [Restart::Never, Restart::OnFailure] {
-            assert_eq!(judged(once(restart), vec![complete(false)]), None);
-            assert!(judged(once(restart), vec![complete(true)]).is_some(), "{restart:?}");
-        }
+        let once = || Service { status: status(0, 1, 0), updated: Some(now()), ..service() };
+        let complete = |desired| Task { state: TaskState::Complete, desired, ..task() };
+        assert_eq!(judged(once(), vec![complete(Desired::Over)]), None);
+        assert!(judged(once(), vec![complete(Desired::Running)]).is_some());
         // Two of three are done.
         let three = Service {
             mode: Mode::Replicated { replicas: 3 },
             status: status(0, 3, 0),
-            ..once(Restart::Never)
+            ..once()
         };
-        let done = |slot| Task { slot, ..complete(false) };
+        let done = |slot| Task { slot, ..complete(Desired::Over) };
         let found = judged(three.clone(), vec![done(1), done(2)]).unwrap();
         assert_eq!((found.has, found.wants), (0, 3));
         assert_eq!(judged(three, vec![done(1), done(2), done(3)]), None);
@@ -463,7 +487,6 @@ mod tests {
     #[test]
     fn a_global_service_waits_for_its_first_task_for_a_minute() {
         for mode in [Mode::Global, Mode::GlobalJob] {
-            let restart = Restart::OnFailure;
             for (updated, created, closed) in [
                 (ago("59s"), ago("30d"), true),
                 (ago("60s"), ago("30d"), false),
@@ -472,7 +495,7 @@ mod tests {
                 (None, None, true),
             ] {
                 let status = status(0, 0, 0);
-                let service = Service { mode, status, restart, updated, created, ..service() };
+                let service = Service { mode, status, updated, created, ..service() };
                 let found = judged(service, vec![]);
                 assert_eq!(found.is_some(), closed, "{mode:?} {updated:?} {created:?}");
                 assert_eq!(found.map_or(1, |found| found.wants), 1);
@@ -480,7 +503,7 @@ mod tests {
             // It has a task, wherever that is.
             let done = Task { slot: 0, ..ended(TaskState::Complete) };
             let service =
-                Service { mode, status: status(0, 0, 1), restart, updated: Some(now()), ..service() };
+                Service { mode, status: status(0, 0, 1), updated: Some(now()), ..service() };
             assert_eq!(judged(service, vec![done]), None, "{mode:?}");
         }
     }
@@ -507,7 +530,6 @@ mod tests {
         let job = Service {
             mode: Mode::GlobalJob,
             status: status(0, 0, 1),
-            restart: Restart::OnFailure,
             updated: old,
             ..service()
         };
@@ -527,78 +549,46 @@ mod tests {
 
     #[test]
     fn what_swarm_has_given_up_is_told_by_the_newest_task_of_each_place() {
-        let at = |created: &str, state, wanted| Task { created: ago(created), state, wanted, ..task() };
-        let service = |restart| Service { status: status(0, 1, 0), restart, ..service() };
-        type Row<'a> = (&'a str, Restart, Vec<Task>, bool, ConvergeCause);
+        let (over, running) = (Desired::Over, Desired::Running);
+        let at = |created: &str, state, desired| Task { created: ago(created), state, desired, ..task() };
+        let once = || Service { status: status(0, 1, 0), ..service() };
+        type Row<'a> = (&'a str, Vec<Task>, bool, ConvergeCause);
         let looping = || ConvergeCause::CrashLooping(None);
-        let table: [Row; 9] = [
-            (
-                "it failed",
-                Restart::Never,
-                vec![at("1m", TaskState::Failed, false)],
-                true,
-                ConvergeCause::Failed(None),
-            ),
-            (
-                "its attempts are used up",
-                Restart::Always,
-                vec![at("1m", TaskState::Failed, false)],
-                true,
-                looping(),
-            ),
-            (
-                "rejected",
-                Restart::Always,
-                vec![at("1m", TaskState::Rejected, false)],
-                true,
-                ConvergeCause::Starting,
-            ),
-            ("it is still wanted", Restart::Never, vec![at("1m", TaskState::Failed, true)], false, looping()),
+        let table: [Row; 8] = [
+            ("it failed", vec![at("1m", TaskState::Failed, over)], true, ConvergeCause::Failed(None)),
+            ("rejected", vec![at("1m", TaskState::Rejected, over)], true, ConvergeCause::Failed(None)),
+            ("it is still wanted", vec![at("1m", TaskState::Failed, running)], false, looping()),
             (
                 "a new one starts",
-                Restart::Always,
-                vec![at("2m", TaskState::Failed, false), at("1m", TaskState::Starting, true)],
+                vec![at("2m", TaskState::Failed, over), at("1m", TaskState::Starting, running)],
                 false,
                 looping(),
             ),
             (
                 "listed the other way round",
-                Restart::Always,
-                vec![at("1m", TaskState::Preparing, true), at("2m", TaskState::Failed, false)],
+                vec![at("1m", TaskState::Preparing, running), at("2m", TaskState::Failed, over)],
                 false,
                 looping(),
             ),
-            (
-                "it is pulled",
-                Restart::Always,
-                vec![at("1m", TaskState::Preparing, true)],
-                false,
-                ConvergeCause::Pulling,
-            ),
-            (
-                "no node so far",
-                Restart::Always,
-                vec![at("1m", TaskState::Pending, true)],
-                false,
-                ConvergeCause::Starting,
-            ),
-            ("over", Restart::Always, vec![at("1m", TaskState::Over, false)], false, ConvergeCause::Starting),
+            ("it is pulled", vec![at("1m", TaskState::Preparing, running)], false, ConvergeCause::Pulling),
+            ("no node so far", vec![at("1m", TaskState::Pending, running)], false, ConvergeCause::Starting),
+            ("over", vec![at("1m", TaskState::Over, over)], false, ConvergeCause::Starting),
         ];
-        for (what, restart, tasks, gave_up, cause) in table {
-            let found = judged(service(restart), tasks).unwrap();
+        for (what, tasks, gave_up, cause) in table {
+            let found = judged(once(), tasks).unwrap();
             assert_eq!((found.gave_up, found.cause), (gave_up, cause), "{what}");
         }
         // Two replicas are two places.
         let two = Service {
             mode: Mode::Replicated { replicas: 2 },
             status: status(1, 2, 0),
-            ..service(Restart::Never)
+            ..once()
         };
-        let tasks = vec![task(), Task { slot: 2, ..at("1m", TaskState::Failed, false) }];
+        let tasks = vec![task(), Task { slot: 2, ..at("1m", TaskState::Failed, over) }];
         assert_eq!(judged(two.clone(), tasks).map(|found| found.gave_up), Some(true));
         // The first of them is just being started.
         let tasks =
-            vec![at("1m", TaskState::Starting, true), Task { slot: 2, ..at("1m", TaskState::Failed, false) }];
+            vec![at("1m", TaskState::Starting, running), Task { slot: 2, ..at("1m", TaskState::Failed, over) }];
         assert_eq!(judged(two, tasks).map(|found| found.gave_up), Some(false));
     }
 
@@ -617,7 +607,7 @@ mod tests {
         let tasks =
             |change: fn(Task) -> Task| move |facts: &mut Survey| facts.tasks = Ok(vec![change(task())]);
         assert_eq!(restoring(&|_| ()), 1);
-        assert_eq!(restoring(&tasks(|task| Task { wanted: false, ..task })), 0);
+        assert_eq!(restoring(&tasks(|task| Task { desired: Desired::Over, ..task })), 0);
         assert_eq!(restoring(&tasks(|task| Task { container: None, ..task })), 0);
         assert_eq!(restoring(&tasks(|task| Task { state: TaskState::Complete, ..task })), 0);
         assert_eq!(restoring(&tasks(|task| Task { node: None, ..task })), 0);

@@ -7,7 +7,7 @@ use regex::Regex;
 use crate::execute::Outcome;
 use crate::facts::{
     CacheRecord, Container, ContainerState, Filesystem, Image, ImageClass, Info, Inspected, Kind, Labels,
-    Limit, Mode, Object, Restart, Service, Survey, Swarm, SwarmState, Task, TaskCounts, TaskState,
+    Desired, Limit, Mode, Object, Service, Survey, Swarm, SwarmState, Task, TaskCounts, TaskState,
     Unavailable, Update, Usage,
 };
 use crate::gates::disk::Measured;
@@ -93,7 +93,6 @@ pub fn service() -> Service {
         mode: Mode::Replicated { replicas: 1 },
         status: Some(TaskCounts { running: 1, desired: 1, completed: 0 }),
         update: Update::Settled,
-        restart: Restart::Always,
         job_iteration: 0,
     }
 }
@@ -106,7 +105,8 @@ pub fn task() -> Task {
         node: Some("node".into()),
         created: ago("30d"),
         state: TaskState::Running,
-        wanted: true,
+        state_since: ago("30d"),
+        desired: Desired::Running,
         error: None,
         container: Some("container".into()),
         image: "app:1@sha256:01".into(),

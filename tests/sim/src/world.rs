@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use ci_docker_prune::facts::eviction_tag;
 use ci_docker_prune::facts::{
-    Answer, CacheRecord, Container, ContainerState, Containerd, DiskUsage, EVICTION_REPOSITORY, EngineTraces,
-    Files, Filesystem, Image, Info, Inhibitor, Inspected, Labels, Layer, Mode, References, Restart, Service,
+    Answer, CacheRecord, Container, ContainerState, Containerd, Desired, DiskUsage, EVICTION_REPOSITORY, EngineTraces,
+    Files, Filesystem, Image, Info, Inhibitor, Inspected, Labels, Layer, Mode, References, Service,
     Swarm, SwarmState, Task, TaskCounts, TaskState, Unavailable, Update,
 };
 use ci_docker_prune::ledger::{ImageUse, Ledger, Observations, Reading};
@@ -715,7 +715,6 @@ impl EngineApi for Simulated {
                     completed: 0,
                 }),
                 update: Update::Settled,
-                restart: Restart::Always,
                 job_iteration: 0,
             }
         };
@@ -739,7 +738,8 @@ impl EngineApi for Simulated {
                 engine::TaskState::Running => TaskState::Running,
                 engine::TaskState::Rejected => TaskState::Rejected,
             },
-            wanted: task.state != engine::TaskState::Rejected,
+            state_since: None,
+            desired: if task.state == engine::TaskState::Rejected { Desired::Over } else { Desired::Running },
             error: None,
             container: task.container.clone(),
             image: state.services.get(&task.service).map(|service| service.image.clone()).unwrap_or_default(),
