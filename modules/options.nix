@@ -90,12 +90,56 @@ let
           The disk is under pressure too with less than this available. For ZFS and other pools, whose
           percentages say little.
         '';
-        run-pattern =
-          setting types.nonEmptyStr "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)" "^ci-[0-9]+_"
+        ci =
+          setting
+            (types.listOf (
+              types.enum [
+                "coop-cloud"
+                "gitlab-runner"
+                "woodpecker"
+                "drone"
+                "gitea-actions"
+                "forgejo-actions"
+                "github-actions"
+                "buildkite"
+                "jenkins"
+              ]
+            )) [ ] [ "gitlab-runner" ]
             ''
-              Regular expression (of Rust's `regex` crate) that the names of a CI run's stacks, services, Compose
-              projects and containers match. While one is live, nothing is removed.
+              The CI systems whose runs deploy here: their stacks, services, Compose projects and containers are known by
+              name. Empty, without `run-pattern` too: `coop-cloud`. While a run is live, nothing is removed.
             '';
+        run-pattern = setting (types.listOf types.nonEmptyStr) [ ] [ "^ci-[0-9]+_" ] ''
+          Regular expressions (of Rust's `regex` crate) that the names of a CI run's stacks, services, Compose projects
+          and containers match, beside those of `ci`.
+        '';
+        run-max-age = setting (types.either duration (types.enum [ "never" ])) "24h" "never" ''
+          A run that has been live for longer is abandoned: it closes no gate, and is named in a warning. `never`: it
+          always closes the gate.
+        '';
+        converge-max-age = setting (types.either duration (types.enum [ "never" ])) "24h" "never" ''
+          A service that has not been converged for longer is stuck: it closes no gate, and is named in a warning.
+          `never`: it always closes the gate.
+        '';
+        during-runs =
+          setting
+            (types.enum [
+              "never"
+              "critical"
+            ])
+            "never"
+            "critical"
+            ''
+              `critical`: at or above `disk-critical` cached images are evicted beside live runs too, but for commands
+              under `ci-docker-prune inhibit`, until the disk is below that.
+            '';
+        wait = setting duration "0s" "30m" ''
+          How long `prune` and `check-gates` wait for `runs` and `converge` to open. The record service has its own.
+        '';
+        prune-wait = setting duration "10m" "30m" ''
+          How long a command under `ci-docker-prune inhibit` lets a prune that is due go first, at most: longer where
+          runs are long.
+        '';
 
         older-than =
           setting duration "24h" "1h 30m"

@@ -61,6 +61,15 @@ let
     in
     if parts == null then date else lib.head parts;
 
+  # A record that finds a run waits until shortly before its next start, so that one always waits.
+  recordWait =
+    let
+      parts = builtins.match "([0-9]+) *(min|m|minutes?|h|hours?)" cfg.recordInterval;
+      number = lib.toInt (lib.elemAt parts 0);
+      seconds = if lib.hasPrefix "h" (lib.elemAt parts 1) then number * 3600 else number * 60;
+    in
+    if parts == null || cfg.recordInterval == "5min" then "4m45s" else "${toString (seconds - 15)}s";
+
   timer = description: timerConfig: {
     inherit description timerConfig;
     wantedBy = [ "timers.target" ];
@@ -78,10 +87,7 @@ let
     serviceConfig = {
       Type = "oneshot";
       TimeoutStartSec = timeout;
-      ExecStart = utils.escapeSystemdExecArgs [
-        (lib.getExe cfg.package)
-        command
-      ];
+      ExecStart = utils.escapeSystemdExecArgs ([ (lib.getExe cfg.package) ] ++ command);
       User = user;
       Group = user;
       SupplementaryGroups = lib.optional docker.enable "docker";
@@ -235,15 +241,17 @@ in
       "d ${runtimeDir} 0755 ${user} ${group} -"
       # Sticky: no user can remove another's inhibitor.
       "d ${runtimeDir}/inhibitors 3775 ${user} ${group} -"
+      "d ${runtimeDir}/prunes 3775 ${user} ${group} -"
+      "d ${runtimeDir}/requests 3775 ${user} ${group} -"
     ]
     # One that is there stays as it is.
     ++ map (folder: "d ${folder} :0755 :${user} :${user} -") metrics;
 
     # An engine that hangs is given up after --timeout for each answer; these limits end what was not foreseen,
     # and a prune that is told to end stops between two removals.
-    systemd.services.ci-docker-prune =
-      service "Prune the Docker host, keeping its image cache" "1h"
-        "prune";
+    systemd.services.ci-docker-prune = service "Prune the Docker host, keeping its image cache" "1h" [
+      "prune"
+    ];
     systemd.timers.ci-docker-prune = timer "Daily Docker prune" {
       OnCalendar = cfg.dates;
       Persistent = cfg.persistent;
@@ -251,13 +259,29 @@ in
     };
 
     systemd.services.ci-docker-prune-record = lib.mkIf (cfg.recordInterval != null) (
-      service "Record Docker image usage, and prune if that is due" "1h" "record"
+      service "Record Docker image usage, and prune if that is due" "1h" [
+        "record"
+        "--wait"
+        recordWait
+      ]
+      // {
+        # Each command that asks for a prune starts it.
+        unitConfig.StartLimitIntervalSec = 0;
+      }
     );
+    # A command under inhibit asks for a prune by a file in this folder.
+    systemd.paths.ci-docker-prune-record = lib.mkIf (cfg.recordInterval != null) {
+      description = "Prune where a command asks for it";
+      wantedBy = [ "paths.target" ];
+      pathConfig.PathChanged = "${runtimeDir}/requests";
+    };
     systemd.timers.ci-docker-prune-record = lib.mkIf (cfg.recordInterval != null) (
       timer "Record Docker image usage" {
         # Counted from the start of the timer, so that a deploy of the host does not start it.
         OnActiveSec = cfg.recordInterval;
         OnUnitActiveSec = cfg.recordInterval;
+        # It waits until shortly before its next start.
+        AccuracySec = "1s";
       }
     );
   };

@@ -13,10 +13,46 @@ use clap_mangen::roff::{Roff, bold, roman};
 use regex::Regex;
 
 use crate::plan::KeepLabel;
-use crate::units::{Percent, parse_duration, parse_size};
+use crate::units::{MaxAge, Percent, parse_duration, parse_size};
 
-/// Names of the stacks, services, Compose projects and containers of a CI run.
-pub const RUN_PATTERN: &str = "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)";
+/// The CI systems whose runs are known by name; docs/ci-systems.md has the sources of the patterns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Ci {
+    CoopCloud,
+    GitlabRunner,
+    Woodpecker,
+    Drone,
+    GiteaActions,
+    ForgejoActions,
+    GithubActions,
+    Buildkite,
+    Jenkins,
+}
+
+impl Ci {
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// The names of its stacks, services, Compose projects and containers.
+    pub fn pattern(self) -> &'static str {
+        match self {
+            Self::CoopCloud => "^[^_]{1,4}-[0-9a-f]{6}_ci_commoninternet_net(_|$)",
+            Self::GitlabRunner => {
+                "^runner-[0-9A-Za-z_-]{1,20}-project-[0-9]+-concurrent-[0-9]+(?:-[0-9a-f]{16})?-(?:build|predefined|[0-9A-Za-z][0-9A-Za-z_.-]*-[0-9]+(?:-wait-for-service)?)$"
+            }
+            Self::Woodpecker => {
+                "^wp_(?:[0-7][0-9A-HJKMNP-TV-Z]{25}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"
+            }
+            Self::Drone => "^drone-[0-9A-Za-z]{20}$",
+            Self::GiteaActions => "^GITEA-ACTIONS-TASK-[0-9]+[-_]WORKFLOW[-_]",
+            Self::ForgejoActions => "^FORGEJO-ACTIONS-TASK-[0-9]+[-_]WORKFLOW[-_]",
+            Self::GithubActions => "^(?:[0-9a-f]{32}_[0-9A-Za-z_]*|[a-f][0-9a-f]{19,37})_[0-9a-f]{6}$",
+            Self::Buildkite => "^buildkite[0-9a-f]{32}(?:[-_][0-9A-Za-z][0-9A-Za-z_.-]*)?$",
+            Self::Jenkins => r"^agt-[0-9A-Za-z_]{1,15}-[0-9]{1,7}(?:\.[0-9]+\.[0-9a-z]{25})?$",
+        }
+    }
+}
 
 /// The configuration file that is read where it exists and no other is named.
 pub const CONFIG_FILE: &str = "/etc/ci-docker-prune.toml";
@@ -217,10 +253,34 @@ pub struct Options {
     #[arg(long, global = true, value_name = "SIZE", help_heading = group::GATES)]
     #[arg(value_parser = parse_size)]
     pub disk_min_free: Option<u64>,
-    /// Names of a run's stacks, services, Compose projects and containers match this
+    /// The CI whose runs deploy here; repeatable [default: coop-cloud, without --run-pattern]
+    #[arg(long, global = true, value_name = "NAME", value_enum, help_heading = group::GATES)]
+    pub ci: Vec<Ci>,
+    /// Names of a run's stacks, services, Compose projects and containers match this, beside those of --ci;
+    /// repeatable [default: none]
     #[arg(long, global = true, value_name = "REGEX", help_heading = group::GATES)]
-    #[arg(default_value = RUN_PATTERN, value_parser = pattern)]
-    pub run_pattern: Regex,
+    #[arg(value_parser = pattern)]
+    pub run_pattern: Vec<Regex>,
+    /// A run that has been live for longer is abandoned and closes no gate; never: it always does
+    #[arg(long, global = true, value_name = "DUR", help_heading = group::GATES)]
+    #[arg(default_value = "24h")]
+    pub run_max_age: MaxAge,
+    /// A service that has not been converged for longer closes no gate; never: it always does
+    #[arg(long, global = true, value_name = "DUR", help_heading = group::GATES)]
+    #[arg(default_value = "24h")]
+    pub converge_max_age: MaxAge,
+    /// critical: at or above --disk-critical, evict cached images beside live runs, but for those under inhibit
+    #[arg(long, global = true, value_name = "WHEN", value_enum, help_heading = group::GATES)]
+    #[arg(default_value = "never")]
+    pub during_runs: DuringRuns,
+    /// For prune, record and check-gates: wait so long for runs and converge to open
+    #[arg(long, global = true, value_name = "DUR", help_heading = group::GATES)]
+    #[arg(default_value = "0s", value_parser = parse_duration)]
+    pub wait: Duration,
+    /// For inhibit: let a prune that is due go first, for so long at most
+    #[arg(long, global = true, value_name = "DUR", help_heading = group::GATES)]
+    #[arg(default_value = "10m", value_parser = parse_duration)]
+    pub prune_wait: Duration,
 
     /// Minimum age of what is removed, below --disk-critical
     #[arg(long, global = true, value_name = "DUR", help_heading = group::POLICY)]
@@ -280,6 +340,12 @@ pub struct Options {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DuringRuns {
+    Never,
+    Critical,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     Text,
     Json,
@@ -305,11 +371,14 @@ pub struct Verify {
 #[derive(Debug, Args)]
 #[command(after_help = INHIBIT_HELP)]
 pub struct Inhibit {
-    /// What the gates show while the command runs [default: the command]
+    /// What the gates show while the command runs [default: the program's name]
     #[arg(long, value_name = "TEXT")]
     pub why: Option<String>,
+    /// Begin only when this much is available where the images are, such as 20G; ask for a prune if it is not
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub min_free: Option<u64>,
     /// List the inhibitors that are active, and run nothing
-    #[arg(long, conflicts_with_all = ["why", "command"])]
+    #[arg(long, conflicts_with_all = ["why", "min_free", "command"])]
     pub list: bool,
     /// The command and its arguments; after -- where it begins with a dash
     #[arg(required_unless_present = "list", trailing_var_arg = true, value_name = "CMD")]
@@ -322,7 +391,8 @@ Example:
 
 Exit status:
   that of the command; 128 and the signal's number where a signal ended it; 127 where there is no
-  such command, 126 where it cannot be run; 1 where prunes cannot be blocked (CMD is not started)";
+  such command, 126 where it cannot be run; 75 where --min-free cannot be had, 1 where prunes cannot
+  be blocked (CMD is not started)";
 
 /// The command line. `change` is applied to each option; the help of a command shows only the options that affect
 /// it.
@@ -463,6 +533,8 @@ fn example_value(arg: &Arg) -> String {
             "swarm_host" => "tcp://manager.internal:2376",
             "disk_path" => "/var/lib/docker",
             "disk_min_free" => "20G",
+            "ci" => "coop-cloud",
+            "run_pattern" => "^ci-[0-9]+_",
             "evict_tagged" => "^registry\\.example\\.org/ci/.*:[0-9a-f]{40}$",
             "prune_at" => "90",
             "state_dir" => "/var/lib/ci-docker-prune",

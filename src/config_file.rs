@@ -174,7 +174,7 @@ mod tests {
             ("disk-threshold = 99999999999999999999", "expected an integer of 64 bits"),
             ("cache-age = 7", "cache-age: expected a string, not the integer 7"),
             ("cache-age = \"7\"", "cache-age: invalid value '7': "),
-            ("run-pattern = \"(\"", "run-pattern: invalid value '(': "),
+            ("run-pattern = [\"(\"]", "run-pattern: invalid value '(': "),
             ("output = \"xml\"", "output: invalid value 'xml': expected text or json"),
             ("verbose = 300", "verbose: invalid value '300': expected a whole number from 0 to 255"),
             ("disk-path = [\"\"]", "disk-path: invalid value '': it must not be empty"),

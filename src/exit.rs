@@ -16,6 +16,8 @@ pub enum Exit {
     /// A gate could not be evaluated. systemd's `ExecCondition=` skips the unit in silence for 1 to
     /// 254 and fails it for 255 (systemd.service(5)).
     Unavailable,
+    /// The space that `inhibit --min-free` wants cannot be had: EX_TEMPFAIL of sysexits.h.
+    NoRoom,
     OfCommand(u8),
 }
 
@@ -27,6 +29,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::Closed => 3,
             Exit::ManualIntervention => 10,
+            Exit::NoRoom => 75,
             Exit::Unavailable => 255,
             Exit::OfCommand(code) => code,
         })

@@ -26,15 +26,17 @@ pub struct Questions {
     pub inhibitors: bool,
     /// Where the engine keeps its data, and how full the filesystems are.
     pub disk: bool,
+    /// What the ledger knows of runs and services.
+    pub past: bool,
 }
 
 impl Questions {
     pub const NONE: Self =
-        Self { services: false, tasks: false, containers: None, inhibitors: false, disk: false };
+        Self { services: false, tasks: false, containers: None, inhibitors: false, disk: false, past: false };
     pub const IN_USE: Self = Self { containers: Some(ContainerScope::All), ..Self::NONE };
     /// What `runs` and `converge` need, and which images are in use.
     pub const DEPLOYS: Self = Self { services: true, tasks: true, inhibitors: true, ..Self::IN_USE };
-    pub const EVERYTHING: Self = Self { disk: true, ..Self::DEPLOYS };
+    pub const EVERYTHING: Self = Self { disk: true, past: true, ..Self::DEPLOYS };
 }
 
 pub async fn survey<W: World>(
@@ -79,6 +81,9 @@ pub async fn survey<W: World>(
     }
     if questions.inhibitors {
         survey.inhibitors = world.inhibitors().map_err(Unavailable::from);
+    }
+    if questions.past {
+        survey.past = world.ledger().past(world.now());
     }
     survey
 }
@@ -380,8 +385,8 @@ mod tests {
     }
 
     fn gates_of(fake: Fake) -> Gates {
-        let policy = policy();
-        gates::evaluate(&surveyed(fake, Questions::EVERYTHING).0, policy.threshold, &policy.runs, now())
+        let policy = crate::testing::gates_policy();
+        gates::evaluate(&surveyed(fake, Questions::EVERYTHING).0, &policy, now())
     }
 
     fn uses_of(fake: Fake, events_until: Option<Time>) -> (Answer<Observations>, Rc<Fake>) {
@@ -601,7 +606,8 @@ mod tests {
         let global = || {
             let mut fake = Fake::new();
             fake.info.swarm.state = SwarmState::Manager;
-            fake.services = vec![Service { mode: Mode::Global, status: None, ..service() }];
+            fake.services =
+                vec![Service { mode: Mode::Global, status: None, updated: ago("1h"), ..service() }];
             fake.services[0].status = service().status;
             let failed = Task {
                 node: Some("away".into()),

@@ -8,17 +8,20 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};
 use clap_complete::Shell;
 use log::LevelFilter;
+use regex::Regex;
 
-use crate::cli::{self, Cli, GateName, Output};
+use crate::cli::{self, Ci, Cli, DuringRuns, GateName, Output};
 use crate::config_file::ConfigFile;
 use crate::engine::{EngineSettings, HostUrl};
 use crate::facts::Limit;
+use crate::gates;
 use crate::plan;
 use crate::prune::PrunePolicy;
 use crate::units::{Percent, duration};
@@ -33,6 +36,10 @@ pub struct Settings {
     pub policy: PrunePolicy,
     /// `record` prunes at this usage, or when a prune is owed.
     pub prune_at: Option<Percent>,
+    /// How long `prune`, `record` and `check-gates` wait for `runs` and `converge`.
+    pub wait: Duration,
+    /// How long `inhibit` lets prunes go first.
+    pub prune_wait: Duration,
     pub state_dir: PathBuf,
     pub runtime_dir: PathBuf,
     pub metrics_file: Option<PathBuf>,
@@ -55,6 +62,8 @@ pub enum Command {
     Status,
     Inhibit {
         why: Option<String>,
+        /// Bytes that must be available before it begins.
+        min_free: Option<u64>,
         command: Vec<OsString>,
     },
     ListInhibitors,
@@ -217,7 +226,9 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
         Some(cli::Command::Explain { objects }) => Command::Explain { objects },
         Some(cli::Command::Status) => Command::Status,
         Some(cli::Command::Inhibit(inhibit)) if inhibit.list => Command::ListInhibitors,
-        Some(cli::Command::Inhibit(cli::Inhibit { why, command, .. })) => Command::Inhibit { why, command },
+        Some(cli::Command::Inhibit(cli::Inhibit { why, min_free, command, .. })) => {
+            Command::Inhibit { why, min_free, command }
+        }
         Some(cli::Command::Verify(verify)) => Command::Verify(verify),
         Some(cli::Command::CheckConfig { example: true, .. }) => Command::ExampleConfig,
         Some(cli::Command::CheckConfig { .. }) => {
@@ -235,6 +246,8 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
         log: if quiet { LevelFilter::Error } else { level(verbose) },
         engine,
         prune_at: options.prune_at,
+        wait: options.wait,
+        prune_wait: options.prune_wait,
         state_dir: directory(&options.state_dir, "STATE_DIRECTORY", "/var/lib/ci-docker-prune"),
         runtime_dir: directory(&options.runtime_dir, "RUNTIME_DIRECTORY", "/run/ci-docker-prune"),
         metrics_file: options.metrics_file.clone(),
@@ -291,6 +304,9 @@ fn engine(options: &cli::Options, sources: &Sources) -> Result<EngineSettings, c
     Ok(EngineSettings { host, swarm_host, timeout, removal_timeout })
 }
 
+/// Evictions at or above critical make some room for what comes next; percentage points.
+const BELOW_CRITICAL: u8 = 5;
+
 fn policy(options: cli::Options, sources: &Sources) -> Result<PrunePolicy, clap::Error> {
     let (threshold, critical) = (options.disk_threshold, options.disk_critical);
     let target = match options.disk_target {
@@ -308,6 +324,11 @@ fn policy(options: cli::Options, sources: &Sources) -> Result<PrunePolicy, clap:
         }
     }
     let limit = Limit { percent: threshold, min_free: options.disk_min_free };
+    let gates = gates::Policy {
+        disk: limit,
+        runs: run_policy(&options)?,
+        converge_max_age: options.converge_max_age.0,
+    };
     let removal = plan::Policy {
         older_than: options.older_than,
         cache_age: options.cache_age,
@@ -316,11 +337,31 @@ fn policy(options: cli::Options, sources: &Sources) -> Result<PrunePolicy, clap:
         target: Limit { percent: target, min_free: limit.min_free },
         threshold: limit,
         critical: Limit { percent: critical, min_free: None },
+        critical_target: Limit { percent: critical.minus(BELOW_CRITICAL), min_free: None },
         keep_labels: options.keep_label,
         evict_tagged: options.evict_tagged,
-        runs: options.run_pattern,
+        runs: gates.runs.pattern.clone(),
     };
-    Ok(PrunePolicy { disk_paths: options.disk_path, removal })
+    let during_runs = options.during_runs == DuringRuns::Critical;
+    Ok(PrunePolicy { disk_paths: options.disk_path, gates, during_runs, removal })
+}
+
+/// The runs of each `--ci`, and of each `--run-pattern`.
+fn run_policy(options: &cli::Options) -> Result<gates::runs::Policy, clap::Error> {
+    let of_ci = match &options.ci[..] {
+        [] if options.run_pattern.is_empty() => &[Ci::CoopCloud][..],
+        named => named,
+    };
+    let patterns = of_ci.iter().map(|ci| ci.pattern()).chain(options.run_pattern.iter().map(Regex::as_str));
+    let joined = patterns.map(|pattern| format!("(?:{pattern})")).collect::<Vec<_>>().join("|");
+    let names = of_ci.iter().map(|ci| ci.name());
+    let names = names.chain(options.run_pattern.iter().map(ToString::to_string)).collect::<Vec<_>>();
+    let too_large = |error| invalid(&format!("the patterns of --ci and --run-pattern together: {error}"));
+    Ok(gates::runs::Policy {
+        pattern: Regex::new(&joined).map_err(too_large)?,
+        looks_for: names.join(", "),
+        max_age: options.run_max_age.0,
+    })
 }
 
 #[cfg(test)]
@@ -373,7 +414,7 @@ mod tests {
         );
         assert_eq!(prune.policy.removal.keep_labels, ["ci-docker-prune.keep".parse().unwrap()]);
         assert!(prune.policy.removal.evict_tagged.is_empty());
-        assert_eq!(prune.policy.removal.runs.as_str(), cli::RUN_PATTERN);
+        assert_eq!(prune.policy.gates.runs.looks_for, "coop-cloud");
         assert_eq!(prune.state_dir, Path::new("/var/lib/ci-docker-prune"));
         assert_eq!(prune.runtime_dir, Path::new("/run/ci-docker-prune"));
 
@@ -386,7 +427,7 @@ mod tests {
         assert_eq!((limits(&prune.policy.removal), ages(&prune.policy.removal)), ([5, 6, 7], [2, 3, 4]));
         assert_eq!(prune.policy.disk_paths, ["/a", "/b"].map(PathBuf::from));
         assert_eq!(prune.metrics_file, Some("/m".into()));
-        assert_eq!(prune.policy.removal.runs.as_str(), "^run-");
+        assert_eq!(prune.policy.gates.runs.looks_for, "^run-");
         assert_eq!(prune.policy.removal.keep_labels, ["a", "b=c"].map(|label| label.parse().unwrap()));
         assert_eq!(prune.policy.removal.evict_tagged[0].as_str(), "^d");
     }
@@ -590,7 +631,7 @@ mod tests {
         assert!(matches!(command("explain a b"), Command::Explain { objects } if objects == ["a", "b"]));
         assert!(matches!(command("inhibit --list"), Command::ListInhibitors));
         match command("inhibit --why w true -x") {
-            Command::Inhibit { why, command } => {
+            Command::Inhibit { why, command, .. } => {
                 assert_eq!((why.as_deref(), command), (Some("w"), vec!["true".into(), "-x".into()]));
             }
             other => panic!("{other:?}"),

@@ -40,6 +40,10 @@ impl Percent {
     }
 
     /// 0 to 100.
+    pub fn minus(self, points: u8) -> Self {
+        Self(self.0.saturating_sub(points))
+    }
+
     pub fn get(self) -> u8 {
         self.0
     }
@@ -78,6 +82,28 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let hint = "expected a size such as 500M, 20G or 1.5TiB";
     text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()).map_err(|_| hint.to_owned())
+}
+
+/// A greatest age, or `never` for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxAge(pub Option<Duration>);
+
+impl FromStr for MaxAge {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self(None)),
+            age => {
+                let age = parse_duration(age).map_err(|error| format!("{error}, or never"))?;
+                if age.is_zero() {
+                    Err("expected more than 0s, or never".into())
+                } else {
+                    Ok(Self(Some(age)))
+                }
+            }
+        }
+    }
 }
 
 /// How long ago `then` was; zero if it is in the future.

@@ -44,7 +44,7 @@ fn modules_know_only_whom_they_may() {
         ("plan", "facts ledger units"),
         ("cli", "plan units"),
         ("config_file", "cli"),
-        ("settings", "cli config_file engine facts plan prune units"),
+        ("settings", "cli config_file engine facts gates plan prune units"),
         ("world", "facts ledger units"),
         ("engine", "facts units world"),
         ("host", "engine facts ledger units world"),
@@ -194,7 +194,7 @@ fn the_docs_name_units_and_options_that_there_are() {
         }
         for word in text.split(|c: char| !c.is_ascii_alphanumeric() && !"-.".contains(c)) {
             let word = word.trim_end_matches('.');
-            let unit = word.ends_with(".service") || word.ends_with(".timer");
+            let unit = [".service", ".timer", ".path"].iter().any(|kind| word.ends_with(kind));
             if !unit || !word.contains("prun") {
                 continue;
             }
@@ -241,21 +241,18 @@ fn the_module_has_the_programs_keys_and_defaults() {
     }
     let mut compared = 0;
     for (name, default) in options(&cli) {
-        let default = match name.as_str() {
-            "run-pattern" => {
-                cli.split("RUN_PATTERN: &str = \"").nth(1).and_then(|text| text.split('"').next())
-            }
-            _ => default.as_deref(),
-        };
         let section = page.split(&format!("## `services.ci-docker-prune.settings.{name}`")).nth(1);
-        let Some((section, default)) = section.zip(default) else { continue };
+        let Some((section, default)) = section.zip(default.as_deref()) else { continue };
         let line = section.lines().find(|line| line.starts_with("- default: ")).unwrap();
         let value = line.trim_start_matches("- default: `").trim_end_matches('`');
         let value = value.trim_start_matches("[ ").trim_end_matches(" ]").trim_matches('"');
         assert_eq!(value, default, "--{name}");
         compared += 1;
     }
-    assert_eq!(compared, 9, "threshold, critical, three ages, pattern, label, timeout, output");
+    assert_eq!(
+        compared, 13,
+        "threshold, critical, five ages, two waits, during-runs, label, timeout, output"
+    );
 }
 
 #[test]

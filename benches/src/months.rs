@@ -14,8 +14,8 @@ const GB: u64 = 1_000_000_000;
 pub fn write(arguments: &[String]) -> Result<()> {
     let [output, rest @ ..] = arguments else { anyhow::bail!("usage: bench months FILE [TRACE DISK-GB]...") };
     let mut table = String::from(
-        "| disk, load | policy | runs | failed | pulled | pulled again | ratio to clairvoyant | pulls | peak |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+        "| disk, load | policy | runs | failed | pulled | pulled again | ratio to clairvoyant | pulls | peak | waited (longest) |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     if rest.is_empty() {
         for (disk, commits) in [(100, 12), (60, 12), (40, 12), (30, 12), (40, 30), (30, 30), (20, 12)] {
@@ -40,7 +40,7 @@ fn rows(table: &mut String, what: &str, trace: &Trace, disk: u64) -> Result<()> 
         let gb = |bytes: u64| bytes as f64 / GB as f64;
         writeln!(
             table,
-            "| {what} | {} | {} | **{}** | {:.1} GB | {:.1} GB | {:.2} × | {} | {} % |",
+            "| {what} | {} | {} | **{}** | {:.1} GB | {:.1} GB | {:.2} × | {} | {} % | {} min ({}) |",
             policy.name(),
             tally.runs,
             tally.failed,
@@ -48,7 +48,9 @@ fn rows(table: &mut String, what: &str, trace: &Trace, disk: u64) -> Result<()> 
             gb(tally.pulled_again),
             tally.pulled as f64 / bound as f64,
             tally.pulls,
-            tally.peak
+            tally.peak,
+            tally.waited / 60_000,
+            tally.longest_wait / 60_000
         )?;
     }
     Ok(())

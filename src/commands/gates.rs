@@ -1,14 +1,19 @@
 //! `check-gates`, and `disk`, `runs` and `converge`, which evaluate one gate each.
 
+use std::cell::Cell;
+use std::time::Instant;
+
 use anyhow::Result;
 
 use super::print;
+use super::prune::{TOLD_AFTER, waiting_for};
 use crate::cli::{GateName, Output};
 use crate::exit::Exit;
 use crate::facts::{Survey, Unavailable};
-use crate::gates::{GateState, Gates};
+use crate::gates::{GateState, Gates, runs};
 use crate::host::ThisHost;
 use crate::observe::{self, Questions};
+use crate::prune::{moment, record_gates};
 use crate::report::{self, advice, reason};
 use crate::settings::Settings;
 use crate::world::{ContainerScope, World};
@@ -17,13 +22,22 @@ use crate::world::{ContainerScope, World};
 pub async fn run(host: &ThisHost, settings: &Settings, names: &[GateName], record: bool) -> Result<Exit> {
     let is_named = |name| names.is_empty() || names.contains(&name);
     let policy = &settings.policy;
+    let waits = record && (is_named(GateName::Runs) || is_named(GateName::Converge));
+    if waits && !settings.wait.is_zero() {
+        wait(host, settings, &is_named).await;
+    }
     let survey = match host.connect().await {
         Err(why) => Survey::unavailable(&why),
         Ok(engine) => {
             let questions = questions(&is_named, record);
             let survey = observe::survey(host, &engine, questions, &policy.disk_paths).await;
+            let now = host.now();
+            let gates = policy.gates(&survey, now);
             if record
-                && let Err(error) = observe::record_usage(host, &engine, &survey, host.now(), |_| ()).await
+                && let Err(error) = observe::record_usage(host, &engine, &survey, now, |ledger| {
+                    record_gates(ledger, &gates, now)
+                })
+                .await
             {
                 // A user of the docker group may ask the gates without owning the ledger.
                 log::info!("the ledger was not updated: {error:#}");
@@ -44,7 +58,13 @@ pub async fn run(host: &ThisHost, settings: &Settings, names: &[GateName], recor
     let named = reason::gates(&gates).into_iter().zip(order).filter(|(_, name)| is_named(*name));
     let named: Vec<_> = named.map(|(gate, _)| gate).collect();
     print(|mut out| match settings.output {
-        Output::Text => report::gates::text(&mut out, &named, &advice::on_gates(&gates)),
+        Output::Text => {
+            let advice = [advice::on_gates(&gates), advice::let_go(&gates)].concat();
+            let others = runs::found(&gates.runs).filter(|_| settings.verbose);
+            let others = others.map(|found| &found.others[..]).unwrap_or_default();
+            report::gates::text(&mut out, &named, &advice)?;
+            report::gates::no_runs(&mut out, others)
+        }
         Output::Json => report::gates::json_of(&mut out, &named, advice::blocked_on_a_full_disk(&gates)),
     })?;
     Ok(match GateState::combined(named.iter().map(|gate| gate.state)) {
@@ -52,6 +72,24 @@ pub async fn run(host: &ThisHost, settings: &Settings, names: &[GateName], recor
         GateState::Closed => Exit::Closed,
         GateState::Unknown => Exit::Unavailable,
     })
+}
+
+/// Wait for those of `runs` and `converge` that are named.
+async fn wait(host: &ThisHost, settings: &Settings, is_named: &dyn Fn(GateName) -> bool) {
+    let state = |gates: &Gates| {
+        let named = [(GateName::Runs, gates.runs.state()), (GateName::Converge, gates.converge.state())];
+        let named = named.into_iter().filter(|(name, _)| is_named(*name)).map(|(_, state)| state);
+        GateState::combined(named.collect::<Vec<_>>())
+    };
+    let (began, told) = (Instant::now(), Cell::new(false));
+    let say = |gates: &Gates| {
+        if began.elapsed() >= TOLD_AFTER && !told.replace(true) {
+            log::warn!("{}", waiting_for(gates));
+        }
+    };
+    let waited = moment::wait_for_gates(host, &settings.policy, settings.wait, state, &say).await;
+    // The gates say why.
+    drop(waited.inspect_err(|why| log::debug!("{why}")));
 }
 
 /// Live containers are enough here, and cheap to list: an ended container protects its image by itself, and the
@@ -65,5 +103,6 @@ fn questions(is_named: &dyn Fn(GateName) -> bool, record: bool) -> Questions {
         containers: deploys.then_some(ContainerScope::Live),
         inhibitors: asks(GateName::Runs),
         disk: asks(GateName::Disk),
+        past: deploys,
     }
 }

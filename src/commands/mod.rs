@@ -30,8 +30,10 @@ pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
         Command::Record => record::run(&host, &settings, bars).await,
         Command::Explain { objects } => explain::run(&host, &settings, objects).await,
         Command::Status => status::run(&host, &settings).await,
-        Command::Inhibit { why, command } => inhibit::run(&host, &settings, why.as_deref(), command).await,
-        Command::ListInhibitors => inhibit::list(&settings),
+        Command::Inhibit { why, min_free, command } => {
+            inhibit::run(&host, &settings, why.as_deref(), *min_free, command).await
+        }
+        Command::ListInhibitors => inhibit::list(&host, &settings),
         Command::Verify(verify) => verify::run(&host, &settings, verify).await,
         Command::CheckConfig { path, keys } => printed(print(|mut out| match settings.output {
             Output::Text => config::text(&mut out, path.as_deref(), *keys),

@@ -1,8 +1,9 @@
 //! `prune` and `prune --dry-run`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
@@ -11,21 +12,23 @@ use super::print;
 use crate::cli::{self, Output};
 use crate::consumers;
 use crate::exit::Exit;
+use crate::gates::{GateState, Gates};
 use crate::host::{self, ThisHost};
 use crate::ledger::Ledger;
 use crate::prune::due::intervention;
 use crate::prune::report::{Attempt, PruneReport};
-use crate::prune::{self, Mode, warn_of_hindrances};
+use crate::prune::{self, Mode, moment, warn_of_leftovers};
 use crate::report;
-use crate::report::metrics;
 use crate::report::progress::{self, Bars};
+use crate::report::{advice, metrics, reason};
 use crate::settings::Settings;
 use crate::units::Time;
 use crate::world::World;
 
 /// Prune, or show what a prune would do, and report.
 pub async fn run(host: &ThisHost, settings: &Settings, dry_run: bool, bars: &Bars) -> Result<Exit> {
-    let ended = attempt(host, settings, dry_run, settings.verbose || !dry_run, bars).await;
+    let wait = if dry_run { Duration::ZERO } else { settings.wait };
+    let ended = attempt(host, settings, dry_run, wait, settings.verbose || !dry_run, bars).await;
     ended.print(settings)?;
     ended.log_errors(settings);
     Ok(ended.exit)
@@ -37,16 +40,26 @@ pub struct Ended {
     metrics: Option<anyhow::Error>,
 }
 
-/// Prune, or preview it; record in the ledger how that ended, and write the metrics. `is_read`: the report will be
+/// Prune, or preview it; record in the ledger how that ended, and write the metrics. `wait`: how long a prune may wait
+/// for its moment. `is_read`: the report will be
 /// read, so that it is worth the time to find out what fills the disk, if that is of interest.
 pub async fn attempt(
     world: &impl World,
     settings: &Settings,
     dry_run: bool,
+    wait: Duration,
     is_read: bool,
     bars: &Bars,
 ) -> Ended {
+    let moment = if wait.is_zero() { None } else { wait_for_moment(world, settings, wait).await };
     let attempt = run_once(world, settings, dry_run, is_read, bars).await;
+    // One that is still due will be tried again soon: what begins lets it go first.
+    match moment {
+        Some(moment) if matches!(attempt.report, PruneReport::Blocked { .. }) => {
+            drop(world.leave(moment, DUE_AGAIN_WITHIN).inspect_err(|error| log::info!("{error:#}")));
+        }
+        moment => drop(moment),
+    }
     let exit = match intervention(&attempt.report, settings.policy.removal.critical) {
         Some(_) => Exit::ManualIntervention,
         None => status(&attempt),
@@ -84,6 +97,36 @@ pub async fn attempt(
         fail(&mut ended.exit);
     }
     ended
+}
+
+async fn wait_for_moment<W: World>(world: &W, settings: &Settings, wait: Duration) -> Option<W::Registered> {
+    let began = Instant::now();
+    let told = Cell::new(false);
+    let say = |gates: &Gates| {
+        if began.elapsed() >= TOLD_AFTER && !told.replace(true) {
+            log::info!("{}", waiting_for(gates));
+        }
+    };
+    let waited = async {
+        world.prepare()?;
+        world.watch_shutdown()?;
+        Ok::<_, anyhow::Error>(moment::wait_for_moment(world, &settings.policy, wait, &say).await?)
+    };
+    // What keeps it from waiting keeps it from pruning too, which says so.
+    waited.await.inspect_err(|error| log::debug!("{error:#}")).unwrap_or_default()
+}
+
+/// The record unit is started again within this: nothing may begin in between that has let its prune go first.
+const DUE_AGAIN_WITHIN: Duration = Duration::from_secs(60);
+
+/// What takes longer is told.
+pub const TOLD_AFTER: Duration = Duration::from_secs(1);
+
+pub fn waiting_for(gates: &Gates) -> String {
+    let closed = reason::gates(gates).into_iter().filter(|gate| gate.gate != "disk");
+    let closed = closed.filter(|gate| gate.state != GateState::Open);
+    let lines: Vec<String> = closed.map(|gate| format!("{}: {}", gate.gate, gate.reason.message)).collect();
+    format!("waiting for {}", lines.join("; "))
 }
 
 /// The exit status of a prune that requires no manual intervention.
@@ -148,7 +191,8 @@ async fn run_once(
     let mut attempt = Attempt { dry_run, report, consumers: None, ledger_error: None };
     let Some(seen) = seen else { return attempt };
     if is_read || dry_run {
-        warn_of_hindrances(&seen.survey, attempt.report.gates());
+        warn_of_leftovers(&seen.survey);
+        attempt.report.gates().into_iter().flat_map(advice::let_go).for_each(|line| log::warn!("{line}"));
     }
     // After a signal there is no time for it.
     if is_read && attempt.report.wants_consumers(policy.removal.critical) && !world.shutdown_requested() {
@@ -203,7 +247,7 @@ mod tests {
         let prune = settings(&format!("prune --older-than 2h --metrics-file {}", path.display()));
         let attempted = |fake: Fake, settings: &Settings, dry_run| {
             let fake = Rc::new(fake);
-            let ended = block(attempt(&fake, settings, dry_run, false, &progress::hidden()));
+            let ended = block(attempt(&fake, settings, dry_run, Duration::ZERO, false, &progress::hidden()));
             let ledger = fake.ledger.borrow().clone();
             (ended, ledger)
         };
@@ -238,7 +282,14 @@ mod tests {
             *fake.filesystem.borrow_mut() = crate::testing::usage(percent).filesystem;
             fake.shutdown.set(shutdown);
             let fake = Rc::new(fake);
-            let ended = block(attempt(&fake, &settings("prune"), dry_run, is_read, &progress::hidden()));
+            let ended = block(attempt(
+                &fake,
+                &settings("prune"),
+                dry_run,
+                Duration::ZERO,
+                is_read,
+                &progress::hidden(),
+            ));
             ended.attempt.consumers.is_some()
         };
         assert!(asked(85, false, true, false));

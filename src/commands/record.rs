@@ -3,23 +3,25 @@
 use std::collections::HashSet;
 
 use anyhow::{Context, Result};
+use tokio::time::Instant;
 
 use super::print;
 use super::prune::{Ended, attempt, status, write_ledger_metrics};
 use crate::cli::Output;
 use crate::exit::Exit;
 use crate::facts::Survey;
-use crate::gates::{Verdict, disk};
+use crate::gates::Verdict;
 use crate::ledger::Ledger;
 use crate::observe::{self, Questions};
 use crate::prune::due::{Notice, REPORT_INTERVAL, is_due, notice};
 use crate::prune::report::{Attempt, PruneReport};
+use crate::prune::{moment, record_gates};
 use crate::report;
 use crate::report::progress::Bars;
 use crate::report::reason;
 use crate::settings::Settings;
 use crate::units::elapsed;
-use crate::world::World;
+use crate::world::{Register, Registration, World};
 
 pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result<Exit> {
     let policy = &settings.policy;
@@ -29,21 +31,23 @@ pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result
         log::info!("{error:#}");
     }
     let engine = world.connect().await?;
-    let questions = Questions { disk: settings.prune_at.is_some(), ..Questions::IN_USE };
+    let questions = Questions { disk: settings.prune_at.is_some(), ..Questions::EVERYTHING };
     let survey = observe::survey(world, &engine, questions, &policy.disk_paths).await;
     let now = world.now();
-    let disk =
-        settings.prune_at.map(|prune_at| (prune_at, disk::evaluate(&survey, policy.removal.threshold)));
+    let policy = policy.requested(world, &survey);
+    let gates = policy.gates(&survey, now);
+    let disk = settings.prune_at.map(|prune_at| (prune_at, &gates.disk));
     let change = |ledger: &mut Ledger| {
         ledger.older_than = Some(policy.removal.older_than);
+        record_gates(ledger, &gates, now);
         if let Some((_, Verdict::Closed(_))) = disk {
             ledger.clear_pressure();
         }
     };
     let recorded = observe::record_usage(world, &engine, &survey, now, change).await;
     let known = recorded.as_ref().map_or_else(|_| world.ledger(), Clone::clone);
-    let due = match &disk {
-        Some((prune_at, Verdict::Open(measured))) => is_due(*prune_at, measured, &known),
+    let due = match disk {
+        Some((prune_at, Verdict::Open(measured))) => is_due(prune_at, measured, &known),
         Some((_, unknown @ Verdict::Unknown(_))) => {
             log::warn!("it is not known whether a prune is due: {}", reason::disk(unknown).reason.message);
             false
@@ -51,6 +55,10 @@ pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result
         Some((_, Verdict::Closed(_))) | None => false,
     };
     if !due {
+        // Nothing is to be done for those that asked for a prune: they need not wait for it.
+        if !world.requests().unwrap_or_default().is_empty() {
+            drop(world.register(Register::Prunes, &Registration::default()));
+        }
         let known = recorded?;
         if let Some(path) = &settings.metrics_file {
             write_ledger_metrics(path, &known, now).context("see --metrics-file")?;
@@ -66,17 +74,36 @@ pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result
     }
     let reported = known.pressure.as_ref().and_then(|pressure| pressure.reported.as_ref());
     let report_due = reported.is_none_or(|reported| elapsed(known.time(now), reported.at) >= REPORT_INTERVAL);
-    let ended = attempt(world, settings, false, settings.verbose || report_due, bars).await;
-    let (exit, is_news) = record_notice(world, &ended).await;
-    if settings.output == Output::Json {
-        print_record(&survey, &known, Some(&ended.attempt), settings)?;
-    } else if is_news || settings.verbose {
-        ended.print(settings)?;
+    let end = Instant::now() + settings.wait;
+    loop {
+        let wait = end.saturating_duration_since(Instant::now());
+        let ended = attempt(world, settings, false, wait, settings.verbose || report_due, bars).await;
+        let (exit, is_news) = record_notice(world, &ended).await;
+        if settings.output == Output::Json {
+            print_record(&survey, &known, Some(&ended.attempt), settings)?;
+        } else if is_news || settings.verbose {
+            ended.print(settings)?;
+        }
+        if is_news {
+            ended.log_errors(settings);
+        }
+        let is_last = exit != Exit::Done || settings.output == Output::Json;
+        if is_last || !will_be_critical(world, settings, &ended, end).await {
+            return Ok(exit);
+        }
     }
-    if is_news {
-        ended.log_errors(settings);
+}
+
+/// Where a prune could not relieve the disk: whether it becomes critical, and more may go, before the next one begins.
+async fn will_be_critical(world: &impl World, settings: &Settings, ended: &Ended, end: Instant) -> bool {
+    let PruneReport::Done(done) = &ended.attempt.report else { return false };
+    let critical = settings.policy.removal.critical;
+    let left = end.saturating_duration_since(Instant::now());
+    if done.relieved || left.is_zero() || done.after.iter().any(|usage| critical.is_reached(usage)) {
+        return false;
     }
-    Ok(exit)
+    let waited = moment::wait_for_critical(world, &settings.policy, left).await;
+    waited.inspect_err(|why| log::info!("{why}")).unwrap_or(false) && !world.shutdown_requested()
 }
 
 /// The exit status, and whether the attempt says anything new.

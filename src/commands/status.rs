@@ -7,7 +7,8 @@ use crate::cli::Output;
 use crate::exit::Exit;
 use crate::facts::{Survey, Unavailable};
 use crate::host::{ThisHost, systemd};
-use crate::observe::{self, Questions};
+use crate::observe;
+use crate::prune::moment::LOOK;
 use crate::prune::report::OngoingPressure;
 use crate::report::status::{StatusReport, json_of, text};
 use crate::settings::Settings;
@@ -18,10 +19,7 @@ const TIMER: &str = "ci-docker-prune.timer";
 pub async fn run(host: &ThisHost, settings: &Settings) -> Result<Exit> {
     let policy = &settings.policy;
     let survey = match host.connect().await {
-        Ok(engine) => {
-            let questions = Questions { disk: true, ..Questions::NONE };
-            observe::survey(host, &engine, questions, &policy.disk_paths).await
-        }
+        Ok(engine) => observe::survey(host, &engine, LOOK, &policy.disk_paths).await,
         Err(why) => Survey::unavailable(&why),
     };
     let units = systemd::units(settings.engine.timeout).await.unwrap_or_else(|error| {
@@ -39,6 +37,8 @@ pub async fn run(host: &ThisHost, settings: &Settings) -> Result<Exit> {
         last_success: ledger.last_success,
         next_run: timer.map(|timer| timer.next).filter(|next| !next.is_empty()),
         inhibitors: host.inhibitors().map_err(Unavailable::from),
+        due: host.due_prunes().map_err(Unavailable::from),
+        busy: ledger.busy(now),
         images: ledger.images.len(),
         recorded: ledger.recorded_at,
     };

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Incoming};
 use regex::Regex;
@@ -42,7 +43,8 @@ impl EventSummary {
                 self.of_services += usize::from(of_service);
             }
             Meaning::Stop(stop) => {
-                self.stop.get_or_insert(stop);
+                self.others += 1;
+                self.stop(stop);
             }
         }
         self.images.extend(images);
@@ -52,6 +54,8 @@ impl EventSummary {
 #[derive(Debug, Clone, Default)]
 struct State {
     seen: EventSummary,
+    /// How many events may have opened or closed a gate.
+    moves: u64,
     /// The stream ended, and it is not yet known whether events were missed.
     is_interrupted: bool,
 }
@@ -176,17 +180,44 @@ impl Watch {
     }
 }
 
+/// What a container does inside, such as a health check, moves no gate.
+fn moves_gates(event: &Event) -> bool {
+    match event.kind.as_str() {
+        "container" => {
+            let moves = ["create", "start", "die", "destroy", "rename", "pause", "unpause"];
+            moves.contains(&event.action.as_str())
+        }
+        "service" | "node" => true,
+        _ => false,
+    }
+}
+
 impl EngineEvents for Vec<Watch> {
     async fn poll(&self) -> EventSummary {
         let mut all = EventSummary::default();
         for watch in self {
-            let EventSummary { stop, others, of_services, images } = watch.poll_state().await;
-            all.stop = all.stop.or(stop);
+            let EventSummary { stops, others, of_services, images } = watch.poll_state().await;
+            all.stops.extend(stops);
             all.others += others;
             all.of_services += of_services;
             all.images.extend(images);
         }
         all
+    }
+
+    fn moves(&self) -> u64 {
+        self.iter().map(|watch| watch.state.borrow().moves).sum()
+    }
+
+    async fn moved(&self, since: u64) {
+        let mut states: Vec<_> = self.iter().map(|watch| watch.state.clone()).collect();
+        while self.moves() <= since && !states.is_empty() {
+            let changes = states.iter_mut().map(|state| Box::pin(state.changed()));
+            // A reader that has ended: the stream is lost.
+            if select_all(changes).await.0.is_err() {
+                return;
+            }
+        }
     }
 }
 
@@ -276,7 +307,7 @@ impl Reader {
 
     fn end(&self, why: String) {
         self.state.send_modify(|state| {
-            state.seen.stop.get_or_insert(StopEvent::Lost(why));
+            state.seen.stop(StopEvent::Lost(why));
             state.is_interrupted = false;
         });
     }
@@ -291,7 +322,10 @@ impl Reader {
         }
         self.known.push_back(key);
         if self.scope.includes(&event.event.kind) {
-            self.state.send_modify(|state| state.seen.record(event.event, &self.run_pattern));
+            self.state.send_modify(|state| {
+                state.moves += u64::from(moves_gates(&event.event));
+                state.seen.record(event.event, &self.run_pattern);
+            });
         }
         true
     }

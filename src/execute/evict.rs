@@ -51,9 +51,16 @@ where
     }
 
     /// Evict a batch of cached images, from this one on, to bring the disk below the limit of their rung: record their
-    /// names and remove them, wait, check again, and remove the images that nothing asked for in between. Without a
-    /// limit: the images that an interrupted eviction has left without names.
-    pub(super) async fn evict(&mut self, first: Removal, limit: Option<Limit>, left: &mut VecDeque<Removal>) {
+    /// names and remove them, wait, check again, and remove the images that nothing asked for in between. Without
+    /// limits, of how full the disk must be and how far to go: the images that an interrupted eviction has left
+    /// without names.
+    pub(super) async fn evict(
+        &mut self,
+        first: Removal,
+        limits: Option<(Limit, Limit)>,
+        left: &mut VecDeque<Removal>,
+    ) {
+        let (needed, limit) = limits.unzip();
         if limit.is_some() && self.outcome.freed_nothing.is_some() {
             return self.outcome.skipped.push((first, Skip::FreedNothing));
         }
@@ -64,12 +71,12 @@ where
                 return self.outcome.skipped.push((first, Skip::Stopped));
             }
         };
-        if let Some(limit) = limit.filter(|limit| !limit.is_reached(&before)) {
-            let all = std::iter::once(first).chain(std::iter::from_fn(|| pop_of_rung(left, Some(&limit))));
+        if let Some(needed) = needed.filter(|needed| !needed.is_reached(&before)) {
+            let all = std::iter::once(first).chain(std::iter::from_fn(|| pop_of_rung(left, limit.as_ref())));
             return self
                 .outcome
                 .skipped
-                .extend(all.map(|removal| (removal, Skip::EnoughSpace(before.clone(), limit))));
+                .extend(all.map(|removal| (removal, Skip::EnoughSpace(before.clone(), needed))));
         }
         let batch = batch(first, limit.as_ref(), &before, left);
         let mut nameless = Vec::new();

@@ -16,7 +16,7 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::facts::{Answer, Inhibitor, Limit, Unavailable, Usage};
 use crate::gates::{GateState, converge, runs};
-use crate::plan::{Eviction, Removal, RemovalReason, Turn};
+use crate::plan::{Removal, RemovalReason, Rung, Turn};
 use crate::world::{Effect, EngineApi, EngineError, EngineOrders, StopEvent, World};
 use permit::{Events, NotDone, Order, Permit, Precondition};
 
@@ -32,6 +32,8 @@ pub struct Context<'a, W: World> {
     pub engine: &'a W::Engine,
     /// The events of every engine that is asked, since before the gates were evaluated.
     pub events: &'a <W::Engine as EngineApi>::Events,
+    /// Names of the runs whose events stop nothing.
+    pub let_go: &'a [String],
     pub progress: &'a dyn Fn(usize),
 }
 
@@ -140,6 +142,8 @@ pub struct Execution<'a, W: World, Ask, Measure> {
     named_by_events: Vec<String>,
     /// Kinds of which the engine forbids the removal.
     forbidden: Vec<Turn>,
+    /// The rung of the latest eviction.
+    rung: Option<Rung>,
     /// Batches in a row that freed nothing, and what they should have freed together.
     useless_batches: (usize, FreedNothing),
     /// The lock that `inhibit` waits for. The permits of the orders in flight hold it.
@@ -164,6 +168,7 @@ where
             in_use: HashSet::new(),
             named_by_events: vec![],
             forbidden: vec![],
+            rung: None,
             useless_batches: (0, FreedNothing::default()),
             lock: Weak::new(),
             outcome: Outcome::default(),
@@ -179,8 +184,10 @@ where
             }
             match removal.reason {
                 RemovalReason::Unnamed { .. } => self.remove_dangling_images(removal, &mut left).await,
-                RemovalReason::Evicted(Eviction { limit, .. }) => {
-                    self.evict(removal, Some(limit), &mut left).await;
+                RemovalReason::Evicted(ref eviction) => {
+                    let limits = (eviction.needs(self.rung), eviction.limit);
+                    self.rung = Some(eviction.rung);
+                    self.evict(removal, Some(limits), &mut left).await;
                 }
                 RemovalReason::Interrupted => self.evict(removal, None, &mut left).await,
                 RemovalReason::Finished(_) | RemovalReason::NeverStarted(_) => {

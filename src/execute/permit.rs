@@ -8,7 +8,7 @@ use crate::facts::{Answer, Image, ImageClass, Unavailable, Usage};
 use crate::gates::GateState;
 use crate::plan::{Removal, Turn};
 use crate::units::Time;
-use crate::world::{Effect, EngineApi, EngineError, EngineEvents, EngineOrders, World};
+use crate::world::{Effect, EngineApi, EngineError, EngineEvents, EngineOrders, StopEvent, World};
 
 /// An order for which the engine was only too busy is repeated this often, and after this time.
 pub(super) const MAX_RETRIES: usize = 5;
@@ -123,7 +123,15 @@ where
             return Err(self.stop(Stop::Signal));
         }
         let seen = self.context.events.poll().await;
-        match seen.stop {
+        // What a run does that closes no gate stops nothing either.
+        let is_let_go = |event: &StopEvent| {
+            let StopEvent::Run(name) = event else { return false };
+            let is_of = |run: &String| {
+                name.strip_prefix(run.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            self.context.let_go.iter().any(is_of)
+        };
+        match seen.stops.into_iter().find(|event| !is_let_go(event)) {
             Some(event) => Err(self.stop(Stop::Event(event))),
             None => {
                 self.named_by_events = seen.images;

@@ -10,7 +10,7 @@ use crate::facts::{Filesystem, Inspected, Kind, Object};
 use crate::facts::{Image, eviction_tag};
 use crate::gates::{Gates, Verdict};
 use crate::plan::Leftover;
-use crate::plan::{LastUse, Rung};
+use crate::plan::{Eviction, LastUse, Rung};
 use crate::testing::fake::Fake;
 use crate::testing::{ago, block, image, now, usage};
 use crate::units::Time;
@@ -25,7 +25,13 @@ fn cached(id: &str, tags: &[&str], rung: Rung, percent: &str) -> (Image, Removal
     let tags = tags.iter().map(|&tag| tag.to_owned()).collect();
     let image = Image { tags, size: 100, ..image(id) };
     let last_use = LastUse::Used(Duration::ZERO);
-    let eviction = Eviction { rung, limit: below(percent, None), superseded: None, last_use };
+    let eviction = Eviction {
+        rung,
+        begins: below(percent, None),
+        limit: below(percent, None),
+        superseded: None,
+        last_use,
+    };
     (image.clone(), planned(&image, RemovalReason::Evicted(eviction)))
 }
 
@@ -76,7 +82,7 @@ fn timed(
     ask: Ask,
 ) -> (Duration, Outcome, Rc<Fake>) {
     let fake = Rc::new(fake);
-    let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let context = Context { world: &fake, engine: &fake, events: &fake, let_go: &[], progress: &|_| () };
     let asked = async || {
         fake.requests.borrow_mut().push("ask".into());
         ask(&fake)
@@ -135,6 +141,25 @@ fn place(fake: &Fake, request: &str) -> usize {
 }
 
 #[test]
+fn what_a_run_does_that_closes_no_gate_stops_nothing() {
+    let stopped = |events: &[&str]| {
+        let (image, removal) = dangling("aaaa");
+        let fake = Fake::new();
+        fake.images.borrow_mut().push(image);
+        events.iter().for_each(|run| fake.seen.borrow_mut().stop(StopEvent::Run((*run).into())));
+        let fake = Rc::new(fake);
+        let let_go = ["old".to_owned()];
+        let context =
+            Context { world: &fake, engine: &fake, events: &fake, let_go: &let_go, progress: &|_| () };
+        let mut run = Execution::new(context, async || open(&fake), async || Ok(usage(85)));
+        block(run.carry_out(vec![removal]));
+        run.outcome.stopped.is_some()
+    };
+    assert!(!stopped(&["old", "old.1.xyz"]));
+    assert!(stopped(&["older"]) && stopped(&["old", "new"]));
+}
+
+#[test]
 fn an_object_must_still_be_what_the_plan_saw() {
     let (plain, removal) = cached("aaaa", &["ci:1"], Rung::Target, "70");
     let ours = || Some(eviction_tag("sha256:aaaa"));
@@ -171,7 +196,8 @@ fn an_object_must_still_be_what_the_plan_saw() {
             let fake = Fake::new();
             fake.images.borrow_mut().extend(image.clone());
             let fake = Rc::new(fake);
-            let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+            let context =
+                Context { world: &fake, engine: &fake, events: &fake, let_go: &[], progress: &|_| () };
             let mut run = Execution::new(context, async || open(&fake), async || measured(&fake));
             let used = Some(used.to_owned()).filter(|used| !used.is_empty());
             if by_event {
@@ -331,7 +357,7 @@ fn a_kind_that_is_forbidden_is_not_asked_for_again_and_others_are() {
 
 #[test]
 fn nothing_goes_once_something_speaks_against_it() {
-    let closed = |_: &Fake| Recheck { runs: Verdict::Closed(vec![]), ..open(&Fake::new()) };
+    let closed = |_: &Fake| Recheck { runs: crate::testing::runs_closed(), ..open(&Fake::new()) };
     let inhibitor = || Inhibitor { pid: None, since: None, why: None };
     let lost = || crate::testing::loss("x");
     type Row<'a> = (&'a str, &'a dyn Fn(&mut Fake), Ask<'a>, &'a str);
@@ -352,7 +378,7 @@ fn nothing_goes_once_something_speaks_against_it() {
             "unavailable",
         ),
         ("a signal", &|fake| fake.shutdown.set(true), &open, "signal"),
-        ("an event", &|fake| fake.seen.borrow_mut().stop = Some(StopEvent::Run("x".into())), &open, "event"),
+        ("an event", &|fake| fake.seen.borrow_mut().stop(StopEvent::Run("x".into())), &open, "event"),
         // Each time the gates are asked a container of a service starts.
         (
             "a service that never settles",
@@ -416,7 +442,7 @@ fn build_cache_is_asked_for_until_there_is_none() {
     fake.delays.insert("prune build cache 60".into(), 10);
     started.shutdown.set(true);
     let fake = Rc::new(fake);
-    let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let context = Context { world: &fake, engine: &fake, events: &fake, let_go: &[], progress: &|_| () };
     let outcome = block(async {
         let mut run = Execution::new(context, async || open(&fake), async || measured(&fake));
         let signal = async {
@@ -652,7 +678,7 @@ fn what_is_left_of_an_interrupted_eviction_is_undone() {
 /// Carry these out with another way to measure the disk.
 fn measured_by(fake: Fake, removals: Vec<Removal>, measure: &dyn Fn(&Fake, usize) -> Answer<u64>) -> Outcome {
     let fake = Rc::new(fake);
-    let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let context = Context { world: &fake, engine: &fake, events: &fake, let_go: &[], progress: &|_| () };
     let measured = async || {
         let times = fake.asked("measure").len();
         fake.requests.borrow_mut().push("measure".into());
@@ -742,7 +768,7 @@ fn what_begins_while_an_object_is_looked_at_makes_it_look_again() {
     let (mut fake, removals) = scene([dangling("aaaa")]);
     fake.delays.insert("image sha256:aaaa".into(), 10);
     let fake = Rc::new(fake);
-    let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let context = Context { world: &fake, engine: &fake, events: &fake, let_go: &[], progress: &|_| () };
     let outcome = block(async {
         let mut run = Execution::new(context, async || open(&fake), async || measured(&fake));
         let pull = async {
@@ -822,7 +848,7 @@ fn after_a_stop_nothing_more_is_undone() {
     }
     let fake = Rc::new(fake);
     fake.shutdown.set(true);
-    let context = Context { world: &fake, engine: &fake, events: &fake, progress: &|_| () };
+    let context = Context { world: &fake, engine: &fake, events: &fake, let_go: &[], progress: &|_| () };
     block(async {
         let mut run = Execution::new(context, async || open(&fake), async || measured(&fake));
         run.undo(left("aaaa")).await;

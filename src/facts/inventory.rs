@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use super::{
-    Answer, CacheRecord, Container, Filesystem, Image, Info, Inhibitor, Kind, Service, Task, Unavailable,
-    label,
+    Answer, CacheRecord, Container, Filesystem, Image, Info, Inhibitor, Kind, Past, Service, Task,
+    Unavailable, label,
 };
 
 /// The answers of one moment; what was not asked is unavailable.
@@ -23,6 +23,7 @@ pub struct Survey {
     /// `None` where the engine is on another host.
     pub places: Answer<Option<EnginePlaces>>,
     pub filesystems: Answer<Vec<Filesystem>>,
+    pub past: Past,
 }
 
 impl Survey {
@@ -37,6 +38,7 @@ impl Survey {
             inhibitors: Err(why.clone()),
             places: Err(why.clone()),
             filesystems: Err(why.clone()),
+            past: Past::default(),
         }
     }
 

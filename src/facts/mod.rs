@@ -6,6 +6,7 @@ mod engine;
 mod image;
 mod inventory;
 mod object;
+mod past;
 mod reference;
 mod swarm;
 
@@ -15,6 +16,7 @@ pub use engine::*;
 pub use image::*;
 pub use inventory::*;
 pub use object::*;
+pub use past::*;
 pub use reference::{Reference, name_tag, short_id};
 pub use swarm::*;
 

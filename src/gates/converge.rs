@@ -16,7 +16,10 @@ const FIRST_TASK_TIMEOUT: Duration = Duration::from_secs(60);
 pub enum Open {
     /// The node is in no Swarm, so there is nothing to converge.
     NotInSwarm,
-    Converged(usize),
+    Converged {
+        services: usize,
+        stuck: Vec<ConvergingService>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +41,7 @@ pub enum ConvergeCause {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConvergingService {
+    pub id: String,
     pub service: String,
     pub has: u64,
     pub wants: u64,
@@ -47,11 +51,16 @@ pub struct ConvergingService {
     pub stack: Option<String>,
     /// Since the service was created or last changed.
     pub age: Option<Duration>,
+    /// How long it has not been converged, at least.
+    pub lasting: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
-    Converging(Vec<ConvergingService>),
+    Converging {
+        converging: Vec<ConvergingService>,
+        stuck: Vec<ConvergingService>,
+    },
     /// This many tasks run on this node although the engine lists no live container for them: the engine has just
     /// been started and is still restoring its containers (observed on 20.10 to 29).
     EngineRestoring(usize),
@@ -69,14 +78,26 @@ pub enum Unknown {
 
 pub type Verdict = super::Verdict<Open, Closed, Unknown>;
 
-pub fn evaluate(survey: &Survey, now: Time) -> Verdict {
-    match verdict(survey, now) {
+/// The services that are not converged: those that are waited for, and those that have not been for longer than
+/// `--converge-max-age`. `None` where that is not known.
+pub fn unconverged(verdict: &Verdict) -> Option<(&[ConvergingService], &[ConvergingService])> {
+    match verdict {
+        Verdict::Open(Open::NotInSwarm) => Some((&[], &[])),
+        Verdict::Open(Open::Converged { stuck, .. }) => Some((&[], stuck)),
+        Verdict::Closed(Closed::Converging { converging, stuck }) => Some((converging, stuck)),
+        Verdict::Closed(Closed::EngineRestoring(_)) | Verdict::Unknown(_) => None,
+    }
+}
+
+/// `max_age`: a service that has not been converged for longer is stuck, and no longer waited for.
+pub fn evaluate(survey: &Survey, max_age: Option<Duration>, now: Time) -> Verdict {
+    match verdict(survey, max_age, now) {
         Ok(verdict) => verdict,
         Err(unknown) => Verdict::Unknown(unknown),
     }
 }
 
-fn verdict(survey: &Survey, now: Time) -> Result<Verdict, Unknown> {
+fn verdict(survey: &Survey, max_age: Option<Duration>, now: Time) -> Result<Verdict, Unknown> {
     let info = survey.info.as_ref().map_err(|why| Unknown::Unavailable(why.clone()))?;
     match &info.swarm.state {
         SwarmState::Inactive if !survey.manager_elsewhere => return Ok(Verdict::Open(Open::NotInSwarm)),
@@ -95,16 +116,18 @@ fn verdict(survey: &Survey, now: Time) -> Result<Verdict, Unknown> {
     let mut converging = Vec::new();
     for service in services {
         let tasks = of_service.remove(service.id.as_str()).unwrap_or_default();
-        converging.extend(evaluate_service(service, &tasks, &survey.nodes_away, now)?);
+        converging.extend(evaluate_service(service, &tasks, survey, now)?);
     }
+    let is_stuck = |service: &ConvergingService| max_age.is_some_and(|most| service.lasting >= most);
+    let (stuck, converging): (Vec<_>, Vec<_>) = converging.into_iter().partition(is_stuck);
     if !converging.is_empty() {
-        return Ok(Verdict::Closed(Closed::Converging(converging)));
+        return Ok(Verdict::Closed(Closed::Converging { converging, stuck }));
     }
     let lost = without_container(tasks, info.swarm.node.as_deref(), containers);
     if lost > 0 {
         return Ok(Verdict::Closed(Closed::EngineRestoring(lost)));
     }
-    Ok(Verdict::Open(Open::Converged(services.len())))
+    Ok(Verdict::Open(Open::Converged { services: services.len(), stuck }))
 }
 
 /// Running tasks of this node whose container the engine does not list.
@@ -122,21 +145,17 @@ fn without_container(tasks: &[Task], node: Option<&str>, containers: &[Container
 fn evaluate_service(
     service: &Service,
     tasks: &[&Task],
-    nodes_away: &HashSet<String>,
+    survey: &Survey,
     now: Time,
 ) -> Result<Option<ConvergingService>, Unknown> {
     let status = service.status.ok_or_else(|| Unknown::NoStatus(service.name.clone()))?;
     let since = service.updated.or(service.created);
-    let converging = |gave_up: bool, has, wants, cause| {
-        let age = since.map(|since| elapsed(now, since));
-        let stack = service.labels.get(label::STACK).cloned();
-        Ok(Some(ConvergingService { service: service.name.clone(), has, wants, cause, gave_up, stack, age }))
-    };
+    let age = since.map(|since| survey.past.age(since, now));
     let current: Vec<&Task> =
         tasks.iter().copied().filter(|task| task.job_iteration == service.job_iteration).collect();
     let mut places = by_place(&current, service.mode);
     if matches!(service.mode, Mode::Global | Mode::GlobalJob) {
-        places.retain(|(_, node), _| !nodes_away.contains(*node));
+        places.retain(|(_, node), _| !survey.nodes_away.contains(*node));
     }
     let settled = places.values().filter(|history| is_settled(history)).count() as u64;
     // The newest task of each place that neither runs nor is settled, by slot and node.
@@ -147,6 +166,29 @@ fn evaluate_service(
     let gave_up = || missing().next().is_some_and(|history| has_given_up(history[0]));
     let cause = || missing().next().map_or(ConvergeCause::Starting, |history| cause(history));
 
+    let id = service.id.clone();
+    let converging = |gave_up: bool, has, wants, cause| {
+        let recorded = survey.past.unconverged.get(&id).copied();
+        let missing_for = missing().filter_map(|history| missing_since(history[0]));
+        let missing_for = missing_for.map(|since| survey.past.age(since, now)).max();
+        let never = (service.update != Update::Settled || places.is_empty()).then_some(age).flatten();
+        let lasting = recorded.max(missing_for).max(never).unwrap_or_default();
+        // What is deployed now is waited for, whatever was there before.
+        let lasting = age.map_or(lasting, |age| lasting.min(age));
+        let stack = service.labels.get(label::STACK).cloned();
+        let service = service.name.clone();
+        Ok(Some(ConvergingService {
+            id: id.clone(),
+            service,
+            has,
+            wants,
+            cause,
+            gave_up,
+            stack,
+            age,
+            lasting,
+        }))
+    };
     match service.update {
         Update::Updating => {
             return converging(false, status.running, status.desired, ConvergeCause::Updating);
@@ -162,7 +204,9 @@ fn evaluate_service(
         Mode::Replicated { replicas } if status.running + settled < replicas => {
             converging(gave_up(), status.running, replicas, cause())
         }
-        Mode::Global if too_new || missing().next().is_some() || status.running + settled < status.desired => {
+        Mode::Global
+            if too_new || missing().next().is_some() || status.running + settled < status.desired =>
+        {
             converging(gave_up(), status.running, status.desired.max(1), cause())
         }
         Mode::ReplicatedJob { completions } if status.completed < completions => {
@@ -209,6 +253,11 @@ fn is_settled(history: &[&Task]) -> bool {
     }
 }
 
+/// Since when a place lacks its task, at the latest.
+fn missing_since(newest: &Task) -> Option<Time> {
+    if newest.desired == Desired::Over { newest.state_since } else { newest.created }
+}
+
 fn is_over(newest: &Task) -> bool {
     newest.state == TaskState::Over && newest.desired == Desired::Over
 }
@@ -242,6 +291,11 @@ mod tests {
     use crate::facts::{ContainerState, Swarm, TaskCounts};
     use crate::gates::GateState;
     use crate::testing::{ago, container, labels, now, service, survey, task};
+
+    /// However long it has not been converged.
+    fn evaluate(survey: &Survey, now: Time) -> Verdict {
+        super::evaluate(survey, None, now)
+    }
 
     fn facts(services: Vec<Service>, tasks: Vec<Task>) -> Survey {
         let mut facts = Survey {
@@ -316,12 +370,7 @@ mod tests {
             ("global 1/1", Mode::Global, status(1, 1, 0), vec![task()]),
             ("global, no eligible node", Mode::Global, status(0, 0, 0), vec![]),
             ("completed job", job, status(0, 1, 2), vec![complete.clone()]),
-            (
-                "completed global job",
-                Mode::GlobalJob,
-                status(0, 0, 1),
-                vec![complete.clone()],
-            ),
+            ("completed global job", Mode::GlobalJob, status(0, 0, 1), vec![complete.clone()]),
             ("one-shot, or the last of its attempts", replicated(1), status(0, 1, 0), vec![complete.clone()]),
             ("every hour", replicated(1), status(0, 1, 0), vec![next(TaskState::Ready), complete.clone()]),
             ("every hour, everywhere", Mode::Global, status(0, 1, 0), vec![next(TaskState::Ready), complete]),
@@ -382,13 +431,7 @@ mod tests {
                 vec![task()],
                 ConvergeCause::Starting,
             ),
-            (
-                "one-shot that failed",
-                one,
-                none,
-                vec![ended(TaskState::Failed)],
-                ConvergeCause::Failed(None),
-            ),
+            ("one-shot that failed", one, none, vec![ended(TaskState::Failed)], ConvergeCause::Failed(None)),
             (
                 "completed, and its successor is still to be made",
                 one,
@@ -414,7 +457,10 @@ mod tests {
                 "one that runs every hour, at work",
                 one,
                 none,
-                vec![Task { desired: Desired::Running, ..next(TaskState::Starting) }, ended(TaskState::Complete)],
+                vec![
+                    Task { desired: Desired::Running, ..next(TaskState::Starting) },
+                    ended(TaskState::Complete),
+                ],
                 ConvergeCause::Starting,
             ),
             (
@@ -424,20 +470,8 @@ mod tests {
                 vec![next(TaskState::Ready)],
                 ConvergeCause::Starting,
             ),
-            (
-                "global, just created",
-                Mode::Global,
-                status(0, 0, 0),
-                vec![],
-                ConvergeCause::Starting,
-            ),
-            (
-                "global job, just created",
-                Mode::GlobalJob,
-                status(0, 0, 0),
-                vec![],
-                ConvergeCause::Starting,
-            ),
+            ("global, just created", Mode::Global, status(0, 0, 0), vec![], ConvergeCause::Starting),
+            ("global job, just created", Mode::GlobalJob, status(0, 0, 0), vec![], ConvergeCause::Starting),
             (
                 "job, one of two",
                 Mode::ReplicatedJob { completions: 2 },
@@ -449,7 +483,7 @@ mod tests {
         for (name, mode, status, tasks, expected) in table {
             let service = Service { mode, status, updated: Some(now()), ..service() };
             match evaluate(&facts(vec![service], tasks), now()) {
-                Verdict::Closed(Closed::Converging(converging)) => {
+                Verdict::Closed(Closed::Converging { converging, .. }) => {
                     assert_eq!(converging[0].cause, expected, "{name}")
                 }
                 other => panic!("{name}: {other:?}"),
@@ -461,7 +495,7 @@ mod tests {
     fn judged(service: Service, tasks: Vec<Task>) -> Option<ConvergingService> {
         match evaluate(&facts(vec![service], tasks), now()) {
             Verdict::Open(_) => None,
-            Verdict::Closed(Closed::Converging(mut converging)) => converging.pop(),
+            Verdict::Closed(Closed::Converging { mut converging, .. }) => converging.pop(),
             other => panic!("{other:?}"),
         }
     }
@@ -473,11 +507,7 @@ mod tests {
         assert_eq!(judged(once(), vec![complete(Desired::Over)]), None);
         assert!(judged(once(), vec![complete(Desired::Running)]).is_some());
         // Two of three are done.
-        let three = Service {
-            mode: Mode::Replicated { replicas: 3 },
-            status: status(0, 3, 0),
-            ..once()
-        };
+        let three = Service { mode: Mode::Replicated { replicas: 3 }, status: status(0, 3, 0), ..once() };
         let done = |slot| Task { slot, ..complete(Desired::Over) };
         let found = judged(three.clone(), vec![done(1), done(2)]).unwrap();
         assert_eq!((found.has, found.wants), (0, 3));
@@ -502,8 +532,7 @@ mod tests {
             }
             // It has a task, wherever that is.
             let done = Task { slot: 0, ..ended(TaskState::Complete) };
-            let service =
-                Service { mode, status: status(0, 0, 1), updated: Some(now()), ..service() };
+            let service = Service { mode, status: status(0, 0, 1), updated: Some(now()), ..service() };
             assert_eq!(judged(service, vec![done]), None, "{mode:?}");
         }
     }
@@ -527,12 +556,7 @@ mod tests {
         assert!(
             judged(global(2, 2), vec![on("a", TaskState::Running), on("b", TaskState::Preparing)]).is_some()
         );
-        let job = Service {
-            mode: Mode::GlobalJob,
-            status: status(0, 0, 1),
-            updated: old,
-            ..service()
-        };
+        let job = Service { mode: Mode::GlobalJob, status: status(0, 0, 1), updated: old, ..service() };
         let tasks = |second: Task| vec![on("a", TaskState::Complete), second];
         let found = judged(job.clone(), tasks(on("b", TaskState::Running))).unwrap();
         assert_eq!((found.has, found.wants), (1, 2));
@@ -579,17 +603,76 @@ mod tests {
             assert_eq!((found.gave_up, found.cause), (gave_up, cause), "{what}");
         }
         // Two replicas are two places.
-        let two = Service {
-            mode: Mode::Replicated { replicas: 2 },
-            status: status(1, 2, 0),
-            ..once()
-        };
+        let two = Service { mode: Mode::Replicated { replicas: 2 }, status: status(1, 2, 0), ..once() };
         let tasks = vec![task(), Task { slot: 2, ..at("1m", TaskState::Failed, over) }];
         assert_eq!(judged(two.clone(), tasks).map(|found| found.gave_up), Some(true));
         // The first of them is just being started.
-        let tasks =
-            vec![at("1m", TaskState::Starting, running), Task { slot: 2, ..at("1m", TaskState::Failed, over) }];
+        let tasks = vec![
+            at("1m", TaskState::Starting, running),
+            Task { slot: 2, ..at("1m", TaskState::Failed, over) },
+        ];
         assert_eq!(judged(two, tasks).map(|found| found.gave_up), Some(false));
+    }
+
+    #[test]
+    fn a_service_is_stuck_when_records_or_its_own_tasks_show_it_for_too_long() {
+        let day = Some(Duration::from_secs(86_400));
+        let at = |created: &str, since: &str, state, desired| Task {
+            created: ago(created),
+            state_since: ago(since),
+            state,
+            desired,
+            ..task()
+        };
+        let (over, running) = (Desired::Over, Desired::Running);
+        let looping =
+            || vec![at("9s", "9s", TaskState::Starting, running), at("20s", "15s", TaskState::Failed, over)];
+        type Row<'a> = (&'a str, &'a str, Option<&'a str>, Vec<Task>, bool);
+        let table: [Row; 9] = [
+            ("a crash loop that the records know for a day", "30d", Some("24h"), looping(), true),
+            ("not so long", "30d", Some("23h"), looping(), false),
+            ("not recorded", "30d", None, looping(), false),
+            ("deployed anew since", "1h", Some("24h"), looping(), false),
+            ("pending for two days", "30d", None, vec![at("2d", "1m", TaskState::Pending, running)], true),
+            ("pending for an hour", "30d", None, vec![at("1h", "1m", TaskState::Pending, running)], false),
+            (
+                "it ran for a month and failed a minute ago",
+                "30d",
+                None,
+                vec![at("30d", "1m", TaskState::Failed, over)],
+                false,
+            ),
+            ("it failed two days ago", "30d", None, vec![at("30d", "2d", TaskState::Failed, over)], true),
+            ("it never had a task", "2d", None, vec![], true),
+        ];
+        for (what, updated, recorded, tasks, stuck) in table {
+            let service = Service { status: status(0, 1, 0), updated: ago(updated), ..service() };
+            let mut survey = facts(vec![service], tasks);
+            let recorded =
+                recorded.map(|age| ("service".to_owned(), crate::units::parse_duration(age).unwrap()));
+            survey.past.unconverged.extend(recorded);
+            let verdict = super::evaluate(&survey, day, now());
+            let (converging, found) = unconverged(&verdict).unwrap();
+            assert_eq!(
+                (converging.len(), found.len()),
+                if stuck { (0, 1) } else { (1, 0) },
+                "{what} {verdict:?}"
+            );
+            assert_eq!(verdict.state() == GateState::Open, stuck, "{what}");
+            assert_eq!(super::evaluate(&survey, None, now()).state(), GateState::Closed, "{what}");
+        }
+        // An update that is under way for as long.
+        let updating = |updated| {
+            let service = Service { update: Update::Updating, updated: ago(updated), ..service() };
+            super::evaluate(&facts(vec![service], vec![task()]), day, now()).state()
+        };
+        assert_eq!((updating("23h"), updating("24h")), (GateState::Closed, GateState::Open));
+        // One that is stuck lets no other go.
+        let stuck = Service { id: "stuck".into(), status: status(0, 1, 0), ..service() };
+        let fresh = Service { status: status(0, 1, 0), updated: Some(now()), ..service() };
+        let verdict = super::evaluate(&facts(vec![stuck, fresh], vec![]), day, now());
+        let (converging, stuck) = unconverged(&verdict).unwrap();
+        assert_eq!((converging.len(), stuck.len(), verdict.state()), (1, 1, GateState::Closed));
     }
 
     #[test]
@@ -600,7 +683,7 @@ mod tests {
             change(&mut facts);
             match evaluate(&facts, now()) {
                 Verdict::Closed(Closed::EngineRestoring(n)) => n,
-                Verdict::Open(Open::Converged(1)) => 0,
+                Verdict::Open(Open::Converged { services: 1, .. }) => 0,
                 other => panic!("{other:?}"),
             }
         };

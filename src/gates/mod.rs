@@ -4,10 +4,9 @@ pub mod converge;
 pub mod disk;
 pub mod runs;
 
-use regex::Regex;
-
 use crate::facts::{Limit, Survey, Usage};
 use crate::units::Time;
+use std::time::Duration;
 
 /// What a gate says, with its reason. `Unknown` never counts as open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,12 +60,20 @@ pub struct Gates {
     pub converge: converge::Verdict,
 }
 
-/// Evaluate a survey: the disk by this limit, CI runs by this pattern.
-pub fn evaluate(survey: &Survey, limit: Limit, run_pattern: &Regex, now: Time) -> Gates {
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// From here on the disk is under pressure.
+    pub disk: Limit,
+    pub runs: runs::Policy,
+    /// A service that has not been converged for longer closes no gate; `None`: every one does.
+    pub converge_max_age: Option<Duration>,
+}
+
+pub fn evaluate(survey: &Survey, policy: &Policy, now: Time) -> Gates {
     Gates {
-        disk: disk::evaluate(survey, limit),
-        runs: runs::evaluate(survey, run_pattern, now),
-        converge: converge::evaluate(survey, now),
+        disk: disk::evaluate(survey, policy.disk),
+        runs: runs::evaluate(survey, &policy.runs, now),
+        converge: converge::evaluate(survey, policy.converge_max_age, now),
     }
 }
 
@@ -91,6 +98,12 @@ impl Gates {
 
     pub fn are_deploys_blocking(&self) -> bool {
         self.runs.state() != GateState::Open || self.converge.state() != GateState::Open
+    }
+
+    /// Whether live runs, and no inhibitor, are all that blocks a deploy-free moment.
+    pub fn runs_alone_block(&self) -> bool {
+        let by_runs = matches!(&self.runs, Verdict::Closed(found) if found.holds_no_inhibitor());
+        by_runs && self.converge.state() == GateState::Open
     }
 
     pub fn is_under_pressure(&self) -> bool {
@@ -124,8 +137,8 @@ mod tests {
             assert_eq!(GateState::combined(states.clone()), expected, "{states:?}");
         }
         let lost = Survey::unavailable(&Unavailable("x".into()));
-        let policy = crate::testing::policy();
-        let gates = evaluate(&lost, policy.threshold, &policy.runs, crate::testing::now());
+        let policy = crate::testing::gates_policy();
+        let gates = evaluate(&lost, &policy, crate::testing::now());
         assert!(gates.in_state(Unknown).eq(["disk", "runs", "converge"]));
         assert_eq!((gates.not_open().len(), gates.usages()), (3, &[][..]));
     }

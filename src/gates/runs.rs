@@ -1,15 +1,25 @@
 //! The gate `runs`: open while no CI run is live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use regex::Regex;
 
-use crate::facts::{Container, Service, Survey, Unavailable, label};
-use crate::units::{Time, elapsed};
+use crate::facts::{Container, ContainerState, Service, Survey, Unavailable, label};
+use crate::units::Time;
 
-/// A run older than this was probably left behind: runs take minutes, not days.
-pub const POSSIBLY_STALE_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Runs take minutes, not days.
+const POSSIBLY_STALE_AGE: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Names of a run's stacks, services, Compose projects and containers.
+    pub pattern: Regex,
+    /// What is looked for, in words.
+    pub looks_for: String,
+    /// A run that has been live for longer closes no gate; `None`: every run does.
+    pub max_age: Option<Duration>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RunKind {
@@ -21,7 +31,16 @@ pub enum RunKind {
     Inhibitor,
 }
 
-/// A run or an inhibitor that blocks prunes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunState {
+    Live,
+    /// It has been live for longer than `--run-max-age`: what a crashed CI left behind.
+    Abandoned,
+    /// Its containers were created and never started, and nothing of it runs.
+    NeverStarted,
+}
+
+/// A run or an inhibitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     pub kind: RunKind,
@@ -29,49 +48,115 @@ pub struct Run {
     pub name: String,
     pub age: Option<Duration>,
     pub pid: Option<u32>,
+    pub state: RunState,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Also those that close no gate.
+    pub runs: Vec<Run>,
+    /// Names of what is live and no run.
+    pub others: Vec<String>,
+    pub looked_for: String,
 }
 
 impl Run {
+    /// Older than a run ever takes, but waited for.
     pub fn is_possibly_stale(&self) -> bool {
-        self.age.is_some_and(|age| age >= POSSIBLY_STALE_AGE)
+        self.state == RunState::Live && self.age.is_some_and(|age| age >= POSSIBLY_STALE_AGE)
     }
 }
 
-pub type Verdict = super::Verdict<(), Vec<Run>, Unavailable>;
+impl Found {
+    pub fn live(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter().filter(|run| run.state == RunState::Live)
+    }
+
+    pub fn holds_no_inhibitor(&self) -> bool {
+        self.runs.iter().all(|run| run.kind != RunKind::Inhibitor)
+    }
+
+    /// The runs that are no longer waited for.
+    pub fn let_go(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter().filter(|run| run.state != RunState::Live)
+    }
+}
+
+pub type Verdict = super::Verdict<Found, Found, Unavailable>;
+
+/// What was found, where everything could be asked or a live run was seen.
+pub fn found(verdict: &Verdict) -> Option<&Found> {
+    match verdict {
+        Verdict::Open(found) | Verdict::Closed(found) => Some(found),
+        Verdict::Unknown(_) => None,
+    }
+}
 
 /// Evaluate the gate. A run that is seen closes it, whatever else could not be asked.
-pub fn evaluate(survey: &Survey, pattern: &Regex, now: Time) -> Verdict {
+pub fn evaluate(survey: &Survey, policy: &Policy, now: Time) -> Verdict {
     let services = survey.services.as_deref().unwrap_or_default();
     let containers = survey.containers.as_deref().unwrap_or_default();
-    let mut oldest: BTreeMap<(RunKind, &str), Option<Time>> = BTreeMap::new();
+    let age = |since: Time| survey.past.age(since, now);
+    let mut seen: BTreeMap<(RunKind, &str), Members> = BTreeMap::new();
+    let mut others = BTreeSet::new();
+    let of_services = services.iter().map(|service| {
+        let name = service.labels.get(label::STACK).unwrap_or(&service.name);
+        (of_service(service, &policy.pattern), name, service.created, true)
+    });
     let live = containers.iter().filter(|container| container.state.is_live());
-    let seen = services
-        .iter()
-        .filter_map(|service| Some((of_service(service, pattern)?, service.created)))
-        .chain(live.filter_map(|container| Some((of_container(container, pattern)?, container.created))));
-    for (run, created) in seen {
-        let since = oldest.entry(run).or_insert(created);
-        *since = [*since, created].into_iter().flatten().min();
+    let of_containers = live.filter_map(|container| {
+        let started = container.state != ContainerState::Created;
+        Some((of_container(container, &policy.pattern), container.names.first()?, container.created, started))
+    });
+    for (run, name, created, started) in of_services.chain(of_containers) {
+        match run {
+            Some(run) => seen.entry(run).or_default().add(created, started),
+            None => drop(others.insert(name.clone())),
+        }
     }
-    let age = |since: Option<Time>| since.map(|since| elapsed(now, since));
-    let mut live: Vec<Run> = oldest
-        .into_iter()
-        .map(|((kind, name), since)| Run { kind, name: name.to_owned(), age: age(since), pid: None })
-        .collect();
-    live.extend(survey.inhibitors.iter().flatten().map(|inhibitor| Run {
+    let is_abandoned = |age: Option<Duration>| age.zip(policy.max_age).is_some_and(|(age, most)| age >= most);
+    let of_names = seen.into_iter().map(|((kind, name), members)| {
+        let age = members.oldest.map(age);
+        let state = match members.has_started {
+            false => RunState::NeverStarted,
+            true if is_abandoned(age) => RunState::Abandoned,
+            true => RunState::Live,
+        };
+        Run { kind, name: name.to_owned(), age, pid: None, state }
+    });
+    let of_inhibitors = survey.inhibitors.iter().flatten().map(|inhibitor| Run {
         kind: RunKind::Inhibitor,
         name: inhibitor.why.clone().unwrap_or_default(),
-        age: age(inhibitor.since),
+        age: inhibitor.since.map(age),
         pid: inhibitor.pid,
-    }));
-    if !live.is_empty() {
-        return Verdict::Closed(live);
+        // Its process is there, and asks for it.
+        state: RunState::Live,
+    });
+    let runs = of_names.chain(of_inhibitors).collect();
+    let found = Found { runs, others: others.into_iter().collect(), looked_for: policy.looks_for.clone() };
+    if found.live().next().is_some() {
+        return Verdict::Closed(found);
     }
     let unanswered =
         [survey.services.as_ref().err(), survey.containers.as_ref().err(), survey.inhibitors.as_ref().err()];
     match unanswered.into_iter().flatten().next() {
         Some(why) => Verdict::Unknown(why.clone()),
-        None => Verdict::Open(()),
+        None => Verdict::Open(found),
+    }
+}
+
+/// What a run consists of.
+#[derive(Default)]
+struct Members {
+    oldest: Option<Time>,
+    /// A service, or a container that has been started.
+    has_started: bool,
+}
+
+impl Members {
+    fn add(&mut self, created: Option<Time>, started: bool) {
+        self.oldest = [self.oldest, created].into_iter().flatten().min();
+        self.has_started |= started;
     }
 }
 
@@ -100,12 +185,104 @@ fn of_container<'a>(container: &'a Container, pattern: &Regex) -> Option<(RunKin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{ContainerState, Inhibitor};
+    use crate::facts::Inhibitor;
     use crate::gates::GateState;
-    use crate::testing::{ago, container, labels, now, policy, service, survey};
+    use crate::testing::{ago, container, gates_policy, labels, now, service, survey};
 
     fn evaluated(survey: &Survey) -> Verdict {
-        evaluate(survey, &policy().runs, now())
+        // However long it has been live.
+        evaluate(survey, &Policy { max_age: None, ..gates_policy().runs }, now())
+    }
+
+    fn runs_of(verdict: Verdict) -> Vec<Run> {
+        found(&verdict).expect("it is known").runs.clone()
+    }
+
+    #[test]
+    fn what_a_crashed_ci_left_behind_closes_no_gate() {
+        let run = crate::testing::RUN;
+        let of = |name: &str, state, created: &str| Container {
+            names: vec![name.into()],
+            state,
+            created: ago(created),
+            ..container()
+        };
+        let project = |container: Container| Container {
+            labels: labels(&[(label::COMPOSE_PROJECT, run), ("com.docker.compose.container-number", "1")]),
+            ..container
+        };
+        let stack = |created: &str| Service {
+            labels: labels(&[(label::STACK, run)]),
+            created: ago(created),
+            ..service()
+        };
+        use ContainerState::{Created, Exited, Running};
+        use RunState::{Abandoned, Live, NeverStarted};
+        type Row<'a> = (&'a str, Vec<Service>, Vec<Container>, Option<RunState>);
+        let table: [Row; 9] = [
+            ("a stack of 24 h", vec![stack("24h")], vec![], Some(Abandoned)),
+            ("of 23 h", vec![stack("23h")], vec![], Some(Live)),
+            ("a container of two days", vec![], vec![of(run, Running, "2d")], Some(Abandoned)),
+            ("one that ended", vec![], vec![of(run, Exited, "2d")], None),
+            ("created only", vec![], vec![of(run, Created, "1m")], Some(NeverStarted)),
+            ("created only, days ago", vec![], vec![of(run, Created, "9d")], Some(NeverStarted)),
+            (
+                "created, beside one that ended",
+                vec![],
+                vec![project(of("a", Created, "1h")), project(of("b", Exited, "1h"))],
+                Some(NeverStarted),
+            ),
+            (
+                "created, beside one that runs",
+                vec![],
+                vec![project(of("a", Created, "1h")), project(of("b", Running, "1h"))],
+                Some(Live),
+            ),
+            (
+                "created for a service that is there",
+                vec![stack("1h")],
+                vec![Container {
+                    labels: labels(&[(label::STACK, run), (label::SERVICE_ID, "service")]),
+                    ..of("a", Created, "1h")
+                }],
+                Some(Live),
+            ),
+        ];
+        for (what, services, containers, expected) in table {
+            let facts = Survey { services: Ok(services), containers: Ok(containers), ..survey() };
+            let verdict = evaluate(&facts, &gates_policy().runs, now());
+            let states: Vec<_> = runs_of(verdict.clone()).iter().map(|run| run.state).collect();
+            assert_eq!(states, Vec::from_iter(expected), "{what}");
+            let closed = verdict.state() == GateState::Closed;
+            assert_eq!(closed, expected == Some(Live), "{what}");
+        }
+        // A command that runs holds the gate, however long.
+        let old = Inhibitor { pid: Some(7), since: ago("9d"), why: None };
+        let facts = Survey { inhibitors: Ok(vec![old]), ..survey() };
+        assert_eq!(evaluate(&facts, &gates_policy().runs, now()).state(), GateState::Closed);
+    }
+
+    /// By the wall clock alone a clock that jumps ahead would let go every run that is live.
+    #[test]
+    fn neither_a_clock_that_jumps_nor_a_host_that_was_off_makes_a_run_abandoned() {
+        let mut facts = Survey {
+            services: Ok(vec![Service { name: crate::testing::RUN.into(), ..service() }]),
+            ..survey()
+        };
+        facts.services.as_mut().unwrap()[0].created = ago("50h");
+        assert_eq!(evaluate(&facts, &gates_policy().runs, now()).state(), GateState::Open);
+        // The ledger, an hour ago by its clock, recorded that the wall clock showed two days less.
+        let record = crate::facts::Moment { wall: ago("51h").unwrap(), time: ago("1h").unwrap() };
+        facts.past = crate::facts::Past { moments: vec![record], now: Some(now()), ..Default::default() };
+        assert_eq!(evaluate(&facts, &gates_policy().runs, now()).state(), GateState::Closed);
+    }
+
+    #[test]
+    fn what_is_live_and_no_run_is_named_too() {
+        let facts = Survey { services: Ok(vec![service()]), containers: Ok(vec![container()]), ..survey() };
+        let verdict = evaluate(&facts, &gates_policy().runs, now());
+        let found = found(&verdict).unwrap();
+        assert_eq!((found.others.join(" "), found.looked_for.as_str()), ("app plain".into(), "coop-cloud"));
     }
 
     #[test]
@@ -171,8 +348,9 @@ mod tests {
             name: name.into(),
             age: Some(Duration::from_secs(86_400)),
             pid: None,
+            state: RunState::Live,
         };
-        assert_eq!(evaluated(&facts), Verdict::Closed(vec![expected]));
+        assert_eq!(runs_of(evaluated(&facts)), [expected]);
     }
 
     #[test]
@@ -199,10 +377,8 @@ mod tests {
         let number = ("com.docker.compose.container-number", "1");
         let shown = |container: Container| {
             let facts = Survey { containers: Ok(vec![container]), ..survey() };
-            match evaluated(&facts) {
-                Verdict::Closed(runs) => (runs[0].kind, runs[0].name.clone(), runs[0].is_possibly_stale()),
-                other => panic!("{other:?}"),
-            }
+            let runs = runs_of(evaluated(&facts));
+            (runs[0].kind, runs[0].name.clone(), runs[0].is_possibly_stale())
         };
         let labelled = |pairs: &[(&str, &str)]| Container { labels: labels(pairs), ..container() };
         let plain =
@@ -223,12 +399,8 @@ mod tests {
             ..crate::testing::service()
         };
         let facts = Survey { services: Ok(vec![in_stack]), ..survey() };
-        match evaluated(&facts) {
-            Verdict::Closed(runs) => {
-                assert_eq!((runs[0].kind, runs[0].name.as_str()), (RunKind::Service, run))
-            }
-            other => panic!("{other:?}"),
-        }
+        let runs = runs_of(evaluated(&facts));
+        assert_eq!((runs[0].kind, runs[0].name.as_str()), (RunKind::Service, run));
         // A task's container is shown as its service.
         let task = |id: &[(&str, &str)]| {
             let name = [(label::SERVICE_NAME, "service-name")];
@@ -246,31 +418,34 @@ mod tests {
             evaluated(&facts)
         };
         let deploy = Inhibitor { pid: Some(7), since: ago("61h"), why: Some("deploy".into()) };
-        match judged(Ok(vec![deploy])) {
-            Verdict::Closed(runs) => {
-                assert_eq!((runs[0].name.as_str(), runs[0].pid), ("deploy", Some(7)));
-                assert!(runs[0].is_possibly_stale());
-            }
-            other => panic!("{other:?}"),
-        }
+        let verdict = judged(Ok(vec![deploy]));
+        assert_eq!(verdict.state(), GateState::Closed);
+        let runs = runs_of(verdict);
+        assert_eq!((runs[0].name.as_str(), runs[0].pid), ("deploy", Some(7)));
+        assert!(runs[0].is_possibly_stale());
         assert_eq!(judged(Err(Unavailable("EACCES".into()))).state(), GateState::Unknown);
         assert_eq!(judged(Ok(vec![])).state(), GateState::Open);
     }
 
     #[test]
-    fn the_patterns_of_the_docs_match_their_examples() {
+    fn the_patterns_of_the_docs_are_the_programs_and_match_their_examples() {
+        use clap::ValueEnum as _;
         let page = include_str!("../../docs/ci-systems.md");
         let mut tried = 0;
-        for section in page.split("\n## ").skip(1) {
-            let pattern = section.split("run-pattern = '").nth(1).and_then(|rest| rest.split('\'').next());
-            let pattern = Regex::new(pattern.expect("a pattern")).unwrap();
+        for ci in crate::cli::Ci::value_variants() {
+            let heading = format!("\n## `{}`\n", ci.name());
+            let section = page.split(&heading).nth(1).and_then(|rest| rest.split("\n## ").next());
+            let section = section.unwrap_or_else(|| panic!("no section for {}", ci.name()));
+            assert!(section.contains(&format!("```\n{}\n```", ci.pattern())), "the pattern of {}", ci.name());
+            let pattern = Regex::new(ci.pattern()).unwrap();
             for (line, is_run) in [("- a run: `", true), ("- no run: `", false)] {
-                for name in section.split(line).skip(1).filter_map(|rest| rest.split('`').next()) {
+                let names = section.split(line).skip(1).filter_map(|rest| rest.split('`').next());
+                for name in names {
                     assert_eq!(pattern.is_match(name), is_run, "{name} by {pattern}");
                     tried += 1;
                 }
             }
         }
-        assert!(tried > 15, "{tried}");
+        assert!(tried > 30, "{tried}");
     }
 }

@@ -222,8 +222,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::facts::Layer;
-    use crate::ledger::{Clock, Entry, Moment, Pressure, Reading, Reported, Returns, UselessEviction};
+    use crate::facts::{Layer, Moment};
+    use crate::ledger::{Clock, Entry, Hour, Pressure, Reading, Reported, Returns, UselessEviction};
     use crate::testing::now;
     use crate::units::Percent;
 
@@ -276,7 +276,15 @@ mod tests {
                 reported: Some(Reported { at: at(18), what: "held: runs".into() }),
                 alarmed: true,
                 freed_nothing: Some(UselessEviction { at: at(19), percent: Percent::FULL, used: 7 }),
+                exhausted_at: Some(at(23)),
             }),
+            unconverged: BTreeMap::from([("s".into(), at(20))]),
+            hours: vec![Hour {
+                begins: at(21),
+                looked: at(22),
+                seen: Duration::from_secs(9),
+                busy: Duration::from_secs(7),
+            }],
             stuck: Some("c".into()),
             evicting: BTreeMap::from([("sha256:a".into(), vec!["app:1".into()])]),
         }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -11,12 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::child::{self, Signal};
 use super::ledger_file::{self, Content};
 use super::lock::{self, Lock, Removing};
-use super::{boot_clock, engine_files, engine_traces, filesystem, inhibitors, reserve};
+use super::registers::{FolderWatch, Registered};
+use super::{boot_clock, engine_files, engine_traces, filesystem, registers, reserve};
 use crate::engine::{EngineSettings, Engines};
 use crate::facts::{Answer, EngineTraces, Files, Filesystem, Info, Inhibitor, Unavailable};
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
-use crate::world::{Acquisition, World};
+use crate::world::{Acquisition, Register, Registration, Request, World};
 
 #[derive(Debug)]
 pub struct ThisHost {
@@ -51,6 +53,8 @@ impl World for ThisHost {
     type Engine = Engines;
     type PruneLock = Lock;
     type RemovalLock = Removing;
+    type Registered = Registered;
+    type Changes = FolderWatch;
 
     fn now(&self) -> Time {
         Time::now()
@@ -137,7 +141,7 @@ impl World for ThisHost {
     }
 
     fn prepare(&self) -> Result<()> {
-        inhibitors::prepare(&self.runtime_dir, self.engine.host.socket())
+        registers::prepare(&self.runtime_dir, self.engine.host.socket())
     }
 
     fn lock_prunes(&self) -> Result<Acquisition<Lock>> {
@@ -149,7 +153,48 @@ impl World for ThisHost {
     }
 
     fn inhibitors(&self) -> Result<Vec<Inhibitor>> {
-        inhibitors::active(&self.runtime_dir)
+        registers::inhibitors(&self.runtime_dir, self.now())
+    }
+
+    fn due_prunes(&self) -> Result<Vec<Inhibitor>> {
+        let prunes = registers::active(&self.runtime_dir, Register::Prunes, self.now())?.into_iter();
+        Ok(prunes.map(|prune| Inhibitor { pid: prune.pid, since: prune.since, why: prune.why }).collect())
+    }
+
+    fn requests(&self) -> Result<Vec<Request>> {
+        let requests = registers::active(&self.runtime_dir, Register::Requests, self.now())?.into_iter();
+        Ok(requests
+            .map(|request| Request {
+                since: request.since,
+                min_free: request.min_free,
+                gave_up: request.is_left,
+            })
+            .collect())
+    }
+
+    fn is_inside_inhibitor(&self) -> bool {
+        let inhibitors = self.inhibitors().unwrap_or_default().into_iter();
+        registers::is_descendant_of(&inhibitors.filter_map(|inhibitor| inhibitor.pid).collect::<Vec<_>>())
+    }
+
+    fn register(&self, register: Register, what: &Registration<'_>) -> Result<Registered> {
+        let registered = registers::register(&self.runtime_dir, register, what, self.now())?;
+        if register == Register::Prunes {
+            registers::take_over(&self.runtime_dir, register);
+        }
+        Ok(registered)
+    }
+
+    fn leave(&self, registered: Registered, how_long: Duration) -> Result<()> {
+        registered.leave(self.now().saturating_add(how_long)?)
+    }
+
+    fn watch(&self, register: Register) -> Result<FolderWatch> {
+        FolderWatch::new(&registers::folder(&self.runtime_dir, register))
+    }
+
+    async fn wait_for_removal(&self) -> Result<()> {
+        lock::wait_for_removal(&self.runtime_dir, self.engine.longest_removal()).await
     }
 
     fn watch_shutdown(&self) -> Result<()> {
@@ -161,6 +206,23 @@ impl World for ThisHost {
 
     fn shutdown_requested(&self) -> bool {
         self.shutdown.get().is_some_and(|shutdown| shutdown.load(Ordering::Relaxed))
+    }
+
+    async fn shutdown(&self) {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
+        let is_heeded = |kind: &SignalKind| {
+            Signal::try_from(kind.as_raw_value()).is_ok_and(|kind| !child::is_ignored(kind))
+        };
+        let mut signals: Vec<_> =
+            kinds.into_iter().filter(is_heeded).filter_map(|kind| signal(kind).ok()).collect();
+        if self.shutdown_requested() {
+            return;
+        }
+        let signals: Vec<_> = signals.iter_mut().map(|signal| Box::pin(signal.recv())).collect();
+        if signals.is_empty() {
+            return std::future::pending().await;
+        }
+        futures_util::future::select_all(signals).await;
     }
 }
 

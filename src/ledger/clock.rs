@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::{DefaultOnError, DurationSecondsWithFrac, serde_as, skip_serializing_none};
 
 use super::Ledger;
+use crate::facts::{Moment, Past};
 use crate::units::{Time, elapsed};
 
 /// Advanced by [`Ledger::advance`]; it never goes back.
@@ -36,14 +37,6 @@ pub struct Reading {
     #[serde(default, rename = "boot_seconds")]
     #[serde_as(as = "DefaultOnError<Option<DurationSecondsWithFrac<f64>>>")]
     pub since_boot: Option<Duration>,
-}
-
-/// The two clocks at the same moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Moment {
-    /// The wall clock.
-    pub wall: Time,
-    pub time: Time,
 }
 
 /// Gaps in which the two clocks drifted apart by more than this are recorded as jumps. A slewed clock stays below
@@ -106,23 +99,18 @@ impl Ledger {
         self.clock.as_ref().map_or(wall, |clock| clock.time)
     }
 
-    /// The age of what happened at this time by the wall clock: at most its age by that clock, and at most the time
-    /// that the ledger's clock counted since. Of what happened during a gap, the end of the gap counts.
-    pub fn age(&self, at: Time, wall: Time) -> Duration {
-        let by_wall = elapsed(wall, at);
+    /// What the gates want to know of the past.
+    pub fn past(&self, wall: Time) -> Past {
         let now = self.time(wall);
         let recorded = self.recorded_at.zip(self.recorded).map(|(wall, time)| Moment { wall, time });
-        let moments: Vec<Moment> = self.jumps.iter().copied().chain(recorded).collect();
-        let Some(first) = moments.first() else { return by_wall };
-        let next = moments.iter().skip(1).map(|moment| moment.time).chain([now]);
-        let since = moments.iter().zip(next).filter(|(moment, _)| moment.wall <= at).map(|(moment, next)| {
-            next.min(moment.time.saturating_add(elapsed(at, moment.wall)).unwrap_or(next))
-        });
-        let by_ledger = since.max().map_or_else(
-            || elapsed(now, first.time).saturating_add(elapsed(first.wall, at)),
-            |since| elapsed(now, since),
-        );
-        by_wall.min(by_ledger)
+        let moments = self.jumps.iter().copied().chain(recorded).collect();
+        let unconverged = self.unconverged.iter().map(|(id, since)| (id.clone(), elapsed(now, *since)));
+        Past { moments, now: Some(now), unconverged: unconverged.collect() }
+    }
+
+    /// [`Past::age`].
+    pub fn age(&self, at: Time, wall: Time) -> Duration {
+        self.past(wall).age(at, wall)
     }
 
     /// Record the time, and the gap since the last record. `until`: now, by the engine's clock.

@@ -1,5 +1,6 @@
 //! What this host has recorded of each image: when it was first seen, when it was last in use, and by which names.
 
+mod busy;
 mod clock;
 mod pressure;
 
@@ -10,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_with::formats::SpaceSeparator;
 use serde_with::{DefaultOnError, DurationSeconds, StringWithSeparator, serde_as, skip_serializing_none};
 
-use crate::facts::{Image, ImageClass, Layer, Reference, name_tag};
+use crate::facts::{Image, ImageClass, Layer, Moment, Reference, name_tag};
 use crate::units::{Time, elapsed};
-pub use clock::{Clock, Moment, Reading};
+pub use busy::{Busy, Hour};
+pub use clock::{Clock, Reading};
 pub use pressure::{Pressure, Reported, UselessEviction};
 
 /// Its times are by its own [`Clock`], except those of the last prunes and of the events.
@@ -49,6 +51,12 @@ pub struct Ledger {
     /// When one last ended with exit status 0, by the wall clock.
     pub last_success: Option<Time>,
     pub pressure: Option<Pressure>,
+    /// Since when each service has not been converged, by its ID.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unconverged: BTreeMap<String, Time>,
+    /// The last day, oldest first.
+    #[serde(default)]
+    pub hours: Vec<Hour>,
     /// The ID of the object whose removal the last prune gave up (`--removal-timeout`); build cache has an empty one.
     pub stuck: Option<String>,
     /// By image ID: the names that an eviction removes, recorded before it does. An interrupted eviction is
@@ -229,6 +237,14 @@ impl Ledger {
         let images = &self.images;
         self.evicting.retain(|id, _| images.contains_key(id));
         self.record_time(by_engine, wall);
+    }
+
+    /// Record which services are not converged now, by their IDs.
+    pub fn record_unconverged<'a>(&mut self, services: impl IntoIterator<Item = &'a str>, wall: Time) {
+        let now = self.time(wall);
+        let before = std::mem::take(&mut self.unconverged);
+        let since = |id: &str| before.get(id).map_or(now, |since| now.min(*since));
+        self.unconverged = services.into_iter().map(|id| (id.to_owned(), since(id))).collect();
     }
 
     pub fn record_layers(&mut self, layers: &[(String, Vec<Layer>)]) {

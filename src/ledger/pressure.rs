@@ -29,6 +29,8 @@ pub struct Pressure {
     #[serde(default)]
     #[serde_as(as = "DefaultOnError")]
     pub freed_nothing: Option<UselessEviction>,
+    /// When a prune was last carried out to its end, and the disk stayed under pressure: nothing more was eligible.
+    pub exhausted_at: Option<Time>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +63,7 @@ impl Pressure {
             reported: None,
             alarmed: false,
             freed_nothing: None,
+            exhausted_at: None,
         }
     }
 }
@@ -87,6 +90,7 @@ impl Ledger {
         let now = self.time(now);
         let pressure = self.mark_pressure(now);
         pressure.owed_since = None;
+        pressure.exhausted_at = Some(now);
         if let Some(filesystem) = freed_nothing
             && let Some(percent) = filesystem.percent()
         {
@@ -112,6 +116,13 @@ impl Ledger {
             filesystem.used >= last.used.saturating_add(point) || percent.get() > last.percent.get() + 1;
         let is_critical = percent >= critical && last.percent < critical;
         (ago < RETRY_USELESS_EVICTION && !risen && !is_critical).then_some(ago)
+    }
+
+    /// Whether another prune would probably find nothing to remove, so that no command should wait for it: one has just
+    /// been carried out to its end, and the disk has not become critical since.
+    pub fn is_exhausted(&self, wall: Time) -> bool {
+        let at = self.pressure.as_ref().and_then(|pressure| pressure.exhausted_at);
+        at.is_some_and(|at| elapsed(self.time(wall), at) < RETRY_USELESS_EVICTION)
     }
 
     pub fn clear_pressure(&mut self) {

@@ -191,10 +191,11 @@ fn eviction(
         (Some(_), None) => Err(KeepReason::DiskUnknown),
         // Nothing is evicted from a disk that is not under pressure itself.
         (Some((rung, _)), Some(usage))
-            if policy.threshold.is_reached(usage) && policy.limit(*rung).is_reached(usage) =>
+            if policy.begins(*rung).is_reached(usage) && policy.limit(*rung).is_reached(usage) =>
         {
             Ok(Eviction {
                 rung: *rung,
+                begins: policy.begins(*rung),
                 limit: policy.limit(*rung),
                 superseded: superseded.map(str::to_owned),
                 last_use,
@@ -259,10 +260,10 @@ fn last_use(entry: &Entry, ledger: &Ledger, now: Time) -> LastUse {
 }
 
 fn conditions(steps: &[(Rung, Duration)], policy: &Policy) -> Vec<Condition> {
-    let condition = |&(rung, unused_for): &(Rung, Duration)| {
-        let limit = policy.limit(rung);
-        let begins = if rung == Rung::Target { policy.threshold } else { limit };
-        Condition { unused_for, begins, limit }
+    let condition = |&(rung, unused_for): &(Rung, Duration)| Condition {
+        unused_for,
+        begins: policy.begins(rung),
+        limit: policy.limit(rung),
     };
     steps.iter().map(condition).collect()
 }
@@ -478,7 +479,7 @@ mod tests {
         assert_eq!(last_use, LastUse::Used(Duration::from_secs(7_200)));
         let policy = policy();
         let condition = |unused_for, begins, limit| Condition { unused_for, begins, limit };
-        let critical = condition(policy.critical_age, policy.critical, policy.critical);
+        let critical = condition(policy.critical_age, policy.critical, policy.critical_target);
         let expected = [
             // A prune begins at the threshold, and goes on down to the target.
             condition(policy.cache_age, policy.threshold, policy.target),

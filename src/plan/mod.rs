@@ -27,6 +27,8 @@ pub struct Policy {
     pub target: Limit,
     pub threshold: Limit,
     pub critical: Limit,
+    /// Where evictions at or above critical end.
+    pub critical_target: Limit,
     /// Labels that protect their containers and images.
     pub keep_labels: Vec<KeepLabel>,
     /// An image whose every tag matches one of these is treated as a cached image.
@@ -72,13 +74,27 @@ impl KeepLabel {
 }
 
 impl Policy {
-    /// How full the disk must be for the cached images of a rung to go.
+    /// How full the disk must still be for the cached images of a rung to go.
     pub fn limit(&self, rung: Rung) -> Limit {
         match rung {
             Rung::Target => self.target,
             Rung::Threshold => self.threshold,
+            Rung::Critical => self.critical_target,
+        }
+    }
+
+    /// How full the disk must be for evictions of a rung to begin.
+    fn begins(&self, rung: Rung) -> Limit {
+        match rung {
+            Rung::Target | Rung::Threshold => self.threshold,
             Rung::Critical => self.critical,
         }
+    }
+
+    /// Beside live runs: no evictions below critical.
+    pub fn beside_runs(&self) -> Self {
+        let critical = self.critical;
+        Self { target: critical, threshold: critical, critical_target: critical, ..self.clone() }
     }
 
     /// The label among these that protects its object.
@@ -139,11 +155,21 @@ impl LastUse {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
     pub rung: Rung,
+    /// The rung begins only where the disk is at or above this.
+    pub begins: Limit,
     /// It goes only while the disk is at or above this.
     pub limit: Limit,
     /// The `name:tag` by which another image has been used since.
     pub superseded: Option<String>,
     pub last_use: LastUse,
+}
+
+impl Eviction {
+    /// How full the disk must be for this one to go. `last`: the rung of the one that went before; those of the rungs
+    /// before may have made the room.
+    pub fn needs(&self, last: Option<Rung>) -> Limit {
+        if self.rung == Rung::Critical && last != Some(self.rung) { self.begins } else { self.limit }
+    }
 }
 
 /// What a cached image that stays needs to be evicted: a time since its last use, and a usage of the disk.
@@ -315,12 +341,13 @@ impl Plan {
 /// If not, sizes of the engine's list are used; the disk may end fuller, because images share layers.
 pub fn projected(plan: &Plan, usage: &Usage) -> (Usage, bool) {
     let mut usage = usage.clone();
-    let mut is_known = true;
+    let (mut is_known, mut last) = (true, None);
     for removal in &plan.remove {
-        if let RemovalReason::Evicted(eviction) = &removal.reason
-            && !eviction.limit.is_reached(&usage)
-        {
-            continue;
+        if let RemovalReason::Evicted(eviction) = &removal.reason {
+            if !eviction.needs(last).is_reached(&usage) {
+                continue;
+            }
+            last = Some(eviction.rung);
         }
         is_known &= removal.frees.is_some() || removal.object.kind == Kind::Container;
         let filesystem = &mut usage.filesystem;
@@ -413,6 +440,7 @@ mod tests {
             let age = Duration::ZERO;
             let evicted = |percent| Eviction {
                 rung: Rung::Target,
+                begins: limit(percent),
                 limit: limit(percent),
                 superseded: None,
                 last_use: LastUse::Used(age),

@@ -130,6 +130,7 @@ proptest! {
             target: limit(0, min_free),
             threshold: limit(1, min_free),
             critical: limit(2, None),
+            critical_target: Limit { percent: limit(2, None).percent.minus(5), min_free: None },
             keep_labels: vec!["keep".parse().unwrap()],
             runs: Regex::new("^run-").unwrap(),
             evict_tagged: if consent { vec![Regex::new("^app:[0-3]$").unwrap()] } else { vec![] },
@@ -183,7 +184,7 @@ proptest! {
                     Rung::Critical => policy.critical_age,
                 };
                 prop_assert!(idle >= least(eviction.rung) && policy.limit(eviction.rung).is_reached(&usage));
-                prop_assert!(policy.threshold.is_reached(&usage));
+                prop_assert!(policy.begins(eviction.rung).is_reached(&usage));
                 // No rung before eviction would do.
                 for rung in [Rung::Target, Rung::Threshold, Rung::Critical] {
                     prop_assert!(rung >= eviction.rung || idle < least(rung));
@@ -202,8 +203,8 @@ proptest! {
             if let KeepReason::Cached { last_use, conditions, satisfied } = &kept.reason {
                 let old_enough = |condition: &&Condition| last_use.ago() >= condition.unused_for;
                 prop_assert_eq!(conditions.iter().find(old_enough), satisfied.as_ref());
-                let pressed = policy.threshold.is_reached(&usage);
-                prop_assert!(satisfied.is_none_or(|satisfied| !pressed || !satisfied.limit.is_reached(&usage)));
+                let goes = |satisfied: &Condition| satisfied.begins.is_reached(&usage) && satisfied.limit.is_reached(&usage);
+                prop_assert!(!satisfied.is_some_and(|satisfied| goes(&satisfied)));
             }
         }
         // Every object has exactly one decision.

@@ -33,7 +33,7 @@ pub enum Intervention<'a> {
 pub fn intervention(report: &PruneReport, critical: Limit) -> Option<Intervention<'_>> {
     let was_blocked = match report {
         PruneReport::Blocked { .. } => true,
-        PruneReport::Done(done) => done.outcome.stopped.is_some(),
+        PruneReport::Done(done) => done.outcome.stopped.is_some() || done.is_beside_runs(),
         _ => return None,
     };
     if let Some(usage) = report.after().first().filter(|usage| critical.is_reached(usage)) {
@@ -136,7 +136,7 @@ mod tests {
         let finished = Outcome::default;
         let stopped = || Outcome { stopped: Some(Stop::Signal), ..Outcome::default() };
         let blocked = |percent, owed| {
-            let gates = Gates { runs: crate::gates::Verdict::Closed(vec![]), ..gates(percent) };
+            let gates = Gates { runs: crate::testing::runs_closed(), ..gates(percent) };
             PruneReport::Blocked { gates, pressure: pressure(owed) }
         };
         let plan = crate::plan::Plan::default;

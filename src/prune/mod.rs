@@ -1,20 +1,20 @@
 //! A prune and its preview: one road, from the survey to the report.
 
 pub mod due;
+pub mod moment;
 pub mod report;
 
 use std::cell::Cell;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::execute::{Context, Execution, Outcome, Recheck, Skip, Stop};
-use crate::facts::{Answer, Container, DiskPlaces, Filesystem, Inventory, Survey, Unavailable, Usage};
+use crate::facts::{Answer, Container, DiskPlaces, Filesystem, Inventory, Past, Survey, Unavailable, Usage};
 use crate::gates::disk::usages;
-use crate::gates::{self, GateState, Gates, Verdict, converge};
+use crate::gates::{self, GateState, Gates, Verdict, converge, runs};
 use crate::ledger::{Ledger, Observations};
 use crate::observe::{self, Questions};
 use crate::plan::{self, Plan, RemovalReason, Turn};
-use crate::units::{Time, age};
+use crate::units::Time;
 use crate::world::{Acquisition, EngineApi, StopEvent, World};
 use report::{Done, OngoingPressure, Preview, PruneReport};
 
@@ -22,12 +22,24 @@ use report::{Done, OngoingPressure, Preview, PruneReport};
 pub struct PrunePolicy {
     /// What `--disk-path` names; empty: where the engine keeps its data.
     pub disk_paths: Vec<PathBuf>,
+    pub gates: gates::Policy,
+    /// At or above critical, evict cached images beside live runs.
+    pub during_runs: bool,
     pub removal: plan::Policy,
 }
 
 impl PrunePolicy {
     pub fn gates(&self, survey: &Survey, now: Time) -> Gates {
-        gates::evaluate(survey, self.removal.threshold, &self.removal.runs, now)
+        gates::evaluate(survey, &self.gates, now)
+    }
+
+    /// Whether live runs are all that is in the way, on a disk that is critical, and evictions go on beside them.
+    pub fn may_evict_beside_runs(&self, gates: &Gates) -> bool {
+        let critical = |usage: &Usage| self.removal.critical.is_reached(usage);
+        self.during_runs
+            && gates.runs_alone_block()
+            && gates.is_under_pressure()
+            && gates.usages().iter().any(critical)
     }
 }
 
@@ -72,9 +84,9 @@ pub async fn run<W: World>(world: &W, policy: &PrunePolicy, mode: Mode<'_>) -> A
         connected => connected?,
     };
     let survey = observe::survey(world, &engine, Questions::EVERYTHING, &policy.disk_paths).await;
-    let now = world.now();
+    let (now, policy) = (world.now(), policy.requested(world, &survey));
     let gates = policy.gates(&survey, now);
-    let look = Look { world, engine: &engine, policy, survey: &survey, gates: &gates, now };
+    let look = Look::new(world, &engine, &policy, &survey, &gates, now);
     let is_unknown = gates.state() == GateState::Unknown;
     let planned = if is_unknown && is_prune {
         look.owe().await;
@@ -125,28 +137,56 @@ struct Look<'a, W: World> {
     policy: &'a PrunePolicy,
     survey: &'a Survey,
     gates: &'a Gates,
+    /// Only cached images go, beside live runs.
+    beside_runs: bool,
+    /// Names of the runs that are not waited for.
+    let_go: Vec<String>,
     now: Time,
 }
 
 type Planned = (PruneReport, Inventory, Ledger);
 
-impl<W: World> Look<'_, W> {
+impl<'a, W: World> Look<'a, W> {
+    fn new(
+        world: &'a W,
+        engine: &'a W::Engine,
+        policy: &'a PrunePolicy,
+        survey: &'a Survey,
+        gates: &'a Gates,
+        now: Time,
+    ) -> Self {
+        let beside_runs = policy.may_evict_beside_runs(gates);
+        let runs = runs::found(&gates.runs).into_iter().flat_map(|found| &found.runs);
+        let let_go = runs.filter(|run| beside_runs || run.state != runs::RunState::Live);
+        let let_go = let_go.map(|run| run.name.clone()).collect();
+        Self { world, engine, policy, survey, gates, beside_runs, let_go, now }
+    }
+
+    fn plan(&self, inventory: &Inventory, ledger: &Ledger, usage: Option<&Usage>) -> Plan {
+        let policy = &self.policy.removal;
+        if !self.beside_runs {
+            return plan::build(inventory, ledger, policy, usage, self.now);
+        }
+        let mut plan = plan::build(inventory, ledger, &policy.beside_runs(), usage, self.now);
+        plan.remove.retain(|removal| matches!(removal.reason, RemovalReason::Evicted(_)));
+        plan
+    }
+
     /// From the ledger to the report. Containers and build cache are removed before the images are listed.
     async fn plan_and_execute(&self, mode: Mode<'_>, events: Option<&Events<W>>) -> Answer<Planned> {
         let Self { world, engine, survey, gates, now, .. } = *self;
         let policy = &self.policy.removal;
         let (mut ledger, mut uses) = self.record_uses(events.is_some()).await?;
         let mut inventory = survey.inventory()?;
-        if let Some(events) = events.filter(|_| gates.state() != GateState::Open) {
+        let is_blocked = gates.state() != GateState::Open && !self.beside_runs;
+        if let Some(events) = events.filter(|_| is_blocked) {
             let report = self.finish_or_block(&ledger, &mut inventory, events).await?;
             return Ok((report, inventory, ledger));
         }
-
         let places = survey.disk_places(&self.policy.disk_paths);
         let mut usage = self.usage(mode, &places).await?;
         observe::complete_containers(engine, &mut inventory, &ledger, policy, now).await;
-        let mut plan = plan::build(&inventory, &ledger, policy, usage.as_ref(), now);
-
+        let mut plan = self.plan(&inventory, &ledger, usage.as_ref());
         let planned = Cell::new(plan.remove.len());
         let show = |done: Option<usize>| {
             if let Mode::Prune(progress) = mode {
@@ -168,7 +208,7 @@ impl<W: World> Look<'_, W> {
                 usage = fullest(world, &images).await.ok().or(usage);
             }
             ledger = self.list_images(&mut inventory, &mut uses, ledger, &usage, events.is_some()).await;
-            plan = plan::build(&inventory, &ledger, policy, usage.as_ref(), now);
+            plan = self.plan(&inventory, &ledger, usage.as_ref());
             planned.set(plan.remove.len());
         }
         let Some(mut run) = execution else {
@@ -198,7 +238,7 @@ impl<W: World> Look<'_, W> {
 
     /// Record what is in use; a preview does so in memory.
     async fn record_uses(&self, stored: bool) -> Answer<(Ledger, Observations)> {
-        let Self { world, engine, survey, now, .. } = *self;
+        let Self { world, engine, survey, gates, now, .. } = *self;
         if stored {
             self.owe().await;
         }
@@ -207,6 +247,7 @@ impl<W: World> Look<'_, W> {
         let is_under_pressure = self.gates.is_under_pressure();
         let change = |ledger: &mut Ledger| {
             ledger.record(&uses, now);
+            record_gates(ledger, gates, now);
             if !is_under_pressure {
                 ledger.clear_pressure();
             }
@@ -252,9 +293,18 @@ impl<W: World> Look<'_, W> {
         images: &'b [PathBuf],
         progress: &'b dyn Fn(usize),
     ) -> Execution<'b, W, impl AsyncFnMut() -> Recheck, impl AsyncFn() -> Answer<Usage>> {
-        let Self { world, engine, policy, .. } = *self;
-        let context = Context { world, engine, events, progress };
-        let ask = async || ask_again(world, engine, policy).await;
+        let Self { world, engine, policy, survey, .. } = *self;
+        let context = Context { world, engine, events, let_go: &self.let_go, progress };
+        let ask = async || {
+            let mut again = ask_again(world, engine, policy, &survey.past).await;
+            if self.beside_runs
+                && let Verdict::Closed(found) = &again.runs
+                && found.holds_no_inhibitor()
+            {
+                again.runs = Verdict::Open(found.clone());
+            }
+            again
+        };
         Execution::new(context, ask, async || fullest(world, images).await)
     }
 
@@ -340,7 +390,12 @@ impl<W: World> Look<'_, W> {
         // The fuller of before and after: the engine's own records must not count as a point more.
         let fullest = [at_the_end.as_ref(), usage.as_ref()].into_iter().flatten();
         let fullest = fullest.map(|usage| &usage.filesystem).max_by_key(|filesystem| filesystem.used);
-        let change = |ledger: &mut Ledger| settle(ledger, &outcome, relieved, fullest, now);
+        let change = |ledger: &mut Ledger| {
+            settle(ledger, &outcome, relieved, fullest, now);
+            if self.beside_runs && !relieved {
+                ledger.owe(["runs"], now);
+            }
+        };
         let pressure = match world.update_ledger(now, change).await {
             Ok(ledger) => OngoingPressure::of(&ledger, now),
             // As may be on a full disk. The pressure is as it was at the start.
@@ -350,6 +405,16 @@ impl<W: World> Look<'_, W> {
             }
         };
         PruneReport::Done(Box::new(Done { gates, plan, usage, outcome, after, relieved, pressure }))
+    }
+}
+
+/// Record which services are not converged, and whether runs are live, where that is known.
+pub fn record_gates(ledger: &mut Ledger, gates: &Gates, now: Time) {
+    if let Some((converging, stuck)) = converge::unconverged(&gates.converge) {
+        ledger.record_unconverged(converging.iter().chain(stuck).map(|service| service.id.as_str()), now);
+    }
+    if let Some(found) = runs::found(&gates.runs) {
+        ledger.record_runs(found.live().next().is_some(), now);
     }
 }
 
@@ -402,8 +467,9 @@ async fn fullest(world: &impl World, places: &[PathBuf]) -> Answer<Usage> {
 }
 
 /// Evaluate `runs` and `converge` again, and ask which images containers use.
-async fn ask_again<W: World>(world: &W, engine: &W::Engine, policy: &PrunePolicy) -> Recheck {
-    let survey = observe::survey(world, engine, Questions::DEPLOYS, &[]).await;
+async fn ask_again<W: World>(world: &W, engine: &W::Engine, policy: &PrunePolicy, past: &Past) -> Recheck {
+    let mut survey = observe::survey(world, engine, Questions::DEPLOYS, &[]).await;
+    survey.past.clone_from(past);
     let Gates { runs, converge, .. } = policy.gates(&survey, world.now());
     let in_use = survey.containers.iter().flatten().flat_map(Container::images).map(str::to_owned).collect();
     Recheck { runs, converge, in_use }
@@ -430,30 +496,12 @@ async fn record_or_warn(world: &impl World, now: Time, change: impl Fn(&mut Ledg
     ledger
 }
 
-/// A service that has not converged for this long is named in the log.
-const CONVERGES_WITHIN: Duration = Duration::from_secs(24 * 3_600);
-
-/// Name what keeps `converge` closed although nothing is under way, so that an operator can act.
-pub fn warn_of_hindrances(survey: &Survey, gates: Option<&Gates>) {
+/// Name the services that a proof of layer reuse left behind.
+pub fn warn_of_leftovers(survey: &Survey) {
     for name in survey.left_by_proofs() {
         log::warn!(
             "service {name} was left behind by a verify --redeploy that was killed; \
              remove it with verify --redeploy, or docker service rm {name}"
-        );
-    }
-    let Some(Verdict::Closed(converge::Closed::Converging(converging))) = gates.map(|gates| &gates.converge)
-    else {
-        return;
-    };
-    for service in converging {
-        let Some(since) = service.age.filter(|age| *age >= CONVERGES_WITHIN) else { continue };
-        log::warn!(
-            "service {} is not converged ({}/{} tasks run) and was last changed {} ago: no prune can run before its \
-             owner fixes or removes it",
-            service.service,
-            service.has,
-            service.wants,
-            age(since)
         );
     }
 }

@@ -56,6 +56,13 @@ pub struct Done {
     pub pressure: Option<OngoingPressure>,
 }
 
+impl Done {
+    /// Live runs blocked everything but the eviction of cached images (`--during-runs critical`).
+    pub fn is_beside_runs(&self) -> bool {
+        self.gates.is_under_pressure() && self.gates.runs_alone_block()
+    }
+}
+
 impl PruneReport {
     /// `None` if they were not evaluated.
     pub fn gates(&self) -> Option<&Gates> {
@@ -235,7 +242,7 @@ mod tests {
     fn how_a_run_ended_is_one_word() {
         use crate::execute::Stop;
         use crate::testing::{done, gates, removal};
-        let closed = || Gates { runs: crate::gates::Verdict::Closed(vec![]), ..gates(85) };
+        let closed = || Gates { runs: crate::testing::runs_closed(), ..gates(85) };
         let removed = || Outcome { removed: vec![removal(Kind::Container, "")], ..Outcome::default() };
         let done = |outcome| PruneReport::Done(Box::new(done(outcome)));
         let preview = |gates| PruneReport::Preview(Preview { gates, plan: Plan::default(), usage: None });

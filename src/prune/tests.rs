@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::*;
 use crate::execute::FreedNothing;
 use crate::facts::{Image, Inhibitor, Kind, SwarmState};
+use crate::gates::Verdict;
 use crate::ledger::Entry;
 use crate::testing::fake::Fake;
 use crate::testing::{
@@ -25,8 +27,8 @@ fn failed(error: EngineError) -> Outcome {
 /// Each way to be stopped, the gates that are counted for it, and whether it is a failure.
 fn stops() -> Vec<(Stop, &'static [&'static str], bool)> {
     let name = || "app".to_owned();
-    let closed = || Verdict::Closed(vec![]);
-    let open = || Verdict::Open(converge::Open::Converged(1));
+    let closed = crate::testing::runs_closed;
+    let open = || Verdict::Open(converge::Open::Converged { services: 1, stuck: vec![] });
     let unknown = Verdict::Unknown(converge::Unknown::Unavailable(why()));
     vec![
         (Stop::Gates { runs: closed(), converge: open() }, &["runs"], false),
@@ -148,7 +150,7 @@ fn pruned(fake: Fake, words: &str) -> (Answer<PruneReport>, Rc<Fake>) {
 }
 
 fn run_of_ci() -> Container {
-    Container { names: vec![crate::testing::RUN.into()], ..container() }
+    Container { names: vec![crate::testing::RUN.into()], created: Some(now()), ..container() }
 }
 
 fn word(report: &PruneReport) -> String {
@@ -341,7 +343,7 @@ fn what_an_interrupted_eviction_left_is_finished_also_on_a_disk_with_room() {
     assert_eq!((word(&result.unwrap()).as_str(), fake.images.borrow().len()), ("blocked", 1));
     assert_eq!(fake.ledger.borrow().evicting.len(), 1);
     let mut converging = interrupted(50);
-    converging.services = vec![service()];
+    converging.services = vec![crate::facts::Service { updated: Some(now()), ..service() }];
     converging.services[0].status = Some(crate::facts::TaskCounts { running: 0, desired: 1, completed: 0 });
     let (result, fake) = pruned(converging, "");
     assert_eq!((word(&result.unwrap()).as_str(), fake.images.borrow().len()), ("blocked", 1));
@@ -418,18 +420,46 @@ fn what_is_under_way_counts_as_it_is_asked_again() {
     fake.services = vec![service()];
     fake.tasks = vec![crate::testing::task()];
     let fake = Rc::new(fake);
-    let again = block(ask_again(&fake, &fake, &settings("prune").policy));
+    let again = block(ask_again(&fake, &fake, &settings("prune").policy, &Past::default()));
     assert_eq!(states(&again), [GateState::Open; 2]);
     assert_eq!(again.in_use, HashSet::from(["sha256:1a".to_owned(), "tools:1".to_owned()]));
     let mut fake = host(85);
     fake.services = vec![crate::facts::Service {
         labels: labels(&[("com.docker.stack.namespace", "abcd-0123ef_ci_commoninternet_net")]),
+        created: Some(now()),
         ..service()
     }];
     let fake = Rc::new(fake);
-    let again = block(ask_again(&fake, &fake, &settings("prune").policy));
+    let again = block(ask_again(&fake, &fake, &settings("prune").policy, &Past::default()));
     assert_eq!(states(&again), [GateState::Closed, GateState::Open]);
     let fake = Rc::new(host(85).failing("tasks", 500));
-    let again = block(ask_again(&fake, &fake, &settings("prune").policy));
+    let again = block(ask_again(&fake, &fake, &settings("prune").policy, &Past::default()));
     assert_eq!(states(&again), [GateState::Open, GateState::Unknown]);
+}
+
+#[test]
+fn beside_live_runs_only_cached_images_go_and_only_at_critical() {
+    let run = |percent, words: &str, inhibited: bool| {
+        let mut fake = host(percent);
+        fake.containers = vec![run_of_ci()];
+        fake.containers[0].image_id = "sha256:other".into();
+        fake.containers.push(Container {
+            id: "ended".into(),
+            state: crate::facts::ContainerState::Exited,
+            ..container()
+        });
+        if inhibited {
+            fake.inhibitors.borrow_mut().push(Inhibitor { pid: Some(7), since: None, why: None });
+        }
+        let (result, fake) = pruned(fake, words);
+        let images = fake.asked("remove").iter().filter(|asked| asked.contains("image")).count();
+        (word(&result.unwrap()), images > 0, fake.asked("remove container").len())
+    };
+    let during = "--during-runs critical";
+    let (ending, evicts, containers) = run(96, during, false);
+    assert_eq!((ending.as_str(), evicts, containers), ("removed 1, stopped false", true, 0));
+    for (percent, words, inhibited) in [(96, "", false), (94, during, false), (96, during, true)] {
+        let (ending, evicts, _) = run(percent, words, inhibited);
+        assert_eq!((ending.as_str(), evicts), ("blocked", false), "{percent} {words} {inhibited}");
+    }
 }

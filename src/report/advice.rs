@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::reason::usage_line;
+use super::reason::{converging_line, run_line, usage_line};
 use super::table::amount;
 use crate::facts::{Kind, Usage};
-use crate::gates::{GateState, Gates, Verdict, converge, runs};
+use crate::gates::{GateState, Gates, converge, runs};
+use crate::ledger::Busy;
 use crate::plan::{KeepReason, Kept, Plan};
-use crate::units::{duration, size};
+use crate::units::{age, duration, size};
 
 /// From this usage on a disk counts as full: the default of `--disk-critical`, percent.
 const NEARLY_FULL: u8 = 95;
@@ -31,7 +32,7 @@ pub fn blocked_on_a_full_disk(gates: &Gates) -> Option<String> {
     let waits_for_space = |service: &converge::ConvergingService| {
         matches!(service.cause, ImageNotFound(_) | Pulling | Starting)
     };
-    let commands: Vec<String> = live_runs(gates).iter().filter_map(take_down).collect();
+    let commands: Vec<String> = live_runs(gates).filter_map(take_down).collect();
     let waits = converging(gates).iter().any(waits_for_space);
     if commands.is_empty() && !waits {
         return None;
@@ -49,15 +50,51 @@ pub fn blocked_on_a_full_disk(gates: &Gates) -> Option<String> {
     Some(format!("{}{why}; {what}", usage_line(full)))
 }
 
-fn live_runs(gates: &Gates) -> &[runs::Run] {
-    if let Verdict::Closed(found) = &gates.runs { found } else { &[] }
+fn live_runs(gates: &Gates) -> impl Iterator<Item = &runs::Run> {
+    runs::found(&gates.runs).into_iter().flat_map(runs::Found::live)
 }
 
 fn converging(gates: &Gates) -> &[converge::ConvergingService] {
-    match &gates.converge {
-        Verdict::Closed(converge::Closed::Converging(services)) => services,
-        _ => &[],
+    converge::unconverged(&gates.converge).unwrap_or_default().0
+}
+
+/// What closes no gate any more although it is there, with the command that ends it.
+pub fn let_go(gates: &Gates) -> Vec<String> {
+    let runs = runs::found(&gates.runs).into_iter().flat_map(runs::Found::let_go).map(|run| {
+        let why = match run.state {
+            runs::RunState::NeverStarted => "was created and never started",
+            runs::RunState::Live | runs::RunState::Abandoned => "is abandoned (--run-max-age)",
+        };
+        let command = take_down(run).unwrap_or_default();
+        format!("{} {why} and closes no gate; if no job needs it: {command}", run_line(run))
+    });
+    let (_, stuck) = converge::unconverged(&gates.converge).unwrap_or_default();
+    let services = stuck.iter().map(|service| {
+        let converging = converging_line(service);
+        let lasting = age(service.lasting);
+        let commands = start_or_remove(&service.service);
+        format!(
+            "{converging} is stuck, not converged for {lasting} (--converge-max-age), and closes no gate: {commands}"
+        )
+    });
+    runs.chain(services).collect()
+}
+
+/// How long runs were live over the last day, and what to do where there is hardly a gap.
+pub fn busy(busy: Busy) -> String {
+    let line =
+        format!("runs were live for {} of the last {} that were looked at", age(busy.busy), age(busy.seen));
+    if !busy.is_never_idle() {
+        return line;
     }
+    format!(
+        "{line}: this host is never idle. Wrap runs in ci-docker-prune inhibit, so that prunes get their turn, or set during-runs \
+         = \"critical\""
+    )
+}
+
+fn start_or_remove(service: &str) -> String {
+    format!("docker service update --force {service}, or docker service rm {service}")
 }
 
 fn take_down(run: &runs::Run) -> Option<String> {
@@ -80,7 +117,7 @@ pub fn on_gates(gates: &Gates) -> Vec<String> {
     if gates.runs.state() == GateState::Unknown {
         return advice;
     }
-    let runs: Vec<&str> = live_runs(gates).iter().map(|run| run.name.as_str()).collect();
+    let runs: Vec<&str> = live_runs(gates).map(|run| run.name.as_str()).collect();
     // What belongs to a run ends with it.
     let of_run = |service: &converge::ConvergingService| {
         runs.contains(&service.service.as_str())
@@ -89,9 +126,7 @@ pub fn on_gates(gates: &Gates) -> Vec<String> {
     let dead = converging(gates).iter().filter(|service| service.gave_up && !of_run(service));
     advice.extend(dead.map(|service| {
         let name = &service.service;
-        format!(
-            "service {name} blocks prunes until it converges: docker service update --force {name}, or docker service rm {name}"
-        )
+        format!("service {name} blocks prunes until it converges: {}", start_or_remove(name))
     }));
     advice
 }
@@ -166,12 +201,13 @@ pub fn freed_nothing(images: usize, bytes: u64, usage: Option<&Usage>) -> String
 mod tests {
     use super::*;
     use crate::facts::Limit;
+    use crate::gates::Verdict;
     use crate::gates::disk::Measured;
     use crate::plan::LastUse;
     use crate::testing::{CACHED, gates, object, usage};
 
     fn runs_of(found: Vec<runs::Run>, gates: Gates) -> Gates {
-        Gates { runs: Verdict::Closed(found), ..gates }
+        Gates { runs: Verdict::Closed(runs::Found { runs: found, ..Default::default() }), ..gates }
     }
 
     fn waiting(cause: converge::ConvergeCause, gates: Gates) -> Gates {
@@ -183,12 +219,20 @@ mod tests {
             gave_up: false,
             stack: Some("shop".into()),
             age: None,
+            lasting: Duration::from_secs(90_000),
+            id: "id".into(),
         };
-        Gates { converge: Verdict::Closed(converge::Closed::Converging(vec![service])), ..gates }
+        Gates {
+            converge: Verdict::Closed(converge::Closed::Converging {
+                converging: vec![service],
+                stuck: vec![],
+            }),
+            ..gates
+        }
     }
 
     fn run(kind: runs::RunKind, name: &str) -> runs::Run {
-        runs::Run { kind, name: name.into(), age: None, pid: None }
+        runs::Run { kind, name: name.into(), age: None, pid: None, state: runs::RunState::Live }
     }
 
     #[test]
@@ -246,12 +290,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_let_go_is_named_with_the_command_that_ends_it() {
+        let mut gates = runs_of(
+            vec![
+                runs::Run { state: runs::RunState::Abandoned, ..run(runs::RunKind::Stack, "a") },
+                runs::Run { state: runs::RunState::NeverStarted, ..run(runs::RunKind::Container, "d") },
+                run(runs::RunKind::Stack, "live"),
+            ],
+            waiting(converge::ConvergeCause::CrashLooping(None), gates(85)),
+        );
+        if let Verdict::Closed(converge::Closed::Converging { converging, stuck }) = &mut gates.converge {
+            stuck.append(converging);
+        }
+        assert_eq!(
+            let_go(&gates),
+            [
+                "stack a is abandoned (--run-max-age) and closes no gate; if no job needs it: docker stack rm a",
+                "container d was created and never started and closes no gate; if no job needs it: docker rm --force d",
+                "service shop_web 0/1 (crash-looping) is stuck, not converged for 25h (--converge-max-age), and closes no \
+                 gate: docker service update --force shop_web, or docker service rm shop_web",
+            ]
+        );
+    }
+
+    #[test]
     fn a_service_that_swarm_has_given_up_is_named_unless_a_run_owns_it() {
         let service = |gave_up, stack: Option<&str>, percent| {
             let mut gates = waiting(converge::ConvergeCause::Failed(None), gates(percent));
-            if let Verdict::Closed(converge::Closed::Converging(services)) = &mut gates.converge {
-                services[0].gave_up = gave_up;
-                services[0].stack = stack.map(str::to_owned);
+            if let Verdict::Closed(converge::Closed::Converging { converging, .. }) = &mut gates.converge {
+                converging[0].gave_up = gave_up;
+                converging[0].stack = stack.map(str::to_owned);
             }
             gates
         };

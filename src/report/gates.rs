@@ -34,6 +34,11 @@ pub fn text(out: &mut impl Write, gates: &[GateReason], advice: &[String]) -> io
     advice.iter().try_for_each(|advice| writeln!(out, "{}", clean(advice)))
 }
 
+/// What is live and no run, for those who wonder why the gate does not see theirs.
+pub fn no_runs(out: &mut impl Write, names: &[String]) -> io::Result<()> {
+    names.iter().try_for_each(|name| writeln!(out, "live and no run: {}", clean(name)))
+}
+
 /// `advice`: what to do where a gate is closed on a disk that is nearly full.
 pub fn json_of(out: &mut impl Write, gates: &[GateReason], advice: Option<String>) -> io::Result<()> {
     #[derive(Serialize)]

@@ -7,7 +7,7 @@ use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
 
 use crate::execute::Stop;
 use crate::facts::Kind;
-use crate::gates::{GateState, Verdict, runs};
+use crate::gates::{GateState, runs};
 use crate::ledger::Ledger;
 use crate::plan::Removal;
 use crate::prune::report::{Attempt, OUTCOMES, OngoingPressure, PruneReport};
@@ -185,16 +185,15 @@ fn inhibitors(report: &PruneReport) -> Option<usize> {
         Some(Stop::Inhibited(by)) => by.len(),
         _ => 0,
     };
-    match &report.gates()?.runs {
-        Verdict::Closed(runs) => Some(runs.iter().filter(|run| run.kind == runs::RunKind::Inhibitor).count()),
-        Verdict::Open(()) => Some(stopped),
-        Verdict::Unknown(_) => None,
-    }
+    let found = runs::found(&report.gates()?.runs)?;
+    let inhibitors = found.live().filter(|run| run.kind == runs::RunKind::Inhibitor).count();
+    Some(inhibitors.max(stopped))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gates::Verdict;
     use crate::prune::report::Done;
     use crate::testing::{CACHED, DANGLING, TAGGED, ago, done, gates, now, object, removal};
 
@@ -273,10 +272,12 @@ mod tests {
     #[test]
     fn inhibitors_are_those_that_blocked_a_run_or_stopped_it() {
         let inhibitor = || Inhibitor { pid: None, since: None, why: None };
-        let run = |kind| runs::Run { kind, name: "x".into(), age: None, pid: None };
+        let state = runs::RunState::Live;
+        let run = |kind| runs::Run { kind, name: "x".into(), age: None, pid: None, state };
         let by =
             || vec![run(runs::RunKind::Inhibitor), run(runs::RunKind::Stack), run(runs::RunKind::Inhibitor)];
-        let closed = || Gates { runs: Verdict::Closed(by()), ..gates(85) };
+        let found = || runs::Found { runs: by(), ..Default::default() };
+        let closed = || Gates { runs: Verdict::Closed(found()), ..gates(85) };
         let blocked = |gates| PruneReport::Blocked { gates, pressure: None };
         let stopped =
             |by| PruneReport::Done(Box::new(done(Outcome { stopped: Some(by), ..Outcome::default() })));

@@ -245,6 +245,12 @@ fn done_text(out: &mut impl Write, done: &Done, attempt: &Attempt, verbose: bool
     if let Some(freed) = &outcome.freed_nothing {
         writeln!(out, "{}", clean(&advice::freed_nothing(freed.images, freed.size, done.after.first())))?;
     }
+    if done.is_beside_runs() {
+        writeln!(
+            out,
+            "beside live runs (--during-runs critical): only cached images may go, until the disk is below critical"
+        )?;
+    }
     if let Some(why) = &outcome.stopped {
         writeln!(out, "stopped: {}", clean(&reason::stop(why).message))?;
     }

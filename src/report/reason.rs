@@ -141,33 +141,51 @@ pub fn limit_text(limit: &Limit) -> String {
 
 fn runs(verdict: &runs::Verdict) -> GateReason {
     let (code, lines, runs) = match verdict {
-        Verdict::Open(()) => ("no_run_live", vec!["no CI run is live".into()], Some(vec![])),
-        Verdict::Closed(found) => {
-            let (lines, runs): (Vec<_>, Vec<_>) = found.iter().map(run).unzip();
-            ("runs_live", lines, Some(runs))
+        Verdict::Open(found) => {
+            let line = format!("no CI run is live (looked for {})", found.looked_for);
+            ("no_run_live", vec![line], Some(found))
         }
+        Verdict::Closed(found) => ("runs_live", found.live().map(run_line).collect(), Some(found)),
         Verdict::Unknown(why) => ("not_available", vec![why.0.clone()], None),
     };
-    let figures = runs.map_or(Value::Null, |runs| json!({"runs": runs}));
+    let figures = runs.map_or(Value::Null, |found| {
+        let runs: Vec<_> = found.runs.iter().map(run).collect();
+        json!({"runs": runs, "looked_for": found.looked_for, "no_runs": found.others})
+    });
     gate("runs", verdict.state(), code, lines, figures)
 }
 
-fn run(run: &runs::Run) -> (String, Value) {
-    let (word, kind) = match run.kind {
-        runs::RunKind::Stack => ("stack", "stack"),
-        runs::RunKind::Service => ("service", "service"),
-        runs::RunKind::ComposeProject => ("compose-project", "compose project"),
-        runs::RunKind::Container => ("container", "container"),
-        runs::RunKind::Inhibitor => ("inhibitor", ""),
-    };
+fn kind_of_run(kind: runs::RunKind) -> &'static str {
+    match kind {
+        runs::RunKind::Stack => "stack",
+        runs::RunKind::Service => "service",
+        runs::RunKind::ComposeProject => "compose project",
+        runs::RunKind::Container => "container",
+        runs::RunKind::Inhibitor => "inhibitor",
+    }
+}
+
+/// `stack shop (for 3m)`.
+pub fn run_line(run: &runs::Run) -> String {
+    let kind = kind_of_run(run.kind);
     let stale = if run.is_possibly_stale() { ", possibly stale" } else { "" };
-    let line = match run.age {
+    match run.age {
         _ if run.kind == runs::RunKind::Inhibitor => inhibited(run.pid, Some(&run.name), run.age),
         Some(since) => format!("{kind} {} (for {}{stale})", run.name, age(since)),
         None => format!("{kind} {}", run.name),
+    }
+}
+
+fn run(run: &runs::Run) -> Value {
+    let state = match run.state {
+        runs::RunState::Live => "live",
+        runs::RunState::Abandoned => "abandoned",
+        runs::RunState::NeverStarted => "never_started",
     };
-    let age = run.age.map(|age| age.as_secs());
-    (line, json!({"kind": word, "name": run.name, "pid": run.pid, "age_seconds": age}))
+    json!({
+        "kind": kind_of_run(run.kind).replace(' ', "-"), "name": run.name, "pid": run.pid, "state": state,
+        "age_seconds": run.age.map(|age| age.as_secs()),
+    })
 }
 
 /// `inhibited by process 12 'deploy shop' (for 3m)`.
@@ -184,18 +202,20 @@ fn converge(verdict: &converge::Verdict) -> GateReason {
         Verdict::Open(Open::NotInSwarm) => {
             ("not_in_swarm", "this node is not in a Swarm".into(), json!({"swarm": false}))
         }
-        Verdict::Open(Open::Converged(services)) => {
-            let line = match services {
-                0 => "no services".into(),
-                1 => "1 service, converged".into(),
-                n => format!("{n} services, all converged"),
+        Verdict::Open(Open::Converged { services, stuck }) => {
+            let line = match (services, stuck.len()) {
+                (0, _) => "no services".into(),
+                (1, 0) => "1 service, converged".into(),
+                (n, 0) => format!("{n} services, all converged"),
+                (n, stuck) => format!("{n} services, none converging, {stuck} stuck"),
             };
-            ("converged", line, json!({"swarm": true, "services": services}))
+            let figures = json!({"swarm": true, "services": services, "stuck": of_services(stuck)});
+            ("converged", line, figures)
         }
-        Verdict::Closed(Closed::Converging(services)) => {
-            let converging: Vec<_> = services.iter().map(converging).collect();
-            let figures = json!({"swarm": true, "converging": converging});
-            return gate("converge", verdict.state(), "converging", by_stack(services), figures);
+        Verdict::Closed(Closed::Converging { converging, stuck }) => {
+            let (lines, stuck) = (by_stack(converging), of_services(stuck));
+            let figures = json!({"swarm": true, "converging": of_services(converging), "stuck": stuck});
+            return gate("converge", verdict.state(), "converging", lines, figures);
         }
         Verdict::Closed(Closed::EngineRestoring(tasks)) => (
             "engine_restoring_containers",
@@ -251,11 +271,22 @@ fn by_stack(services: &[converge::ConvergingService]) -> Vec<String> {
     lines.into_iter().map(|(place, services)| format!("{place}{}", services.join(", "))).collect()
 }
 
+/// `service web 0/1 (starting)`.
+pub fn converging_line(service: &converge::ConvergingService) -> String {
+    let converge::ConvergingService { service: name, has, wants, .. } = service;
+    format!("service {name} {has}/{wants} ({})", cause(service).message)
+}
+
+fn of_services(services: &[converge::ConvergingService]) -> Vec<Value> {
+    services.iter().map(converging).collect()
+}
+
 fn converging(service: &converge::ConvergingService) -> Value {
     json!({
         "name": service.service, "running": service.has, "desired": service.wants,
         "stack": service.stack, "cause": cause(service),
         "gave_up": service.gave_up, "age_seconds": service.age.map(|age| age.as_secs()),
+        "unconverged_seconds": service.lasting.as_secs(),
     })
 }
 
@@ -270,7 +301,6 @@ fn cause(service: &converge::ConvergingService) -> Reason {
         Cause::RollingBack => ("rolling_back", "rollback in progress".into()),
         Cause::Pulling => ("pulling", "pulling its image".into()),
         Cause::Starting => ("starting", "starting".into()),
-        Cause::CrashLooping(error) if service.gave_up => ("crash_looping", with("failed", error)),
         Cause::CrashLooping(error) => ("crash_looping", with("crash-looping", error)),
         Cause::Failed(error) => ("failed", with("failed", error)),
         Cause::ImageNotFound(error) => {
@@ -593,6 +623,10 @@ mod tests {
         assert_eq!(shown(reason), (code.to_owned(), figures));
     }
 
+    fn runs_reason(run: runs::Run) -> Reason {
+        super::runs(&Verdict::Closed(runs::Found { runs: vec![run], ..Default::default() })).reason
+    }
+
     fn limit(percent: &str) -> Limit {
         Limit { percent: percent.parse().unwrap(), min_free: Some(7) }
     }
@@ -615,7 +649,10 @@ mod tests {
         let none = Filesystem { size: 0, ..usage(1).filesystem };
         let none = Verdict::Unknown(disk::Unknown::NoBlocks(none));
         is(&super::disk(&none).reason, "no_blocks", json!({"path": "/"}));
-        is(&super::runs(&Verdict::Open(())).reason, "no_run_live", json!({"runs": []}));
+        let none =
+            runs::Found { looked_for: "drone".into(), others: vec!["web".into()], ..Default::default() };
+        let figures = json!({"runs": [], "looked_for": "drone", "no_runs": ["web"]});
+        is(&super::runs(&Verdict::Open(none)).reason, "no_run_live", figures);
         is(&super::runs(&Verdict::Unknown(why())).reason, "not_available", json!({}));
         for (kind, word) in [
             (runs::RunKind::Stack, "stack"),
@@ -624,16 +661,18 @@ mod tests {
             (runs::RunKind::Container, "container"),
             (runs::RunKind::Inhibitor, "inhibitor"),
         ] {
-            let run = runs::Run { kind, name: "a".into(), age: Some(HOUR), pid: Some(3) };
-            let figures = json!({"runs": [{"kind": word, "name": "a", "pid": 3, "age_seconds": 3600}]});
-            is(&super::runs(&Verdict::Closed(vec![run])).reason, "runs_live", figures);
+            let state = runs::RunState::Live;
+            let run = runs::Run { kind, name: "a".into(), age: Some(HOUR), pid: Some(3), state };
+            let (_, figures) = shown(&runs_reason(run.clone()));
+            let expected = json!({"kind": word, "name": "a", "pid": 3, "state": "live", "age_seconds": 3600});
+            assert_eq!(figures["runs"], json!([expected]));
         }
         let converge = |verdict| super::converge(&verdict).reason;
         is(&converge(Verdict::Open(converge::Open::NotInSwarm)), "not_in_swarm", json!({"swarm": false}));
         is(
-            &converge(Verdict::Open(converge::Open::Converged(2))),
+            &converge(Verdict::Open(converge::Open::Converged { services: 2, stuck: vec![] })),
             "converged",
-            json!({"swarm": true, "services": 2}),
+            json!({"swarm": true, "services": 2, "stuck": []}),
         );
         is(
             &converge(Verdict::Closed(converge::Closed::EngineRestoring(2))),
@@ -673,12 +712,15 @@ mod tests {
                 gave_up: true,
                 stack: Some("shop".into()),
                 age: Some(HOUR),
+                id: "x".into(),
+                lasting: HOUR,
             };
             let mut value = converging(&service);
             assert_eq!(value["cause"]["code"], code);
             value.as_object_mut().unwrap().remove("cause");
             let expected = json!({
                 "name": "web", "running": 1, "desired": 2, "stack": "shop", "gave_up": true, "age_seconds": 3600,
+                "unconverged_seconds": 3600,
             });
             assert_eq!(value, expected);
         }
@@ -730,7 +772,13 @@ mod tests {
     fn each_reason_to_go_has_its_code_and_figures() {
         let evicted = |rung, superseded: Option<&str>, last_use| {
             let superseded = superseded.map(str::to_owned);
-            RemovalReason::Evicted(Eviction { rung, limit: limit("70"), superseded, last_use })
+            RemovalReason::Evicted(Eviction {
+                rung,
+                begins: limit("70"),
+                limit: limit("70"),
+                superseded,
+                last_use,
+            })
         };
         let of = |rung: &str, seen: bool, superseded: Option<&str>| {
             json!({
@@ -785,8 +833,8 @@ mod tests {
         for (reason, code, figures) in [
             (
                 Stop::Gates {
-                    runs: Verdict::Closed(vec![]),
-                    converge: Verdict::Open(converge::Open::Converged(1)),
+                    runs: crate::testing::runs_closed(),
+                    converge: Verdict::Open(converge::Open::Converged { services: 1, stuck: vec![] }),
                 },
                 "gate_not_open",
                 json!({"gates": ["runs"]}),
@@ -819,6 +867,8 @@ mod tests {
             gave_up,
             stack: stack.map(str::to_owned),
             age: None,
+            id: "x".into(),
+            lasting: HOUR,
         };
         let missing = converge::ConvergeCause::ImageNotFound(Some("No such image: web:1@sha256:aa".into()));
         let services = vec![
@@ -827,7 +877,10 @@ mod tests {
             service("blog_db", Some("blog"), converge::ConvergeCause::Starting, false),
             service("shop_db", Some("shop"), converge::ConvergeCause::Updating, false),
         ];
-        let gate = super::converge(&Verdict::Closed(converge::Closed::Converging(services)));
+        let gate = super::converge(&Verdict::Closed(converge::Closed::Converging {
+            converging: services,
+            stuck: vec![],
+        }));
         let expected = [
             "service lone 0/1 (pulling its image)",
             "stack blog: db 0/1 (starting)",

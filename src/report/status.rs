@@ -8,10 +8,10 @@ use serde_json::{Value, json as figures};
 use super::prune::{PressureJson, pressure_text};
 use super::reason::{self, GateReason, inhibited};
 use super::table::{amount, table};
-use super::{SCHEMA, json};
+use super::{SCHEMA, advice, json};
 use crate::facts::{Answer, Inhibitor};
 use crate::gates::{GateState, Gates};
-use crate::ledger::MAX_RECORD_AGE;
+use crate::ledger::{Busy, MAX_RECORD_AGE};
 use crate::prune::report::OngoingPressure;
 use crate::units::{Time, age, clean, elapsed};
 
@@ -26,6 +26,9 @@ pub struct StatusReport {
     /// When the timer elapses next, as systemd writes it; absent where it is not active.
     pub next_run: Option<String>,
     pub inhibitors: Answer<Vec<Inhibitor>>,
+    /// The prunes that are due: they wait, or are under way.
+    pub due: Answer<Vec<Inhibitor>>,
+    pub busy: Busy,
     pub images: usize,
     pub recorded: Option<Time>,
 }
@@ -56,6 +59,15 @@ pub fn text(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
             active.iter().map(one).collect::<Vec<_>>().join(", ")
         }
     };
+    let waiting = match &report.due {
+        Err(why) => why.0.clone(),
+        Ok(due) if due.is_empty() => "no prune".into(),
+        Ok(due) => {
+            let since = due.iter().filter_map(|prune| prune.since).min();
+            let since = since.map(|since| format!(", for {}", ago(since))).unwrap_or_default();
+            format!("a prune that is due{since}: {}", blocked_by(&report.gates))
+        }
+    };
     let next =
         report.next_run.clone().unwrap_or_else(|| "unknown: ci-docker-prune.timer is not active".into());
     let recorded = match report.recorded {
@@ -72,12 +84,15 @@ pub fn text(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
         ("last run", at(report.last_run)),
         ("last success", at(report.last_success)),
         ("next run", next),
+        ("waiting", waiting),
+        ("runs", advice::busy(report.busy)),
         ("inhibitors", inhibitors),
         ("ledger", recorded),
     ] {
         writeln!(out, "{name:12}  {}", clean(&line))?;
     }
-    Ok(())
+    let let_go = advice::let_go(&report.gates);
+    let_go.iter().try_for_each(|line| writeln!(out, "{:12}  {}", "", clean(line)))
 }
 
 pub fn json_of(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
@@ -89,6 +104,9 @@ pub fn json_of(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
         last_run: Option<Time>,
         last_success: Option<Time>,
         next_run: Option<String>,
+        prune_due: Option<bool>,
+        runs: Value,
+        let_go: Vec<String>,
         inhibitors: Option<Vec<Value>>,
         ledger: Value,
     }
@@ -100,10 +118,23 @@ pub fn json_of(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
         last_run: report.last_run,
         last_success: report.last_success,
         next_run: report.next_run.clone(),
+        prune_due: report.due.as_ref().ok().map(|due| !due.is_empty()),
+        runs: figures!({
+            "seen_seconds": report.busy.seen.as_secs(), "busy_seconds": report.busy.busy.as_secs(),
+            "never_idle": report.busy.is_never_idle(),
+        }),
+        let_go: advice::let_go(&report.gates),
         inhibitors: inhibitors.map(|active| active.iter().map(inhibitor).collect()),
         ledger: figures!({"images": report.images, "recorded": report.recorded}),
     };
     json(out, &status)
+}
+
+/// The gates that a prune waits for, in words.
+fn blocked_by(gates: &Gates) -> String {
+    let closed = reason::gates(gates).into_iter().filter(|gate| gate.state != GateState::Open);
+    let lines: Vec<String> = closed.map(|gate| gate.reason.message).collect();
+    if lines.is_empty() { "it is under way".into() } else { lines.join("; ") }
 }
 
 fn inhibitor(inhibitor: &Inhibitor) -> Value {

@@ -28,7 +28,15 @@ fn is_page(name: &str, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) {
 /// What a prune, or its preview, of this host came to.
 fn pruned(fake: Fake, words: &str) -> Attempt {
     let (settings, dry_run) = (settings(words), words.contains("dry-run"));
-    block(attempt(&Rc::new(fake), &settings, dry_run, true, &super::progress::hidden())).attempt
+    block(attempt(
+        &Rc::new(fake),
+        &settings,
+        dry_run,
+        std::time::Duration::ZERO,
+        true,
+        &super::progress::hidden(),
+    ))
+    .attempt
 }
 
 fn prune_page(name: &str, attempt: &Attempt, verbose: bool) {
@@ -49,6 +57,7 @@ fn busy() -> Fake {
     let mail = Service {
         id: "mail".into(),
         name: "shop_mail".into(),
+        updated: ago("1h"),
         status: Some(TaskCounts { running: 0, desired: 1, completed: 0 }),
         ..service()
     };
@@ -131,6 +140,8 @@ fn the_pages_of_status_and_of_inhibitors() {
         last_success: ledger.last_success,
         next_run: Some("Sat 2026-11-21 03:00:00 UTC".into()),
         inhibitors: Ok(inhibitors),
+        due: Ok(vec![Inhibitor { pid: Some(4713), since: ago("2m"), why: None }]),
+        busy: ledger.busy(now()),
         images: ledger.images.len(),
         recorded: ledger.recorded_at,
     };

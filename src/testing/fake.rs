@@ -16,8 +16,8 @@ use crate::facts::{
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
 use crate::world::{
-    Acquisition, ContainerScope, Effect, EngineApi, EngineError, EngineEvents, EngineOrders, EventSummary,
-    ImageEvent, World,
+    Acquisition, Changes, ContainerScope, Effect, EngineApi, EngineError, EngineEvents, EngineOrders,
+    EventSummary, ImageEvent, Register, Registration, Request, World,
 };
 
 /// Requests are named in `failures`, `delays` and `requests` as they are recorded: `info`, `image sha256:a`,
@@ -43,6 +43,7 @@ pub struct Fake {
     pub is_remote: bool,
     pub manager_elsewhere: bool,
     pub shutdown: Cell<bool>,
+    pub wanted: RefCell<Vec<Request>>,
     pub failures: HashMap<String, EngineError>,
     pub failing_after: HashMap<String, usize>,
     /// References that the engine wrongly does not find the next time.
@@ -76,6 +77,7 @@ impl Fake {
             is_remote: false,
             manager_elsewhere: false,
             shutdown: Cell::new(false),
+            wanted: RefCell::default(),
             failures: HashMap::new(),
             failing_after: HashMap::new(),
             unknown_once: RefCell::default(),
@@ -112,10 +114,21 @@ impl Fake {
     }
 }
 
+/// Nothing happens on the host.
+pub struct Unchanging;
+
+impl Changes for Unchanging {
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+}
+
 impl World for Rc<Fake> {
     type Engine = Self;
     type PruneLock = ();
     type RemovalLock = ();
+    type Registered = ();
+    type Changes = Unchanging;
 
     fn now(&self) -> Time {
         super::now()
@@ -186,12 +199,44 @@ impl World for Rc<Fake> {
         Ok(self.inhibitors.borrow().clone())
     }
 
+    fn due_prunes(&self) -> Result<Vec<Inhibitor>> {
+        Ok(vec![])
+    }
+
+    fn requests(&self) -> Result<Vec<Request>> {
+        Ok(self.wanted.borrow().clone())
+    }
+
+    fn is_inside_inhibitor(&self) -> bool {
+        false
+    }
+
+    fn register(&self, register: Register, _: &Registration<'_>) -> Result<()> {
+        self.host_request(&format!("register {register:?}"))
+    }
+
+    fn leave(&self, (): (), _: Duration) -> Result<()> {
+        self.host_request("leave")
+    }
+
+    fn watch(&self, _: Register) -> Result<Unchanging> {
+        Ok(Unchanging)
+    }
+
+    async fn wait_for_removal(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn watch_shutdown(&self) -> Result<()> {
         self.host_request("watch shutdown")
     }
 
     fn shutdown_requested(&self) -> bool {
         self.shutdown.get()
+    }
+
+    async fn shutdown(&self) {
+        std::future::pending().await
     }
 }
 
@@ -287,6 +332,14 @@ impl EngineApi for Rc<Fake> {
 impl EngineEvents for Rc<Fake> {
     async fn poll(&self) -> EventSummary {
         self.seen.borrow().clone()
+    }
+
+    fn moves(&self) -> u64 {
+        0
+    }
+
+    async fn moved(&self, _: u64) {
+        std::future::pending().await
     }
 }
 

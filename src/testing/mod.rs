@@ -2,16 +2,14 @@
 
 pub mod fake;
 
-use regex::Regex;
-
 use crate::execute::Outcome;
 use crate::facts::{
-    CacheRecord, Container, ContainerState, Filesystem, Image, ImageClass, Info, Inspected, Kind, Labels,
-    Desired, Limit, Mode, Object, Service, Survey, Swarm, SwarmState, Task, TaskCounts, TaskState,
+    CacheRecord, Container, ContainerState, Desired, Filesystem, Image, ImageClass, Info, Inspected, Kind,
+    Labels, Limit, Mode, Object, Service, Survey, Swarm, SwarmState, Task, TaskCounts, TaskState,
     Unavailable, Update, Usage,
 };
 use crate::gates::disk::Measured;
-use crate::gates::{Gates, Verdict, converge};
+use crate::gates::{Gates, Verdict, converge, runs};
 use crate::ledger::{Clock, Entry, Ledger, Reading};
 use crate::plan::{Plan, Policy, Removal, RemovalReason};
 use crate::prune::report::Done;
@@ -56,10 +54,16 @@ pub fn policy() -> Policy {
         target: limit("70"),
         threshold: limit("80"),
         critical: limit("95"),
+        critical_target: limit("90"),
         keep_labels: vec!["keep".parse().expect("a label")],
         evict_tagged: vec![],
-        runs: Regex::new(crate::cli::RUN_PATTERN).expect("a pattern"),
+        runs: gates_policy().runs.pattern,
     }
+}
+
+/// The program's defaults.
+pub fn gates_policy() -> crate::gates::Policy {
+    settings("runs").policy.gates
 }
 
 /// A filesystem of 1,000 bytes at this percentage.
@@ -186,13 +190,17 @@ pub fn survey() -> Survey {
     }
 }
 
+pub fn runs_closed() -> runs::Verdict {
+    Verdict::Closed(runs::Found::default())
+}
+
 /// Every gate open, on a disk at this percentage.
 pub fn gates(percent: u64) -> Gates {
     let measured = Measured { usages: vec![usage(percent)], limit: policy().threshold };
     Gates {
         disk: Verdict::Open(measured),
-        runs: Verdict::Open(()),
-        converge: Verdict::Open(converge::Open::Converged(1)),
+        runs: Verdict::Open(runs::Found::default()),
+        converge: Verdict::Open(converge::Open::Converged { services: 1, stuck: vec![] }),
     }
 }
 

@@ -37,12 +37,13 @@ pub fn check(survey: &Survey, policy: &PrunePolicy, ledger: &Ledger, now: Time) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{now, policy, survey, usage};
+    use crate::testing::{gates_policy, now, policy, survey, usage};
 
     #[test]
     fn pressure_is_a_warning_and_a_critical_disk_fails() {
         use CheckStatus::{Failed, Ok, Skipped, Warning};
-        let policy = PrunePolicy { disk_paths: vec![], removal: policy() };
+        let policy =
+            PrunePolicy { disk_paths: vec![], gates: gates_policy(), during_runs: false, removal: policy() };
         let status = |filesystems| {
             let survey = Survey { filesystems, ..survey() };
             check(&survey, &policy, &Ledger::default(), now()).status

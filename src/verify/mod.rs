@@ -9,14 +9,16 @@ mod pruners;
 mod pull_limit;
 mod redeploy;
 mod retention;
+mod runs;
 
 use serde_json::Value;
 
 use crate::cli;
 use crate::facts::Survey;
 use crate::host::{ThisHost, systemd};
-use crate::observe::{self, Questions};
-use crate::prune::{PrunePolicy, warn_of_hindrances};
+use crate::observe;
+use crate::prune::moment::LOOK;
+use crate::prune::{PrunePolicy, warn_of_leftovers};
 use crate::report::reason::Reason;
 use crate::report::verify::{Check, CheckStatus};
 use crate::units::Time;
@@ -27,20 +29,18 @@ pub async fn run(host: &ThisHost, policy: &PrunePolicy, wanted: &cli::Verify) ->
     let timeout = host.engine_settings().timeout;
     let engines = host.connect().await;
     let survey = match &engines {
-        Ok(engines) => {
-            let questions = Questions { services: true, inhibitors: true, disk: true, ..Questions::NONE };
-            observe::survey(host, engines, questions, &policy.disk_paths).await
-        }
+        Ok(engines) => observe::survey(host, engines, LOOK, &policy.disk_paths).await,
         Err(why) => Survey::unavailable(why),
     };
     if wanted.redeploy.is_none() {
-        warn_of_hindrances(&survey, None);
+        warn_of_leftovers(&survey);
     }
     let mut checks = vec![
         engine::check(&host.engine_settings().host, &engines, &survey),
         retention::check(&survey, policy),
         disk::check(&survey, policy, &host.ledger(), Time::now()),
         ledger::check(&host.ledger(), Time::now()),
+        runs::check(&policy.gates(&survey, Time::now()), &host.ledger(), Time::now()),
     ];
     for registry in &wanted.registry {
         let engine = engines.as_ref().map(|engines| &engines.local).map_err(Clone::clone);

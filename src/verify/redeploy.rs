@@ -16,11 +16,11 @@ use crate::engine::deploy::Progress;
 use crate::engine::{Credential, Engine, Engines};
 use crate::facts::{Inhibitor, PROOF, Reference, SwarmState, Usage, label};
 use crate::host::child::Signal;
-use crate::host::{ThisHost, inhibitors, watch_signals};
+use crate::host::{ThisHost, watch_signals};
 use crate::observe::AT_A_TIME;
 use crate::prune::{self, Mode, PrunePolicy};
 use crate::report::verify::{Check, CheckStatus};
-use crate::units::Time;
+use crate::world::{Register, Registration, World};
 
 const NAME: &str = "redeploy";
 
@@ -127,7 +127,7 @@ async fn proof(host: &ThisHost, policy: &PrunePolicy, image: &str) -> Result<Opt
     }
     // A prune must not come in between; if this user may not inhibit, a prune that interferes makes the proof fail.
     let why = format!("{PROOF} {image}");
-    let inhibitor = inhibitors::register(host.runtime_dir(), Some(&why), Time::now());
+    let inhibitor = host.register(Register::Inhibitors, &Registration { why: Some(&why), min_free: None });
     if let Err(error) = &inhibitor {
         log::info!("prunes are not blocked: {error:#}");
     }
@@ -147,7 +147,7 @@ async fn proof(host: &ThisHost, policy: &PrunePolicy, image: &str) -> Result<Opt
     };
     // If two begin at the same time, each sees the other.
     let is_other = |active: &Inhibitor| active.pid != Some(std::process::id()) && active.is_proof();
-    let active = inhibitors::active(host.runtime_dir());
+    let active = host.inhibitors();
     let another_runs = inhibitor.is_err() || active.map_or(true, |active| active.iter().any(is_other));
     for left in
         engines.local.services().await?.iter().filter(|service| service.labels.contains_key(label::PROOF))

@@ -80,7 +80,8 @@ pub struct ImageEvent {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventSummary {
-    pub stop: Option<StopEvent>,
+    /// The events after which no removal may begin, each once, in order.
+    pub stops: Vec<StopEvent>,
     /// The number of other events that require the gates to be evaluated again.
     pub others: usize,
     /// How many of these concern containers of Swarm's services.
@@ -88,6 +89,14 @@ pub struct EventSummary {
     /// The images that were pulled, tagged, loaded or imported, and those of containers that were created or started, by ID or
     /// reference, in order.
     pub images: Vec<String>,
+}
+
+impl EventSummary {
+    pub fn stop(&mut self, event: StopEvent) {
+        if !self.stops.contains(&event) {
+            self.stops.push(event);
+        }
+    }
 }
 
 /// An event after which no removal may begin.
@@ -108,6 +117,35 @@ pub enum Effect {
     Untagged,
     /// Nothing: the object did not exist any more (404).
     Gone,
+}
+
+/// What processes register on this host for as long as they run, each in a folder of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Register {
+    /// Commands that block prunes.
+    Inhibitors,
+    /// Prunes that are due: they wait, or are under way.
+    Prunes,
+    /// Commands that let a prune go before they block it. Whoever registers asks for one.
+    Requests,
+}
+
+/// A command that lets a prune go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Since when it waits, by the wall clock.
+    pub since: Option<Time>,
+    /// Bytes that must be available.
+    pub min_free: Option<u64>,
+    /// It no longer waits.
+    pub gave_up: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registration<'a> {
+    pub why: Option<&'a str>,
+    /// Bytes that must be available, of a request.
+    pub min_free: Option<u64>,
 }
 
 #[derive(Debug)]

@@ -23,6 +23,9 @@ pub trait World {
     type Engine: EngineApi;
     type PruneLock;
     type RemovalLock;
+    /// Freed when it is dropped.
+    type Registered;
+    type Changes: Changes;
 
     /// The wall clock.
     fn now(&self) -> Time;
@@ -68,10 +71,38 @@ pub trait World {
 
     fn inhibitors(&self) -> Result<Vec<Inhibitor>>;
 
+    /// The prunes that are due: they wait or are under way, or the next one will come in a moment.
+    fn due_prunes(&self) -> Result<Vec<Inhibitor>>;
+
+    /// Of the commands that let a prune go before them.
+    fn requests(&self) -> Result<Vec<Request>>;
+
+    /// Whether a command that blocks prunes has started this process: what waits for that one must not be waited for.
+    fn is_inside_inhibitor(&self) -> bool;
+
+    fn register(&self, register: Register, what: &Registration<'_>) -> Result<Self::Registered>;
+
+    /// Let a registration count for so long after its process, but of a prune only until the next one registers.
+    fn leave(&self, registered: Self::Registered, how_long: Duration) -> Result<()>;
+
+    /// From now on.
+    fn watch(&self, register: Register) -> Result<Self::Changes>;
+
+    /// Wait until no removal is in flight.
+    async fn wait_for_removal(&self) -> Result<()>;
+
     /// Watch from now on for a request to end (SIGTERM, SIGINT).
     fn watch_shutdown(&self) -> Result<()>;
 
     fn shutdown_requested(&self) -> bool;
+
+    async fn shutdown(&self);
+}
+
+/// Of a register: something was registered, or ended.
+#[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
+pub trait Changes {
+    async fn changed(&self);
 }
 
 /// What can be asked of the engine. Services and tasks are the manager's, where that is another engine.
@@ -122,6 +153,10 @@ pub trait EngineApi {
 #[expect(async_fn_in_trait, reason = "nothing is sent to another thread: the runtime has one")]
 pub trait EngineEvents {
     async fn poll(&self) -> EventSummary;
+    /// How many events there were that may open or close a gate.
+    fn moves(&self) -> u64;
+    /// Wait until there are more than these, or the stream is lost.
+    async fn moved(&self, since: u64);
 }
 
 /// What changes the engine: removals by reference, never by force.

@@ -157,7 +157,7 @@ let
     }
     { older-than = "1h 30m"; }
     { cache-age = "1y"; }
-    { run-pattern = "^ci-%d_.*$"; }
+    { run-pattern = [ "^ci-%d_.*$" ]; }
     {
       disk-path = [
         "/a"
@@ -192,7 +192,7 @@ let
     { settings.disk-target = -1; }
     { settings.older-than = "soon"; }
     { settings.cache-age = 7; }
-    { settings.run-pattern = ""; }
+    { settings.run-pattern = [ "" ]; }
     { settings.keep-label = [ ]; }
     { settings.keep-label = [ "=value" ]; }
     { settings.host = "docker.sock"; }

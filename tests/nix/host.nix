@@ -19,6 +19,7 @@ in
     users.groups = set;
     systemd.services = set;
     systemd.timers = set;
+    systemd.paths = set;
     systemd.tmpfiles.rules = option (lib.types.listOf lib.types.str) [ ];
     virtualisation.docker = {
       inherit enable;

@@ -27,7 +27,7 @@ let
     ];
   system = host { };
   settingsFile = system: system.config.environment.etc."ci-docker-prune.toml".source;
-  inherit (system.config.systemd) services timers;
+  inherit (system.config.systemd) paths services timers;
   rendered =
     system:
     builtins.mapAttrs (_: unit: unit.text) system.config.systemd.units
@@ -133,7 +133,7 @@ in
           // {
             serviceConfig = unit.serviceConfig // {
               ExecStart = "/usr/local/bin/ci-docker-prune ${
-                if name == "ci-docker-prune" then "prune" else "record"
+                if name == "ci-docker-prune" then "prune" else "record --wait 4m45s"
               }";
             };
           }
@@ -143,6 +143,10 @@ in
         name = "${name}.timer";
         value = system.render.timer unit;
       }) timers
+      ++ lib.mapAttrsToList (name: unit: {
+        name = "${name}.path";
+        value = system.render.path unit;
+      }) paths
     )
     // directories
     // {

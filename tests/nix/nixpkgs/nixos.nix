@@ -72,6 +72,7 @@ let
       "${unit it}\n[Service]\n${changes it}${
         lib.concatMapStringsSep "" (key: line key it.serviceConfig.${key}) (attrNames it.serviceConfig)
       }${install it}";
+    path = it: "${unit it}\n${section "Path" (it.pathConfig or { })}${install it}";
     timer = it: "${unit it}\n${section "Timer" (it.timerConfig or { })}${install it}";
   };
 
@@ -113,6 +114,7 @@ let
         system.stateVersion = option types.str "26.05";
         systemd.services = option (types.attrsOf (types.keys serviceKeys)) { };
         systemd.timers = option (types.attrsOf (types.keys (unitKeys ++ [ "timerConfig" ]))) { };
+        systemd.paths = option (types.attrsOf (types.keys (unitKeys ++ [ "pathConfig" ]))) { };
         systemd.tmpfiles.rules = option (types.listOf types.str) [ ];
         systemd.units = option (types.attrsOf types.raw) { };
       };
@@ -125,6 +127,10 @@ let
           name = "${name}.timer";
           value.text = render.timer it;
         }) config.systemd.timers
+        ++ lib.mapAttrsToList (name: it: {
+          name = "${name}.path";
+          value.text = render.path it;
+        }) config.systemd.paths
       );
     };
 in

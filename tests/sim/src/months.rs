@@ -1,18 +1,24 @@
 //! Months of a CI host: a trace played under the program's own code, and under other tools' policies.
 //!
-//! The program runs as its units let it: `record --prune-at 90` every five minutes and `prune` at midnight, with its
-//! gates, plan, ledger and execution. Other policies stand here in a few lines each, as their sources and documents
+//! The program runs as its units let it: `record --prune-at 90 --wait 4m45s` every five minutes and where a command asks
+//! for it, and `prune` at midnight, with its gates, plan, ledger and execution. Where runs begin under `inhibit` they
+//! queue as that command does. Other policies stand here in a few lines each, as their sources and documents
 //! describe them; none of them removes what a container uses.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use ci_docker_prune::commands::{prune, record};
 use ci_docker_prune::ledger::Ledger;
+use ci_docker_prune::prune::moment::{Wishes, let_prunes_go_first};
 use ci_docker_prune::report::progress;
 use ci_docker_prune::settings::{self, Settings};
-use tokio::time::{Instant, sleep_until};
+use ci_docker_prune::world::{Changes as _, Register, Registration, World};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::engine::{State, Store, Stored};
 use crate::run;
@@ -35,16 +41,22 @@ pub enum Policy {
     /// Evicts the layers that are needed furthest in the future, from 80 % down to 70 %, hourly: the bound.
     Clairvoyant,
     Ours,
+    /// Each run begins under `inhibit`, with a `--prune-wait` of so many minutes.
+    OursInhibited(u64),
+    /// `--during-runs critical`.
+    OursDuringRuns,
 }
 
 impl Policy {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Nothing,
         Self::SystemPruneAll,
         Self::Script,
         Self::Docuum,
         Self::Kubelet,
         Self::Ours,
+        Self::OursInhibited(10),
+        Self::OursDuringRuns,
         Self::Clairvoyant,
     ];
 
@@ -57,14 +69,20 @@ impl Policy {
             Self::Kubelet => "kubelet",
             Self::Clairvoyant => "clairvoyant",
             Self::Ours => "`ci-docker-prune`",
+            Self::OursInhibited(_) => "`ci-docker-prune`, runs under `inhibit`",
+            Self::OursDuringRuns => "`ci-docker-prune`, `during-runs`",
         }
+    }
+
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::OursInhibited(_) | Self::OursDuringRuns)
     }
 
     fn interval(self) -> u64 {
         match self {
-            Self::Nothing | Self::SystemPruneAll | Self::Script => DAY,
             Self::Docuum | Self::Clairvoyant => HOUR,
-            Self::Kubelet | Self::Ours => 5 * MINUTE,
+            Self::Kubelet => 5 * MINUTE,
+            _ => DAY,
         }
     }
 }
@@ -85,22 +103,19 @@ pub struct Tally {
     pub pulled_again: u64,
     /// Percent.
     pub peak: u64,
-}
-
-/// What happens at some time, in this order where it is the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Moment {
-    Ends(usize),
-    Tick,
-    Begins(usize),
+    /// How long runs waited for prunes to go first, all together and at most; milliseconds.
+    pub waited: u64,
+    pub longest_wait: u64,
 }
 
 struct Host<'a> {
     trace: &'a Trace,
+    policy: Policy,
     world: Simulated,
-    last_used: BTreeMap<String, u64>,
-    downloaded: HashSet<String>,
-    tally: Tally,
+    start: Instant,
+    last_used: RefCell<BTreeMap<String, u64>>,
+    downloaded: RefCell<HashSet<String>>,
+    tally: Cell<Tally>,
 }
 
 /// Play a trace on a disk of this size, 15 % of which is taken by others.
@@ -112,32 +127,23 @@ pub fn play(trace: &Trace, disk_size: u64, policy: Policy) -> Tally {
 async fn played(trace: &Trace, disk_size: u64, policy: Policy) -> Tally {
     let mut state = State::new(Store::Overlay2, disk_size);
     state.ballast = disk_size * 15 / 100;
-    let world = Simulated::new(state, Ledger::default(), 0, 1, None);
-    let mut host = Host {
+    let host = Host {
         trace,
-        world,
-        last_used: BTreeMap::new(),
-        downloaded: HashSet::new(),
-        tally: Tally::default(),
+        policy,
+        world: Simulated::new(state, Ledger::default(), 0, 1, None),
+        start: Instant::now(),
+        last_used: RefCell::default(),
+        downloaded: RefCell::default(),
+        tally: Cell::default(),
     };
-    let mut moments: Vec<(u64, Moment)> = Vec::new();
-    for (n, run) in trace.runs.iter().enumerate() {
-        moments.push((run.at, Moment::Begins(n)));
-        moments.push((run.at + run.lasts, Moment::Ends(n)));
+    let mut runs: FuturesUnordered<_> = (0..trace.runs.len()).map(|n| host.run(n)).collect();
+    let all = async { while runs.next().await.is_some() {} };
+    tokio::select! {
+        () = all => {}
+        () = host.tick_for_ever() => {}
+        () = host.record_for_ever() => {}
     }
-    let end = trace.runs.iter().map(|run| run.at + run.lasts).max().unwrap_or(0);
-    moments.extend((1..=end / policy.interval()).map(|n| (n * policy.interval(), Moment::Tick)));
-    moments.sort_unstable();
-    let start = Instant::now();
-    for (at, moment) in moments {
-        sleep_until(start + Duration::from_millis(at)).await;
-        match moment {
-            Moment::Begins(n) => host.begin(n, at),
-            Moment::Ends(n) => host.end(n, at),
-            Moment::Tick => host.tick(policy, at).await,
-        }
-    }
-    host.tally
+    host.tally.get()
 }
 
 impl Host<'_> {
@@ -146,8 +152,48 @@ impl Host<'_> {
         (state.used() * 100).div_ceil(state.disk_size)
     }
 
-    fn begin(&mut self, n: usize, at: u64) {
-        self.tally.runs += 1;
+    fn count(&self, change: impl FnOnce(&mut Tally)) {
+        let mut tally = self.tally.get();
+        change(&mut tally);
+        self.tally.set(tally);
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// From when it is due until it has ended.
+    async fn run(&self, n: usize) {
+        let run = &self.trace.runs[n];
+        // What ends at the same time ends first, and then a timer elapses.
+        sleep_until(self.start + Duration::from_millis(run.at + 2)).await;
+        let inhibitor = match self.policy {
+            Policy::OursInhibited(minutes) => Some(self.inhibit(minutes).await),
+            _ => None,
+        };
+        let waited = self.millis() - run.at - 2;
+        self.count(|tally| {
+            tally.waited += waited;
+            tally.longest_wait = tally.longest_wait.max(waited);
+        });
+        self.begin(n, self.millis());
+        sleep(Duration::from_millis(run.lasts.saturating_sub(2))).await;
+        self.end(n, self.millis());
+        drop(inhibitor);
+    }
+
+    /// As the command does.
+    async fn inhibit(&self, minutes: u64) -> <Simulated as World>::Registered {
+        let prune_wait = Duration::from_millis(minutes * MINUTE);
+        let wishes = Wishes { prune_wait, prune_at: RECORD.prune_at, min_free: None };
+        let turn = let_prunes_go_first(&self.world, &RECORD.policy, &wishes, &|_| ()).await;
+        turn.expect("a simulated engine answers").expect("no space is wanted");
+        let inhibitor = self.world.register(Register::Inhibitors, &Registration::default());
+        self.world.wait_for_removal().await.expect("it ends");
+        inhibitor.expect("a registration")
+    }
+
+    fn begin(&self, n: usize, at: u64) {
         let mut fits = true;
         for name in &self.trace.runs[n].images {
             let image = &self.trace.images[name];
@@ -161,34 +207,80 @@ impl Host<'_> {
                     fits = false;
                     continue;
                 }
-                self.tally.pulls += 1;
-                self.tally.pulled += bytes;
-                for (id, size) in missing {
-                    if !self.downloaded.insert(id) {
-                        self.tally.pulled_again += size;
-                    }
-                }
+                let known = |(id, size): (String, u64)| {
+                    if self.downloaded.borrow_mut().insert(id) { 0 } else { size }
+                };
+                let again: u64 = missing.into_iter().map(known).sum();
+                self.count(|tally| {
+                    tally.pulls += 1;
+                    tally.pulled += bytes;
+                    tally.pulled_again += again;
+                });
                 state.add_cached(image.clone());
             }
             state.start_container(at, &container(n, name), image);
             drop(state);
-            self.last_used.insert(name.clone(), at);
+            self.last_used.borrow_mut().insert(name.clone(), at);
         }
-        self.tally.failed += usize::from(!fits);
-        self.tally.peak = self.tally.peak.max(self.percent());
+        self.world.0.moved();
+        let percent = self.percent();
+        self.count(|tally| {
+            tally.runs += 1;
+            tally.failed += usize::from(!fits);
+            tally.peak = tally.peak.max(percent);
+        });
     }
 
-    fn end(&mut self, n: usize, at: u64) {
+    fn end(&self, n: usize, at: u64) {
         let mut state = self.world.0.state.borrow_mut();
         for name in &self.trace.runs[n].images {
             if state.containers.remove(&container(n, name)).is_some() {
-                self.last_used.insert(name.clone(), at);
+                self.last_used.borrow_mut().insert(name.clone(), at);
+            }
+        }
+        self.world.0.moved();
+    }
+
+    /// What the daily timer starts, or the other policy's own.
+    async fn tick_for_ever(&self) {
+        for n in 1.. {
+            let at = n * self.policy.interval();
+            sleep_until(self.start + Duration::from_millis(at + 1)).await;
+            self.tick(at).await;
+        }
+    }
+
+    /// The record unit: five minutes after it was started last, and when a command asks for a prune.
+    async fn record_for_ever(&self) {
+        if !self.policy.is_ours() {
+            std::future::pending::<()>().await;
+        }
+        let settings = if self.policy == Policy::OursDuringRuns { &*DURING_RUNS } else { &*RECORD };
+        let requests = self.world.watch(Register::Requests).expect("a register");
+        let mut next = self.start + RECORD_INTERVAL;
+        loop {
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = self.request(&requests) => {}
+            }
+            next = Instant::now() + RECORD_INTERVAL;
+            let recorded = record::run(&self.world, settings, &progress::hidden()).await;
+            recorded.expect("a simulated engine answers");
+        }
+    }
+
+    async fn request(&self, changes: &<Simulated as World>::Changes) {
+        loop {
+            changes.changed().await;
+            let requests = self.world.requests().expect("a register");
+            if requests.iter().any(|request| !request.gave_up) {
+                return;
             }
         }
     }
 
-    async fn tick(&mut self, policy: Policy, at: u64) {
-        match policy {
+    async fn tick(&self, at: u64) {
+        match self.policy {
             Policy::Nothing => {}
             Policy::SystemPruneAll => self.evict(|_| true, |_| 0, 0),
             Policy::Script if self.percent() >= 80 => {
@@ -197,22 +289,24 @@ impl Host<'_> {
                 self.evict(|name| built[name] < day_ago, |_| 0, 0);
             }
             Policy::Docuum if self.percent() >= 80 => {
-                let used = self.last_used.clone();
+                let used = self.last_used.borrow().clone();
                 self.evict(|_| true, |name| used[name], 80);
             }
             Policy::Kubelet if self.percent() >= 85 => {
-                let used = self.last_used.clone();
+                let used = self.last_used.borrow().clone();
                 self.evict(|name| at - used[name] >= 2 * MINUTE, |name| used[name], 80);
             }
             Policy::Clairvoyant if self.percent() >= 80 => self.evict_what_is_needed_last(at),
             Policy::Script | Policy::Docuum | Policy::Kubelet | Policy::Clairvoyant => {}
-            Policy::Ours => self.ours(at).await,
+            Policy::Ours | Policy::OursInhibited(_) | Policy::OursDuringRuns => {
+                prune::attempt(&self.world, &PRUNE, false, Duration::ZERO, false, &progress::hidden()).await;
+            }
         }
     }
 
     /// Evict, down to 70 %, the image whose own layers are needed furthest in the future, one after the other: a layer
     /// that another image keeps costs nothing.
-    fn evict_what_is_needed_last(&mut self, at: u64) {
+    fn evict_what_is_needed_last(&self, at: u64) {
         let mut next_need: BTreeMap<&str, u64> = BTreeMap::new();
         for run in self.trace.runs.iter().rev().filter(|run| run.at > at) {
             let layers = run.images.iter().flat_map(|name| &self.trace.images[name].layers);
@@ -239,18 +333,8 @@ impl Host<'_> {
         }
     }
 
-    async fn ours(&mut self, at: u64) {
-        let bars = progress::hidden();
-        if at.is_multiple_of(DAY) {
-            prune::attempt(&self.world, &PRUNE, false, false, &bars).await;
-            return;
-        }
-        let recorded = record::run(&self.world, &RECORD, &bars).await;
-        recorded.expect("a simulated engine answers");
-    }
-
     /// Evict images that no container uses, in this order, while the disk is at or above the percentage.
-    fn evict(&mut self, may_go: impl Fn(&str) -> bool, order: impl Fn(&str) -> u64, until: u64) {
+    fn evict(&self, may_go: impl Fn(&str) -> bool, order: impl Fn(&str) -> u64, until: u64) {
         let mut candidates: Vec<(u64, String)> = {
             let state = self.world.0.state.borrow();
             let used: HashSet<&str> =
@@ -274,10 +358,14 @@ impl Host<'_> {
 
 // What the timers call.
 static PRUNE: LazyLock<Settings> = LazyLock::new(|| run::settings(""));
-static RECORD: LazyLock<Settings> = LazyLock::new(|| {
-    let words = ["ci-docker-prune", "--config=/dev/null", "record", "--prune-at", "90"].map(Into::into);
-    settings::read(words).expect("settings")
-});
+static RECORD: LazyLock<Settings> = LazyLock::new(|| recording(&[]));
+static DURING_RUNS: LazyLock<Settings> = LazyLock::new(|| recording(&["--during-runs", "critical"]));
+const RECORD_INTERVAL: Duration = Duration::from_secs(300);
+
+fn recording(more: &[&str]) -> Settings {
+    let words = ["ci-docker-prune", "--config=/dev/null", "record", "--prune-at", "90", "--wait", "4m45s"];
+    settings::read(words.iter().chain(more).map(Into::into)).expect("settings")
+}
 
 /// A name that the run pattern knows.
 fn container(run: usize, image: &str) -> String {

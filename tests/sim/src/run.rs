@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use ci_docker_prune::commands::prune;
 use ci_docker_prune::facts::Layer;
@@ -198,7 +199,9 @@ async fn played(case: &Case) -> Verdict {
     let bars = progress::hidden();
     // A run may take as long as a hanging engine's timeouts add up to.
     let limit = std::time::Duration::from_secs(3_600);
-    let ended = tokio::time::timeout(limit, prune::attempt(&world, &PRUNE, false, false, &bars)).await;
+    let ended =
+        tokio::time::timeout(limit, prune::attempt(&world, &PRUNE, false, Duration::ZERO, false, &bars))
+            .await;
     let steps = shared.steps.get();
     let (orders, injected) = (shared.orders.get(), shared.injected.get());
     let mut removed = BTreeMap::new();
@@ -228,7 +231,7 @@ async fn played(case: &Case) -> Verdict {
     if case.breakage.is_none() {
         shared.kill_at.set(None);
         shared.begins.borrow_mut().clear();
-        let attempt = prune::attempt(&world, &NEXT_PRUNE, false, false, &bars).await.attempt;
+        let attempt = prune::attempt(&world, &NEXT_PRUNE, false, Duration::ZERO, false, &bars).await.attempt;
         let mut state = shared.state.borrow_mut();
         // What the engine refused to remove is left alone for a week.
         let ledger = shared.ledger.borrow();

@@ -192,7 +192,7 @@ pub async fn play<S: Stage>(scenario: &Scenario, stage: &S) -> Vec<String> {
         let mut sign = None;
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            sign = events.poll().await.stop;
+            sign = events.poll().await.stops.into_iter().next();
             if sign.is_some() {
                 break;
             }
@@ -230,9 +230,16 @@ async fn order<S: Stage>(stage: &S, engine: &<S::World as World>::Engine, act: A
         Act::Prune => {
             let words =
                 "--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100";
-            let attempt = prune::attempt(stage.world(), &settings(words), false, false, &progress::hidden())
-                .await
-                .attempt;
+            let attempt = prune::attempt(
+                stage.world(),
+                &settings(words),
+                false,
+                Duration::ZERO,
+                false,
+                &progress::hidden(),
+            )
+            .await
+            .attempt;
             return pruned(stage, &attempt.report);
         }
         _ => {

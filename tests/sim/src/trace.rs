@@ -147,6 +147,26 @@ pub fn made(days: u64, commits_a_day: u64, seed: u64) -> Trace {
     trace
 }
 
+/// Slots that are busy round the clock: in each a run begins when the one before has ended, and has an image of its own.
+pub fn busy_slots(slots: u64, hours: u64, seed: u64) -> Trace {
+    let mut random = Random(seed);
+    let mut trace = Trace::default();
+    let shared = ("library".to_owned(), 400_000_000);
+    for slot in 0..slots {
+        let mut at = slot * HOUR / 15;
+        while at < hours * HOUR {
+            let n = trace.runs.len();
+            let own = (format!("commit{n}"), random.between(100.0, 260.0).mul_add(MB, 0.0) as u64);
+            let image = trace.add(&format!("app:c{n}"), &format!("app-{n}"), 0, vec![shared.clone(), own]);
+            let lasts = (random.between(6.0, 20.0) * 60_000.0) as u64;
+            trace.runs.push(Run { at, lasts, images: vec![image] });
+            at += lasts;
+        }
+    }
+    trace.runs.sort_by_key(|run| run.at);
+    trace
+}
+
 impl Trace {
     fn add(&mut self, name_tag: &str, name: &str, day: u64, layers: Vec<(String, u64)>) -> String {
         let reference = format!("{name_tag}@sha256:{name}");

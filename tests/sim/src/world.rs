@@ -12,17 +12,18 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use ci_docker_prune::facts::eviction_tag;
 use ci_docker_prune::facts::{
-    Answer, CacheRecord, Container, ContainerState, Containerd, Desired, DiskUsage, EVICTION_REPOSITORY, EngineTraces,
-    Files, Filesystem, Image, Info, Inhibitor, Inspected, Labels, Layer, Mode, References, Service,
-    Swarm, SwarmState, Task, TaskCounts, TaskState, Unavailable, Update,
+    Answer, CacheRecord, Container, ContainerState, Containerd, Desired, DiskUsage, EVICTION_REPOSITORY,
+    EngineTraces, Files, Filesystem, Image, Info, Inhibitor, Inspected, Labels, Layer, Mode, References,
+    Service, Swarm, SwarmState, Task, TaskCounts, TaskState, Unavailable, Update,
 };
 use ci_docker_prune::ledger::{ImageUse, Ledger, Observations, Reading};
 use ci_docker_prune::units::Time;
 use ci_docker_prune::world::{
     Acquisition, ContainerScope, Effect, EngineApi, EngineError, EngineEvents, EngineOrders, EventSummary,
-    ImageEvent, StopEvent, World,
+    ImageEvent, Register, Registration, Request, StopEvent, World,
 };
 use regex::Regex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::engine::{self, COMMIT_DELAY, Delete, Sign, State, Store, Violation};
@@ -88,6 +89,15 @@ pub struct Shared {
     /// An inhibitor's command runs: it was registered, and no removal was in flight.
     command_runs: Cell<bool>,
     removal_locks: Cell<usize>,
+    prune_runs: Cell<bool>,
+    prunes: RefCell<Vec<u32>>,
+    requests: RefCell<Vec<(u32, Request)>>,
+    last_pid: Cell<u32>,
+    /// Until when a prune counts as due that left its turn to the next one.
+    left_until: [Cell<u64>; 3],
+    /// How often something was registered or ended, and how often something moved a gate.
+    changes: [watch::Sender<u64>; 3],
+    moves: watch::Sender<u64>,
     pub shutdown: Cell<Option<usize>>,
     timeout: Duration,
     /// Kill the run before this step.
@@ -206,6 +216,7 @@ impl Shared {
             }
             Deed::Inhibit => {
                 let since = Some(epoch());
+                self.changed(Register::Inhibitors);
                 self.inhibitors.borrow_mut().push(Inhibitor {
                     pid: Some(1),
                     since,
@@ -300,6 +311,19 @@ impl Shared {
                 self.violate(Violation::UseForgotten(image.clone()));
             }
         }
+    }
+
+    fn is_left(&self, register: Register) -> bool {
+        self.millis() < self.left_until[register as usize].get()
+    }
+
+    fn changed(&self, register: Register) {
+        self.changes[register as usize].send_modify(|changes| *changes += 1);
+    }
+
+    /// Something ended or began that may move a gate.
+    pub fn moved(&self) {
+        self.moves.send_modify(|moves| *moves += 1);
     }
 
     fn violate(&self, violation: Violation) {
@@ -443,8 +467,9 @@ pub struct Reader {
 
 impl Reader {
     fn read(&mut self, state: &State, now: u64) {
-        if state.streams_lost_at.is_some_and(|at| at >= self.began && at <= now) && self.seen.stop.is_none() {
-            self.seen.stop = Some(StopEvent::Lost("the engine closed it".into()));
+        if state.streams_lost_at.is_some_and(|at| at >= self.began && at <= now) && self.seen.stops.is_empty()
+        {
+            self.seen.stop(StopEvent::Lost("the engine closed it".into()));
         }
         // Delays may let a later event be seen first.
         while let Some(seen) = state.events.get(self.next).filter(|seen| seen.visible <= now) {
@@ -485,6 +510,13 @@ impl Simulated {
             inhibitors: RefCell::new(Vec::new()),
             command_runs: Cell::new(false),
             removal_locks: Cell::new(0),
+            prune_runs: Cell::new(false),
+            prunes: RefCell::default(),
+            requests: RefCell::default(),
+            last_pid: Cell::new(1_000),
+            left_until: std::array::from_fn(|_| Cell::new(0)),
+            changes: std::array::from_fn(|_| watch::channel(0).0),
+            moves: watch::channel(0).0,
             shutdown: Cell::new(None),
             timeout: Duration::from_secs(30),
             kill_at: Cell::new(None),
@@ -492,6 +524,46 @@ impl Simulated {
             injected: Cell::new(0),
             judge: Judge::default(),
         }))
+    }
+}
+
+/// Ends the prune when it is dropped.
+pub struct PruneLock(Rc<Shared>);
+
+impl Drop for PruneLock {
+    fn drop(&mut self) {
+        self.0.prune_runs.set(false);
+    }
+}
+
+/// Ends the registration when it is dropped.
+pub struct Registered {
+    pid: u32,
+    register: Register,
+    shared: Rc<Shared>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        shared.prunes.borrow_mut().retain(|pid| *pid != self.pid);
+        shared.requests.borrow_mut().retain(|(pid, _)| *pid != self.pid);
+        shared.inhibitors.borrow_mut().retain(|inhibitor| inhibitor.pid != Some(self.pid));
+        shared.command_runs.set(shared.command_runs.get() && !shared.inhibitors.borrow().is_empty());
+        shared.changed(self.register);
+    }
+}
+
+/// Of the registers.
+pub struct Changes(RefCell<watch::Receiver<u64>>);
+
+impl ci_docker_prune::world::Changes for Changes {
+    async fn changed(&self) {
+        let mut receiver = self.0.borrow().clone();
+        if receiver.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.0.borrow_mut().mark_unchanged();
     }
 }
 
@@ -510,8 +582,10 @@ impl Drop for RemovalLock {
 
 impl World for Simulated {
     type Engine = Self;
-    type PruneLock = ();
+    type PruneLock = PruneLock;
     type RemovalLock = RemovalLock;
+    type Registered = Registered;
+    type Changes = Changes;
 
     fn now(&self) -> Time {
         epoch() + jiff::SignedDuration::from_millis(i64::try_from(self.0.millis()).unwrap_or(i64::MAX))
@@ -579,8 +653,11 @@ impl World for Simulated {
         Ok(())
     }
 
-    fn lock_prunes(&self) -> Result<Acquisition<()>> {
-        Ok(Acquisition::Acquired(()))
+    fn lock_prunes(&self) -> Result<Acquisition<PruneLock>> {
+        if self.0.prune_runs.replace(true) {
+            return Ok(Acquisition::Held { pid: None, directory: "/run".into() });
+        }
+        Ok(Acquisition::Acquired(PruneLock(Rc::clone(&self.0))))
     }
 
     async fn lock_removals(&self) -> Result<RemovalLock> {
@@ -602,12 +679,78 @@ impl World for Simulated {
         Ok(self.0.inhibitors.borrow().clone())
     }
 
+    fn due_prunes(&self) -> Result<Vec<Inhibitor>> {
+        let due = !self.0.prunes.borrow().is_empty();
+        let is_left = self.0.is_left(Register::Prunes);
+        Ok(Vec::from_iter((due || is_left).then_some(Inhibitor { pid: None, since: None, why: None })))
+    }
+
+    fn requests(&self) -> Result<Vec<Request>> {
+        let mut all: Vec<_> = self.0.requests.borrow().iter().map(|(_, request)| *request).collect();
+        if self.0.is_left(Register::Requests) {
+            all.push(Request { since: None, min_free: None, gave_up: true });
+        }
+        Ok(all)
+    }
+
+    fn is_inside_inhibitor(&self) -> bool {
+        false
+    }
+
+    fn register(&self, register: Register, what: &Registration<'_>) -> Result<Registered> {
+        let pid = self.0.last_pid.get() + 1;
+        self.0.last_pid.set(pid);
+        match register {
+            Register::Inhibitors => {
+                let why = what.why.map(str::to_owned);
+                self.0.inhibitors.borrow_mut().push(Inhibitor {
+                    pid: Some(pid),
+                    since: Some(self.now()),
+                    why,
+                });
+            }
+            Register::Prunes => {
+                self.0.prunes.borrow_mut().push(pid);
+                self.0.left_until[register as usize].set(0);
+            }
+            Register::Requests => {
+                let request = Request { since: Some(self.now()), min_free: what.min_free, gave_up: false };
+                self.0.requests.borrow_mut().push((pid, request));
+            }
+        }
+        self.0.changed(register);
+        Ok(Registered { pid, register, shared: Rc::clone(&self.0) })
+    }
+
+    fn leave(&self, registered: Registered, how_long: Duration) -> Result<()> {
+        let until = self.0.millis() + u64::try_from(how_long.as_millis())?;
+        self.0.left_until[registered.register as usize].set(until);
+        drop(registered);
+        Ok(())
+    }
+
+    fn watch(&self, register: Register) -> Result<Changes> {
+        Ok(Changes(RefCell::new(self.0.changes[register as usize].subscribe())))
+    }
+
+    async fn wait_for_removal(&self) -> Result<()> {
+        while self.0.removal_locks.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.0.command_runs.set(true);
+        Ok(())
+    }
+
     fn watch_shutdown(&self) -> Result<()> {
         Ok(())
     }
 
     fn shutdown_requested(&self) -> bool {
         self.0.shutdown.get().is_some()
+    }
+
+    async fn shutdown(&self) {
+        std::future::pending().await
     }
 }
 
@@ -882,11 +1025,21 @@ impl EngineEvents for Events {
             Some(Breakage::NoEvents) => EventSummary::default(),
             // What came before the first look was not subscribed to.
             Some(Breakage::LateSubscription) if self.first_look.replace(false) => {
-                reader.seen.stop = None;
+                reader.seen.stops.clear();
                 reader.seen.clone()
             }
             _ => reader.seen.clone(),
         }
+    }
+
+    fn moves(&self) -> u64 {
+        *self.shared.moves.borrow()
+    }
+
+    async fn moved(&self, since: u64) {
+        let mut moves = self.shared.moves.subscribe();
+        // The sender is the world's.
+        let _ = moves.wait_for(|moves| *moves > since).await;
     }
 }
 

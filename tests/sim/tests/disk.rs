@@ -45,7 +45,10 @@ async fn run_record(world: &Simulated) {
 }
 
 async fn run_prune(world: &Simulated, words: &str) -> PruneReport {
-    prune::attempt(world, &settings(words), false, false, &progress::hidden()).await.attempt.report
+    prune::attempt(world, &settings(words), false, Duration::ZERO, false, &progress::hidden())
+        .await
+        .attempt
+        .report
 }
 
 fn percent(world: &Simulated) -> u64 {

@@ -1,7 +1,7 @@
 //! A fortnight of a made trace, and traces from files.
 
 use sim::months::{Policy, play};
-use sim::trace::{Trace, made};
+use sim::trace::{Trace, busy_slots, made};
 
 const GB: u64 = 1_000_000_000;
 
@@ -14,6 +14,20 @@ fn a_fortnight_on_a_tight_disk_fails_no_run_and_pulls_no_more_than_others() {
     assert_eq!(ours.failed, 0, "{ours:?}");
     assert!(ours.pulled_again * 4 < all.pulled_again, "{ours:?} {all:?}");
     assert!(ours.pulled >= of(Policy::Clairvoyant).pulled && ours.peak < 100, "{ours:?}");
+}
+
+/// No gap is left between the runs of two slots: without `inhibit`, or consent to evictions beside runs, there is never a
+/// moment for a prune. A prune that runs let go first for as long as they last always has its turn.
+#[test]
+fn on_a_host_that_is_never_idle_runs_that_queue_behind_prunes_do_not_fail() {
+    let trace = busy_slots(2, 36, 7);
+    let of = |policy| play(&trace, 16 * GB, policy);
+    let (alone, queued, beside) =
+        (of(Policy::Ours), of(Policy::OursInhibited(20)), of(Policy::OursDuringRuns));
+    assert!(alone.failed * 10 > alone.runs && alone.waited == 0, "{alone:?}");
+    assert_eq!((queued.failed, beside.failed), (0, 0), "{queued:?} {beside:?}");
+    // Nobody waits for longer than the longest run, and few wait at all.
+    assert!(queued.longest_wait <= 1_200_100 && queued.waited < queued.runs as u64 * 120_000, "{queued:?}");
 }
 
 #[test]

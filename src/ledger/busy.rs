@@ -1,0 +1,100 @@
+//! How long CI runs were live, over the last day: a host that is never idle needs another set-up.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_with::{DurationSeconds, serde_as};
+
+use super::Ledger;
+use crate::units::{Time, elapsed};
+
+/// One hour, by the ledger's clock.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hour {
+    pub begins: Time,
+    /// The latest look at the gate `runs`.
+    pub looked: Time,
+    #[serde(rename = "seen_seconds")]
+    #[serde_as(as = "DurationSeconds<u64>")]
+    pub seen: Duration,
+    #[serde(rename = "busy_seconds")]
+    #[serde_as(as = "DurationSeconds<u64>")]
+    pub busy: Duration,
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// What a look tells of the time before it, at most.
+const MAX_LOOK: Duration = Duration::from_secs(900);
+
+/// Of the last day.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Busy {
+    pub seen: Duration,
+    /// While the gate `runs` was closed.
+    pub busy: Duration,
+}
+
+impl Busy {
+    /// Whether there was hardly a moment for a prune: over nine tenths of half a day or more.
+    pub fn is_never_idle(&self) -> bool {
+        self.seen >= DAY / 2 && self.busy >= self.seen / 10 * 9
+    }
+}
+
+impl Ledger {
+    /// Record whether runs are live now. It counts for the time since the last look.
+    pub fn record_runs(&mut self, live: bool, wall: Time) {
+        let now = self.time(wall);
+        let last = self.hours.last().map_or(now, |hour| hour.looked);
+        let seen = elapsed(now, last).min(MAX_LOOK);
+        if self.hours.last().is_none_or(|hour| elapsed(now, hour.begins) >= HOUR) {
+            self.hours.push(Hour { begins: now, looked: now, seen: Duration::ZERO, busy: Duration::ZERO });
+        }
+        if let Some(hour) = self.hours.last_mut() {
+            hour.looked = now;
+            hour.seen += seen;
+            hour.busy += if live { seen } else { Duration::ZERO };
+        }
+        self.hours.retain(|hour| elapsed(now, hour.begins) < DAY);
+    }
+
+    pub fn busy(&self, wall: Time) -> Busy {
+        let now = self.time(wall);
+        let day = self.hours.iter().filter(|hour| elapsed(now, hour.begins) < DAY);
+        day.fold(Busy::default(), |sum, hour| Busy { seen: sum.seen + hour.seen, busy: sum.busy + hour.busy })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{ago, now};
+
+    #[test]
+    fn a_host_is_never_idle_where_a_day_of_looks_saw_hardly_a_gap() {
+        // A look every five minutes for so many hours, of which every so many-th finds no run.
+        let looked = |hours: u64, idle_every: u64| {
+            let mut ledger = Ledger::default();
+            for n in (0..=hours * 12).rev() {
+                let at = ago(&format!("{}m", n * 5)).unwrap();
+                ledger.record_runs(n % idle_every != 0, at);
+            }
+            ledger.busy(now())
+        };
+        let hours = |n: u64| Duration::from_secs(n * 3_600);
+        for (span, idle_every, never_idle) in
+            [(30, 1_000, true), (12, 20, true), (30, 5, false), (6, 1_000, false)]
+        {
+            let busy = looked(span, idle_every);
+            assert_eq!(busy.is_never_idle(), never_idle, "{span} {idle_every} {busy:?}");
+            assert!(busy.seen <= hours(24) && busy.seen + hours(1) >= hours(span.min(24)), "{span} {busy:?}");
+        }
+        // A host that was off tells nothing of that time.
+        let mut ledger = Ledger::default();
+        ledger.record_runs(true, ago("20h").unwrap());
+        ledger.record_runs(true, now());
+        assert_eq!(ledger.busy(now()), Busy { seen: MAX_LOOK, busy: MAX_LOOK });
+    }
+}
