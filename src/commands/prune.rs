@@ -21,7 +21,7 @@ use crate::prune::{self, Mode, moment, warn_of_leftovers};
 use crate::report;
 use crate::report::progress::{self, Bars};
 use crate::report::{advice, metrics, reason};
-use crate::settings::Settings;
+use crate::settings::{Command, Settings};
 use crate::units::Time;
 use crate::world::World;
 
@@ -100,6 +100,7 @@ pub async fn attempt(
 }
 
 async fn wait_for_moment<W: World>(world: &W, settings: &Settings, wait: Duration) -> Option<W::Registered> {
+    let by_hand = !matches!(settings.command, Command::Record);
     let began = Instant::now();
     let told = Cell::new(false);
     let say = |gates: &Gates| {
@@ -110,7 +111,7 @@ async fn wait_for_moment<W: World>(world: &W, settings: &Settings, wait: Duratio
     let waited = async {
         world.prepare()?;
         world.watch_shutdown()?;
-        Ok::<_, anyhow::Error>(moment::wait_for_moment(world, &settings.policy, wait, &say).await?)
+        Ok::<_, anyhow::Error>(moment::wait_for_moment(world, &settings.policy, wait, by_hand, &say).await?)
     };
     // What keeps it from waiting keeps it from pruning too, which says so.
     waited.await.inspect_err(|error| log::debug!("{error:#}")).unwrap_or_default()

@@ -86,11 +86,13 @@ async fn subscribe<W: World>(
 }
 
 /// Wait until `runs` and `converge` allow a prune that is due, for so long at most. `say`: what is waited for. Returns
-/// its registration, by which commands that begin let it go first: it is to be kept until the prune has ended.
+/// its registration, by which commands that begin let it go first: it is to be kept until the prune has ended. One that
+/// was not begun `by_hand` has none where it would probably find nothing.
 pub async fn wait_for_moment<W: World>(
     world: &W,
     policy: &PrunePolicy,
     limit: Duration,
+    by_hand: bool,
     say: &dyn Fn(&Gates),
 ) -> Answer<Option<W::Registered>> {
     let mut registered = None;
@@ -106,8 +108,10 @@ pub async fn wait_for_moment<W: World>(
         let is_critical = |usage: &Usage| policy.removal.critical.is_reached(usage);
         let is_wanted =
             world.requests().is_ok_and(|requests| requests.iter().any(|request| request.min_free.is_some()));
-        let is_worth_it =
-            is_wanted || gates.usages().iter().any(is_critical) || !world.ledger().is_exhausted(world.now());
+        let is_worth_it = by_hand
+            || is_wanted
+            || gates.usages().iter().any(is_critical)
+            || !world.ledger().is_exhausted(world.now());
         if registered.is_none() && is_worth_it {
             let prune = world.register(Register::Prunes, &Registration::default());
             registered = prune.inspect_err(|error| log::info!("{error:#}")).ok();

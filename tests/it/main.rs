@@ -16,6 +16,7 @@ mod inhibit;
 mod interrupt;
 mod ledger;
 mod metrics;
+mod moment;
 mod nodes;
 mod prune;
 mod record;
