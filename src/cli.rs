@@ -310,7 +310,8 @@ pub struct Options {
     #[arg(long, global = true, value_name = "KEY[=VALUE]", help_heading = group::POLICY)]
     #[arg(default_value = "ci-docker-prune.keep")]
     pub keep_label: Vec<KeepLabel>,
-    /// For record: prune, behind the same gates, when the disk is at or above this or a prune is owed [default: never]
+    /// For record: prune, behind the same gates, when the disk is at or above this or a prune is owed; for inhibit: ask for
+    /// a prune from here on [default: never]
     #[arg(long, global = true, value_name = "PCT", help_heading = group::POLICY)]
     pub prune_at: Option<Percent>,
 
@@ -417,6 +418,18 @@ pub fn command(change: impl Fn(Arg) -> Arg) -> clap::Command {
 
 /// Whether a global option affects this command.
 fn matters(command: &str, option: &Arg) -> bool {
+    let of_commands: Option<&[&str]> = match option.get_id().as_str() {
+        "wait" => Some(&["prune", "record", "check-gates"]),
+        "prune_wait" => Some(&["inhibit"]),
+        "prune_at" => Some(&["record", "inhibit"]),
+        "during_runs" => Some(&["prune", "record"]),
+        "run_max_age" | "ci" | "run_pattern" if command == "converge" => Some(&[]),
+        "converge_max_age" if command == "converge" => Some(&["converge"]),
+        _ => None,
+    };
+    if let Some(commands) = of_commands {
+        return commands.contains(&command);
+    }
     let groups: &[&str] = match command {
         "completions" | "man" | "help" => return false,
         "check-config" => return option.get_id() == "config",
@@ -425,7 +438,7 @@ fn matters(command: &str, option: &Arg) -> bool {
         "disk" | "runs" | "check-gates" | "status" => {
             &[group::ENGINE, group::GATES, group::OUTPUT, group::FILES]
         }
-        _ => return option.get_id() != "prune_at" || command == "record",
+        _ => return true,
     };
     let writes_metrics = option.get_id() == "metrics_file";
     !writes_metrics && option.get_help_heading().is_some_and(|heading| groups.contains(&heading))

@@ -146,6 +146,6 @@ fn of_configuration_files(take: &mut impl FnMut(&str)) {
         let assert = bare().current_dir(folder.path()).args(["check-config", name]).assert();
         stdout(&assert) + &String::from_utf8_lossy(&assert.get_output().stderr)
     };
-    take(&check("valid.toml", "prune-at = 90\nrun-pattern = '^ci-[0-9]+_'\n"));
+    take(&check("valid.toml", "prune-at = 90\nrun-pattern = ['^ci-[0-9]+_']\n"));
     take(&check("draft.toml", "prune-at = 90\ndisk-treshold = 85\ncache-age = 7\n"));
 }
