@@ -245,37 +245,37 @@ pub async fn let_prunes_go_first<W: World>(
     if wishes.prune_wait.is_zero() || world.is_inside_inhibitor() {
         return Ok(judged(usage));
     }
-    if !is_urgent && world.due_prunes()?.is_empty() {
+    if !is_urgent && !is_prune_due(world) {
         return Ok(judged(usage));
     }
     // Those that gave up have just begun: before they end there is no moment to wait for.
-    if world.requests()?.iter().any(|request| request.gave_up) && wishes.min_free.is_none() {
+    let requests = || world.requests().inspect_err(|error| log::info!("{error:#}")).unwrap_or_default();
+    if requests().iter().any(|request| request.gave_up) && wishes.min_free.is_none() {
         return Ok(judged(usage));
     }
     let request = Registration { why: None, min_free: wishes.min_free };
-    let request =
+    let mut request =
         world.register(Register::Requests, &request).inspect_err(|error| log::info!("{error:#}")).ok();
     let began = Instant::now();
     let mut end = began + wishes.prune_wait;
     let answer_by = if wishes.min_free.is_some() { end } else { end.min(began + ANSWERED_WITHIN) };
     let (mut answered, mut told) = (request.is_none(), false);
     loop {
-        let is_due = !world.due_prunes()?.is_empty();
+        let is_due = is_prune_due(world);
         answered |= is_due;
         if !is_due && (answered || has_room(world, policy, wishes, lacks).await?) {
             break;
         }
         // All that wait give up together: one after the other they would never leave a gap.
-        let waits_since =
-            world.requests().unwrap_or_default().iter().filter_map(|request| request.since).min();
+        let waits_since = requests().iter().filter_map(|request| request.since).min();
         let waited = waits_since.map_or(Duration::ZERO, |since| elapsed(world.now(), since));
         end = end.min(Instant::now() + wishes.prune_wait.saturating_sub(waited));
         let until = if is_due { end } else { answer_by.min(end) };
         if Instant::now() >= until {
             say(Queueing::GivesUp);
-            let left = request.map(|request| world.leave(request, wishes.prune_wait));
+            let left = request.take().map(|request| world.leave(request, wishes.prune_wait));
             drop(left.transpose().inspect_err(|error| log::info!("{error:#}")));
-            return Ok(judged(usage_of_images(world, policy, wishes).await?));
+            break;
         }
         let tell_at = if told { until } else { began + TOLD_AFTER };
         tokio::select! {
@@ -288,7 +288,16 @@ pub async fn let_prunes_go_first<W: World>(
         }
     }
     drop(request);
-    Ok(judged(usage_of_images(world, policy, wishes).await?))
+    match wishes.min_free {
+        Some(_) => Ok(judged(usage_of_images(world, policy, wishes).await?)),
+        None => Ok(Ok(())),
+    }
+}
+
+/// A register that cannot be read holds nobody up.
+fn is_prune_due(world: &impl World) -> bool {
+    let due = world.due_prunes().inspect_err(|error| log::info!("{error:#}"));
+    due.is_ok_and(|due| !due.is_empty())
 }
 
 /// Whether there is the space that is wanted, without any prune.
