@@ -122,7 +122,7 @@ fn the_example_of_the_configuration_is_the_programs_own_and_valid() {
     // Every line that is commented out is one that the program takes.
     let keys = printed.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = "));
     let file = config(&keys.collect::<Vec<_>>().join("\n"));
-    bare().arg("check-config").arg(file.path()).assert().success().stdout(contains("sets 22 keys"));
+    bare().arg("check-config").arg(file.path()).assert().success().stdout(contains("sets 28 keys"));
 }
 
 #[test]

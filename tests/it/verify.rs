@@ -362,7 +362,7 @@ fn a_policy_that_would_evict_it_fails_the_proof() {
 fn an_interrupted_proof_leaves_nothing() {
     let engine = Engine::start();
     engine.publish(&Image::new("app", "1"));
-    for request in ["GET /distribution/", "POST /services/create", "GET /tasks", "DELETE /services/"] {
+    for request in ["GET /distribution/", "POST /services/create", "GET /tasks?", "DELETE /services/"] {
         let proxy = Proxy::before(&engine);
         let mut command: Command = standard(&program(&engine));
         command.args(["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/app:1", "--host", &proxy.url()]);
