@@ -48,7 +48,7 @@ pub enum Policy {
 }
 
 impl Policy {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Nothing,
         Self::SystemPruneAll,
         Self::Script,
@@ -56,6 +56,7 @@ impl Policy {
         Self::Kubelet,
         Self::Ours,
         Self::OursInhibited(10),
+        Self::OursInhibited(20),
         Self::OursDuringRuns,
         Self::Clairvoyant,
     ];
@@ -69,7 +70,8 @@ impl Policy {
             Self::Kubelet => "kubelet",
             Self::Clairvoyant => "clairvoyant",
             Self::Ours => "`ci-docker-prune`",
-            Self::OursInhibited(_) => "`ci-docker-prune`, runs under `inhibit`",
+            Self::OursInhibited(10) => "`ci-docker-prune`, runs under `inhibit`",
+            Self::OursInhibited(_) => "`ci-docker-prune`, `inhibit` with a longer `prune-wait`",
             Self::OursDuringRuns => "`ci-docker-prune`, `during-runs`",
         }
     }
