@@ -1,12 +1,9 @@
 //! `check-gates`, and `disk`, `runs` and `converge`, which evaluate one gate each.
 
-use std::cell::Cell;
-use std::time::Instant;
-
 use anyhow::Result;
 
 use super::print;
-use super::prune::{TOLD_AFTER, waiting_for};
+use super::prune::tell_wait;
 use crate::cli::{GateName, Output};
 use crate::exit::Exit;
 use crate::facts::{Survey, Unavailable};
@@ -81,12 +78,7 @@ async fn wait(host: &ThisHost, settings: &Settings, is_named: &dyn Fn(GateName) 
         let named = named.into_iter().filter(|(name, _)| is_named(*name)).map(|(_, state)| state);
         GateState::combined(named.collect::<Vec<_>>())
     };
-    let (began, told) = (Instant::now(), Cell::new(false));
-    let say = |gates: &Gates| {
-        if began.elapsed() >= TOLD_AFTER && !told.replace(true) {
-            log::warn!("{}", waiting_for(gates));
-        }
-    };
+    let say = tell_wait(log::Level::Warn);
     let waited = moment::wait_for_gates(host, &settings.policy, settings.wait, state, &say).await;
     // The gates say why.
     drop(waited.inspect_err(|why| log::debug!("{why}")));

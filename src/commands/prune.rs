@@ -101,13 +101,7 @@ pub async fn attempt(
 
 async fn wait_for_moment<W: World>(world: &W, settings: &Settings, wait: Duration) -> Option<W::Registered> {
     let by_hand = !matches!(settings.command, Command::Record);
-    let began = Instant::now();
-    let told = Cell::new(false);
-    let say = |gates: &Gates| {
-        if began.elapsed() >= TOLD_AFTER && !told.replace(true) {
-            log::info!("{}", waiting_for(gates));
-        }
-    };
+    let say = tell_wait(log::Level::Info);
     let waited = async {
         world.prepare()?;
         world.watch_shutdown()?;
@@ -120,14 +114,21 @@ async fn wait_for_moment<W: World>(world: &W, settings: &Settings, wait: Duratio
 /// The record unit is started again within this: nothing may begin in between that has let its prune go first.
 const DUE_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
-/// What takes longer is told.
-pub const TOLD_AFTER: Duration = Duration::from_secs(1);
+/// A wait that takes longer is logged.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 
-pub fn waiting_for(gates: &Gates) -> String {
-    let closed = reason::gates(gates).into_iter().filter(|gate| gate.gate != "disk");
-    let closed = closed.filter(|gate| gate.state != GateState::Open);
-    let lines: Vec<String> = closed.map(|gate| format!("{}: {}", gate.gate, gate.reason.message)).collect();
-    format!("waiting for {}", lines.join("; "))
+/// Logs once, with the gates that are not open, that something waits for them.
+pub fn tell_wait(level: log::Level) -> impl Fn(&Gates) {
+    let (began, told) = (Instant::now(), Cell::new(false));
+    move |gates| {
+        if began.elapsed() < TOLD_AFTER || told.replace(true) {
+            return;
+        }
+        let closed = reason::gates(gates).into_iter().filter(|gate| gate.gate != "disk");
+        let closed = closed.filter(|gate| gate.state != GateState::Open);
+        let lines: Vec<_> = closed.map(|gate| format!("{}: {}", gate.gate, gate.reason.message)).collect();
+        log::log!(level, "waiting for {}", lines.join("; "));
+    }
 }
 
 /// The exit status of a prune that requires no manual intervention.

@@ -7,6 +7,8 @@ pub mod report;
 use std::cell::Cell;
 use std::path::PathBuf;
 
+use regex::Regex;
+
 use crate::execute::{Context, Execution, Outcome, Recheck, Skip, Stop};
 use crate::facts::{Answer, Container, DiskPlaces, Filesystem, Inventory, Past, Survey, Unavailable, Usage};
 use crate::gates::disk::usages;
@@ -119,15 +121,20 @@ type Events<W> = <<W as World>::Engine as EngineApi>::Events;
 async fn connect<W: World>(
     world: &W,
     policy: &PrunePolicy,
-    subscribe: bool,
+    is_prune: bool,
 ) -> Answer<(W::Engine, Option<Events<W>>)> {
-    let engine = world.connect().await?;
-    if !subscribe {
-        return Ok((engine, None));
+    if !is_prune {
+        return Ok((world.connect().await?, None));
     }
-    let since = engine.info().await?.time.unwrap_or_else(|| world.now());
-    let events = engine.subscribe(since, &policy.removal.runs).await?;
+    let (engine, events) = subscribe(world, &policy.removal.runs).await?;
     Ok((engine, Some(events)))
+}
+
+async fn subscribe<W: World>(world: &W, run_pattern: &Regex) -> Answer<(W::Engine, Events<W>)> {
+    let engine = world.connect().await?;
+    let since = engine.info().await?.time.unwrap_or_else(|| world.now());
+    let events = engine.subscribe(since, run_pattern).await?;
+    Ok((engine, events))
 }
 
 /// The survey and its gates, with which a prune continues.

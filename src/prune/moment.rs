@@ -5,14 +5,12 @@ use std::time::Duration;
 use regex::Regex;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::PrunePolicy;
+use super::{PrunePolicy, subscribe};
 use crate::facts::{Answer, Usage};
 use crate::gates::{GateState, Gates, disk};
 use crate::observe::{self, Questions};
 use crate::units::{Percent, elapsed};
-use crate::world::{
-    Changes, ContainerScope, EngineApi, EngineEvents, Register, Registration, StopEvent, World,
-};
+use crate::world::{Changes, ContainerScope, EngineEvents, Register, Registration, StopEvent, World};
 
 /// After an event the gates are evaluated again and again, with growing pauses: Swarm tells of a task's state a
 /// moment after its container's event.
@@ -75,16 +73,6 @@ async fn changed(changes: Option<&impl Changes>) {
     }
 }
 
-async fn subscribe<W: World>(
-    world: &W,
-    pattern: &Regex,
-) -> Answer<(W::Engine, <W::Engine as EngineApi>::Events)> {
-    let engine = world.connect().await?;
-    let since = engine.info().await?.time.unwrap_or_else(|| world.now());
-    let events = engine.subscribe(since, pattern).await?;
-    Ok((engine, events))
-}
-
 /// Wait until `runs` and `converge` allow a prune that is due, for so long at most. `say`: what is waited for. Returns
 /// its registration, by which commands that begin let it go first: it is to be kept until the prune has ended. One that
 /// was not begun `by_hand` has none where it would probably find nothing.
@@ -106,13 +94,16 @@ pub async fn wait_for_moment<W: World>(
             return true;
         }
         let is_critical = |usage: &Usage| policy.removal.critical.is_reached(usage);
-        let is_wanted =
-            world.requests().is_ok_and(|requests| requests.iter().any(|request| request.min_free.is_some()));
-        let is_worth_it = by_hand
-            || is_wanted
-            || gates.usages().iter().any(is_critical)
-            || !world.ledger().is_exhausted(world.now());
-        if registered.is_none() && is_worth_it {
+        let is_wanted = || {
+            world.requests().is_ok_and(|requests| requests.iter().any(|request| request.min_free.is_some()))
+        };
+        let is_worth_it = || {
+            by_hand
+                || gates.usages().iter().any(is_critical)
+                || is_wanted()
+                || !world.ledger().is_exhausted(world.now())
+        };
+        if registered.is_none() && is_worth_it() {
             let prune = world.register(Register::Prunes, &Registration::default());
             registered = prune.inspect_err(|error| log::info!("{error:#}")).ok();
         }

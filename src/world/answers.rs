@@ -126,7 +126,7 @@ pub enum Register {
     Inhibitors,
     /// Prunes that are due: they wait, or are under way.
     Prunes,
-    /// Commands that let a prune go before they block it. Whoever registers asks for one.
+    /// Commands that wait for a prune before they block prunes. A new registration starts the record unit.
     Requests,
 }
 

@@ -131,7 +131,7 @@ fn nobody_waits_beyond_its_limit_for_a_run_that_does_not_end() {
 }
 
 #[test]
-fn whoever_is_killed_at_whatever_moment_the_others_go_on() {
+fn a_kill_of_the_prune_or_of_a_command_holds_no_other_up() {
     let settings = settings("--disk-critical 100");
     let lasts = Duration::from_secs(20);
     for store in [Store::Overlay2, Store::Containerd] {
