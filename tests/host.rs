@@ -250,6 +250,12 @@ fn the_record_timer_makes_up_for_a_blocked_prune_and_relieves_a_disk_that_fills_
         format!("journalctl --sync; journalctl --no-pager --identifier ci-docker-prune | {test}")
     };
     host.eventually("the record waits for its moment", "ls /run/ci-docker-prune/prunes/*");
+    // In KiB, without the pages of its file.
+    let memory = format!(
+        "sed -n 's/RssAnon:\\s*\\([0-9]*\\) kB/\\1/p' /proc/$(systemctl show --property MainPID --value {RECORD})/status"
+    );
+    let memory: u64 = host.run(&memory).parse().expect("a size");
+    assert!(memory < 10 << 10, "{memory} KiB");
     assert!(host.sh(&there("midnight")).is_ok());
     host.run(&format!("docker rm --force {RUN}"));
     host.eventually("the prune is made up for", &format!("! {}", there("midnight")));

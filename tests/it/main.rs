@@ -3,6 +3,7 @@
 // The longest tests; in the order of their names they begin first.
 mod at_each_request;
 mod bounds;
+mod busy;
 mod cgroups;
 mod converge;
 mod deploys;
