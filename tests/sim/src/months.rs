@@ -18,6 +18,7 @@ use ci_docker_prune::settings::{self, Settings};
 use ci_docker_prune::world::{Changes as _, Register, Registration, World};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::engine::{State, Store, Stored};
@@ -115,6 +116,7 @@ struct Host<'a> {
     policy: Policy,
     world: Simulated,
     start: Instant,
+    slots: Semaphore,
     last_used: RefCell<BTreeMap<String, u64>>,
     downloaded: RefCell<HashSet<String>>,
     tally: Cell<Tally>,
@@ -134,6 +136,7 @@ async fn played(trace: &Trace, disk_size: u64, policy: Policy) -> Tally {
         policy,
         world: Simulated::new(state, Ledger::default(), 0, 1, None),
         start: Instant::now(),
+        slots: Semaphore::new(trace.slots()),
         last_used: RefCell::default(),
         downloaded: RefCell::default(),
         tally: Cell::default(),
@@ -169,11 +172,13 @@ impl Host<'_> {
         let run = &self.trace.runs[n];
         // What ends at the same time ends first, and then a timer elapses.
         sleep_until(self.start + Duration::from_millis(run.at + 2)).await;
+        let slot = self.slots.acquire().await.expect("it is never closed");
+        let due = self.millis();
         let inhibitor = match self.policy {
             Policy::OursInhibited(minutes) => Some(self.inhibit(minutes).await),
             _ => None,
         };
-        let waited = self.millis() - run.at - 2;
+        let waited = self.millis() - due;
         self.count(|tally| {
             tally.waited += waited;
             tally.longest_wait = tally.longest_wait.max(waited);
@@ -181,7 +186,7 @@ impl Host<'_> {
         self.begin(n, self.millis());
         sleep(Duration::from_millis(run.lasts.saturating_sub(2))).await;
         self.end(n, self.millis());
-        drop(inhibitor);
+        drop((inhibitor, slot));
     }
 
     /// As the command does.

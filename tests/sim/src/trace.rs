@@ -168,6 +168,20 @@ pub fn busy_slots(slots: u64, hours: u64, seed: u64) -> Trace {
 }
 
 impl Trace {
+    /// How many runs are live at once, at most: so many the CI has slots for.
+    pub fn slots(&self) -> usize {
+        let begins = self.runs.iter().map(|run| (run.at, 1));
+        // One that ends makes room for one that begins at that time.
+        let ends = self.runs.iter().map(|run| (run.at + run.lasts, -1));
+        let mut changes: Vec<(u64, isize)> = begins.chain(ends).collect();
+        changes.sort_unstable();
+        let live = changes.iter().scan(0, |live, (_, change)| {
+            *live += change;
+            Some(*live)
+        });
+        live.max().unwrap_or(0).unsigned_abs()
+    }
+
     fn add(&mut self, name_tag: &str, name: &str, day: u64, layers: Vec<(String, u64)>) -> String {
         let reference = format!("{name_tag}@sha256:{name}");
         self.images.insert(name.into(), Image { name: name.into(), reference, layers });
