@@ -74,8 +74,8 @@ const EXIT_STATUS: &str = "  0    done; for prune also: nothing to do, or blocke
   10   manual intervention required: prune ended with the disk at or above --disk-critical, or
        prunes under pressure were blocked for more than 3 days (record: once for each episode)
   255  a gate could not be evaluated (disk, runs, converge, check-gates)
-  inhibit exits with the status of its command; verify with 1 if a check fails; explain with 1 if
-  there is no such object";
+  inhibit exits with the status of its command, with 75 where --min-free cannot be had; verify with 1
+  if a check fails; explain with 1 if there is no such object";
 
 const ENVIRONMENT: [(&str, &str); 7] = [
     (CONFIG_VARIABLE, "the configuration file, where --config names none"),

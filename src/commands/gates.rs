@@ -9,6 +9,7 @@ use crate::exit::Exit;
 use crate::facts::{Survey, Unavailable};
 use crate::gates::{GateState, Gates, runs};
 use crate::host::ThisHost;
+use crate::ledger::Ledger;
 use crate::observe::{self, Questions};
 use crate::prune::{moment, record_gates};
 use crate::report::{self, advice, reason};
@@ -23,28 +24,23 @@ pub async fn run(host: &ThisHost, settings: &Settings, names: &[GateName], recor
     if waits && !settings.wait.is_zero() {
         wait(host, settings, &is_named).await;
     }
-    let survey = match host.connect().await {
-        Err(why) => Survey::unavailable(&why),
-        Ok(engine) => {
-            let questions = questions(&is_named, record);
-            let survey = observe::survey(host, &engine, questions, &policy.disk_paths).await;
-            let now = host.now();
-            let gates = policy.gates(&survey, now);
-            if record
-                && let Err(error) = observe::record_usage(host, &engine, &survey, now, |ledger| {
-                    record_gates(ledger, &gates, now)
-                })
-                .await
-            {
-                // A user of the docker group may ask the gates without owning the ledger.
-                log::info!("the ledger was not updated: {error:#}");
-            }
-            survey
-        }
+    let engine = host.connect().await;
+    let survey = match &engine {
+        Err(why) => Survey::unavailable(why),
+        Ok(engine) => observe::survey(host, engine, questions(&is_named, record), &policy.disk_paths).await,
     };
     let now = host.now();
-    let unnamed = policy.gates(&Survey::unavailable(&Unavailable("not asked".into())), now);
     let found = policy.gates(&survey, now);
+    if let Ok(engine) = &engine
+        && record
+    {
+        let change = |ledger: &mut Ledger| record_gates(ledger, &found, now);
+        // A user of the docker group may ask the gates without owning the ledger.
+        if let Err(error) = observe::record_usage(host, engine, &survey, now, change).await {
+            log::info!("the ledger was not updated: {error:#}");
+        }
+    }
+    let unnamed = policy.gates(&Survey::unavailable(&Unavailable("not asked".into())), now);
     // A gate that is not named gives no advice either.
     let gates = Gates {
         disk: if is_named(GateName::Disk) { found.disk } else { unnamed.disk },

@@ -35,12 +35,13 @@ pub async fn run(host: &ThisHost, policy: &PrunePolicy, wanted: &cli::Verify) ->
     if wanted.redeploy.is_none() {
         warn_of_leftovers(&survey);
     }
+    let (ledger, now) = (host.ledger(), Time::now());
     let mut checks = vec![
         engine::check(&host.engine_settings().host, &engines, &survey),
         retention::check(&survey, policy),
-        disk::check(&survey, policy, &host.ledger(), Time::now()),
-        ledger::check(&host.ledger(), Time::now()),
-        runs::check(&policy.gates(&survey, Time::now()), &host.ledger(), Time::now()),
+        disk::check(&survey, policy, &ledger, now),
+        ledger::check(&ledger, now),
+        runs::check(&policy.gates(&survey, now), &ledger, now),
     ];
     for registry in &wanted.registry {
         let engine = engines.as_ref().map(|engines| &engines.local).map_err(Clone::clone);
