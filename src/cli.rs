@@ -72,7 +72,7 @@ const EXIT_STATUS: &str = "  0    done; for prune also: nothing to do, or blocke
   2    wrong usage or configuration
   3    a gate is closed (disk, runs, converge, check-gates)
   10   manual intervention required: prune ended with the disk at or above --disk-critical, or
-       prunes under pressure were blocked for more than 3 days (record: once for each episode)
+       prunes under pressure were blocked for more than 3 days (record: once for each full disk)
   255  a gate could not be evaluated (disk, runs, converge, check-gates)
   inhibit exits with the status of its command, with 75 where --min-free cannot be had; verify with 1
   if a check fails; explain with 1 if there is no such object";
@@ -91,12 +91,13 @@ const ENVIRONMENT: [(&str, &str); 7] = [
 ];
 
 /// Files that are read or written by default.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     (CONFIG_FILE, "the configuration: keys are the names of the long options"),
     (
         "/var/lib/ci-docker-prune/ledger.json",
         "when each image was seen and used, the last prunes, ongoing pressure",
     ),
+    ("/var/lib/ci-docker-prune/history.jsonl", "the prunes of the last 90 days, for log"),
     ("/run/ci-docker-prune/", "locks, and the inhibitors that are active"),
     ("/var/run/docker.sock", "the engine"),
 ];
@@ -169,8 +170,17 @@ pub enum Command {
         #[arg(value_name = "NAME|ID", required = true)]
         objects: Vec<String>,
     },
-    /// Show last runs, the next run, pressure, active inhibitors and the state of the ledger
+    /// Show what happened, what blocks prunes and since when, what comes next, and usage over 14 days
     Status,
+    /// Show past prunes: why, what each removed, and what it reclaimed
+    Log {
+        /// Only prunes of this time, such as 7d [default: 90 days]
+        #[arg(long, value_name = "DUR", value_parser = parse_duration)]
+        since: Option<Duration>,
+        /// Only what has this ID, or a name that contains this
+        #[arg(value_name = "NAME|ID")]
+        object: Option<String>,
+    },
     /// Block prunes while a command runs
     Inhibit(Inhibit),
     /// Check this host: login, retention, other pruners, units; prove layer reuse

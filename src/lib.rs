@@ -14,6 +14,7 @@ mod verify;
 mod consumers;
 pub mod facts;
 pub mod gates;
+pub mod history;
 pub mod ledger;
 pub mod observe;
 pub mod plan;

@@ -43,6 +43,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     pub runtime_dir: PathBuf,
     pub metrics_file: Option<PathBuf>,
+    /// A systemd unit, or a user.
+    pub started_by: String,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,10 @@ pub enum Command {
         objects: Vec<String>,
     },
     Status,
+    Log {
+        since: Option<Duration>,
+        query: Option<String>,
+    },
     Inhibit {
         why: Option<String>,
         /// Bytes that must be available before it begins.
@@ -225,6 +231,7 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
         Some(cli::Command::Record) => Command::Record,
         Some(cli::Command::Explain { objects }) => Command::Explain { objects },
         Some(cli::Command::Status) => Command::Status,
+        Some(cli::Command::Log { since, object }) => Command::Log { since, query: object },
         Some(cli::Command::Inhibit(inhibit)) if inhibit.list => Command::ListInhibitors,
         Some(cli::Command::Inhibit(cli::Inhibit { why, min_free, command, .. })) => {
             Command::Inhibit { why, min_free, command }
@@ -251,8 +258,17 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
         state_dir: directory(&options.state_dir, "STATE_DIRECTORY", "/var/lib/ci-docker-prune"),
         runtime_dir: directory(&options.runtime_dir, "RUNTIME_DIRECTORY", "/run/ci-docker-prune"),
         metrics_file: options.metrics_file.clone(),
+        started_by: started_by(sources),
         policy: policy(options, sources)?,
     })
+}
+
+/// systemd (from version 252 on) names the timer or path that started a unit.
+fn started_by(sources: &Sources) -> String {
+    let variable = |name: &str| sources.variable(name).map(|value| value.to_string_lossy().into_owned());
+    let by_systemd = || variable("INVOCATION_ID").and(variable("JOURNAL_STREAM")).map(|_| "systemd".into());
+    let user = || variable("SUDO_USER").or_else(|| variable("USER"));
+    variable("TRIGGER_UNIT").or_else(by_systemd).or_else(user).unwrap_or_else(|| "by hand".into())
 }
 
 fn level(verbose: u8) -> LevelFilter {

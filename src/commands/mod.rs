@@ -3,6 +3,7 @@
 mod explain;
 mod gates;
 mod inhibit;
+mod log;
 pub mod prune;
 pub mod record;
 mod status;
@@ -29,6 +30,7 @@ pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
         Command::Gates { names, record } => gates::run(&host, &settings, names, *record).await,
         Command::Record => record::run(&host, &settings, bars).await,
         Command::Explain { objects } => explain::run(&host, &settings, objects).await,
+        Command::Log { since, query } => log::run(&host, &settings, *since, query.as_deref()),
         Command::Status => status::run(&host, &settings).await,
         Command::Inhibit { why, min_free, command } => {
             inhibit::run(&host, &settings, why.as_deref(), *min_free, command).await

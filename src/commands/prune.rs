@@ -14,7 +14,7 @@ use crate::consumers;
 use crate::exit::Exit;
 use crate::gates::{GateState, Gates};
 use crate::host::{self, ThisHost};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Totals};
 use crate::prune::due::intervention;
 use crate::prune::report::{Attempt, PruneReport};
 use crate::prune::{self, Mode, moment, warn_of_leftovers};
@@ -37,6 +37,8 @@ pub async fn run(host: &ThisHost, settings: &Settings, dry_run: bool, bars: &Bar
 pub struct Ended {
     pub attempt: Attempt,
     pub exit: Exit,
+    /// Manual intervention is required since this one.
+    pub is_alarm: bool,
     metrics: Option<anyhow::Error>,
 }
 
@@ -64,7 +66,7 @@ pub async fn attempt(
         Some(_) => Exit::ManualIntervention,
         None => status(&attempt),
     };
-    let mut ended = Ended { attempt, exit, metrics: None };
+    let mut ended = Ended { attempt, exit, is_alarm: false, metrics: None };
     // The other prune records itself.
     if dry_run || matches!(ended.attempt.report, PruneReport::Busy { .. }) {
         return ended;
@@ -75,14 +77,21 @@ pub async fn attempt(
         }
     };
     let now = world.now();
+    let is_alarm = Cell::new(false);
     let change = |ledger: &mut Ledger| {
         ledger.older_than = Some(settings.policy.removal.older_than);
         ledger.last_run = Some(now);
+        count(&mut ledger.totals, &ended.attempt.report);
+        // One that failed does not know.
+        if exit != Exit::Failed {
+            is_alarm.set(ledger.require_intervention(exit == Exit::ManualIntervention, now));
+        }
         if exit == Exit::Done {
             ledger.last_success = Some(now);
         }
     };
     let (ledger, error) = prune::record(world, now, change).await;
+    ended.is_alarm = is_alarm.get();
     if let Some(error) = error {
         // If it could not begin, its own error is shown.
         if !matches!(ended.attempt.report, PruneReport::Failed(_)) {
@@ -90,6 +99,8 @@ pub async fn attempt(
         }
         fail(&mut ended.exit);
     }
+    let past = report::log::past(&ended.attempt, &settings.started_by, now);
+    drop(world.record_prune(&past).await.inspect_err(|error| log::warn!("{error:#}")));
     if let Some(path) = &settings.metrics_file
         && let Err(error) = write_metrics(path, &ended.attempt, settings, &ledger, world.now())
     {
@@ -97,6 +108,15 @@ pub async fn attempt(
         fail(&mut ended.exit);
     }
     ended
+}
+
+fn count(totals: &mut Totals, report: &PruneReport) {
+    for removal in report.outcome().iter().flat_map(|outcome| &outcome.removed) {
+        totals.remove(removal.object.kind.name(), removal.freed());
+    }
+    if let PruneReport::Blocked { gates, .. } = report {
+        gates.not_open().into_iter().for_each(|gate| totals.block(gate));
+    }
 }
 
 async fn wait_for_moment<W: World>(world: &W, settings: &Settings, wait: Duration) -> Option<W::Registered> {

@@ -13,7 +13,7 @@ use crate::facts::Survey;
 use crate::gates::Verdict;
 use crate::ledger::Ledger;
 use crate::observe::{self, Questions};
-use crate::prune::due::{Notice, REPORT_INTERVAL, is_due, notice};
+use crate::prune::due::{REPORT_INTERVAL, is_due, notice};
 use crate::prune::report::{Attempt, PruneReport};
 use crate::prune::{moment, record_gates};
 use crate::report;
@@ -119,13 +119,11 @@ async fn record_notice(world: &impl World, ended: &Ended) -> (Exit, bool) {
         let Some(pressure) = &mut ledger.pressure else { return };
         let outcome = attempt.outcome();
         let blocked_by = attempt.report.gates().map(|gates| gates.not_open().join(", ")).unwrap_or_default();
-        let requires_intervention = *exit == Exit::ManualIntervention;
-        let without = if requires_intervention { status(attempt) } else { *exit };
-        let idle = matches!(outcome, "blocked" | "nothing");
-        let failed = without != Exit::Done;
-        let Notice { alarm, report } =
-            notice(pressure, now, requires_intervention, failed, idle, format!("{outcome}: {blocked_by}"));
-        result = (if alarm { Exit::ManualIntervention } else { without }, report);
+        // The daily prune says it every day.
+        let is_known = *exit == Exit::ManualIntervention && !ended.is_alarm;
+        let exit = if is_known { status(attempt) } else { *exit };
+        let idle = matches!(outcome, "blocked" | "nothing") && exit == Exit::Done;
+        result = (exit, notice(pressure, now, idle, format!("{outcome}: {blocked_by}")));
     };
     if let Err(error) = world.update_ledger(now, change).await {
         log::info!("{error:#}");
@@ -207,19 +205,19 @@ mod tests {
     }
 
     #[test]
-    fn the_alarm_rings_once_for_an_episode_and_a_failure_each_time() {
+    fn the_alarm_rings_once_for_each_full_disk_and_a_failure_each_time() {
         let alarmed = |fake: &mut Fake| {
             let mut ledger = fake.ledger.borrow_mut();
             ledger.owe([], ago("1h").unwrap());
-            ledger.pressure.as_mut().unwrap().alarmed = true;
+            ledger.pressure.as_mut().unwrap().intervention_since = ago("1h");
         };
         let exit = |change: &dyn Fn(&mut Fake)| {
             let (exit, fake) = recorded("--prune-at 90", 96, |fake| change(fake));
-            let alarmed = fake.ledger.borrow().pressure.as_ref().unwrap().alarmed;
-            (exit.unwrap(), alarmed)
+            let since = fake.ledger.borrow().pressure.as_ref().unwrap().intervention_since;
+            (exit.unwrap(), since)
         };
-        assert_eq!(exit(&|_| ()), (Exit::ManualIntervention, true));
-        assert_eq!(exit(&alarmed), (Exit::Done, true));
+        assert_eq!(exit(&|_| ()), (Exit::ManualIntervention, Some(now())));
+        assert_eq!(exit(&alarmed), (Exit::Done, ago("1h")));
         // A removal that fails on the disk that is still critical.
         let failing = |fake: &mut Fake| {
             alarmed(fake);
@@ -233,6 +231,6 @@ mod tests {
             let error = crate::testing::loss("x");
             fake.failures.insert("prune build cache 86400".into(), error);
         };
-        assert_eq!(exit(&failing), (Exit::Failed, true));
+        assert_eq!(exit(&failing), (Exit::Failed, ago("1h")));
     }
 }

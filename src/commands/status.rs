@@ -10,11 +10,14 @@ use crate::host::{ThisHost, systemd};
 use crate::observe;
 use crate::prune::moment::LOOK;
 use crate::prune::report::OngoingPressure;
-use crate::report::status::{StatusReport, json_of, text};
+use crate::report::status::{Limits, StatusReport, json_of, text};
+use crate::report::{is_utf8, terminal_width};
 use crate::settings::Settings;
+use crate::units::elapsed;
 use crate::world::World;
 
 const TIMER: &str = "ci-docker-prune.timer";
+const RECORD_TIMER: &str = "ci-docker-prune-record.timer";
 
 pub async fn run(host: &ThisHost, settings: &Settings) -> Result<Exit> {
     let policy = &settings.policy;
@@ -26,19 +29,41 @@ pub async fn run(host: &ThisHost, settings: &Settings) -> Result<Exit> {
         log::info!("{error:#}");
         None
     });
-    let timer = units.unwrap_or_default().into_iter().find(|unit| unit.name == TIMER && unit.active);
+    let units = units.unwrap_or_default();
+    let next = |timer: &str| {
+        let timer = units.iter().find(|unit| unit.name == timer && unit.active);
+        timer.map(|timer| timer.next.clone()).filter(|next| !next.is_empty())
+    };
+    let history = host.history().unwrap_or_else(|error| {
+        log::warn!("{error:#}");
+        vec![]
+    });
     let ledger = host.ledger();
     let now = host.now();
+    let ago = |at| elapsed(ledger.time(now), at);
+    let intervention = ledger.pressure.as_ref().and_then(|pressure| pressure.intervention_since);
+    let removal = &policy.removal;
     let report = StatusReport {
         now,
         gates: policy.gates(&survey, now),
+        limits: Limits {
+            target: removal.target.percent,
+            threshold: removal.threshold.percent,
+            critical: removal.critical.percent,
+            prune_at: settings.prune_at,
+        },
         pressure: OngoingPressure::of(&ledger, now),
-        last_run: ledger.last_run,
+        intervention: intervention.map(|since| now.saturating_sub(ago(since)).unwrap_or(now)),
+        history,
         last_success: ledger.last_success,
-        next_run: timer.map(|timer| timer.next).filter(|next| !next.is_empty()),
+        next_record: next(RECORD_TIMER),
+        next_run: next(TIMER),
         inhibitors: host.inhibitors().map_err(Unavailable::from),
         due: host.due_prunes().map_err(Unavailable::from),
         busy: ledger.busy(now),
+        usage: ledger.hours.iter().filter_map(|hour| Some((ago(hour.begins), hour.used_percent?))).collect(),
+        width: terminal_width().unwrap_or(80),
+        is_utf8: is_utf8(),
         images: ledger.images.len(),
         recorded: ledger.recorded_at,
     };

@@ -223,7 +223,7 @@ mod tests {
 
     use super::*;
     use crate::facts::{Layer, Moment};
-    use crate::ledger::{Clock, Entry, Hour, Pressure, Reading, Reported, Returns, UselessEviction};
+    use crate::ledger::{Clock, Entry, Hour, Pressure, Reading, Reported, Returns, Totals, UselessEviction};
     use crate::testing::now;
     use crate::units::Percent;
 
@@ -274,7 +274,7 @@ mod tests {
                 blocked: BTreeMap::from([("runs".into(), 5)]),
                 owed_since: Some(at(17)),
                 reported: Some(Reported { at: at(18), what: "held: runs".into() }),
-                alarmed: true,
+                intervention_since: Some(now()),
                 freed_nothing: Some(UselessEviction { at: at(19), percent: Percent::FULL, used: 7 }),
                 exhausted_at: Some(at(23)),
             }),
@@ -284,7 +284,13 @@ mod tests {
                 looked: at(22),
                 seen: Duration::from_secs(9),
                 busy: Duration::from_secs(7),
+                used_percent: Some(Percent::FULL),
             }],
+            totals: Totals {
+                removed: [("cached".into(), 3)].into(),
+                removed_bytes: [("cached".into(), 9)].into(),
+                blocked: [("runs".into(), 2)].into(),
+            },
             stuck: Some("c".into()),
             evicting: BTreeMap::from([("sha256:a".into(), vec!["app:1".into()])]),
         }

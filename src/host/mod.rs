@@ -8,6 +8,7 @@ pub mod engine_files;
 pub mod engine_traces;
 mod error;
 pub mod filesystem;
+pub mod history_file;
 pub mod ledger_file;
 pub mod lock;
 pub mod registers;

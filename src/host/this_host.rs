@@ -13,9 +13,10 @@ use super::child::{self, Signal};
 use super::ledger_file::{self, Content};
 use super::lock::{self, Lock, Removing};
 use super::registers::{FolderWatch, Registered};
-use super::{boot_clock, engine_files, engine_traces, filesystem, registers, reserve};
+use super::{boot_clock, engine_files, engine_traces, filesystem, history_file, registers, reserve};
 use crate::engine::{EngineSettings, Engines};
 use crate::facts::{Answer, EngineTraces, Files, Filesystem, Info, Inhibitor, Unavailable};
+use crate::history::PastPrune;
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
 use crate::world::{Acquisition, Register, Registration, Request, World};
@@ -130,6 +131,14 @@ impl World for ThisHost {
             log::info!("the ledger is kept in {} while its disk is full", self.runtime_dir.display());
         }
         Ok(written.ledger)
+    }
+
+    async fn record_prune(&self, past: &PastPrune) -> Result<()> {
+        history_file::append(&self.state_dir, past).await
+    }
+
+    fn history(&self) -> Result<Vec<PastPrune>> {
+        history_file::read(&self.state_dir)
     }
 
     fn keep_reserve(&self, images: &[PathBuf]) {

@@ -1,15 +1,17 @@
-//! How long CI runs were live, over the last day: a host that is never idle needs another set-up.
+//! The host's hours: how long CI runs were live over the last day, for a host that is never idle needs another set-up, and
+//! how full its disk was over 14 days.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_with::{DurationSeconds, serde_as};
+use serde_with::{DurationSeconds, serde_as, skip_serializing_none};
 
 use super::Ledger;
-use crate::units::{Time, elapsed};
+use crate::units::{Percent, Time, elapsed};
 
 /// One hour, by the ledger's clock.
 #[serde_as]
+#[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hour {
     pub begins: Time,
@@ -21,10 +23,14 @@ pub struct Hour {
     #[serde(rename = "busy_seconds")]
     #[serde_as(as = "DurationSeconds<u64>")]
     pub busy: Duration,
+    /// How full the fullest filesystem was, at most.
+    pub used_percent: Option<Percent>,
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
+/// Hours are kept for so long.
+pub const USAGE_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 /// What a look tells of the time before it, at most.
 const MAX_LOOK: Duration = Duration::from_secs(900);
 
@@ -49,15 +55,28 @@ impl Ledger {
         let now = self.time(wall);
         let last = self.hours.last().map_or(now, |hour| hour.looked);
         let seen = elapsed(now, last).min(MAX_LOOK);
+        let hour = self.hour(now);
+        hour.looked = now;
+        hour.seen += seen;
+        hour.busy += if live { seen } else { Duration::ZERO };
+    }
+
+    /// Record how full the disk is.
+    pub fn record_usage(&mut self, used: Percent, wall: Time) {
+        let hour = self.hour(self.time(wall));
+        hour.used_percent = hour.used_percent.max(Some(used));
+    }
+
+    /// The present one.
+    fn hour(&mut self, now: Time) -> &mut Hour {
+        self.hours.retain(|hour| elapsed(now, hour.begins) < USAGE_RETENTION);
         if self.hours.last().is_none_or(|hour| elapsed(now, hour.begins) >= HOUR) {
-            self.hours.push(Hour { begins: now, looked: now, seen: Duration::ZERO, busy: Duration::ZERO });
+            let looked = self.hours.last().map_or(now, |hour| hour.looked);
+            let (seen, busy) = (Duration::ZERO, Duration::ZERO);
+            self.hours.push(Hour { begins: now, looked, seen, busy, used_percent: None });
         }
-        if let Some(hour) = self.hours.last_mut() {
-            hour.looked = now;
-            hour.seen += seen;
-            hour.busy += if live { seen } else { Duration::ZERO };
-        }
-        self.hours.retain(|hour| elapsed(now, hour.begins) < DAY);
+        let last = self.hours.len() - 1;
+        &mut self.hours[last]
     }
 
     pub fn busy(&self, wall: Time) -> Busy {
@@ -71,6 +90,20 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::testing::{ago, now};
+
+    #[test]
+    fn the_usage_of_an_hour_is_its_highest_and_is_kept_for_14_days() {
+        let mut ledger = Ledger::default();
+        for (at, used) in [("15d", "50"), ("90m", "60"), ("80m", "70"), ("70m", "65"), ("5m", "80")] {
+            ledger.record_usage(used.parse().unwrap(), ago(at).unwrap());
+        }
+        let used: Vec<u8> =
+            ledger.hours.iter().filter_map(|hour| hour.used_percent).map(Percent::get).collect();
+        assert_eq!(used, [70, 80]);
+        // A look at the runs is of the time since the last such look.
+        ledger.record_runs(true, now());
+        assert_eq!(ledger.busy(now()).seen, MAX_LOOK);
+    }
 
     #[test]
     fn a_host_is_never_idle_where_a_day_of_looks_saw_hardly_a_gap() {

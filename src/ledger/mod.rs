@@ -13,7 +13,7 @@ use serde_with::{DefaultOnError, DurationSeconds, StringWithSeparator, serde_as,
 
 use crate::facts::{Image, ImageClass, Layer, Moment, Reference, name_tag};
 use crate::units::{Time, elapsed};
-pub use busy::{Busy, Hour};
+pub use busy::{Busy, Hour, USAGE_RETENTION};
 pub use clock::{Clock, Reading};
 pub use pressure::{Pressure, Reported, UselessEviction};
 
@@ -54,9 +54,11 @@ pub struct Ledger {
     /// Since when each service has not been converged, by its ID.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unconverged: BTreeMap<String, Time>,
-    /// The last day, oldest first.
+    /// The last 14 days, oldest first.
     #[serde(default)]
     pub hours: Vec<Hour>,
+    #[serde(default)]
+    pub totals: Totals,
     /// The ID of the object whose removal the last prune gave up (`--removal-timeout`); build cache has an empty one.
     pub stuck: Option<String>,
     /// By image ID: the names that an eviction removes, recorded before it does. An interrupted eviction is
@@ -76,7 +78,27 @@ pub struct Returns {
     pub last_used: Time,
 }
 
-/// The entry of a repository is dropped when none of its images was used for this long.
+/// Of all prunes, counted by the kind of what went (images: their class), and by gate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub removed: BTreeMap<String, u64>,
+    pub removed_bytes: BTreeMap<String, u64>,
+    pub blocked: BTreeMap<String, u64>,
+}
+
+impl Totals {
+    pub fn remove(&mut self, class: &str, bytes: u64) {
+        *self.removed.entry(class.to_owned()).or_default() += 1;
+        *self.removed_bytes.entry(class.to_owned()).or_default() += bytes;
+    }
+
+    pub fn block(&mut self, gate: &str) {
+        *self.blocked.entry(gate.to_owned()).or_default() += 1;
+    }
+}
+
+/// A name that was not used for this long is dropped, unless it is the latest of its image, and a repository of which none
+/// was.
 const REPOSITORY_RETENTION: Duration = Duration::from_secs(60 * 86_400);
 
 /// An image that no full list contains for this long is gone.
@@ -234,6 +256,10 @@ impl Ledger {
                 *last = at.max(*last);
             }
         }
+        for references in self.images.values_mut().map(|entry| &mut entry.references) {
+            let latest = references.values().max().copied();
+            references.retain(|_, at| Some(*at) == latest || elapsed(now, *at) < REPOSITORY_RETENTION);
+        }
         let images = &self.images;
         self.evicting.retain(|id, _| images.contains_key(id));
         self.record_time(by_engine, wall);
@@ -352,6 +378,18 @@ mod tests {
         let later = now() + SignedDuration::from_hours(24 * 58 + 12);
         ledger.record(&Observations::default(), later);
         assert_eq!(ledger.repositories.keys().collect::<Vec<_>>(), ["app"]);
+    }
+
+    #[test]
+    fn names_that_nobody_uses_any_more_are_forgotten_but_the_latest_of_an_image() {
+        let mut ledger = Ledger::default();
+        for (name_tag, at) in [("app:1", "70d"), ("app:2", "61d"), ("app:3", "59d"), ("db:1", "80d")] {
+            let id = if name_tag == "db:1" { "db" } else { "app" };
+            ledger.record(&used_as(id, Some(name_tag), ago(at).unwrap()), ago(at).unwrap());
+        }
+        ledger.record(&Observations::default(), now());
+        let names: Vec<_> = ledger.images.values().flat_map(|entry| entry.references.keys()).collect();
+        assert_eq!(names, ["app:3", "db:1"]);
     }
 
     fn used(id: &str, at: Time) -> Observations {

@@ -22,8 +22,8 @@ pub struct Pressure {
     /// Since when no prune was carried out to its end; a prune is owed as long as this is set.
     pub owed_since: Option<Time>,
     pub reported: Option<Reported>,
-    #[serde(default)]
-    pub alarmed: bool,
+    /// Since when manual intervention has been required.
+    pub intervention_since: Option<Time>,
     /// Set if the last prune ended its evictions because they freed nothing: the next ones must not evict the cache
     /// in vain.
     #[serde(default)]
@@ -61,7 +61,7 @@ impl Pressure {
             blocked: BTreeMap::new(),
             owed_since: None,
             reported: None,
-            alarmed: false,
+            intervention_since: None,
             freed_nothing: None,
             exhausted_at: None,
         }
@@ -123,6 +123,16 @@ impl Ledger {
     pub fn is_exhausted(&self, wall: Time) -> bool {
         let at = self.pressure.as_ref().and_then(|pressure| pressure.exhausted_at);
         at.is_some_and(|at| elapsed(self.time(wall), at) < RETRY_USELESS_EVICTION)
+    }
+
+    /// Record whether a prune required manual intervention. Returns whether this is news.
+    pub fn require_intervention(&mut self, is_required: bool, now: Time) -> bool {
+        let now = self.time(now);
+        let Some(pressure) = &mut self.pressure else { return is_required };
+        let is_news = is_required && pressure.intervention_since.is_none();
+        let since = pressure.intervention_since.take().unwrap_or(now);
+        pressure.intervention_since = is_required.then_some(since);
+        is_news
     }
 
     pub fn clear_pressure(&mut self) {

@@ -43,33 +43,16 @@ pub fn intervention(report: &PruneReport, critical: Limit) -> Option<Interventio
     pressure.owed.filter(|owed| *owed >= BLOCKED_TOO_LONG).map(|_| Intervention::Blocked(pressure))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Notice {
-    /// Manual intervention is required, and was not yet reported in this episode of pressure. The daily prune reports
-    /// it every day.
-    pub alarm: bool,
-    pub report: bool,
-}
-
-/// Record in the pressure what is reported of a prune. `what`: how it ended, and the gates that blocked it; `idle`:
-/// it could do nothing.
-pub fn notice(
-    pressure: &mut Pressure,
-    now: Time,
-    requires_intervention: bool,
-    failed: bool,
-    idle: bool,
-    what: String,
-) -> Notice {
-    let alarm = requires_intervention && !pressure.alarmed;
+/// Whether a prune is to be reported, which is recorded in the pressure. `what`: how it ended, and the gates that blocked
+/// it; `idle`: it could do nothing.
+pub fn notice(pressure: &mut Pressure, now: Time, idle: bool, what: String) -> bool {
     let last = pressure.reported.as_ref().filter(|reported| reported.what == what);
     let lately = last.is_some_and(|reported| elapsed(now, reported.at) < REPORT_INTERVAL);
-    let report = alarm || failed || !(idle && lately);
+    let report = !(idle && lately);
     if report {
         pressure.reported = Some(Reported { at: now, what });
     }
-    pressure.alarmed |= requires_intervention;
-    Notice { alarm, report }
+    report
 }
 
 #[cfg(test)]

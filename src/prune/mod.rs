@@ -420,6 +420,9 @@ pub fn record_gates(ledger: &mut Ledger, gates: &Gates, now: Time) {
     if let Some((converging, stuck)) = converge::unconverged(&gates.converge) {
         ledger.record_unconverged(converging.iter().chain(stuck).map(|service| service.id.as_str()), now);
     }
+    if let Some(fullest) = gates.usages().first() {
+        ledger.record_usage(fullest.percent, now);
+    }
     if let Some(found) = runs::found(&gates.runs) {
         ledger.record_runs(found.live().next().is_some(), now);
     }

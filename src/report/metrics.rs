@@ -3,12 +3,14 @@
 //! Names and units follow Prometheus' conventions: base units, and timestamps instead of ages, so that an alert counts on
 //! between two runs.
 
-use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
+use std::collections::BTreeMap;
+
+use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::execute::Stop;
 use crate::facts::Kind;
 use crate::gates::{GateState, runs};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Totals};
 use crate::plan::Removal;
 use crate::prune::report::{Attempt, OUTCOMES, OngoingPressure, PruneReport};
 use crate::units::{Percent, Time, clean};
@@ -28,6 +30,12 @@ struct File(Registry);
 impl File {
     fn metric(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec> {
         let metric = GaugeVec::new(Opts::new(format!("ci_docker_prune_{name}"), help), labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec> {
+        let metric = IntCounterVec::new(Opts::new(format!("ci_docker_prune_{name}"), help), &[label])?;
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
     }
@@ -77,7 +85,24 @@ pub fn ledger(ledger: &Ledger, now: Time) -> Result<String> {
         let times = pressure.as_ref().and_then(|pressure| pressure.blocked.get(gate));
         blocked.with_label_values(&[gate]).set(times.copied().unwrap_or(0) as f64);
     }
+    totals(&file, &ledger.totals)?;
     file.text()
+}
+
+fn totals(file: &File, totals: &Totals) -> Result<()> {
+    let removed = file.counter("removed_total", "Objects that prunes removed.", "class")?;
+    let bytes = file.counter("removed_bytes_total", "What these objects had of their own.", "class")?;
+    let blocked = file.counter("blocked_total", "Prunes that each gate blocked.", "gate")?;
+    // Also those of which there was none: a rate needs a beginning.
+    for class in KINDS.map(|(kind, class)| if class.is_empty() { kind } else { class }) {
+        let count = |counts: &BTreeMap<String, u64>| counts.get(class).copied().unwrap_or(0);
+        removed.with_label_values(&[class]).inc_by(count(&totals.removed));
+        bytes.with_label_values(&[class]).inc_by(count(&totals.removed_bytes));
+    }
+    for gate in ["disk", "runs", "converge"] {
+        blocked.with_label_values(&[gate]).inc_by(totals.blocked.get(gate).copied().unwrap_or(0));
+    }
+    Ok(())
 }
 
 pub fn prune(attempt: &Attempt, run: &RunInfo) -> Result<String> {

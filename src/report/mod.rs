@@ -5,6 +5,7 @@ pub mod config;
 pub mod consumers;
 pub mod explain;
 pub mod gates;
+pub mod log;
 pub mod metrics;
 pub mod progress;
 pub mod prune;
@@ -18,6 +19,8 @@ pub mod verify;
 use std::io::{self, Write};
 
 use serde::Serialize;
+
+pub use table::{is_utf8, terminal_width};
 
 const SCHEMA: u32 = 1;
 

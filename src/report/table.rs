@@ -41,14 +41,26 @@ pub fn short(name: &str) -> String {
     clean(&Reference::parse(name).short().to_string())
 }
 
+/// Of stdout, where that is a terminal.
+pub fn terminal_width() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
+}
+
+/// Whether the locale writes UTF-8, by the first of its variables that is set.
+pub fn is_utf8() -> bool {
+    let set = |name: &&str| std::env::var(name).is_ok_and(|value| !value.is_empty());
+    let variable = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find(set);
+    let value = variable.and_then(|name| std::env::var(name).ok()).unwrap_or_default().to_uppercase();
+    value.contains("UTF-8") || value.contains("UTF8")
+}
+
 /// A table as wide as the terminal, or of any width if stdout is not one.
 pub fn table<const N: usize>(
     out: &mut impl Write,
     header: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
 ) -> io::Result<()> {
-    let terminal = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
-    table_of_width(out, header, rows, terminal)
+    table_of_width(out, header, rows, terminal_width())
 }
 
 /// The narrowest column of reasons, in columns of a terminal: names are shortened first.

@@ -2,17 +2,19 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::commands::prune::attempt;
 use crate::execute::{Skip, Stop};
 use crate::facts::{Inhibitor, Service, Task, TaskCounts, TaskState};
+use crate::history::PastPrune;
 use crate::ledger::Ledger;
 use crate::plan::explain::{explain, matching_objects};
 use crate::prune::report::{Attempt, OngoingPressure, PruneReport};
 use crate::prune::{self, Mode};
 use crate::report::verify::{Check, CheckStatus};
 use crate::testing::fake::Fake;
-use crate::testing::{RUN, ago, block, labels, now, scene, service, settings, task};
+use crate::testing::{RUN, ago, block, labels, now, past_prune, scene, service, settings, task};
 use crate::world::StopEvent;
 
 /// The page must be as in `snapshots/{name}.snap`.
@@ -28,15 +30,8 @@ fn is_page(name: &str, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) {
 /// What a prune, or its preview, of this host came to.
 fn pruned(fake: Fake, words: &str) -> Attempt {
     let (settings, dry_run) = (settings(words), words.contains("dry-run"));
-    block(attempt(
-        &Rc::new(fake),
-        &settings,
-        dry_run,
-        std::time::Duration::ZERO,
-        true,
-        &super::progress::hidden(),
-    ))
-    .attempt
+    block(attempt(&Rc::new(fake), &settings, dry_run, Duration::ZERO, true, &super::progress::hidden()))
+        .attempt
 }
 
 fn prune_page(name: &str, attempt: &Attempt, verbose: bool) {
@@ -131,17 +126,32 @@ fn the_pages_of_status_and_of_inhibitors() {
         Inhibitor { pid: Some(4711), since: ago("12m"), why: Some("make deploy".into()) },
         Inhibitor { pid: Some(4712), since: None, why: None },
     ];
+    let percent = |hour: u64| (40 + (hour * 7) % 60).to_string().parse().unwrap();
     is_page("inhibit-list", |out| super::status::inhibitors_text(out, &inhibitors, now()));
     let report = super::status::StatusReport {
         now: now(),
         gates: attempt.report.gates().unwrap().clone(),
         pressure: OngoingPressure::of(&ledger, now()),
-        last_run: ledger.last_run,
+        limits: super::status::Limits {
+            target: "75".parse().unwrap(),
+            threshold: "80".parse().unwrap(),
+            critical: "95".parse().unwrap(),
+            prune_at: "90".parse().ok(),
+        },
+        intervention: ago("4h"),
+        history: vec![
+            PastPrune { at: ago("8d").unwrap(), ..past_prune("pruned", &[]) },
+            PastPrune { removed: vec![], at: ago("2m").unwrap(), ..past_prune("blocked", &["runs"]) },
+        ],
         last_success: ledger.last_success,
+        next_record: None,
         next_run: Some("Sat 2026-11-21 03:00:00 UTC".into()),
         inhibitors: Ok(inhibitors),
         due: Ok(vec![Inhibitor { pid: Some(4713), since: ago("2m"), why: None }]),
         busy: ledger.busy(now()),
+        usage: (0..14 * 24).map(|hour| (Duration::from_secs(hour * 3_600), percent(hour))).collect(),
+        width: 80,
+        is_utf8: true,
         images: ledger.images.len(),
         recorded: ledger.recorded_at,
     };

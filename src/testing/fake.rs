@@ -13,6 +13,7 @@ use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, EngineTraces, Files, Filesystem, Image, Info, Inhibitor,
     Inspected, Layer, Service, Task, Unavailable,
 };
+use crate::history::PastPrune;
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
 use crate::world::{
@@ -40,6 +41,7 @@ pub struct Fake {
     /// Bytes of the removed images.
     pub freed: Cell<u64>,
     pub ledger: RefCell<Ledger>,
+    pub history: RefCell<Vec<PastPrune>>,
     pub is_remote: bool,
     pub manager_elsewhere: bool,
     pub shutdown: Cell<bool>,
@@ -74,6 +76,7 @@ impl Fake {
             filesystem: RefCell::new(super::usage(85).filesystem),
             freed: Cell::new(0),
             ledger: RefCell::default(),
+            history: RefCell::default(),
             is_remote: false,
             manager_elsewhere: false,
             shutdown: Cell::new(false),
@@ -169,6 +172,16 @@ impl World for Rc<Fake> {
         self.host_request("update ledger")?;
         change(&mut self.ledger.borrow_mut());
         Ok(self.ledger())
+    }
+
+    async fn record_prune(&self, past: &PastPrune) -> Result<()> {
+        self.host_request("record prune")?;
+        self.history.borrow_mut().push(past.clone());
+        Ok(())
+    }
+
+    fn history(&self) -> Result<Vec<PastPrune>> {
+        Ok(self.history.borrow().clone())
     }
 
     fn keep_reserve(&self, _: &[PathBuf]) {

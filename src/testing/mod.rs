@@ -10,6 +10,7 @@ use crate::facts::{
 };
 use crate::gates::disk::Measured;
 use crate::gates::{Gates, Verdict, converge, runs};
+use crate::history::{Gone, PastGate, PastPrune, Why};
 use crate::ledger::{Clock, Entry, Ledger, Reading};
 use crate::plan::{Plan, Policy, Removal, RemovalReason};
 use crate::prune::report::Done;
@@ -195,6 +196,34 @@ pub fn runs_closed() -> runs::Verdict {
 }
 
 /// Every gate open, on a disk at this percentage.
+/// One that removed an image, with these gates closed.
+pub fn past_prune(outcome: &str, closed: &[&str]) -> PastPrune {
+    let gate = |gate: &&str| PastGate {
+        gate: (*gate).to_owned(),
+        state: "closed".into(),
+        message: "why it is closed".into(),
+    };
+    let gone = Gone {
+        kind: "image".into(),
+        class: Some("cached".into()),
+        id: "sha256:abcdef".into(),
+        names: vec!["registry.example.org/postgres@sha256:0123".into()],
+        size_bytes: 250_000_000,
+        reason: Why { code: "cached_idle".into(), message: "idle for 9d".into() },
+    };
+    PastPrune {
+        at: now(),
+        started_by: "ci-docker-prune.timer".into(),
+        outcome: outcome.into(),
+        gates: closed.iter().map(gate).collect(),
+        why: None,
+        used_percent_before: "91".parse().ok(),
+        used_percent_after: "74".parse().ok(),
+        reclaimed_bytes: 240_000_000,
+        removed: vec![gone],
+    }
+}
+
 pub fn gates(percent: u64) -> Gates {
     let measured = Measured { usages: vec![usage(percent)], limit: policy().threshold };
     Gates {

@@ -14,6 +14,7 @@ use crate::facts::{
     Answer, CacheRecord, Container, DiskUsage, EngineTraces, Files, Filesystem, Image, Info, Inhibitor,
     Inspected, Layer, Service, Task,
 };
+use crate::history::PastPrune;
 use crate::ledger::{Ledger, Reading};
 use crate::units::Time;
 pub use answers::*;
@@ -53,6 +54,12 @@ pub trait World {
     /// # Errors
     /// It can be neither read nor stored; what was there stays as it was.
     async fn update_ledger(&self, now: Time, change: impl FnOnce(&mut Ledger)) -> Result<Ledger>;
+
+    /// Add a prune to those that `log` tells, unless it repeats the last one.
+    async fn record_prune(&self, past: &PastPrune) -> Result<()>;
+
+    /// The prunes of the last 90 days, oldest first.
+    fn history(&self) -> Result<Vec<PastPrune>>;
 
     /// Keep a reserve on the filesystem that holds these paths, if the ledger is on it too.
     fn keep_reserve(&self, images: &[PathBuf]);

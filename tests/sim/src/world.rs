@@ -16,6 +16,7 @@ use ci_docker_prune::facts::{
     EngineTraces, Files, Filesystem, Image, Info, Inhibitor, Inspected, Labels, Layer, Mode, References,
     Service, Swarm, SwarmState, Task, TaskCounts, TaskState, Unavailable, Update,
 };
+use ci_docker_prune::history::PastPrune;
 use ci_docker_prune::ledger::{ImageUse, Ledger, Observations, Reading};
 use ci_docker_prune::units::Time;
 use ci_docker_prune::world::{
@@ -639,6 +640,15 @@ impl World for Simulated {
         change(&mut ledger);
         drop(ledger);
         Ok(self.ledger())
+    }
+
+    /// No decision rests on them.
+    async fn record_prune(&self, _: &PastPrune) -> Result<()> {
+        Ok(())
+    }
+
+    fn history(&self) -> Result<Vec<PastPrune>> {
+        Ok(vec![])
     }
 
     fn keep_reserve(&self, _: &[PathBuf]) {
