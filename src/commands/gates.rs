@@ -50,15 +50,16 @@ pub async fn run(host: &ThisHost, settings: &Settings, names: &[GateName], recor
     let order = [GateName::Disk, GateName::Runs, GateName::Converge];
     let named = reason::gates(&gates).into_iter().zip(order).filter(|(_, name)| is_named(*name));
     let named: Vec<_> = named.map(|(gate, _)| gate).collect();
+    let advice = advice::on_gates(&gates);
     print(|mut out| match settings.output {
         Output::Text => {
-            let advice = [advice::on_gates(&gates), advice::let_go(&gates)].concat();
+            let advice = [advice, advice::let_go(&gates)].concat();
             let others = runs::found(&gates.runs).filter(|_| settings.verbose);
             let others = others.map(|found| &found.others[..]).unwrap_or_default();
             report::gates::text(&mut out, &named, &advice)?;
             report::gates::no_runs(&mut out, others)
         }
-        Output::Json => report::gates::json_of(&mut out, &named, advice::blocked_on_a_full_disk(&gates)),
+        Output::Json => report::gates::json_of(&mut out, &named, advice),
     })?;
     Ok(match GateState::combined(named.iter().map(|gate| gate.state)) {
         GateState::Open => Exit::Done,

@@ -49,6 +49,7 @@ pub struct ConvergingService {
     pub cause: ConvergeCause,
     pub gave_up: bool,
     pub stack: Option<String>,
+    pub mode: Mode,
     /// Since the service was created or last changed.
     pub age: Option<Duration>,
     /// How long it has not been converged, at least.
@@ -176,7 +177,7 @@ fn evaluate_service(
         // What is deployed now is waited for, whatever was there before.
         let lasting = age.map_or(lasting, |age| lasting.min(age));
         let stack = service.labels.get(label::STACK).cloned();
-        let service = service.name.clone();
+        let (service, service_mode) = (service.name.clone(), service.mode);
         Ok(Some(ConvergingService {
             id: id.clone(),
             service,
@@ -185,6 +186,7 @@ fn evaluate_service(
             cause,
             gave_up,
             stack,
+            mode: service_mode,
             age,
             lasting,
         }))

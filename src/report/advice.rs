@@ -1,10 +1,11 @@
 //! What an operator can do about a disk that a prune does not relieve, as commands to type.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::reason::{converging_line, run_line, usage_line};
 use super::table::amount;
-use crate::facts::{Kind, Usage};
+use crate::facts::{ImageClass, Kind, Mode, Usage};
 use crate::gates::{GateState, Gates, converge, runs};
 use crate::ledger::Busy;
 use crate::plan::{KeepReason, Kept, Plan};
@@ -13,41 +14,53 @@ use crate::units::{age, duration, size};
 /// From this usage on a disk counts as full: the default of `--disk-critical`, percent.
 const NEARLY_FULL: u8 = 95;
 
+/// What closes a gate for so long gets the command that ends it; on a disk that is nearly full much sooner.
+const OLD: Duration = Duration::from_secs(86_400);
+const OLD_ON_A_FULL_DISK: Duration = Duration::from_secs(600);
+
 /// Ages to suggest for `--older-than`, longest first.
-const AGES: [Duration; 5] = [
+const AGES: [Duration; 4] = [
     Duration::from_secs(12 * 3_600),
     Duration::from_secs(6 * 3_600),
     Duration::from_secs(3_600),
     Duration::from_secs(10 * 60),
-    Duration::ZERO,
 ];
 
-/// Where a gate is closed on a disk that is nearly full: why it may stay closed, and what to take down.
+/// What to do about gates that have been closed for long: a command for each that closes one.
 ///
 /// Swarm reports a pull that finds no space as "No such image"; the reason is in the engine's log only (observed on
 /// 20.10 to 29).
-pub fn blocked_on_a_full_disk(gates: &Gates) -> Option<String> {
+pub fn on_gates(gates: &Gates) -> Vec<String> {
     use converge::ConvergeCause::{ImageNotFound, Pulling, Starting};
-    let full = gates.usages().first().filter(|usage| usage.percent.get() >= NEARLY_FULL)?;
+    let full = gates.usages().first().filter(|usage| usage.percent.get() >= NEARLY_FULL);
+    let old = if full.is_some() { OLD_ON_A_FULL_DISK } else { OLD };
+    let mut lines: Vec<String> = live_runs(gates)
+        .filter(|run| run.age.is_some_and(|age| age >= old))
+        .filter_map(|run| Some(format!("{}  # if no job needs it: {}", take_down(run)?, run_line(run))))
+        .collect();
+    // While `runs` is unknown it is not known which services belong to a run.
+    if gates.runs.state() == GateState::Unknown {
+        return lines;
+    }
+    let runs: Vec<&str> = live_runs(gates).map(|run| run.name.as_str()).collect();
+    // What belongs to a run ends with it.
+    let of_run = |service: &&converge::ConvergingService| {
+        runs.contains(&service.service.as_str())
+            || service.stack.as_deref().is_some_and(|stack| runs.contains(&stack))
+    };
+    let blocking = || converging(gates).iter().filter(|service| !of_run(service));
+    let dead = blocking().filter(|service| service.gave_up || service.lasting >= old);
+    lines.extend(dead.map(|service| format!("{}: {}", stop(service), converging_line(service))));
     let waits_for_space = |service: &converge::ConvergingService| {
         matches!(service.cause, ImageNotFound(_) | Pulling | Starting)
     };
-    let commands: Vec<String> = live_runs(gates).filter_map(take_down).collect();
-    let waits = converging(gates).iter().any(waits_for_space);
-    if commands.is_empty() && !waits {
-        return None;
+    if let Some(full) = full.filter(|_| converging(gates).iter().any(waits_for_space)) {
+        lines.push(format!(
+            "{}: a service that cannot start may wait for space; Swarm reports a pull that finds none as \"No such image\"",
+            usage_line(full)
+        ));
     }
-    let why = if waits {
-        ", and a service that cannot start may wait for space: Swarm reports a pull that finds none as \"No such image\""
-    } else {
-        ""
-    };
-    let what = if commands.is_empty() {
-        "free space by hand, or remove the service".to_owned()
-    } else {
-        format!("if no job needs it any more: {}", commands.join("; "))
-    };
-    Some(format!("{}{why}; {what}", usage_line(full)))
+    lines
 }
 
 fn live_runs(gates: &Gates) -> impl Iterator<Item = &runs::Run> {
@@ -72,9 +85,9 @@ pub fn let_go(gates: &Gates) -> Vec<String> {
     let services = stuck.iter().map(|service| {
         let converging = converging_line(service);
         let lasting = age(service.lasting);
-        let commands = start_or_remove(&service.service);
+        let command = stop(service);
         format!(
-            "{converging} is stuck, not converged for {lasting} (--converge-max-age), and closes no gate: {commands}"
+            "{converging} is stuck, not converged for {lasting} (--converge-max-age), and closes no gate: {command}"
         )
     });
     runs.chain(services).collect()
@@ -93,42 +106,34 @@ pub fn busy(busy: Busy) -> String {
     )
 }
 
-fn start_or_remove(service: &str) -> String {
-    format!("docker service update --force {service}, or docker service rm {service}")
+/// What opens the gate that this service closes.
+fn stop(service: &converge::ConvergingService) -> String {
+    let name = shell(&service.service);
+    match service.mode {
+        Mode::Replicated { replicas } => {
+            format!("docker service scale {name}=0  # opens the gate; undo with {name}={replicas}")
+        }
+        Mode::Global | Mode::GlobalJob | Mode::ReplicatedJob { .. } => {
+            format!("docker service rm {name}  # opens the gate")
+        }
+    }
 }
 
 fn take_down(run: &runs::Run) -> Option<String> {
-    let command = match run.kind {
-        runs::RunKind::Stack => "docker stack rm",
-        runs::RunKind::Service => "docker service rm",
-        runs::RunKind::ComposeProject => {
-            return Some(format!("docker compose --project-name {} down", run.name));
-        }
-        runs::RunKind::Container => "docker rm --force",
-        runs::RunKind::Inhibitor => return None,
-    };
-    Some(format!("{command} {}", run.name))
+    let name = shell(&run.name);
+    Some(match run.kind {
+        runs::RunKind::Stack => format!("docker stack rm {name}"),
+        runs::RunKind::Service => format!("docker service rm {name}"),
+        runs::RunKind::ComposeProject => format!("docker compose --project-name {name} down"),
+        runs::RunKind::Container => format!("docker rm --force {name}"),
+        // It passes the signal on to its command.
+        runs::RunKind::Inhibitor => format!("kill {}", run.pid?),
+    })
 }
 
-/// What to do about gates that are closed: on a disk that is nearly full, and about services that Swarm has given up.
-pub fn on_gates(gates: &Gates) -> Vec<String> {
-    let mut advice: Vec<String> = blocked_on_a_full_disk(gates).into_iter().collect();
-    // While `runs` is unknown it is not known which services belong to a run.
-    if gates.runs.state() == GateState::Unknown {
-        return advice;
-    }
-    let runs: Vec<&str> = live_runs(gates).map(|run| run.name.as_str()).collect();
-    // What belongs to a run ends with it.
-    let of_run = |service: &converge::ConvergingService| {
-        runs.contains(&service.service.as_str())
-            || service.stack.as_deref().is_some_and(|stack| runs.contains(&stack))
-    };
-    let dead = converging(gates).iter().filter(|service| service.gave_up && !of_run(service));
-    advice.extend(dead.map(|service| {
-        let name = &service.service;
-        format!("service {name} blocks prunes until it converges: {}", start_or_remove(name))
-    }));
-    advice
+/// A word of a command line. Names come from labels, which may hold anything.
+fn shell(word: &str) -> Cow<'_, str> {
+    shlex::try_quote(word).unwrap_or(Cow::Borrowed("''"))
 }
 
 pub const SHARED_CACHE: &str = "build cache that the containerd store counts as shared with images";
@@ -149,10 +154,19 @@ pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
         (n > 0).then_some((age, n, bytes))
     });
     if let Some((age, n, bytes)) = younger.filter(|_| evictable) {
+        // That age is of everything that goes.
+        let is_of_age = |kept: &Kept| matches!(kept.reason, KeepReason::TooYoung(is, _) if is >= age);
+        let of_kind = |kind| {
+            let n = plan.keep.iter().filter(|kept| kept.object.kind == kind && is_of_age(kept)).count();
+            (n > 0).then_some(n)
+        };
+        let mut what = vec![amount(n, "cached image")];
+        what.extend(of_kind(Kind::Container).map(|n| amount(n, "ended container")));
+        what.extend(of_kind(Kind::Image(ImageClass::Dangling)).map(|n| amount(n, "dangling image")));
         lines.push(format!(
             "ci-docker-prune prune --older-than {}: {} more, at most {}",
             duration(age),
-            amount(n, "cached image"),
+            what.join(", "),
             size(bytes)
         ));
     }
@@ -218,6 +232,7 @@ mod tests {
             cause,
             gave_up: false,
             stack: Some("shop".into()),
+            mode: Mode::Replicated { replicas: 1 },
             age: None,
             lasting: Duration::from_secs(90_000),
             id: "id".into(),
@@ -236,39 +251,37 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_explains_a_closed_gate_and_names_the_command() {
-        let name = crate::testing::RUN;
-        let missing = |gates| waiting(converge::ConvergeCause::ImageNotFound(None), gates);
-        let with_run = |percent| runs_of(vec![run(runs::RunKind::Stack, name)], missing(gates(percent)));
-        let text = blocked_on_a_full_disk(&with_run(99)).unwrap();
-        for part in ["/ is at 99%", "No such image", &format!("docker stack rm {name}")] {
-            assert!(text.contains(part), "{part}: {text}");
+    fn what_closes_a_gate_for_long_is_named_with_the_command_that_ends_it() {
+        let of_age = |minutes: u64| {
+            let age = Some(Duration::from_secs(minutes * 60));
+            let run = |kind, name| runs::Run { age, pid: Some(2825), ..run(kind, name) };
+            vec![
+                run(runs::RunKind::Stack, "a"),
+                run(runs::RunKind::Service, "b"),
+                run(runs::RunKind::ComposeProject, "c; rm -rf /"),
+                run(runs::RunKind::Container, "d"),
+                run(runs::RunKind::Inhibitor, "deploy"),
+            ]
+        };
+        let advice = |percent, minutes| on_gates(&runs_of(of_age(minutes), gates(percent)));
+        for (percent, minutes, n) in [(85, 1_439, 0), (85, 1_440, 5), (95, 9, 0), (95, 10, 5), (94, 10, 0)] {
+            assert_eq!(advice(percent, minutes).len(), n, "{percent} {minutes}");
         }
-        assert!(blocked_on_a_full_disk(&missing(gates(99))).unwrap().contains("free space"));
-        assert_eq!(blocked_on_a_full_disk(&with_run(85)), None);
-        let updating = waiting(converge::ConvergeCause::Updating, gates(99));
-        assert_eq!(blocked_on_a_full_disk(&updating), None);
+        assert_eq!(
+            advice(85, 1_440),
+            [
+                "docker stack rm a  # if no job needs it: stack a (for 24h, possibly stale)",
+                "docker service rm b  # if no job needs it: service b (for 24h, possibly stale)",
+                "docker compose --project-name 'c; rm -rf /' down  # if no job needs it: compose project c; rm -rf / (for 24h, possibly \
+                 stale)",
+                "docker rm --force d  # if no job needs it: container d (for 24h, possibly stale)",
+                "kill 2825  # if no job needs it: inhibited by process 2825 'deploy' (for 24h)",
+            ]
+        );
     }
 
     #[test]
-    fn the_advice_for_a_full_disk_begins_at_95_percent_and_names_what_can_be_taken_down() {
-        let all = |percent| {
-            let found = vec![
-                run(runs::RunKind::Stack, "a"),
-                run(runs::RunKind::Service, "b"),
-                run(runs::RunKind::ComposeProject, "c"),
-                run(runs::RunKind::Container, "d"),
-                run(runs::RunKind::Inhibitor, "deploy"),
-            ];
-            runs_of(found, gates(percent))
-        };
-        assert_eq!(blocked_on_a_full_disk(&all(94)), None);
-        assert_eq!(
-            blocked_on_a_full_disk(&all(95)).unwrap().split_once(": ").unwrap().1,
-            "docker stack rm a; docker service rm b; docker compose --project-name c down; docker rm --force d"
-        );
-        let only = |kind, gates| runs_of(vec![run(kind, "x")], gates);
-        assert_eq!(blocked_on_a_full_disk(&only(runs::RunKind::Inhibitor, gates(99))), None);
+    fn on_a_full_disk_a_service_that_cannot_start_may_wait_for_space() {
         for (cause, waits) in [
             (converge::ConvergeCause::Pulling, true),
             (converge::ConvergeCause::Starting, true),
@@ -276,17 +289,22 @@ mod tests {
             (converge::ConvergeCause::CrashLooping(None), false),
             (converge::ConvergeCause::RollingBack, false),
         ] {
-            let gates = only(runs::RunKind::Stack, waiting(cause, gates(95)));
-            let text = blocked_on_a_full_disk(&gates).unwrap();
-            assert_eq!(text.contains("No such image"), waits, "{text}");
+            let advice = |percent| on_gates(&waiting(cause.clone(), gates(percent)));
+            let says = |lines: &[String]| lines.iter().any(|line| line.contains("No such image"));
+            assert_eq!(says(&advice(95)), waits, "{cause:?}");
+            assert!(!says(&advice(94)), "{cause:?}");
+            assert!(
+                advice(94)[0]
+                    .starts_with("docker service scale shop_web=0  # opens the gate; undo with shop_web=1")
+            );
         }
-        // Whichever way the gate stands; where it could not be measured there is nothing to say.
+        // Whichever way the gate stands; where it could not be measured the disk says nothing.
         let limit = Limit { percent: "99".parse().unwrap(), min_free: None };
-        let disk = Verdict::Closed(Measured { usages: vec![usage(96)], limit });
-        let stack = only(runs::RunKind::Stack, gates(96));
-        assert!(blocked_on_a_full_disk(&Gates { disk, ..stack.clone() }).is_some());
-        let disk = Verdict::Unknown(crate::facts::Unavailable("x".into()).into());
-        assert_eq!(blocked_on_a_full_disk(&Gates { disk, ..stack }), None);
+        let closed = Verdict::Closed(Measured { usages: vec![usage(96)], limit });
+        let unknown = Verdict::Unknown(crate::facts::Unavailable("x".into()).into());
+        let pulling = waiting(converge::ConvergeCause::Pulling, gates(96));
+        assert_eq!(on_gates(&Gates { disk: closed, ..pulling.clone() }).len(), 2);
+        assert_eq!(on_gates(&Gates { disk: unknown, ..pulling }).len(), 1);
     }
 
     #[test]
@@ -308,7 +326,7 @@ mod tests {
                 "stack a is abandoned (--run-max-age) and closes no gate; if no job needs it: docker stack rm a",
                 "container d was created and never started and closes no gate; if no job needs it: docker rm --force d",
                 "service shop_web 0/1 (crash-looping) is stuck, not converged for 25h (--converge-max-age), and closes no \
-                 gate: docker service update --force shop_web, or docker service rm shop_web",
+                 gate: docker service scale shop_web=0  # opens the gate; undo with shop_web=1",
             ]
         );
     }
@@ -319,6 +337,7 @@ mod tests {
             let mut gates = waiting(converge::ConvergeCause::Failed(None), gates(percent));
             if let Verdict::Closed(converge::Closed::Converging { converging, .. }) = &mut gates.converge {
                 converging[0].gave_up = gave_up;
+                converging[0].lasting = Duration::ZERO;
                 converging[0].stack = stack.map(str::to_owned);
             }
             gates
@@ -328,8 +347,7 @@ mod tests {
         assert_eq!(
             on_gates(&service(true, Some("shop"), 85)),
             [
-                "service shop_web blocks prunes until it converges: docker service update --force shop_web, or \
-              docker service rm shop_web"
+                "docker service scale shop_web=0  # opens the gate; undo with shop_web=1: service shop_web 0/1 (failed; Swarm will not start it again)"
             ]
         );
         assert_eq!(advice(service(false, None, 85)), 0, "Swarm still starts it");
@@ -343,7 +361,11 @@ mod tests {
         let runs = Verdict::Unknown(crate::facts::Unavailable("x".into()));
         let unknown = Gates { runs, ..service(true, None, 85) };
         assert_eq!(advice(unknown), 0, "without runs it is not known whose it is");
-        assert_eq!(advice(with_run("other", service(true, None, 99))), 2, "and the disk is full");
+        let mut global = service(true, None, 85);
+        if let Verdict::Closed(converge::Closed::Converging { converging, .. }) = &mut global.converge {
+            converging[0].mode = Mode::Global;
+        }
+        assert!(on_gates(&global)[0].starts_with("docker service rm shop_web  # opens the gate: "));
         let restoring = Verdict::Closed(converge::Closed::EngineRestoring(1));
         assert_eq!(advice(Gates { converge: restoring, ..gates(85) }), 0);
     }
@@ -396,6 +418,16 @@ mod tests {
         assert_eq!(free_more(&plan, true), [expected]);
         assert_eq!(free_more(&plan, false), Vec::<String>::new());
         assert_eq!(free_more(&Plan::default(), true), Vec::<String>::new());
+        // What goes with it is told too.
+        let young = |kind| Kept {
+            object: object(kind, ""),
+            reason: KeepReason::TooYoung(Duration::from_secs(11 * 3_600), Duration::from_secs(86_400)),
+        };
+        let keep =
+            vec![kept(7), young(Kind::Container), young(Kind::Container), young(crate::testing::DANGLING)];
+        let plan = Plan { keep, ..Plan::default() };
+        let expected = "ci-docker-prune prune --older-than 6h: 1 cached image, 2 ended containers, 1 dangling image more, at most 1.0 MB";
+        assert_eq!(free_more(&plan, true), [expected]);
         // An age that an image has exactly is one that it has.
         let plan = Plan { keep: vec![kept(12)], ..Plan::default() };
         assert!(free_more(&plan, true)[0].contains("--older-than 12h: 1 cached image more"));

@@ -39,15 +39,15 @@ pub fn no_runs(out: &mut impl Write, names: &[String]) -> io::Result<()> {
     names.iter().try_for_each(|name| writeln!(out, "live and no run: {}", clean(name)))
 }
 
-/// `advice`: what to do where a gate is closed on a disk that is nearly full.
-pub fn json_of(out: &mut impl Write, gates: &[GateReason], advice: Option<String>) -> io::Result<()> {
+/// `advice`: what to do about gates that have been closed for long.
+pub fn json_of(out: &mut impl Write, gates: &[GateReason], advice: Vec<String>) -> io::Result<()> {
     #[derive(Serialize)]
     struct GatesJson<'a> {
         schema: u32,
         open: bool,
         gates: &'a [GateReason],
-        #[serde(skip_serializing_if = "Option::is_none")]
-        advice: Option<String>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        advice: Vec<String>,
     }
     let open = gates.iter().all(|gate| gate.state == GateState::Open);
     json(out, &GatesJson { schema: SCHEMA, open, gates, advice })

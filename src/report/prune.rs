@@ -13,7 +13,7 @@ use super::reason::{self, GateReason, Reason, limit_text, usage_line};
 use super::table::{amount, label, table};
 use super::{SCHEMA, advice, consumers, gates, json};
 use crate::execute::{Outcome, Skip};
-use crate::facts::{ImageClass, Kind, Object, Usage, short_id};
+use crate::facts::{ImageClass, Kind, Limit, Object, Usage, short_id};
 use crate::gates::{GateState, Gates, Verdict};
 use crate::plan::{self, Kept, Plan, Removal, RemovalReason, Turn};
 use crate::prune::due::Intervention;
@@ -132,9 +132,11 @@ fn preview_text(out: &mut impl Write, preview: &Preview, verbose: bool) -> io::R
         writeln!(out, "{}", total(&plan.remove))?;
         if let Some(usage) = &preview.usage {
             let (end, is_known) = plan::projected(plan, usage);
-            let at_best = " at best: not all of their layers are known, and images share layers";
+            let at_best = " at best (not all of their layers are known, and images share layers)";
             let shared = if is_known { "" } else { at_best };
-            writeln!(out, "{}, and would end at {}{shared}", usage_line(usage), end.percent)?;
+            let limit = limit_of(&preview.gates).filter(|limit| limit.is_reached(&end));
+            let still = limit.map(|limit| format!(": still {}", limit_text(&limit))).unwrap_or_default();
+            writeln!(out, "{}, and would end at {}{shared}{still}", usage_line(usage), end.percent)?;
         }
     }
     for left in &plan.leftovers {
@@ -148,7 +150,23 @@ fn preview_text(out: &mut impl Write, preview: &Preview, verbose: bool) -> io::R
         let command = "docker builder prune --all --filter until=24h";
         writeln!(out, "  {} of {}: {command}", size(plan.shared_cache), advice::SHARED_CACHE)?;
     }
-    Ok(())
+    let ends_under_pressure = preview.usage.as_ref().is_some_and(|usage| {
+        limit_of(&preview.gates).is_some_and(|limit| limit.is_reached(&plan::projected(plan, usage).0))
+    });
+    if ends_under_pressure { free_more(out, plan, true) } else { Ok(()) }
+}
+
+/// What the disk is under pressure by.
+fn limit_of(gates: &Gates) -> Option<Limit> {
+    if let Verdict::Open(measured) = &gates.disk { Some(measured.limit) } else { None }
+}
+
+fn free_more(out: &mut impl Write, plan: &Plan, evictable: bool) -> io::Result<()> {
+    let more = advice::free_more(plan, evictable);
+    if !more.is_empty() {
+        writeln!(out, "To free more now:")?;
+    }
+    more.iter().try_for_each(|line| writeln!(out, "  {line}"))
 }
 
 /// Removals in their order, those of each rung of eviction under the usage that they ask for.
@@ -288,11 +306,7 @@ fn still_under_pressure(
     writeln!(out, "\n{} is still at {}. {why}", place.display(), usage.percent)?;
     kept_text(out, &done.plan.keep, verbose)?;
     let images_on = done.usage.as_ref().map(|usage| &usage.filesystem.mount_point);
-    let more = advice::free_more(&done.plan, images_on == Some(place));
-    if !more.is_empty() {
-        writeln!(out, "To free more now:")?;
-        more.iter().try_for_each(|line| writeln!(out, "  {line}"))?;
-    }
+    free_more(out, &done.plan, images_on == Some(place))?;
     attempt.consumers.as_ref().map_or(Ok(()), |found| consumers::text(out, found))
 }
 
@@ -302,8 +316,8 @@ pub struct PruneJson {
     dry_run: bool,
     outcome: &'static str,
     gates: Vec<GateReason>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    advice: Vec<String>,
     /// The usage to which the plan would bring the filesystem that holds the images.
     #[serde(skip_serializing_if = "Option::is_none")]
     projected_percent: Option<u8>,
@@ -476,7 +490,7 @@ impl From<&Attempt> for PruneJson {
             dry_run: attempt.dry_run,
             outcome: attempt.outcome(),
             gates: report.gates().map(|gates| reason::gates(gates).into()).unwrap_or_default(),
-            advice: report.gates().and_then(advice::blocked_on_a_full_disk),
+            advice: report.gates().map(advice::on_gates).unwrap_or_default(),
             projected_percent: projected,
             plan: plan.map(|(plan, _)| plan.into()).unwrap_or_default(),
             removed: outcome.removed.iter().map(DecisionJson::removal).collect(),

@@ -101,7 +101,7 @@ fn what_hinders_a_service_is_told_apart() {
     create(&engine, &format!("--restart-condition none {APP} false"));
     becomes(&engine, 3, "; Swarm will not start it again)");
     // What to do, where it is known that no run owns it.
-    let hint = "docker service update --force it, or docker service rm it";
+    let hint = "docker service scale it=0  # opens the gate; undo with it=1";
     program(&engine).arg("check-gates").assert().code(3).stdout(contains(hint));
     assert!(!says(&engine, 3, hint));
     gone(&engine);

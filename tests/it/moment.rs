@@ -202,7 +202,7 @@ fn what_nobody_ends_closes_no_gate() {
         program(&engine).arg("converge").args(long).assert().get_output().status.success()
     });
     let stuck = program(&engine).arg("converge").args(long).assert().success();
-    stuck.stdout(contains("stuck").and(contains("docker service rm stuck")));
+    stuck.stdout(contains("stuck").and(contains("docker service scale stuck=0")));
 }
 
 #[test]

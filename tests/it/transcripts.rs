@@ -93,7 +93,7 @@ fn on_a_host_under_pressure(take: &mut impl FnMut(&str)) {
         ("library/postgres", "d"),
     ]
     .map(|(repository, seed)| {
-        let image = Image::new(repository, "1").seed(seed).size_mib(4);
+        let image = Image::new(repository, "1").seed(seed).size_mib(40);
         let name = repository.trim_start_matches("library/");
         let reference = format!("{name}@{}", engine.publish(&image));
         engine.docker(["pull", "--quiet", &reference]);
