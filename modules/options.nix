@@ -109,7 +109,7 @@ let
               The CI systems whose runs deploy here: their stacks, services, Compose projects and containers are known by
               name. Empty, without `run-pattern` too: `coop-cloud`. While a run is live, nothing is removed.
             '';
-        run-pattern = setting (types.listOf types.nonEmptyStr) [ ] [ "^ci-[0-9]+_" ] ''
+        run-pattern = setting (types.listOf types.nonEmptyStr) [ ] [ "^ci-[0-9]+([_-]|$)" ] ''
           Regular expressions (of Rust's `regex` crate) that the names of a CI run's stacks, services, Compose projects
           and containers match, beside those of `ci`.
         '';

@@ -30,6 +30,10 @@ pub enum Ci {
 }
 
 impl Ci {
+    pub fn all() -> &'static [Self] {
+        Self::value_variants()
+    }
+
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
@@ -557,7 +561,7 @@ fn example_value(arg: &Arg) -> String {
             "disk_path" => "/var/lib/docker",
             "disk_min_free" => "20G",
             "ci" => "coop-cloud",
-            "run_pattern" => "^ci-[0-9]+_",
+            "run_pattern" => "^ci-[0-9]+([_-]|$)",
             "evict_tagged" => "^registry\\.example\\.org/ci/.*:[0-9a-f]{40}$",
             "prune_at" => "90",
             "state_dir" => "/var/lib/ci-docker-prune",

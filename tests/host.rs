@@ -431,6 +431,12 @@ fn verify_compares_the_units_with_the_program_that_asks() {
     let (status, detail) = units("ci-docker-prune");
     assert!(status == "failed" && detail.contains("ci-docker-prune.timer"), "{detail}");
     host.run("systemctl start ci-docker-prune.timer");
+    let (status, detail) = units("ci-docker-prune");
+    assert!(status == "failed" && detail.contains("ci-docker-prune-record.timer"), "{detail}");
+    host.run("systemctl start ci-docker-prune-record.timer");
+    let (status, detail) = units("ci-docker-prune");
+    assert!(status == "failed" && detail.contains("ci-docker-prune-record.path"), "{detail}");
+    host.run("systemctl start ci-docker-prune-record.path");
     let wants = "/etc/systemd/system/timers.target.wants/ci-docker-prune.timer";
     host.run(&format!("mv {wants} /run/wants && systemctl daemon-reload"));
     let (status, detail) = units("ci-docker-prune");
@@ -445,8 +451,8 @@ fn verify_compares_the_units_with_the_program_that_asks() {
     lab::engine::fill_to(&host.data(), 97);
     assert!(host.sh("systemctl start ci-docker-prune").is_err());
     let (status, detail) = units("ci-docker-prune");
-    assert!(status == "warning" && detail.contains("the last prune failed"), "{detail}");
-    host.run("rm /etc/systemd/system/ci-docker-prune*; systemctl stop ci-docker-prune.timer; systemctl daemon-reload; systemctl reset-failed");
+    assert!(status == "warning" && detail.contains("ci-docker-prune.service"), "{detail}");
+    host.run("rm /etc/systemd/system/ci-docker-prune*; systemctl stop 'ci-docker-prune*.timer' 'ci-docker-prune*.path'; systemctl daemon-reload; systemctl reset-failed");
     assert!(units("ci-docker-prune").1.contains("docs/install.md"), "{}", units("ci-docker-prune").1);
     // Whatever else it found, it is printed for people too.
     let text = host.run("ci-docker-prune verify || true");

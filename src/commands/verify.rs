@@ -11,7 +11,7 @@ use crate::settings::Settings;
 use crate::verify;
 
 pub async fn run(host: &ThisHost, settings: &Settings, wanted: &cli::Verify) -> Result<Exit> {
-    let checks = verify::run(host, &settings.policy, wanted).await;
+    let checks = verify::run(host, &settings.policy, settings.prune_at, wanted).await;
     print(|mut out| match settings.output {
         Output::Text => text(&mut out, &checks),
         Output::Json => json_of(&mut out, &checks),

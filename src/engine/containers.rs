@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Engine;
-use super::wire::{encode, from_seconds, gone_is_none, parse_time};
+use super::wire::{encode, from_seconds, gone_is_none, holds_socket, parse_time};
 use crate::facts::{Container, ContainerState, Inspected, Labels};
 use crate::world::{ContainerScope, EngineError};
 
@@ -68,6 +68,8 @@ pub(super) struct ContainerAnswer {
     labels: Option<Labels>,
     created: Option<i64>,
     mounts: Option<Vec<MountAnswer>>,
+    #[serde(default)]
+    command: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -77,6 +79,7 @@ struct MountAnswer {
     kind: String,
     /// The volume's name, or the image's reference as it was given (observed on 28.5).
     name: String,
+    source: String,
 }
 
 impl From<ContainerAnswer> for Container {
@@ -94,6 +97,10 @@ impl From<ContainerAnswer> for Container {
             image_id: container.image_id,
             mounted_images: mounted("image"),
             volumes: mounted("volume"),
+            commands_engine: mounts
+                .iter()
+                .any(|mount| mount.kind == "bind" && holds_socket(&mount.source))
+                .then_some(container.command),
             state: match container.state.as_str() {
                 "created" => ContainerState::Created,
                 "running" => ContainerState::Running,

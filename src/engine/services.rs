@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::Deserialize;
 
 use super::Engine;
-use super::wire::parse_time;
+use super::wire::{holds_socket, parse_time};
 use crate::facts::{Labels, Mode, Service, TaskCounts, Update};
 use crate::world::EngineError;
 
@@ -56,6 +56,10 @@ pub(super) struct TemplateAnswer {
 }
 
 impl TemplateAnswer {
+    fn commands_engine(&self) -> Option<String> {
+        self.container_spec.as_ref().and_then(ContainerSpecAnswer::commands_engine)
+    }
+
     /// Empty for a service that runs no container (a plugin, an attachment).
     pub(super) fn image(self) -> String {
         self.container_spec.map(|spec| spec.image).unwrap_or_default()
@@ -66,6 +70,29 @@ impl TemplateAnswer {
 #[serde(rename_all = "PascalCase", default)]
 struct ContainerSpecAnswer {
     image: String,
+    command: Option<Vec<String>>,
+    args: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+    mounts: Option<Vec<BindAnswer>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct BindAnswer {
+    #[serde(rename = "Type")]
+    kind: String,
+    source: String,
+}
+
+impl ContainerSpecAnswer {
+    fn commands_engine(&self) -> Option<String> {
+        let mut mounts = self.mounts.iter().flatten();
+        if !mounts.any(|mount| mount.kind == "bind" && holds_socket(&mount.source)) {
+            return None;
+        }
+        let words = self.command.iter().chain(&self.args).chain(&self.env).flatten();
+        Some(words.cloned().collect::<Vec<_>>().join(" "))
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -153,6 +180,7 @@ impl From<ServiceAnswer> for Service {
             name: service.spec.name,
             labels: service.spec.labels.unwrap_or_default(),
             mode: service.spec.mode.into(),
+            commands_engine: service.spec.task_template.commands_engine(),
             image: service.spec.task_template.image(),
         }
     }

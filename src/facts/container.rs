@@ -45,6 +45,8 @@ pub struct Container {
     /// The images that it mounts (`type=image`), by the references that were given.
     pub mounted_images: Vec<String>,
     pub volumes: Vec<String>,
+    /// Its command line, where it mounts the engine's socket, or a folder that holds it.
+    pub commands_engine: Option<String>,
     pub state: ContainerState,
     pub labels: Labels,
     /// When it was created, not when it started; to the second.

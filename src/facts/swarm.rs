@@ -53,6 +53,8 @@ pub struct Service {
     pub image: String,
     /// The image that the previous spec names: a rollback would start it.
     pub previous_image: Option<String>,
+    /// Its command line and environment, where it mounts the engine's socket, or a folder that holds it.
+    pub commands_engine: Option<String>,
     /// The number of tasks, and whether they run once or for ever.
     pub mode: Mode,
     /// Absent where the engine does not count tasks.

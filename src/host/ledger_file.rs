@@ -286,6 +286,8 @@ mod tests {
                 busy: Duration::from_secs(7),
                 used_percent: Some(Percent::FULL),
             }],
+            run_seen: Some(at(24)),
+            began: Some(at(25)),
             totals: Totals {
                 removed: [("cached".into(), 3)].into(),
                 removed_bytes: [("cached".into(), 9)].into(),

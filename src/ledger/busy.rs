@@ -59,6 +59,10 @@ impl Ledger {
         hour.looked = now;
         hour.seen += seen;
         hour.busy += if live { seen } else { Duration::ZERO };
+        if live {
+            self.run_seen = Some(now);
+        }
+        self.began.get_or_insert(now);
     }
 
     /// Record how full the disk is.

@@ -57,6 +57,10 @@ pub struct Ledger {
     /// The last 14 days, oldest first.
     #[serde(default)]
     pub hours: Vec<Hour>,
+    /// When a run was last live.
+    pub run_seen: Option<Time>,
+    /// When the ledger began.
+    pub began: Option<Time>,
     #[serde(default)]
     pub totals: Totals,
     /// The ID of the object whose removal the last prune gave up (`--removal-timeout`); build cache has an empty one.

@@ -95,6 +95,9 @@ pub fn let_go(gates: &Gates) -> Vec<String> {
 
 /// How long runs were live over the last day, and what to do where there is hardly a gap.
 pub fn busy(busy: Busy) -> String {
+    if busy.seen.is_zero() {
+        return "for how long runs are live is not known yet".into();
+    }
     let line =
         format!("runs were live for {} of the last {} that were looked at", age(busy.busy), age(busy.seen));
     if !busy.is_never_idle() {

@@ -94,14 +94,20 @@ fn verdict(registry: &str, login: &Login) -> Check {
             (code, format!("{who}, from {source}{test}"))
         }
         Login::NoConfig(path) => {
-            ("no_docker_config", format!("no {}; {log_in}, as the user who deploys", file(path)))
+            status = CheckStatus::Warning;
+            let who = format!("no {}; {log_in}, as the user who deploys", file(path));
+            ("no_docker_config", format!("{who}. {ANONYMOUS}"))
         }
         Login::Unreadable(path, why) => {
             ("not_readable", format!("cannot read {}: {why}; fix or remove it, and {log_in}", file(path)))
         }
-        Login::Missing(path) => ("no_credential", format!("no credential in {}; {log_in}", file(path))),
+        Login::Missing(path) => {
+            status = CheckStatus::Warning;
+            ("no_credential", format!("no credential in {}; {log_in}. {ANONYMOUS}", file(path)))
+        }
         Login::NotKept(helper) => {
-            ("no_credential", format!("docker-credential-{helper} has no entry; {log_in}"))
+            status = CheckStatus::Warning;
+            ("no_credential", format!("docker-credential-{helper} has no entry; {log_in}. {ANONYMOUS}"))
         }
         Login::NoHelper(helper) => (
             "no_credential_helper",
@@ -122,6 +128,9 @@ fn verdict(registry: &str, login: &Login) -> Check {
     };
     found("login", status, code, format!("{registry}: {message}"), Value::Null)
 }
+
+/// Docker's documentation of Docker Hub's limits.
+const ANONYMOUS: &str = "Anonymous pulls are legal, and fewer";
 
 /// Where the configuration says that a credential is.
 #[derive(Debug)]
@@ -216,10 +225,19 @@ fn hostname(key: &str) -> &str {
     key.split('/').next().unwrap_or(key)
 }
 
-/// `config.json` in `DOCKER_CONFIG`, else in `~/.docker`.
+/// `config.json` in `DOCKER_CONFIG`, else in `~/.docker`; with sudo that of who called it, where root has none.
 fn path() -> PathBuf {
     let folder = env::var_os("DOCKER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-    folder.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".docker")).join("config.json")
+    let folder = folder.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".docker"));
+    let own = folder.join("config.json");
+    let by_sudo = || {
+        let user = env::var("SUDO_USER").ok().filter(|user| !user.is_empty())?;
+        let passwd = fs::read_to_string("/etc/passwd").ok()?;
+        let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+        let home = passwd.lines().map(fields).find(|fields| fields[0] == user)?.get(5)?.clone();
+        Some(Path::new(&home).join(".docker/config.json")).filter(|path| path.is_file())
+    };
+    if own.exists() { own } else { by_sudo().unwrap_or(own) }
 }
 
 /// The credential for a registry, and what to say of it; there is none where the search failed.

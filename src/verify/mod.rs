@@ -5,6 +5,7 @@ mod engine;
 mod ledger;
 mod login;
 mod own_units;
+mod policy;
 mod pruners;
 mod pull_limit;
 mod redeploy;
@@ -14,23 +15,33 @@ mod runs;
 use serde_json::Value;
 
 use crate::cli;
-use crate::facts::Survey;
+use crate::facts::{Survey, Unavailable};
 use crate::host::{ThisHost, systemd};
 use crate::observe;
 use crate::prune::moment::LOOK;
 use crate::prune::{PrunePolicy, warn_of_leftovers};
 use crate::report::reason::Reason;
 use crate::report::verify::{Check, CheckStatus};
-use crate::units::Time;
-use crate::world::World;
+use crate::units::{Percent, Time};
+use crate::world::{EngineApi, World};
 
 /// Run every check, in the order in which they are shown.
-pub async fn run(host: &ThisHost, policy: &PrunePolicy, wanted: &cli::Verify) -> Vec<Check> {
+/// `prune_at`: `--prune-at`.
+pub async fn run(
+    host: &ThisHost,
+    policy: &PrunePolicy,
+    prune_at: Option<Percent>,
+    wanted: &cli::Verify,
+) -> Vec<Check> {
     let timeout = host.engine_settings().timeout;
     let engines = host.connect().await;
     let survey = match &engines {
         Ok(engines) => observe::survey(host, engines, LOOK, &policy.disk_paths).await,
         Err(why) => Survey::unavailable(why),
+    };
+    let images = match &engines {
+        Ok(engines) => EngineApi::images(engines).await.map_err(Unavailable::from),
+        Err(why) => Err(why.clone()),
     };
     if wanted.redeploy.is_none() {
         warn_of_leftovers(&survey);
@@ -42,6 +53,11 @@ pub async fn run(host: &ThisHost, policy: &PrunePolicy, wanted: &cli::Verify) ->
         disk::check(&survey, policy, &ledger, now),
         ledger::check(&ledger, now),
         runs::check(&policy.gates(&survey, now), &ledger, now),
+        policy::check(
+            images.as_deref().map_err(Clone::clone),
+            !policy.removal.evict_tagged.is_empty(),
+            prune_at,
+        ),
     ];
     for registry in &wanted.registry {
         let engine = engines.as_ref().map(|engines| &engines.local).map_err(Clone::clone);
@@ -52,7 +68,7 @@ pub async fn run(host: &ThisHost, policy: &PrunePolicy, wanted: &cli::Verify) ->
         }
     }
     let units = systemd::units(timeout).await.map_err(|error| format!("{error:#}"));
-    checks.extend([pruners::check(&units), own_units::check(&units)]);
+    checks.extend([pruners::check(&units, &survey), own_units::check(&units)]);
     if let Some(image) = &wanted.redeploy {
         checks.push(redeploy::check(host, policy, image).await);
     }

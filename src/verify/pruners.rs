@@ -1,4 +1,5 @@
-//! Looks for other units, timers and crontabs of this host that prune Docker.
+//! Looks for what else prunes Docker: units, timers and crontabs of this host, and containers and services that hold the
+//! engine's socket.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -7,6 +8,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use super::{SystemdUnits, found};
+use crate::facts::{Survey, label};
 use crate::host::systemd::{self, Unit};
 use crate::report::verify::{Check, CheckStatus};
 
@@ -17,6 +19,8 @@ struct Pruners {
     /// Crontabs and scripts that this user may not read.
     unread: Vec<PathBuf>,
     systemd: Systemd,
+    /// How many containers and services hold the engine's socket.
+    holders: usize,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,8 +37,38 @@ struct Pruner {
     command: String,
 }
 
-pub fn check(units: &SystemdUnits) -> Check {
-    verdict(&probe(units))
+pub fn check(units: &SystemdUnits, survey: &Survey) -> Check {
+    let mut pruners = probe(units);
+    pruners.found.extend(in_containers(survey));
+    pruners.holders = holders(survey).count();
+    verdict(&pruners)
+}
+
+/// Containers and services that hold the engine's socket: what they are, their image, and their command line. A service
+/// speaks for its containers.
+fn holders(survey: &Survey) -> impl Iterator<Item = (String, &str, &str)> {
+    let containers = survey
+        .containers
+        .iter()
+        .flatten()
+        .filter(|container| !container.labels.contains_key(label::SERVICE_ID));
+    let containers = containers.filter_map(|container| {
+        let name = container.names.first().unwrap_or(&container.id);
+        Some((format!("container {name}"), container.image.as_str(), container.commands_engine.as_deref()?))
+    });
+    let services = survey.services.iter().flatten().filter_map(|service| {
+        let place = format!("service {}", service.name);
+        Some((place, service.image.as_str(), service.commands_engine.as_deref()?))
+    });
+    containers.chain(services)
+}
+
+fn in_containers(survey: &Survey) -> impl Iterator<Item = Pruner> {
+    holders(survey).filter_map(|(place, image, command)| {
+        let by_image = || PRUNING_IMAGES.find(image).map(|found| found.as_str().to_owned());
+        let command = prunes(command).or_else(by_image)?;
+        Some(Pruner { place, command })
+    })
 }
 
 /// What else prunes: units that are live, and crontabs.
@@ -71,7 +105,7 @@ fn probe(units: &SystemdUnits) -> Pruners {
     };
     unread.sort();
     unread.dedup();
-    Pruners { found, unread, systemd }
+    Pruners { found, unread, systemd, holders: 0 }
 }
 
 /// The words of a command line that prune, a crontab, or a script that it names.
@@ -88,8 +122,9 @@ fn pruning_commands(command: &str, unread: &mut Vec<PathBuf>) -> Option<String> 
 fn verdict(pruners: &Pruners) -> Check {
     let place = match pruners.systemd {
         Systemd::NotBooted => "crontabs (no systemd here)",
-        Systemd::Yes | Systemd::Unavailable(_) => "units, timers, user timers or crontabs",
+        Systemd::Yes | Systemd::Unavailable(_) => "units, timers, user timers and crontabs",
     };
+    let place = format!("{place}, nor in what holds the engine's socket ({} found)", pruners.holders);
     let (status, code, message) = match (&pruners.found[..], &pruners.unread[..], &pruners.systemd) {
         (found @ [_, ..], ..) => {
             let found: Vec<_> =
@@ -132,6 +167,12 @@ static PRUNES: LazyLock<Regex> = LazyLock::new(|| {
     .expect("a valid expression")
 });
 
+/// Images that exist to prune.
+static PRUNING_IMAGES: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"\b(?:docuum|docker-gc|docker-cleanup|docker-prune|docker-system-prune)\b")
+        .expect("a valid expression")
+});
+
 /// The words of a script or command line that prune, if there are any.
 fn prunes(script: &str) -> Option<String> {
     let line = |line: &str| PRUNES.find(line).map(|found| found.as_str().trim().to_owned());
@@ -150,6 +191,8 @@ fn without_comments(script: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::{Container, Service};
+    use crate::testing::{container, service, survey};
 
     #[test]
     fn commands_that_prune_are_told_from_those_that_do_not() {
@@ -195,6 +238,30 @@ mod tests {
         ] {
             assert_eq!(prunes(script), None, "{script}");
         }
+    }
+
+    #[test]
+    fn a_container_or_service_prunes_that_holds_the_socket_and_says_so() {
+        let container = |image: &str, command: Option<&str>| Container {
+            image: image.into(),
+            commands_engine: command.map(str::to_owned),
+            ..container()
+        };
+        let service = |command: &str| Service { commands_engine: Some(command.into()), ..service() };
+        for (containers, services, expected) in [
+            (vec![container("docker:cli", Some("docker system prune -af"))], vec![], vec!["container plain"]),
+            (vec![container("docker:cli", Some("docker ps"))], vec![], vec![]),
+            (vec![container("docker:cli", None)], vec![], vec![]),
+            (vec![container("stephanmisc/docuum:0.25", Some("/docuum"))], vec![], vec!["container plain"]),
+            (vec![], vec![service("sh -c docker image prune -af")], vec!["service app"]),
+        ] {
+            let survey = Survey { containers: Ok(containers), services: Ok(services), ..survey() };
+            let places: Vec<_> = in_containers(&survey).map(|pruner| pruner.place).collect();
+            assert_eq!(places, expected);
+        }
+        let survey = Survey { containers: Ok(vec![container("traefik", Some("traefik"))]), ..survey() };
+        let message = check(&Ok(Some(vec![])), &survey).reason.message;
+        assert!(message.contains("nor in what holds the engine's socket (1 found)"), "{message}");
     }
 
     #[test]

@@ -125,7 +125,7 @@ fn on_a_host_under_pressure(take: &mut impl FnMut(&str)) {
         ["service", "create", "--quiet", "--detach", "--label", "com.docker.stack.namespace=ci-4711_shop"];
     engine.docker([&create[..], &["--name", "ci-4711_shop_app", "web:1"]].concat());
     engine.converged();
-    take(&stdout(&run(&["runs", "--run-pattern", "^ci-[0-9]+_"])));
+    take(&stdout(&run(&["runs", "--run-pattern", "^ci-[0-9]+([_-]|$)"])));
     engine.docker(["service", "rm", "ci-4711_shop_app"]);
     engine.no_container_named("ci-4711");
 
@@ -146,6 +146,6 @@ fn of_configuration_files(take: &mut impl FnMut(&str)) {
         let assert = bare().current_dir(folder.path()).args(["check-config", name]).assert();
         stdout(&assert) + &String::from_utf8_lossy(&assert.get_output().stderr)
     };
-    take(&check("valid.toml", "prune-at = 90\nrun-pattern = ['^ci-[0-9]+_']\n"));
+    take(&check("valid.toml", "prune-at = 90\nrun-pattern = ['^ci-[0-9]+([_-]|$)']\n"));
     take(&check("draft.toml", "prune-at = 90\ndisk-treshold = 85\ncache-age = 7\n"));
 }

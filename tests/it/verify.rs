@@ -14,7 +14,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::{Value, json};
 
-use crate::support::{bare, json_of, once, program, remember, standard};
+use crate::support::{APP, bare, json_of, once, program, remember, standard};
 
 /// `alice:s3cret`, and her bcrypt hash for a registry's htpasswd file.
 const BASIC: &str = "YWxpY2U6czNjcmV0";
@@ -85,11 +85,11 @@ fn credentials_are_found_in_every_form_and_what_fails_says_what_to_do() {
         (json!({"auths": {hub: {"identitytoken": SECRET}}}), "ok", "docker.io: a token, from"),
         (json!({"auths": {hub: {}}, "credsStore": "good"}), "ok", "user alice, from docker-credential-good"),
         (json!({"credHelpers": {hub: "token"}}), "ok", "a token, from docker-credential-token"),
-        (json!({}), "failed", "no credential in"),
-        (json!({"auths": {"ghcr.io": {"auth": BASIC}}}), "failed", "docker login"),
+        (json!({}), "warning", "no credential in"),
+        (json!({"auths": {"ghcr.io": {"auth": BASIC}}}), "warning", "docker login"),
         (json!({"auths": {hub: {"auth": SECRET}}}), "failed", "not base64"),
         (json!({"auths": [SECRET]}), "failed", "no valid JSON"),
-        (json!({"credsStore": "empty"}), "failed", "docker-credential-empty has no entry; docker login"),
+        (json!({"credsStore": "empty"}), "warning", "docker-credential-empty has no entry; docker login"),
         (json!({"credsStore": "broken"}), "failed", "docker-credential-broken failed: exit status: 3"),
         (json!({"credsStore": "nonsense"}), "failed", "its answer is no credential"),
         (json!({"credsStore": "missing"}), "failed", "docker-credential-missing is not on the PATH"),
@@ -424,4 +424,30 @@ fn data_in_memory_is_told_from_data_on_a_disk() {
     let in_memory = retention("worker1.sock");
     assert_eq!(in_memory["status"], "failed", "{in_memory}");
     assert_eq!(in_memory["reason"]["code"], "volatile", "{in_memory}");
+}
+
+#[test]
+fn containers_and_services_that_prune_by_the_engines_socket_are_found() {
+    let engine = Engine::start();
+    engine.publish(&Image::new("app", "1"));
+    let pruners = || {
+        let assert = program(&engine).args(["verify", "-o", "json"]).assert();
+        let found = check(&json_of(&assert), "pruners")["reason"].clone();
+        (found["code"].as_str().unwrap().to_owned(), found["message"].as_str().unwrap().to_owned())
+    };
+    let command = ["sh", "-c", ": docker image prune -af; sleep 600"];
+    // Without the socket it can prune nothing.
+    engine.docker([&["run", "--detach", "--name", "harmless", APP][..], &command].concat());
+    let (_, message) = pruners();
+    assert!(!message.contains("harmless"), "{message}");
+    engine.docker(
+        [&["run", "--detach", "--name", "janitor", "--volume", "/run:/run", APP][..], &command].concat(),
+    );
+    let service = ["service", "create", "--quiet", "--detach", "--name", "sweeper", "--mount"];
+    engine.docker([&service[..], &["type=bind,source=/run,target=/run", APP], &command].concat());
+    let (code, message) = pruners();
+    assert_eq!(code, "other_pruners", "{message}");
+    for place in ["container janitor runs 'docker image prune'", "service sweeper runs"] {
+        assert!(message.contains(place), "{message}");
+    }
 }

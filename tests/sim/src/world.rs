@@ -861,6 +861,7 @@ impl EngineApi for Simulated {
                 updated: None,
                 image: service.image.clone(),
                 previous_image: None,
+                commands_engine: None,
                 mode: Mode::Replicated { replicas: 1 },
                 status: Some(TaskCounts {
                     running: state.tasks.iter().filter(running).count() as u64,
@@ -931,6 +932,7 @@ impl EngineApi for Simulated {
                 restart_policy: None,
                 mounted_images: vec![],
                 volumes: vec![],
+                commands_engine: None,
             }
         };
         let listed = state.containers.iter().map(container);
