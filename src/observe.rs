@@ -10,7 +10,7 @@ use crate::facts::{
     Answer, EnginePlaces, Image, ImageClass, Info, Inventory, Kind, Layer, Mode, Reference, Service, Survey,
     SwarmState, Unavailable, Unread, Usage, name_tag,
 };
-use crate::ledger::{ImageUse, Ledger, Observations};
+use crate::ledger::{ImageUse, Ledger, Observations, replay_since};
 use crate::plan::{self, containers, images};
 use crate::units::Time;
 use crate::world::{ContainerScope, EngineApi, EngineError, ImageEvent, World};
@@ -140,8 +140,7 @@ pub async fn image_uses(
     let containers = survey.containers.as_ref().map_err(Unavailable::clone)?;
     // Events have the engine's time, which on another host is not ours.
     let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
-    // It is not known how far that clock was set back: everything that the engine remembers is replayed.
-    let since = events_until.filter(|since| *since <= until).unwrap_or(Time::UNIX_EPOCH);
+    let since = replay_since(events_until, until);
     let mut latest: HashMap<String, Time> = HashMap::new();
     for event in recent_uses(engine, since, until).await? {
         let at = latest.entry(event.image).or_insert(event.at);

@@ -292,6 +292,7 @@ mod tests {
                 removed: [("cached".into(), 3)].into(),
                 removed_bytes: [("cached".into(), 9)].into(),
                 blocked: [("runs".into(), 2)].into(),
+                waited: Duration::from_secs(8),
             },
             stuck: Some("c".into()),
             evicting: BTreeMap::from([("sha256:a".into(), vec!["app:1".into()])]),

@@ -54,6 +54,26 @@ const OLDER_THAN: Duration = Duration::from_secs(86_400);
 /// prunes make seven long gaps, which is not a majority.
 const MAX_GAPS: usize = 15;
 
+/// Two processes record at a time, and one of them what it asked before the other: up to so much the engine's clock was
+/// not set back.
+const AT_A_TIME: Duration = Duration::from_secs(60);
+
+/// Whether events were replayed up to `known`, which is later than now by the engine's clock, by another process.
+pub(super) fn is_by_another(known: Time, until: Time) -> bool {
+    known > until && elapsed(known, until) <= AT_A_TIME
+}
+
+/// From when on events are to be replayed that were replayed up to `known`. Of the last minute twice, should the engine's
+/// clock have been set back by less; where it was set back by more it is not known how far, and everything is replayed
+/// that the engine remembers.
+pub fn replay_since(known: Option<Time>, until: Time) -> Time {
+    match known {
+        Some(known) if known <= until => known,
+        Some(known) if is_by_another(known, until) => until.saturating_sub(AT_A_TIME).unwrap_or(until),
+        Some(_) | None => Time::UNIX_EPOCH,
+    }
+}
+
 impl Ledger {
     /// Advance the clock to this reading: by the boot clock within a boot, by the wall clock across boots, never
     /// back, and by no more than the longest gap since the last record.
@@ -134,6 +154,7 @@ impl Ledger {
         }
         self.recorded = Some(now);
         self.recorded_at = Some(wall);
-        self.events_until = Some(until);
+        let known = self.events_until.filter(|known| is_by_another(*known, until));
+        self.events_until = Some(known.unwrap_or(until));
     }
 }

@@ -14,7 +14,7 @@ use serde_with::{DefaultOnError, DurationSeconds, StringWithSeparator, serde_as,
 use crate::facts::{Image, ImageClass, Layer, Moment, Reference, name_tag};
 use crate::units::{Time, elapsed};
 pub use busy::{Busy, Hour, USAGE_RETENTION};
-pub use clock::{Clock, Reading};
+pub use clock::{Clock, Reading, replay_since};
 pub use pressure::{Pressure, Reported, UselessEviction};
 
 /// Its times are by its own [`Clock`], except those of the last prunes and of the events.
@@ -83,11 +83,16 @@ pub struct Returns {
 }
 
 /// Of all prunes, counted by the kind of what went (images: their class), and by gate.
+#[serde_as]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     pub removed: BTreeMap<String, u64>,
     pub removed_bytes: BTreeMap<String, u64>,
     pub blocked: BTreeMap<String, u64>,
+    /// How long commands under `inhibit` waited for prunes.
+    #[serde(default, rename = "waited_seconds")]
+    #[serde_as(as = "DurationSeconds<u64>")]
+    pub waited: Duration,
 }
 
 impl Totals {
@@ -204,7 +209,10 @@ impl Ledger {
         // Uses are later than the last record, even if the engine's clock was set in between.
         let floor = self.clock.as_ref().and(self.recorded);
         let by_engine = seen.until.unwrap_or(wall);
+        // What another process has replayed has its date already.
+        let replayed = self.events_until.filter(|known| clock::is_by_another(*known, by_engine));
         let by_ledger = |at: Time| {
+            let floor = floor.filter(|_| replayed.is_none());
             let at = now.saturating_sub(elapsed(by_engine, at)).unwrap_or(now);
             floor.map_or(at, |floor| at.max(floor.min(now)))
         };
@@ -429,6 +437,25 @@ mod tests {
         assert_eq!(ledger.repositories["db"], returns);
         assert_eq!(ledger.images["db"].last_used, ago("3d"));
         assert_eq!(ledger.images["db"].references["db:1"], ago("3d").unwrap());
+    }
+
+    #[test]
+    fn what_another_process_has_replayed_keeps_its_date() {
+        let by = |at: &str, until: &str| Observations { until: ago(until), ..used("a", ago(at).unwrap()) };
+        let mut ledger = Ledger::default();
+        ledger.record(&by("10m", "10m"), ago("10m").unwrap());
+        // It asked a second before another one that has recorded meanwhile, up to 5 s ago, and replays the last minute.
+        ledger.record(&Observations { until: ago("5s"), ..Observations::default() }, now());
+        assert_eq!(replay_since(ledger.events_until, ago("6s").unwrap()), ago("66s").unwrap());
+        ledger.record(&by("50s", "6s"), now());
+        assert_eq!(ledger.images["a"].last_used, ago("44s"), "44 s before it asked");
+        assert_eq!(ledger.events_until, ago("5s"));
+        // A clock that was set back by more.
+        ledger.record(&by("9m", "8m"), now());
+        assert_eq!(ledger.events_until, ago("8m"));
+        assert_eq!(replay_since(ledger.events_until, ago("1h").unwrap()), Time::UNIX_EPOCH);
+        assert_eq!(replay_since(ledger.events_until, now()), ago("8m").unwrap());
+        assert_eq!(replay_since(None, now()), Time::UNIX_EPOCH);
     }
 
     #[test]
