@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::wire::parse_time;
 use super::{Engine, Version};
-use crate::facts::{CacheRecord, DiskUsage};
+use crate::facts::{CacheRecord, DiskUsage, Volume};
 use crate::world::EngineError;
 
 impl Engine {
@@ -30,13 +30,13 @@ impl Engine {
         #[serde(rename_all = "PascalCase")]
         struct Response {
             layers_size: Option<i64>,
-            volumes: Option<Vec<Volume>>,
+            volumes: Option<Vec<VolumeAnswer>>,
             containers: Option<Vec<Written>>,
             build_cache: Option<Vec<CacheAnswer>>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct Volume {
+        struct VolumeAnswer {
             name: String,
             usage_data: Option<Used>,
         }
@@ -44,6 +44,7 @@ impl Engine {
         #[serde(rename_all = "PascalCase")]
         struct Used {
             size: i64,
+            ref_count: i64,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -64,7 +65,12 @@ impl Engine {
             let name = written.names.unwrap_or_default().into_iter().next().unwrap_or(written.id);
             (name.trim_start_matches('/').to_owned(), bytes(written.size_rw))
         };
-        let volume = |volume: Volume| (volume.name, bytes(volume.usage_data.map(|data| data.size)));
+        let volume = |volume: VolumeAnswer| Volume {
+            // Where it was not counted it may be in use.
+            is_used: volume.usage_data.as_ref().is_none_or(|data| data.ref_count != 0),
+            size: bytes(volume.usage_data.map(|data| data.size)),
+            name: volume.name,
+        };
         let cache = answer.build_cache.unwrap_or_default().into_iter().map(CacheRecord::from);
         // What an image shares is counted with its layers.
         let private =

@@ -69,7 +69,7 @@ impl Failure {
         use bollard::errors::Error;
         match error {
             Error::DockerResponseServerError { status_code, message } => {
-                Self::Status { status: *status_code, message: message.trim().to_owned() }
+                Self::Status { status: *status_code, message: plain(message) }
             }
             Error::RequestTimeoutError => Self::TimedOut(waited),
             Error::JsonDataError { message, .. } => Self::MalformedResponse(message.clone()),
@@ -125,11 +125,7 @@ impl Failure {
                 ),
                 "see whether it hangs (journalctl -u docker), or allow more with --removal-timeout",
             ),
-            Self::Status { status, message } => {
-                let proxy = "if a proxy is in front of the engine, let it allow this request; otherwise see journalctl -u docker";
-                let hint = if *status == 403 { proxy } else { "" };
-                (format!("{engine} answered {request} with {status}: {message}"), hint)
-            }
+            Self::Status { status, message } => status_message_and_hint(&engine, request, *status, message),
             Self::StillThere => (
                 format!("{engine} answered {request} with 404 (there is no such thing), and still shows it"),
                 "its store may be damaged: see journalctl -u docker, and restart it",
@@ -168,6 +164,27 @@ impl Failure {
     }
 }
 
+fn status_message_and_hint(
+    engine: &str,
+    request: &str,
+    status: u16,
+    message: &str,
+) -> (String, &'static str) {
+    let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+    let sentence = format!("{engine} answered {request} with {status}{message}");
+    match (status, proxy_switches(request)) {
+        (403, Some(switches)) => (
+            format!("{sentence}; if docker-socket-proxy is in front of it, set {switches}"),
+            "let any other proxy allow this request",
+        ),
+        (403, None) => (
+            sentence,
+            "if a proxy is in front of the engine, let it allow this request; otherwise see journalctl -u docker",
+        ),
+        _ => (sentence, ""),
+    }
+}
+
 fn tls_message_and_hint(failure: &TlsFailure, host: &HostUrl) -> (String, &'static str) {
     match failure {
         TlsFailure::ServerCertificate(why) => (
@@ -183,6 +200,47 @@ fn tls_message_and_hint(failure: &TlsFailure, host: &HostUrl) -> (String, &'stat
             (format!("no TLS with {host}: {why}"), "is it the port of dockerd --tlsverify?")
         }
     }
+}
+
+/// The longest that is shown of an answer that is none of the engine's, in characters.
+const LONGEST_MESSAGE: usize = 200;
+
+/// The engine's own words; of a page of HTML, which a proxy makes, its text in one line.
+fn plain(message: &str) -> String {
+    let message = message.trim();
+    let is_page = message.starts_with('<');
+    let mut text = String::new();
+    let mut in_tag = false;
+    for letter in message.chars() {
+        match letter {
+            '<' if is_page => in_tag = true,
+            '>' if in_tag => {
+                in_tag = false;
+                text.push(' ');
+            }
+            letter if !in_tag => text.push(letter),
+            _ => {}
+        }
+    }
+    if !is_page {
+        return text;
+    }
+    let mut words: Vec<&str> = text.split_whitespace().collect();
+    words.dedup();
+    words.join(" ").chars().take(LONGEST_MESSAGE).collect()
+}
+
+/// The variables of docker-socket-proxy (Tecnativa's, and its descendants) that allow a request: one for the beginning of
+/// the path, and `POST` for what is not only read.
+fn proxy_switches(request: &str) -> Option<String> {
+    let (method, path) = request.split_once(' ')?;
+    let section = path.split(['/', '?']).find(|part| !part.is_empty() && !part.starts_with("v1."))?;
+    let switch = match section {
+        "auth" | "build" | "containers" | "distribution" | "events" | "images" | "info" | "nodes"
+        | "services" | "system" | "tasks" | "version" => section.to_uppercase(),
+        _ => return None,
+    };
+    Some(if method == "GET" { format!("{switch}=1") } else { format!("{switch}=1 and POST=1") })
 }
 
 #[cfg(test)]
@@ -250,6 +308,30 @@ mod tests {
         // The engine's own message says it.
         let text = Failure::Status { status: 500, message: "broken".into() }.at(&host, "GET /x").to_string();
         assert!(text.ends_with("answered GET /x with 500: broken"), "{text}");
+    }
+
+    #[test]
+    fn a_page_of_a_proxy_is_one_plain_line_and_names_its_switch() {
+        let page = "<html><head><title>403 Forbidden</title></head>\n<body><h1>403 Forbidden</h1>\nRequest forbidden by administrative rules.\n</body></html>";
+        assert_eq!(plain(page), "403 Forbidden 403 Forbidden Request forbidden by administrative rules.");
+        assert_eq!(plain(" conflict: a < b \n"), "conflict: a < b");
+        assert!(plain(&format!("<p>{}", "x".repeat(999))).len() <= LONGEST_MESSAGE);
+        for (request, switches) in [
+            ("GET /v1.51/system/df?type=image", Some("SYSTEM=1")),
+            ("GET /containers/json", Some("CONTAINERS=1")),
+            ("DELETE /v1.41/images/x", Some("IMAGES=1 and POST=1")),
+            ("POST /v1.41/build/prune", Some("BUILD=1 and POST=1")),
+            ("GET /x", None),
+        ] {
+            assert_eq!(proxy_switches(request).as_deref(), switches, "{request}");
+        }
+        let host = HostUrl::Unix("/simulated".into());
+        let text =
+            Failure::Status { status: 403, message: plain(page) }.at(&host, "GET /system/df").to_string();
+        assert!(
+            text.contains("docker-socket-proxy is in front of it, set SYSTEM=1; let any other proxy"),
+            "{text}"
+        );
     }
 
     #[test]

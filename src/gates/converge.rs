@@ -33,8 +33,14 @@ pub enum ConvergeCause {
     CrashLooping(Option<String>),
     /// It failed, and Swarm will not start it again.
     Failed(Option<String>),
-    /// A node has no such image and cannot pull it; with the engine's error.
+    /// A node has no such image, and its registry none either; with the engine's error.
     ImageNotFound(Option<String>),
+    /// A node has no such image and does not reach its registry; with the engine's error.
+    RegistryNotReachable(String),
+    /// A pull or a container found no space; with the engine's error.
+    NoSpace(String),
+    /// A node refused the task before it ran, for another reason; with the engine's error.
+    Rejected(String),
     /// No node satisfies the constraints; with Swarm's explanation.
     NoSuitableNode(Option<String>),
 }
@@ -270,14 +276,11 @@ fn has_given_up(newest: &Task) -> bool {
 
 fn cause(history: &[&Task]) -> ConvergeCause {
     let newest = history[0];
-    let no_image = |task: &&&Task| task.error.as_deref().is_some_and(|error| error.contains("No such image"));
+    let rejected = history.iter().find_map(|task| rejection(task));
     let failed = history.iter().find(|task| task.state == TaskState::Failed);
     match newest.state {
         TaskState::Pending if newest.error.is_some() => ConvergeCause::NoSuitableNode(newest.error.clone()),
-        _ if history.iter().any(|task| no_image(&task)) => {
-            let rejected = history.iter().find(no_image);
-            ConvergeCause::ImageNotFound(rejected.and_then(|task| task.error.clone()))
-        }
+        _ if rejected.is_some() => rejected.unwrap_or(ConvergeCause::Starting),
         _ if has_given_up(newest) => ConvergeCause::Failed(newest.error.clone()),
         TaskState::Preparing if failed.is_none() => ConvergeCause::Pulling,
         _ => match failed {
@@ -287,12 +290,70 @@ fn cause(history: &[&Task]) -> ConvergeCause {
     }
 }
 
+/// Why a task never ran. Up to 28 the engine tells each pull that failed as "No such image" (then the image is none of
+/// Swarm's state); from 29.7 on the task has the pull's own error (observed).
+fn rejection(task: &Task) -> Option<ConvergeCause> {
+    let error = task.error.clone()?;
+    let is_rejected = task.state == TaskState::Rejected || error.contains("No such image");
+    if !is_rejected {
+        return None;
+    }
+    let says = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    Some(if says(&["no space left on device", "disk quota exceeded"]) {
+        ConvergeCause::NoSpace(error)
+    } else if says(&[
+        "connection refused",
+        "no such host",
+        "timeout",
+        "unreachable",
+        "server misbehaving",
+        "EOF",
+    ]) {
+        ConvergeCause::RegistryNotReachable(error)
+    } else if says(&["No such image", "not found", "manifest unknown", "pull access denied"]) {
+        ConvergeCause::ImageNotFound(Some(error))
+    } else {
+        ConvergeCause::Rejected(error)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::facts::{ContainerState, Swarm, TaskCounts};
     use crate::gates::GateState;
     use crate::testing::{ago, container, labels, now, service, survey, task};
+
+    #[test]
+    fn a_task_that_never_ran_is_told_by_what_happened_in_any_version() {
+        let cause = |error: &str| {
+            let task =
+                Task { state: TaskState::Rejected, error: Some(error.into()), container: None, ..task() };
+            super::cause(&[&task])
+        };
+        for (error, expected) in [
+            ("No such image: app:1@sha256:01", "image"),
+            ("failed to resolve reference \"registry:5000/app:1\": registry:5000/app:1: not found", "image"),
+            ("manifest for registry:5000/app:1 not found: manifest unknown: manifest unknown", "image"),
+            ("pull access denied for app, repository does not exist or may require 'docker login'", "image"),
+            (
+                "Get \"http://registry:5000/v2/\": dial tcp 10.0.0.1:5000: connect: connection refused",
+                "registry",
+            ),
+            ("dial tcp: lookup registry: no such host", "registry"),
+            ("failed to copy: write /x: no space left on device", "space"),
+            ("invalid mount config for type \"bind\": bind source path does not exist: /x", "other"),
+        ] {
+            let found = match cause(error) {
+                ConvergeCause::ImageNotFound(_) => "image",
+                ConvergeCause::RegistryNotReachable(_) => "registry",
+                ConvergeCause::NoSpace(_) => "space",
+                ConvergeCause::Rejected(_) => "other",
+                found => panic!("{error}: {found:?}"),
+            };
+            assert_eq!(found, expected, "{error}");
+        }
+    }
 
     /// However long it has not been converged.
     fn evaluate(survey: &Survey, now: Time) -> Verdict {
