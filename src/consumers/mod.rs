@@ -35,7 +35,7 @@ pub async fn ask<W: World>(
         };
         let names = image.tags.iter().chain(&image.digests).cloned().collect();
         let (kind, id, size) = (ConsumerKind::Image(image.class()), image.id.clone(), image.size);
-        DiskConsumer { kind, names, id, size, image: Some(known) }
+        DiskConsumer { kind, names, id, size, image: Some(known), used_by: None }
     };
     let images =
         inventory.images.iter().filter(|image| !gone.contains(image.id.as_str())).map(image).collect();
@@ -54,7 +54,7 @@ pub async fn ask<W: World>(
                 usage.containers.retain(|(name, _)| !gone_names.contains(name.as_str()));
                 usage
             });
-            (usage, files(world, places, inventory, gone).await)
+            (usage, files(world, places, inventory, gone, info.containerd_store).await)
         }
     };
     // Of each filesystem that holds the engine's data, whatever the gate measures.
@@ -63,7 +63,14 @@ pub async fn ask<W: World>(
         None => None,
     };
     let used = filesystems.map(|found| found.iter().fold(0, |sum: u64, one| sum.saturating_add(one.used)));
-    rank::rank(Measurements { images, usage, files, used })
+    let mut users = HashMap::new();
+    for container in inventory.containers.iter().filter(|container| !gone.contains(container.id.as_str())) {
+        for volume in &container.volumes {
+            let name = container.names.first().unwrap_or(&container.id);
+            users.entry(volume.clone()).or_insert_with(|| name.clone());
+        }
+    }
+    rank::rank(Measurements { images, usage, users, files, used })
 }
 
 /// Logs, by their containers' names, and folders that belong to no layer.
@@ -72,9 +79,10 @@ async fn files<W: World>(
     places: Option<&EnginePlaces>,
     inventory: &Inventory,
     gone: &HashSet<&str>,
+    containerd_store: bool,
 ) -> Answer<Files> {
     let Some(places) = places else { return Err(Unavailable("logs are on the engine's own host".into())) };
-    let mut files = world.engine_files(&places.root).await?;
+    let mut files = world.engine_files(&places.root, containerd_store).await?;
     files.logs.retain(|(id, _)| !gone.contains(id.as_str()));
     let names: HashMap<&str, &String> = inventory
         .containers

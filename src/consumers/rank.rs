@@ -1,5 +1,6 @@
 //! What fills the disk: the largest things that a prune leaves where they are.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ const NOISE: u64 = 1_000_000;
 
 const SHOWN: usize = 10;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConsumerKind {
     Image(ImageClass),
     Volume,
@@ -20,6 +21,8 @@ pub enum ConsumerKind {
     Log,
     /// Folders of overlay2 that belong to no layer and no container.
     Unreachable,
+    /// Of the engine's, with neither images nor containers nor volumes in it.
+    Folder,
     /// On the same filesystem, and none of the above.
     Elsewhere,
 }
@@ -34,6 +37,17 @@ pub struct DiskConsumer {
     /// Bytes; of an image with the layers that it shares.
     pub size: u64,
     pub image: Option<ImageUsage>,
+    /// The container that mounts it, of a volume.
+    pub used_by: Option<String>,
+}
+
+/// What is not shown one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
+    pub kind: ConsumerKind,
+    pub count: usize,
+    /// Bytes.
+    pub size: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +63,10 @@ pub struct ImageUsage {
 pub struct DiskConsumers {
     /// Largest first.
     pub largest: Vec<DiskConsumer>,
+    /// The others, by their kind.
+    pub rest: Vec<Rest>,
+    /// How many volumes no container uses, and their bytes.
+    pub unused_volumes: (usize, u64),
     pub unreachable: Vec<PathBuf>,
     pub other_is_least: bool,
     pub unseen: Vec<Unavailable>,
@@ -59,13 +77,15 @@ pub struct DiskConsumers {
 pub struct Measurements {
     pub images: Vec<DiskConsumer>,
     pub usage: Answer<DiskUsage>,
+    /// The first container that mounts each volume.
+    pub users: HashMap<String, String>,
     pub files: Answer<Files>,
     pub used: Option<u64>,
 }
 
 /// Rank what fills the disk, largest first.
 pub fn rank(facts: Measurements) -> DiskConsumers {
-    let Measurements { images, usage, files, used } = facts;
+    let Measurements { images, usage, users, files, used } = facts;
     let mut found = DiskConsumers::default();
     let images_size = images.iter().fold(0_u64, |sum, image| sum.saturating_add(image.size));
     for image in images {
@@ -77,23 +97,36 @@ pub fn rank(facts: Measurements) -> DiskConsumers {
         names: vec![name],
         size,
         image: None,
+        used_by: None,
     };
-    let whole = |kind, size| DiskConsumer { kind, id: String::new(), names: vec![], size, image: None };
+    let whole = |kind, size| DiskConsumer {
+        kind,
+        id: String::new(),
+        names: vec![],
+        size,
+        image: None,
+        used_by: None,
+    };
     let mut known = None;
     match usage {
         Err(why) => found.unseen.push(why),
         Ok(usage) => {
-            let parts = usage.volumes.iter().chain(&usage.containers).map(|(_, size)| size);
-            let parts = parts.fold(usage.build_cache, |sum, size| sum.saturating_add(*size));
+            let volumes = usage.volumes.iter().map(|volume| volume.size);
+            let parts = volumes.chain(usage.containers.iter().map(|(_, size)| *size));
+            let parts = parts.fold(usage.build_cache, u64::saturating_add);
             // Layers that images share are in the sum of the images more than once.
             found.other_is_least = usage.layers.is_none();
             known = Some(usage.layers.unwrap_or(images_size).saturating_add(parts));
             found.largest.push(whole(ConsumerKind::BuildCache, usage.build_cache));
-            for (kind, things) in
-                [(ConsumerKind::Volume, usage.volumes), (ConsumerKind::ContainerLayer, usage.containers)]
-            {
-                found.largest.extend(things.into_iter().map(|(name, size)| one(kind, name, size)));
-            }
+            let unused = usage.volumes.iter().filter(|volume| !volume.is_used);
+            found.unused_volumes =
+                unused.fold((0, 0), |(n, sum), volume| (n + 1, volume.size.saturating_add(sum)));
+            found.largest.extend(usage.volumes.into_iter().map(|volume| {
+                let used_by = users.get(&volume.name).cloned();
+                DiskConsumer { used_by, ..one(ConsumerKind::Volume, volume.name, volume.size) }
+            }));
+            let layers = usage.containers.into_iter();
+            found.largest.extend(layers.map(|(name, size)| one(ConsumerKind::ContainerLayer, name, size)));
         }
     }
     match files {
@@ -102,7 +135,14 @@ pub fn rank(facts: Measurements) -> DiskConsumers {
             let sum =
                 |sizes: &[(String, u64)]| sizes.iter().fold(0_u64, |sum, value| sum.saturating_add(value.1));
             let unreachable = files.unreachable.iter().fold(0_u64, |sum, value| sum.saturating_add(value.1));
-            known = known.map(|known| known.saturating_add(sum(&files.logs)).saturating_add(unreachable));
+            let folders = files.folders.iter().fold(unreachable, |sum, value| sum.saturating_add(value.1));
+            known = known.map(|known| known.saturating_add(sum(&files.logs)).saturating_add(folders));
+            found.largest.extend(
+                files
+                    .folders
+                    .into_iter()
+                    .map(|(path, size)| one(ConsumerKind::Folder, path.display().to_string(), size)),
+            );
             found
                 .largest
                 .extend(files.logs.into_iter().map(|(name, size)| one(ConsumerKind::Log, name, size)));
@@ -113,15 +153,24 @@ pub fn rank(facts: Measurements) -> DiskConsumers {
     if let (Some(used), Some(known)) = (used, known) {
         found.largest.push(whole(ConsumerKind::Elsewhere, used.saturating_sub(known)));
     }
-    found.largest.retain(|consumer| consumer.size >= NOISE);
+    found.largest.retain(|consumer| consumer.size > 0);
     found.largest.sort_by_key(|consumer| std::cmp::Reverse(consumer.size));
-    found.largest.truncate(SHOWN);
+    let shown = found.largest.iter().take(SHOWN).filter(|consumer| consumer.size >= NOISE).count();
+    let mut rest: BTreeMap<ConsumerKind, (usize, u64)> = BTreeMap::new();
+    for consumer in found.largest.drain(shown..) {
+        let (count, size) = rest.entry(consumer.kind).or_default();
+        (*count, *size) = (*count + 1, size.saturating_add(consumer.size));
+    }
+    let rest = rest.into_iter().map(|(kind, (count, size))| Rest { kind, count, size });
+    found.rest = rest.filter(|rest| rest.size >= NOISE).collect();
+    found.rest.sort_by_key(|rest| std::cmp::Reverse(rest.size));
     found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::Volume;
 
     fn image(id: &str, size: u64) -> DiskConsumer {
         DiskConsumer {
@@ -130,39 +179,61 @@ mod tests {
             names: vec![],
             size,
             image: None,
+            used_by: None,
         }
     }
 
     #[test]
     fn the_largest_come_first_and_the_rest_of_the_disk_is_told() {
         const MB: u64 = 1_000_000;
+        let volume = |name: &str, mb, is_used| Volume { name: name.into(), size: mb * MB, is_used };
         let facts = |layers| Measurements {
             images: (1..=20).map(|n| image(&n.to_string(), n * MB)).collect(),
             usage: Ok(DiskUsage {
                 layers,
-                volumes: vec![("data".into(), 50 * MB)],
+                volumes: vec![volume("data", 50, true), volume("old", 7, false), volume("older", 2, false)],
                 containers: vec![("web".into(), 30 * MB), ("idle".into(), 4_096)],
                 build_cache: 20 * MB,
             }),
             files: Ok(Files {
                 logs: vec![("web".into(), 10 * MB)],
                 unreachable: vec![("/o/1".into(), 5 * MB), ("/o/2".into(), 5 * MB)],
+                folders: vec![("/r/tmp".into(), 60 * MB)],
             }),
+            users: HashMap::from([("data".into(), "db".into())]),
             used: Some(1000 * MB),
         };
         let found = rank(facts(Some(100 * MB)));
         let kinds: Vec<_> = found.largest.iter().map(|consumer| (consumer.kind, consumer.size)).collect();
         assert_eq!(kinds.len(), 10);
         let first = [
-            (ConsumerKind::Elsewhere, 780 * MB - 4_096),
+            (ConsumerKind::Elsewhere, 711 * MB - 4_096),
+            (ConsumerKind::Folder, 60 * MB),
             (ConsumerKind::Volume, 50 * MB),
             (ConsumerKind::ContainerLayer, 30 * MB),
         ];
-        assert_eq!(kinds[..3], first);
+        assert_eq!(kinds[..4], first);
+        assert_eq!(found.largest[2].used_by.as_deref(), Some("db"));
+        assert_eq!(found.unused_volumes, (2, 9 * MB));
+        let rest: Vec<_> = found.rest.iter().map(|rest| (rest.kind, rest.count, rest.size / MB)).collect();
+        let tagged = ConsumerKind::Image(ImageClass::Tagged);
+        assert_eq!(
+            rest,
+            [
+                (tagged, 15, 120),
+                (ConsumerKind::Log, 1, 10),
+                (ConsumerKind::Unreachable, 1, 10),
+                (ConsumerKind::Volume, 2, 9)
+            ]
+        );
+        // All together they are the disk.
+        let shown: u64 = found.largest.iter().map(|consumer| consumer.size).sum();
+        let more: u64 = found.rest.iter().map(|rest| rest.size).sum();
+        assert_eq!((shown + more) / MB, 1_109, "images share 110 of 210");
         assert_eq!(found.unreachable.len(), 2);
         // Where the layers are not counted, the images' sum stands in: at most so much is theirs.
         let found = rank(facts(None));
-        assert_eq!((found.largest[0].size, found.other_is_least), (670 * MB - 4_096, true));
+        assert_eq!((found.largest[0].size, found.other_is_least), (601 * MB - 4_096, true));
         assert_eq!(found.unseen, []);
     }
 
@@ -172,6 +243,7 @@ mod tests {
         let facts = Measurements {
             images: vec![],
             usage: Err(why.clone()),
+            users: HashMap::new(),
             files: Err(why.clone()),
             used: Some(1000),
         };

@@ -22,11 +22,20 @@ pub struct CacheRecord {
 pub struct DiskUsage {
     /// All layers of all images, each once; absent where counting them takes seconds.
     pub layers: Option<u64>,
-    pub volumes: Vec<(String, u64)>,
+    pub volumes: Vec<Volume>,
     /// What containers have written on top of their images, by name.
     pub containers: Vec<(String, u64)>,
     /// Records of BuildKit's cache that no image shares.
     pub build_cache: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// A container in any state mounts it.
+    pub is_used: bool,
 }
 
 /// What can only be measured in the engine's folder. Bytes.
@@ -35,6 +44,9 @@ pub struct Files {
     pub logs: Vec<(String, u64)>,
     /// Folders of overlay2 that belong to no layer and no container.
     pub unreachable: Vec<(PathBuf, u64)>,
+    /// Folders of the engine that hold neither images nor containers nor volumes; with the containerd store also what a
+    /// graph driver has left behind.
+    pub folders: Vec<(PathBuf, u64)>,
 }
 
 /// A filesystem as statvfs(3) sees it, in bytes and inodes.

@@ -15,11 +15,28 @@ use crate::facts::Files;
 const UNREACHABLE_MIN_AGE: Duration = Duration::from_secs(86_400);
 
 /// What containers have logged, and the folders of overlay2 that nothing refers to (moby #43586).
-pub fn measure(root: &Path) -> Result<Files> {
+pub fn measure(root: &Path, containerd_store: bool) -> Result<Files> {
     let context = || format!("cannot look into {}", root.display());
     let logs = logs(root).with_context(context)?;
-    let unreachable = unreachable(root).with_context(context)?;
-    Ok(Files { logs, unreachable })
+    let unreachable = if containerd_store { vec![] } else { unreachable(root).with_context(context)? };
+    let folders = folders(root, containerd_store).with_context(context)?;
+    Ok(Files { logs, unreachable, folders })
+}
+
+/// What the engine counts itself.
+const COUNTED: [&str; 6] = ["overlay2", "containers", "volumes", "image", "containerd", "btrfs"];
+
+/// The engine's other folders, such as `tmp` and `buildkit`. What a graph driver left is nothing that the engine counts
+/// once it has the containerd store.
+fn folders(root: &Path, containerd_store: bool) -> io::Result<Vec<(std::path::PathBuf, u64)>> {
+    let is_counted = |name: &str| {
+        let of_graph_driver = ["overlay2", "btrfs", "image"].contains(&name);
+        COUNTED.contains(&name) && !(containerd_store && of_graph_driver)
+    };
+    let folders =
+        entries(root)?.into_iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let others = folders.filter(|entry| !is_counted(&entry.file_name().to_string_lossy()));
+    Ok(others.map(|entry| (entry.path(), size(&entry.path()))).collect())
 }
 
 /// The entries of a folder; none where it is missing.
@@ -114,7 +131,7 @@ mod tests {
     fn only_settled_layer_folders_that_nothing_refers_to_are_unreachable() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
-        assert_eq!(measure(root).unwrap(), Files::default());
+        assert_eq!(measure(root, false).unwrap(), Files::default());
         let id = |c: char| c.to_string().repeat(64);
         let long_ago = SystemTime::now() - 2 * UNREACHABLE_MIN_AGE;
         let folder = |name: &str, modified: SystemTime| {
@@ -136,15 +153,29 @@ mod tests {
         note("sha256/1/cache-id", &id('a'));
         note("mounts/1/mount-id", &id('b'));
         note("mounts/1/init-id", &format!("{}-init", id('b')));
-        let found = measure(root).unwrap().unreachable;
+        let found = measure(root, false).unwrap().unreachable;
         let names: Vec<_> =
             found.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, [id('c'), format!("{}-removing", id('d'))]);
         assert!(found[0].1 >= 10_000, "{found:?}");
+        // With the containerd store all of it is left behind.
+        fs::create_dir_all(root.join("tmp")).unwrap();
+        fs::write(root.join("tmp/download"), vec![0; 20_000]).unwrap();
+        let names = |containerd_store| -> Vec<String> {
+            let folders = measure(root, containerd_store).unwrap().folders.into_iter();
+            let mut names: Vec<_> =
+                folders.map(|(path, _)| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(
+            (names(false), names(true)),
+            (vec!["tmp".into()], ["image", "overlay2", "tmp"].map(Into::into).into())
+        );
         // A record that cannot be read might name any of them: this process's memory at address 0 is EIO.
         let unread = root.join("image/overlay2/layerdb/sha256/2");
         fs::create_dir_all(&unread).unwrap();
         std::os::unix::fs::symlink("/proc/self/mem", unread.join("cache-id")).unwrap();
-        assert!(measure(root).is_err());
+        assert!(measure(root, false).is_err());
     }
 }

@@ -91,10 +91,10 @@ impl World for ThisHost {
     }
 
     /// Measured in a thread, which is abandoned after `--timeout`.
-    async fn engine_files(&self, root: &Path) -> Answer<Files> {
+    async fn engine_files(&self, root: &Path, containerd_store: bool) -> Answer<Files> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let root = root.to_owned();
-        std::thread::spawn(move || sender.send(engine_files::measure(&root)));
+        std::thread::spawn(move || sender.send(engine_files::measure(&root, containerd_store)));
         match tokio::time::timeout(self.engine.timeout, receiver).await {
             Ok(Ok(files)) => files.map_err(Unavailable::from),
             Ok(Err(_)) | Err(_) => Err(Unavailable("measuring the engine's folder takes too long".into())),

@@ -33,7 +33,12 @@ pub fn names_or_id(names: &[String], id: &str) -> String {
     match names {
         [] => short_id(id),
         [name] => short(name),
-        [name, more @ ..] => format!("{} (+{})", short(name), more.len()),
+        [name, more @ ..] => {
+            // Its own digest is no other name of a tagged image.
+            let is_tag = |name: &&String| !name.contains('@');
+            let more = if is_tag(&name) { more.iter().filter(is_tag).count() } else { more.len() };
+            if more == 0 { short(name) } else { format!("{} (+{more})", short(name)) }
+        }
     }
 }
 
@@ -112,8 +117,15 @@ fn table_of_width<const N: usize>(
     table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
 }
 
-/// Shortened in the middle to this many characters.
+/// Shortened to this many characters: without the registry and the folders before the repository where that is enough,
+/// else in the middle.
 fn shortened(name: &str, longest: usize) -> String {
+    let shorter = name.match_indices('/').map(|(at, _)| format!("…{}", &name[at..]));
+    if let Some(short) = shorter.into_iter().find(|short| short.chars().count() <= longest)
+        && name.chars().count() > longest
+    {
+        return short;
+    }
     let length = name.chars().count();
     if length <= longest {
         return name.to_owned();
@@ -155,8 +167,10 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_shortened_in_the_middle() {
-        assert_eq!(shortened("registry.example.org/shop/web:1", 16), "registry.e…web:1");
+    fn a_name_is_shortened_before_its_repository_else_in_the_middle() {
+        assert_eq!(shortened("registry.example.org/shop/web:1", 16), "…/shop/web:1");
+        assert_eq!(shortened("registry.example.org/shop/web:1", 31), "registry.example.org/shop/web:1");
+        assert_eq!(shortened("a/0123456789abcdefghij:1", 16), "a/01234567…hij:1");
         assert_eq!(shortened("web:1", 16), "web:1");
     }
 }

@@ -156,7 +156,7 @@ impl World for Rc<Fake> {
         Ok(vec![Filesystem { used, available, ..filesystem }])
     }
 
-    async fn engine_files(&self, _: &Path) -> Answer<Files> {
+    async fn engine_files(&self, _: &Path, _: bool) -> Answer<Files> {
         Err(Unavailable("no files".into()))
     }
 

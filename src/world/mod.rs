@@ -41,7 +41,7 @@ pub trait World {
     async fn measure(&self, paths: &[PathBuf]) -> Answer<Vec<Filesystem>>;
 
     /// What only a look into the engine's folder tells; it may take a while.
-    async fn engine_files(&self, root: &Path) -> Answer<Files>;
+    async fn engine_files(&self, root: &Path, containerd_store: bool) -> Answer<Files>;
 
     fn reading(&self) -> Reading;
 

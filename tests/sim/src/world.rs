@@ -619,7 +619,7 @@ impl World for Simulated {
         }])
     }
 
-    async fn engine_files(&self, _: &Path) -> Answer<Files> {
+    async fn engine_files(&self, _: &Path, _: bool) -> Answer<Files> {
         Err(Unavailable("not simulated".into()))
     }
 
