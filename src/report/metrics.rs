@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::execute::Stop;
 use crate::facts::Kind;
@@ -38,6 +38,12 @@ impl File {
         let metric = IntCounterVec::new(Opts::new(format!("ci_docker_prune_{name}"), help), &[label])?;
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
+    }
+
+    fn seconds(&self, name: &str, help: &str, seconds: u64) -> Result<()> {
+        let metric = IntCounter::with_opts(Opts::new(format!("ci_docker_prune_{name}"), help))?;
+        metric.inc_by(seconds);
+        self.0.register(Box::new(metric))
     }
 
     fn value(&self, name: &str, help: &str, value: f64) -> Result<()> {
@@ -102,7 +108,11 @@ fn totals(file: &File, totals: &Totals) -> Result<()> {
     for gate in ["disk", "runs", "converge"] {
         blocked.with_label_values(&[gate]).inc_by(totals.blocked.get(gate).copied().unwrap_or(0));
     }
-    Ok(())
+    file.seconds(
+        "inhibit_waited_seconds_total",
+        "How long commands under inhibit waited for prunes that came.",
+        totals.waited.as_secs(),
+    )
 }
 
 pub fn prune(attempt: &Attempt, run: &RunInfo) -> Result<String> {
@@ -323,6 +333,30 @@ mod tests {
         let lines = lines_of(blocked(closed()));
         has(&lines, r#"gate{gate="runs",state="closed"} 1"#);
         has(&lines, r#"gate{gate="runs",state="open"} 0"#);
+    }
+
+    #[test]
+    fn what_all_prunes_did_is_counted() {
+        let mut known = Ledger::default();
+        known.totals.remove("cached", 7);
+        known.totals.remove("cached", 2);
+        known.totals.remove("container", 0);
+        known.totals.block("runs");
+        known.totals.waited = std::time::Duration::from_secs(90);
+        let text = ledger(&known, now()).unwrap();
+        for line in [
+            "# TYPE ci_docker_prune_removed_total counter",
+            r#"ci_docker_prune_removed_total{class="cached"} 2"#,
+            r#"ci_docker_prune_removed_total{class="container"} 1"#,
+            r#"ci_docker_prune_removed_total{class="tagged"} 0"#,
+            r#"ci_docker_prune_removed_total{class="build-cache"} 0"#,
+            r#"ci_docker_prune_removed_bytes_total{class="cached"} 9"#,
+            r#"ci_docker_prune_blocked_total{gate="runs"} 1"#,
+            r#"ci_docker_prune_blocked_total{gate="converge"} 0"#,
+            "ci_docker_prune_inhibit_waited_seconds_total 90",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
     }
 
     #[test]

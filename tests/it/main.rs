@@ -21,6 +21,7 @@ mod moment;
 mod nodes;
 mod prune;
 mod record;
+mod requests;
 mod runs;
 mod support;
 mod transcripts;

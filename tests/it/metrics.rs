@@ -109,7 +109,7 @@ fn metrics_that_cannot_be_written_are_an_error_that_names_the_option() {
 }
 
 #[test]
-fn the_alerts_of_the_docs_are_rules() {
+fn the_alerts_and_the_dashboard_of_the_docs_are_of_metrics_that_there_are() {
     let page = include_str!("../../docs/metrics.md");
     let rules = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -121,11 +121,31 @@ fn the_alerts_of_the_docs_are_rules() {
     let names = |call: &'static str| {
         source.split(call).skip(1).filter_map(|rest| rest.trim_start().split('"').nth(1))
     };
-    let all = || [".metric(", ".value(", ".timestamp("].into_iter().flat_map(names);
-    for word in rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-        let name = word.strip_prefix("ci_docker_prune_");
-        assert!(name.is_none_or(|name| all().any(|known| known == name)), "{word}");
+    let calls = [".metric(", ".value(", ".timestamp(", ".counter(", ".seconds("];
+    let all = || calls.into_iter().flat_map(names);
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../../docs/grafana.json")).expect("the dashboard is JSON");
+    let expressions: Vec<&str> = dashboard["panels"]
+        .as_array()
+        .expect("panels")
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().expect("targets"))
+        .map(|target| target["expr"].as_str().expect("an expression"))
+        .collect();
+    assert!(expressions.len() >= 10, "{expressions:?}");
+    for text in expressions.iter().copied().chain([rules]) {
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            let name = word.strip_prefix("ci_docker_prune_");
+            assert!(name.is_none_or(|name| all().any(|known| known == name)), "{word}");
+        }
     }
+    // promtool reads expressions in rules only.
+    let rule = |(n, expression): (usize, &&str)| serde_json::json!({"record": format!("panel:{n}"), "expr": expression});
+    let group = expressions.iter().enumerate().map(rule).collect::<Vec<_>>();
+    let rules = serde_json::json!({"groups": [{"name": "dashboard", "rules": group}]});
+    fs::write(file.path(), rules.to_string()).expect("write the rules");
+    let (fine, said) = promtool(&["check", "rules", &file.path().display().to_string()], file.path());
+    assert!(fine && said.contains(&format!("{} rules found", expressions.len())), "{said}");
     for name in all() {
         assert!(page.contains(&format!("ci_docker_prune_{name}")), "docs/metrics.md has no {name}");
     }
