@@ -336,7 +336,7 @@ pub struct Options {
     /// Log more, and list everything that stays (-vv: still more)
     #[arg(long, short, global = true, action = ArgAction::Count, help_heading = group::OUTPUT)]
     pub verbose: u8,
-    /// Log errors only
+    /// Log errors only, and print no report of a prune that succeeds
     #[arg(long, short, global = true, help_heading = group::OUTPUT)]
     pub quiet: bool,
 

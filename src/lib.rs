@@ -52,6 +52,8 @@ pub fn main() -> ExitCode {
     };
     let bars = report::progress::Bars::new();
     logging::start(settings.log, &bars);
+    let is_json = settings.output == cli::Output::Json
+        && !matches!(settings.command, settings::Command::Inhibit { .. });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(Into::into).and_then(|runtime| {
         let result = runtime.block_on(commands::run(settings, &bars));
@@ -63,6 +65,9 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             log::error!("{error:#}");
+            if is_json {
+                commands::print_error(&error);
+            }
             Exit::Failed.into()
         }
     }

@@ -31,6 +31,8 @@ pub struct Settings {
     pub command: Command,
     pub output: Output,
     pub verbose: bool,
+    /// Print no report of a prune that succeeds.
+    pub quiet: bool,
     pub log: LevelFilter,
     pub engine: EngineSettings,
     pub policy: PrunePolicy,
@@ -250,6 +252,7 @@ fn settings(cli: Cli, sources: &Sources) -> Result<Settings, clap::Error> {
         command,
         output: options.output,
         verbose: verbose > 0,
+        quiet,
         log: if quiet { LevelFilter::Error } else { level(verbose) },
         engine,
         prune_at: options.prune_at,

@@ -17,8 +17,8 @@ use anyhow::{Context, Result};
 use crate::cli::{self, Output};
 use crate::exit::Exit;
 use crate::host::ThisHost;
-use crate::report::config;
 use crate::report::progress::Bars;
+use crate::report::{self, config};
 use crate::settings::{Command, Settings};
 
 pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
@@ -45,6 +45,11 @@ pub async fn run(settings: Settings, bars: &Bars) -> Result<Exit> {
         Command::Completions(shell) => printed(print(|out| cli::completions(*shell, out))),
         Command::Man => printed(print(|out| cli::man(out))),
     }
+}
+
+/// The object of a command that could not do anything; stdout may be what failed.
+pub fn print_error(error: &anyhow::Error) {
+    drop(print(|mut out| report::error_json(&mut out, &format!("{error:#}"))));
 }
 
 /// Print to stdout, in colour where it is a terminal that wants it (`NO_COLOR`, `CLICOLOR`); a reader that closed

@@ -22,14 +22,16 @@ use crate::report;
 use crate::report::progress::{self, Bars};
 use crate::report::{advice, metrics, reason};
 use crate::settings::{Command, Settings};
-use crate::units::Time;
+use crate::units::{Time, elapsed};
 use crate::world::World;
 
 /// Prune, or show what a prune would do, and report.
 pub async fn run(host: &ThisHost, settings: &Settings, dry_run: bool, bars: &Bars) -> Result<Exit> {
     let wait = if dry_run { Duration::ZERO } else { settings.wait };
     let ended = attempt(host, settings, dry_run, wait, settings.verbose || !dry_run, bars).await;
-    ended.print(settings)?;
+    if dry_run || !settings.quiet || ended.exit != Exit::Done || settings.output == Output::Json {
+        ended.print(settings)?;
+    }
     ended.log_errors(settings);
     Ok(ended.exit)
 }
@@ -77,11 +79,13 @@ pub async fn attempt(
         }
     };
     let now = world.now();
+    let waited = waited(world);
     let is_alarm = Cell::new(false);
     let change = |ledger: &mut Ledger| {
         ledger.older_than = Some(settings.policy.removal.older_than);
         ledger.last_run = Some(now);
         count(&mut ledger.totals, &ended.attempt.report);
+        ledger.totals.waited += waited;
         // One that failed does not know.
         if exit != Exit::Failed {
             is_alarm.set(ledger.require_intervention(exit == Exit::ManualIntervention, now));
@@ -108,6 +112,13 @@ pub async fn attempt(
         fail(&mut ended.exit);
     }
     ended
+}
+
+/// How long the commands waited that have let this prune go first; it frees them at its end.
+fn waited(world: &impl World) -> Duration {
+    let requests = world.requests().inspect_err(|error| log::info!("{error:#}")).unwrap_or_default();
+    let waiting = requests.into_iter().filter(|request| !request.gave_up);
+    waiting.filter_map(|request| Some(elapsed(world.now(), request.since?))).sum()
 }
 
 fn count(totals: &mut Totals, report: &PruneReport) {

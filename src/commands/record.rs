@@ -81,7 +81,7 @@ pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result
         let (exit, is_news) = record_notice(world, &ended).await;
         if settings.output == Output::Json {
             print_record(&survey, &known, Some(&ended.attempt), settings)?;
-        } else if is_news || settings.verbose {
+        } else if settings.verbose || is_news && !(settings.quiet && exit == Exit::Done) {
             ended.print(settings)?;
         }
         if is_news {

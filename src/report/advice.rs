@@ -31,11 +31,21 @@ const AGES: [Duration; 4] = [
 /// Swarm reports a pull that finds no space as "No such image"; the reason is in the engine's log only (observed on
 /// 20.10 to 29).
 pub fn on_gates(gates: &Gates) -> Vec<String> {
-    use converge::ConvergeCause::{ImageNotFound, Pulling, Starting};
+    use converge::ConvergeCause::{ImageNotFound, NoSpace, Pulling, Starting};
     let full = gates.usages().first().filter(|usage| usage.percent.get() >= NEARLY_FULL);
     let old = if full.is_some() { OLD_ON_A_FULL_DISK } else { OLD };
+    let waits_for_space = |service: &converge::ConvergingService| {
+        matches!(service.cause, ImageNotFound(_) | NoSpace(_) | Pulling | Starting)
+    };
+    // On a full disk a run may wait for the space that only its own end makes.
+    let waits = |run: &runs::Run| {
+        let owns = |service: &&converge::ConvergingService| {
+            service.service == run.name || service.stack.as_deref() == Some(&run.name)
+        };
+        full.is_some() && converging(gates).iter().filter(owns).any(waits_for_space)
+    };
     let mut lines: Vec<String> = live_runs(gates)
-        .filter(|run| run.age.is_some_and(|age| age >= old))
+        .filter(|run| run.age.is_some_and(|age| age >= old) || waits(run))
         .filter_map(|run| Some(format!("{}  # if no job needs it: {}", take_down(run)?, run_line(run))))
         .collect();
     // While `runs` is unknown it is not known which services belong to a run.
@@ -51,9 +61,6 @@ pub fn on_gates(gates: &Gates) -> Vec<String> {
     let blocking = || converging(gates).iter().filter(|service| !of_run(service));
     let dead = blocking().filter(|service| service.gave_up || service.lasting >= old);
     lines.extend(dead.map(|service| format!("{}: {}", stop(service), converging_line(service))));
-    let waits_for_space = |service: &converge::ConvergingService| {
-        matches!(service.cause, ImageNotFound(_) | Pulling | Starting)
-    };
     if let Some(full) = full.filter(|_| converging(gates).iter().any(waits_for_space)) {
         lines.push(format!(
             "{}: a service that cannot start may wait for space; Swarm reports a pull that finds none as \"No such image\"",
@@ -112,6 +119,9 @@ pub fn busy(busy: Busy) -> String {
 /// What opens the gate that this service closes.
 fn stop(service: &converge::ConvergingService) -> String {
     let name = shell(&service.service);
+    if service.cause == converge::ConvergeCause::Updating {
+        return format!("docker service rollback {name}  # ends the update");
+    }
     match service.mode {
         Mode::Replicated { replicas } => {
             format!("docker service scale {name}=0  # opens the gate; undo with {name}={replicas}")
@@ -145,7 +155,7 @@ pub const SHARED_CACHE: &str = "build cache that the containerd store counts as 
 ///
 /// `evictable`: whether the filesystem that holds the images is under pressure, so that a shorter age would evict
 /// more.
-pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
+pub fn free_more(plan: &Plan, gates: &Gates, evictable: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let idle = |kept: &Kept| match &kept.reason {
         KeepReason::Cached { last_use, .. } => Some(last_use.ago()),
@@ -180,10 +190,11 @@ pub fn free_more(plan: &Plan, evictable: bool) -> Vec<String> {
         total(plan.keep.iter().filter(|kept| kept.object.kind != Kind::Container).filter(in_use));
     if n > 0 {
         let images = amount(n, "image");
-        lines.push(format!(
-            "docker stack rm or docker service rm, for what need not run: {images} in use, {}",
-            size(bytes)
-        ));
+        let command = match gates.converge {
+            converge::Verdict::Open(converge::Open::NotInSwarm) => "docker compose down or docker rm",
+            _ => "docker stack rm or docker service rm",
+        };
+        lines.push(format!("{command}, for what need not run: {images} in use, {}", size(bytes)));
     }
     if plan.shared_cache > 0 {
         lines.push(format!(
@@ -284,11 +295,22 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_may_wait_for_space_is_named_at_once_on_a_full_disk() {
+        let young = |percent| {
+            let run = runs::Run { age: Some(Duration::ZERO), ..run(runs::RunKind::Stack, "shop") };
+            on_gates(&runs_of(vec![run], waiting(converge::ConvergeCause::Pulling, gates(percent))))
+        };
+        assert!(young(95)[0].starts_with("docker stack rm shop  # "), "{:?}", young(95));
+        assert_eq!(young(94), Vec::<String>::new());
+    }
+
+    #[test]
     fn on_a_full_disk_a_service_that_cannot_start_may_wait_for_space() {
         for (cause, waits) in [
             (converge::ConvergeCause::Pulling, true),
             (converge::ConvergeCause::Starting, true),
             (converge::ConvergeCause::ImageNotFound(None), true),
+            (converge::ConvergeCause::NoSpace("x".into()), true),
             (converge::ConvergeCause::CrashLooping(None), false),
             (converge::ConvergeCause::RollingBack, false),
         ] {
@@ -388,7 +410,7 @@ mod tests {
             image(KeepReason::Tagged),
             image(KeepReason::DiskUnknown),
         ];
-        let lines = free_more(&Plan { keep, shared_cache: 5_000_000, ..Plan::default() }, true);
+        let lines = free_more(&Plan { keep, shared_cache: 5_000_000, ..Plan::default() }, &gates(85), true);
         assert_eq!(
             lines,
             [
@@ -397,6 +419,13 @@ mod tests {
                  counts as shared with images",
                 "docker image rm, or --evict-tagged: 1 tagged image, 1.0 MB",
             ]
+        );
+        let keep = vec![image(KeepReason::UsedBy("x".into()))];
+        let alone = Gates { converge: Verdict::Open(converge::Open::NotInSwarm), ..gates(85) };
+        let lines = free_more(&Plan { keep, ..Plan::default() }, &alone, true);
+        assert_eq!(
+            lines,
+            ["docker compose down or docker rm, for what need not run: 1 image in use, 1.0 MB"]
         );
         let nothing = freed_nothing(2, 3_000_000, None);
         assert!(
@@ -418,9 +447,9 @@ mod tests {
         };
         let plan = Plan { keep: vec![kept(7), kept(2), kept(8)], ..Plan::default() };
         let expected = "ci-docker-prune prune --older-than 6h: 2 cached images more, at most 2.0 MB";
-        assert_eq!(free_more(&plan, true), [expected]);
-        assert_eq!(free_more(&plan, false), Vec::<String>::new());
-        assert_eq!(free_more(&Plan::default(), true), Vec::<String>::new());
+        assert_eq!(free_more(&plan, &gates(85), true), [expected]);
+        assert_eq!(free_more(&plan, &gates(85), false), Vec::<String>::new());
+        assert_eq!(free_more(&Plan::default(), &gates(85), true), Vec::<String>::new());
         // What goes with it is told too.
         let young = |kind| Kept {
             object: object(kind, ""),
@@ -430,9 +459,9 @@ mod tests {
             vec![kept(7), young(Kind::Container), young(Kind::Container), young(crate::testing::DANGLING)];
         let plan = Plan { keep, ..Plan::default() };
         let expected = "ci-docker-prune prune --older-than 6h: 1 cached image, 2 ended containers, 1 dangling image more, at most 1.0 MB";
-        assert_eq!(free_more(&plan, true), [expected]);
+        assert_eq!(free_more(&plan, &gates(85), true), [expected]);
         // An age that an image has exactly is one that it has.
         let plan = Plan { keep: vec![kept(12)], ..Plan::default() };
-        assert!(free_more(&plan, true)[0].contains("--older-than 12h: 1 cached image more"));
+        assert!(free_more(&plan, &gates(85), true)[0].contains("--older-than 12h: 1 cached image more"));
     }
 }

@@ -28,3 +28,8 @@ fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     writeln!(out)
 }
+
+/// The object of a command that could not do anything.
+pub fn error_json(out: &mut impl Write, error: &str) -> io::Result<()> {
+    json(out, &serde_json::json!({"schema": SCHEMA, "error": error}))
+}

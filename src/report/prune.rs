@@ -1,6 +1,6 @@
 //! The page of a prune and of its preview; and what `record` did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -153,7 +153,7 @@ fn preview_text(out: &mut impl Write, preview: &Preview, verbose: bool) -> io::R
     let ends_under_pressure = preview.usage.as_ref().is_some_and(|usage| {
         limit_of(&preview.gates).is_some_and(|limit| limit.is_reached(&plan::projected(plan, usage).0))
     });
-    if ends_under_pressure { free_more(out, plan, true) } else { Ok(()) }
+    if ends_under_pressure { free_more(out, plan, &preview.gates, true) } else { Ok(()) }
 }
 
 /// What the disk is under pressure by.
@@ -161,8 +161,8 @@ fn limit_of(gates: &Gates) -> Option<Limit> {
     if let Verdict::Open(measured) = &gates.disk { Some(measured.limit) } else { None }
 }
 
-fn free_more(out: &mut impl Write, plan: &Plan, evictable: bool) -> io::Result<()> {
-    let more = advice::free_more(plan, evictable);
+fn free_more(out: &mut impl Write, plan: &Plan, gates: &Gates, evictable: bool) -> io::Result<()> {
+    let more = advice::free_more(plan, gates, evictable);
     if !more.is_empty() {
         writeln!(out, "To free more now:")?;
     }
@@ -222,8 +222,13 @@ fn kept_text(out: &mut impl Write, keep: &[Kept], verbose: bool) -> io::Result<(
     }
     writeln!(out, "Stays:")?;
     if verbose {
+        let policies: BTreeSet<String> =
+            keep.iter().filter_map(|kept| reason::policy(&kept.reason)).collect();
+        for policy in policies {
+            writeln!(out, "  cached images may go {policy}")?;
+        }
         let rows = keep.iter().map(|Kept { object, reason }| {
-            let message = reason::keep(reason).message;
+            let message = reason::keep_of_one(reason);
             [object.kind.name().to_owned(), label(object), size_or_dash(object), message]
         });
         return table(out, ["KIND", "NAME", "SIZE", "REASON"], rows);
@@ -306,7 +311,7 @@ fn still_under_pressure(
     writeln!(out, "\n{} is still at {}. {why}", place.display(), usage.percent)?;
     kept_text(out, &done.plan.keep, verbose)?;
     let images_on = done.usage.as_ref().map(|usage| &usage.filesystem.mount_point);
-    free_more(out, &done.plan, images_on == Some(place))?;
+    free_more(out, &done.plan, &done.gates, images_on == Some(place))?;
     attempt.consumers.as_ref().map_or(Ok(()), |found| consumers::text(out, found))
 }
 

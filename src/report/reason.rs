@@ -305,8 +305,14 @@ fn cause(service: &converge::ConvergingService) -> Reason {
         Cause::Failed(error) => ("failed", with("failed", error)),
         Cause::ImageNotFound(error) => {
             let image = error.as_ref().and_then(|error| error.split_once("No such image: "));
-            ("image_not_found", with("image not found", &image.map(|(_, image)| short(image))))
+            let image = image.map(|(_, image)| short(image));
+            ("image_not_found", with("image not found", &image.or_else(|| error.clone())))
         }
+        Cause::RegistryNotReachable(error) => {
+            ("registry_not_reachable", format!("its registry cannot be reached: {error}"))
+        }
+        Cause::NoSpace(error) => ("no_space", format!("no space left: {error}")),
+        Cause::Rejected(error) => ("rejected", format!("rejected: {error}")),
         Cause::NoSuitableNode(error) => {
             ("no_suitable_node", error.clone().unwrap_or_else(|| "no suitable node".into()))
         }
@@ -409,7 +415,7 @@ fn cached(last_use: LastUse, conditions: &[Condition], satisfied: Option<Conditi
     let still: Vec<_> = still
         .map(|condition| format!("from {} on {}", duration(condition.unused_for), disk_of(condition)))
         .collect();
-    let message = format!("cached, {}; may go {}", last_use_text(last_use), still.join(", "));
+    let message = format!("{}; may go {}", cached_since(last_use), still.join(", "));
     let group = match satisfied {
         Some(condition) => format!("cached, may go {}", disk_of(&condition)),
         None => {
@@ -418,6 +424,26 @@ fn cached(last_use: LastUse, conditions: &[Condition], satisfied: Option<Conditi
         }
     };
     Reason::new(code, message, figures).grouped(group)
+}
+
+fn cached_since(last_use: LastUse) -> String {
+    format!("cached, {}", last_use_text(last_use))
+}
+
+/// Why an object stays, without what a policy says of all its kind: that is [`policy`].
+pub fn keep_of_one(reason: &KeepReason) -> String {
+    match reason {
+        KeepReason::Cached { last_use, .. } => cached_since(*last_use),
+        other => keep(other).message,
+    }
+}
+
+/// When cached images may go.
+pub fn policy(reason: &KeepReason) -> Option<String> {
+    let KeepReason::Cached { conditions, .. } = reason else { return None };
+    let one =
+        |condition: &Condition| format!("from {} on {}", duration(condition.unused_for), disk_of(condition));
+    Some(conditions.iter().rev().map(one).collect::<Vec<_>>().join(", "))
 }
 
 /// `while the disk is at or above 95%`, or where eviction begins later than it ends: `once the disk is at or above 80%, down
@@ -702,6 +728,9 @@ mod tests {
             (Cause::CrashLooping(None), "crash_looping"),
             (Cause::Failed(None), "failed"),
             (Cause::ImageNotFound(None), "image_not_found"),
+            (Cause::RegistryNotReachable("x".into()), "registry_not_reachable"),
+            (Cause::NoSpace("x".into()), "no_space"),
+            (Cause::Rejected("x".into()), "rejected"),
             (Cause::NoSuitableNode(None), "no_suitable_node"),
         ] {
             let service = converge::ConvergingService {
