@@ -186,7 +186,9 @@ let
           "json"
         ]) "text" "json" "How results are printed.";
         verbose = setting (types.ints.between 0 255) 0 1 "Log more, and list everything that stays.";
-        quiet = setting types.bool false true "Log errors only, and print no report of a prune that succeeds.";
+        quiet =
+          setting types.bool false true
+            "Log errors only, and print no report of a prune that succeeds.";
 
         # A folder of it becomes a word of ReadWritePaths= too.
         metrics-file =
