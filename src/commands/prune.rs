@@ -28,7 +28,7 @@ use crate::world::World;
 /// Prune, or show what a prune would do, and report.
 pub async fn run(host: &ThisHost, settings: &Settings, dry_run: bool, bars: &Bars) -> Result<Exit> {
     let wait = if dry_run { Duration::ZERO } else { settings.wait };
-    let ended = attempt(host, settings, dry_run, wait, settings.verbose || !dry_run, bars).await;
+    let ended = attempt(host, settings, dry_run, wait, true, bars).await;
     if dry_run || !settings.quiet || ended.exit != Exit::Done || settings.output == Output::Json {
         ended.print(settings)?;
     }
@@ -227,8 +227,11 @@ async fn run_once(
         warn_of_leftovers(&seen.survey);
         attempt.report.gates().into_iter().flat_map(advice::let_go).for_each(|line| log::warn!("{line}"));
     }
+    let wants_consumers = attempt.report.wants_consumers(policy.removal.critical);
+    let shows_consumers =
+        if dry_run { settings.verbose || wants_consumers } else { is_read && wants_consumers };
     // After a signal there is no time for it.
-    if is_read && attempt.report.wants_consumers(policy.removal.critical) && !world.shutdown_requested() {
+    if shows_consumers && !world.shutdown_requested() {
         let gone = attempt.report.gone();
         let prune::Seen { engine, survey, inventory, ledger, now } = &seen;
         let found = consumers::ask(world, engine, survey, inventory, ledger, &gone, *now).await;
@@ -329,7 +332,8 @@ mod tests {
         assert!(!asked(85, false, false, false), "nobody reads it");
         assert!(!asked(85, false, true, true), "a signal");
         assert!(!asked(75, false, true, false), "blocked by a disk with room");
-        assert!(asked(75, true, true, false), "a preview");
+        assert!(asked(85, true, true, false), "a preview that would end under pressure");
+        assert!(!asked(75, true, true, false), "a preview on a disk with room");
     }
 
     #[test]

@@ -110,6 +110,11 @@ impl Gates {
         self.disk.state() == GateState::Open
     }
 
+    /// What the disk is under pressure by.
+    pub fn limit(&self) -> Option<Limit> {
+        if let Verdict::Open(measured) = &self.disk { Some(measured.limit) } else { None }
+    }
+
     /// What `disk` measured, fullest first; empty where it could not.
     pub fn usages(&self) -> &[Usage] {
         match &self.disk {

@@ -9,7 +9,7 @@ use crate::execute::Outcome;
 use crate::facts::{Limit, Unavailable, Usage};
 use crate::gates::{GateState, Gates};
 use crate::ledger::Ledger;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::units::{Time, elapsed};
 
 #[derive(Debug)]
@@ -127,15 +127,18 @@ impl PruneReport {
         removals.iter().map(|removal| removal.object.id.as_str()).collect()
     }
 
-    /// Whether to show what fills the disk: if the prune did not relieve it, or is blocked on a critical one, where
-    /// a run may be waiting for space.
+    /// Whether to show what fills the disk: if the prune did not relieve it, or would not, or is blocked on a critical one,
+    /// where a run may be waiting for space.
     pub fn wants_consumers(&self, critical: Limit) -> bool {
         match self {
             Self::Busy { .. } | Self::Failed(_) | Self::NoAnswer { .. } => false,
             Self::Blocked { gates, .. } => {
                 gates.usages().first().is_some_and(|usage| critical.is_reached(usage))
             }
-            Self::Preview(_) => true,
+            Self::Preview(preview) => preview.usage.as_ref().is_some_and(|usage| {
+                let end = plan::projected(&preview.plan, usage).0;
+                preview.gates.limit().is_some_and(|limit| limit.is_reached(&end))
+            }),
             Self::Done(done) => !done.relieved,
         }
     }
@@ -236,6 +239,17 @@ mod tests {
         let found = OngoingPressure::of(&ledger, now()).unwrap();
         assert_eq!((found.duration, found.owed), (hours(3), Some(hours(1))));
         assert_eq!((found.blocked["runs"], found.blocked["converge"]), (2, 1));
+    }
+
+    #[test]
+    fn a_preview_that_would_not_relieve_the_disk_asks_what_fills_it() {
+        for (percent, wants) in [(79, false), (80, true), (95, true)] {
+            let usage = crate::testing::usage(percent);
+            let gates = crate::testing::gates(percent);
+            let preview = Preview { gates, plan: Plan::default(), usage: Some(usage) };
+            let report = PruneReport::Preview(preview);
+            assert_eq!(report.wants_consumers(crate::testing::policy().critical), wants, "{percent}");
+        }
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub fn text(out: &mut impl Write, history: &[PastPrune], query: Option<&str>) ->
         };
     }
     for past in history.iter().rev() {
-        writeln!(out, "{}", clean(&line(past)))?;
+        writeln!(out, "{}", clean(&line(past, true)))?;
         let rows = past.removed.iter().map(|gone| {
             let kind = gone.class.as_ref().unwrap_or(&gone.kind).clone();
             let bytes = if kind == Kind::Container.name() { "-".into() } else { size(gone.size_bytes) };
@@ -80,11 +80,15 @@ pub fn text(out: &mut impl Write, history: &[PastPrune], query: Option<&str>) ->
     Ok(())
 }
 
-/// `2026-11-20 02:10:04Z  pruned, 91% to 74%, reclaimed 3.1 GB, 4 objects; ci-docker-prune.timer`.
-pub fn line(past: &PastPrune) -> String {
+/// `2026-11-20 02:10:04Z  pruned, 91% to 74%, reclaimed 3.1 GB, 4 objects; ci-docker-prune.timer`. `why`: also why the gates
+/// were closed that blocked it.
+pub fn line(past: &PastPrune, why: bool) -> String {
     let mut parts = vec![past.outcome.clone()];
     if !past.gates.is_empty() {
-        let gates = past.gates.iter().map(|gate| format!("{} ({})", gate.gate, gate.message));
+        let gates = past.gates.iter().map(|gate| match why {
+            true => format!("{} ({})", gate.gate, gate.message),
+            false => gate.gate.clone(),
+        });
         parts[0] += &format!(" by {}", gates.collect::<Vec<_>>().join(", "));
     }
     let shown = |percent: Option<Percent>| percent.map(|percent| percent.to_string());

@@ -13,7 +13,7 @@ use super::reason::{self, GateReason, Reason, limit_text, usage_line};
 use super::table::{amount, label, table};
 use super::{SCHEMA, advice, consumers, gates, json};
 use crate::execute::{Outcome, Skip};
-use crate::facts::{ImageClass, Kind, Limit, Object, Usage, short_id};
+use crate::facts::{ImageClass, Kind, Object, Usage, short_id};
 use crate::gates::{GateState, Gates, Verdict};
 use crate::plan::{self, Kept, Plan, Removal, RemovalReason, Turn};
 use crate::prune::due::Intervention;
@@ -134,7 +134,7 @@ fn preview_text(out: &mut impl Write, preview: &Preview, verbose: bool) -> io::R
             let (end, is_known) = plan::projected(plan, usage);
             let at_best = " at best (not all of their layers are known, and images share layers)";
             let shared = if is_known { "" } else { at_best };
-            let limit = limit_of(&preview.gates).filter(|limit| limit.is_reached(&end));
+            let limit = preview.gates.limit().filter(|limit| limit.is_reached(&end));
             let still = limit.map(|limit| format!(": still {}", limit_text(&limit))).unwrap_or_default();
             writeln!(out, "{}, and would end at {}{shared}{still}", usage_line(usage), end.percent)?;
         }
@@ -151,14 +151,9 @@ fn preview_text(out: &mut impl Write, preview: &Preview, verbose: bool) -> io::R
         writeln!(out, "  {} of {}: {command}", size(plan.shared_cache), advice::SHARED_CACHE)?;
     }
     let ends_under_pressure = preview.usage.as_ref().is_some_and(|usage| {
-        limit_of(&preview.gates).is_some_and(|limit| limit.is_reached(&plan::projected(plan, usage).0))
+        preview.gates.limit().is_some_and(|limit| limit.is_reached(&plan::projected(plan, usage).0))
     });
     if ends_under_pressure { free_more(out, plan, &preview.gates, true) } else { Ok(()) }
-}
-
-/// What the disk is under pressure by.
-fn limit_of(gates: &Gates) -> Option<Limit> {
-    if let Verdict::Open(measured) = &gates.disk { Some(measured.limit) } else { None }
 }
 
 fn free_more(out: &mut impl Write, plan: &Plan, gates: &Gates, evictable: bool) -> io::Result<()> {

@@ -67,7 +67,7 @@ pub fn text(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
     let ago = |at| age(elapsed(report.now, at));
     let past = |past: Option<&PastPrune>| match past {
         None => "none on record".to_owned(),
-        Some(past) => format!("{} ago: {}", ago(past.at), log::line(past)),
+        Some(past) => format!("{} ago: {}", ago(past.at), log::line(past, false)),
     };
     let mut line = |name: &str, line: &str| writeln!(out, "{name:12}  {}", clean(line));
     line("disk", &reason::disk(&report.gates.disk).reason.message)?;
