@@ -79,7 +79,7 @@ pub async fn attempt(
         }
     };
     let now = world.now();
-    let waited = waited(world);
+    let waited = waited(world, &ended.attempt.report);
     let is_alarm = Cell::new(false);
     let change = |ledger: &mut Ledger| {
         ledger.older_than = Some(settings.policy.removal.older_than);
@@ -114,8 +114,11 @@ pub async fn attempt(
     ended
 }
 
-/// How long the commands waited that have let this prune go first; it frees them at its end.
-fn waited(world: &impl World) -> Duration {
+/// How long the commands waited that have let this prune go first; where it was blocked they may wait on.
+fn waited(world: &impl World, report: &PruneReport) -> Duration {
+    if !matches!(report, PruneReport::Done(_)) {
+        return Duration::ZERO;
+    }
     let requests = world.requests().inspect_err(|error| log::info!("{error:#}")).unwrap_or_default();
     let waiting = requests.into_iter().filter(|request| !request.gave_up);
     waiting.filter_map(|request| Some(elapsed(world.now(), request.since?))).sum()
@@ -274,7 +277,8 @@ mod tests {
 
     use super::*;
     use crate::testing::fake::Fake;
-    use crate::testing::{block, now, settings};
+    use crate::testing::{ago, block, now, settings};
+    use crate::world::Request;
 
     #[test]
     fn an_attempt_records_itself_and_writes_its_metrics() {
@@ -306,6 +310,12 @@ mod tests {
         let (ended, ledger) = attempted(Fake::new(), &nowhere, false);
         assert_eq!((ended.exit, ended.metrics.is_some()), (Exit::Failed, true));
         assert_eq!(ledger.last_success, Some(now()));
+        // What waited for it is counted once it was carried out.
+        let fake = Fake::new();
+        let request = |since| Request { since: ago(since), min_free: None, gave_up: false };
+        *fake.wanted.borrow_mut() = vec![request("90s"), Request { gave_up: true, ..request("5m") }];
+        let (_, ledger) = attempted(fake, &prune, false);
+        assert_eq!(ledger.totals.waited, Duration::from_secs(90));
         // A preview records nothing.
         let (ended, ledger) = attempted(Fake::new(), &nowhere, true);
         assert_eq!((ended.exit, ended.attempt.dry_run, ledger), (Exit::Done, true, Ledger::default()));

@@ -42,6 +42,14 @@ pub struct Preview {
     pub usage: Option<Usage>,
 }
 
+impl Preview {
+    /// Whether the disk is under pressure, and would still be after the plan.
+    pub fn ends_under_pressure(&self) -> bool {
+        let end = self.usage.as_ref().map(|usage| plan::projected(&self.plan, usage).0);
+        end.is_some_and(|end| self.gates.limit().is_some_and(|limit| limit.is_reached(&end)))
+    }
+}
+
 /// A plan that was carried out, to its end or to where it was stopped.
 #[derive(Debug)]
 pub struct Done {
@@ -135,10 +143,7 @@ impl PruneReport {
             Self::Blocked { gates, .. } => {
                 gates.usages().first().is_some_and(|usage| critical.is_reached(usage))
             }
-            Self::Preview(preview) => preview.usage.as_ref().is_some_and(|usage| {
-                let end = plan::projected(&preview.plan, usage).0;
-                preview.gates.limit().is_some_and(|limit| limit.is_reached(&end))
-            }),
+            Self::Preview(preview) => preview.ends_under_pressure(),
             Self::Done(done) => !done.relieved,
         }
     }

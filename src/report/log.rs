@@ -69,12 +69,12 @@ pub fn text(out: &mut impl Write, history: &[PastPrune], query: Option<&str>) ->
         let rows = past.removed.iter().map(|gone| {
             let kind = gone.class.as_ref().unwrap_or(&gone.kind).clone();
             let bytes = if kind == Kind::Container.name() { "-".into() } else { size(gone.size_bytes) };
-            // In full: `docker pull` takes it.
+            // In full on any terminal: `docker pull` takes it.
             let name = gone.names.first().unwrap_or(&gone.id).clone();
-            [format!("  {kind}"), name, bytes, gone.reason.message.clone()]
+            [format!("  {kind}"), bytes, name, gone.reason.message.clone()]
         });
         if !past.removed.is_empty() {
-            table(out, ["  KIND", "NAME", "SIZE", "REASON"], rows)?;
+            table(out, ["  KIND", "SIZE", "OBJECT", "REASON"], rows)?;
         }
     }
     Ok(())

@@ -134,7 +134,7 @@ fn preview_text(out: &mut impl Write, preview: &Preview, verbose: bool) -> io::R
             let (end, is_known) = plan::projected(plan, usage);
             let at_best = " at best (not all of their layers are known, and images share layers)";
             let shared = if is_known { "" } else { at_best };
-            let limit = preview.gates.limit().filter(|limit| limit.is_reached(&end));
+            let limit = preview.gates.limit().filter(|_| preview.ends_under_pressure());
             let still = limit.map(|limit| format!(": still {}", limit_text(&limit))).unwrap_or_default();
             writeln!(out, "{}, and would end at {}{shared}{still}", usage_line(usage), end.percent)?;
         }
@@ -150,10 +150,7 @@ fn preview_text(out: &mut impl Write, preview: &Preview, verbose: bool) -> io::R
         let command = "docker builder prune --all --filter until=24h";
         writeln!(out, "  {} of {}: {command}", size(plan.shared_cache), advice::SHARED_CACHE)?;
     }
-    let ends_under_pressure = preview.usage.as_ref().is_some_and(|usage| {
-        preview.gates.limit().is_some_and(|limit| limit.is_reached(&plan::projected(plan, usage).0))
-    });
-    if ends_under_pressure { free_more(out, plan, &preview.gates, true) } else { Ok(()) }
+    if preview.ends_under_pressure() { free_more(out, plan, &preview.gates, true) } else { Ok(()) }
 }
 
 fn free_more(out: &mut impl Write, plan: &Plan, gates: &Gates, evictable: bool) -> io::Result<()> {
