@@ -79,7 +79,16 @@ let
         ];
       in
       replaceStrings special (map (c: "\\" + c) special);
-    escapeShellArg = text: "'${replaceStrings [ "'" ] [ "'\\''" ] (toString text)}'";
+    # Quoted only where it must be.
+    escapeShellArg =
+      it:
+      let
+        text = toString it;
+      in
+      if builtins.match "[[:alnum:],._+:@%/-]+" text == null then
+        "'${replaceStrings [ "'" ] [ "'\\''" ] text}'"
+      else
+        text;
     escapeShellArgs = concatMapStringsSep " " escapeShellArg;
     getExe = package: "${package}/bin/${package.meta.mainProgram}";
     licenses.mit = "mit";
