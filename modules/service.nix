@@ -81,7 +81,6 @@ let
       "docker.service"
       "docker.socket"
     ];
-    wants = lib.optional docker.enable "docker.socket";
     # A deploy of the host neither ends a prune in the middle nor starts one.
     restartIfChanged = false;
     serviceConfig = {
@@ -141,9 +140,14 @@ let
     // lib.optionalAttrs (cfg.environmentFile != null) {
       EnvironmentFile = cfg.environmentFile;
     }
-    # Its socket would start a Docker that is to be started on demand.
-    // lib.optionalAttrs (docker.enable && !(docker.enableOnBoot or true)) {
-      ExecCondition = "${pkgs.systemd}/bin/systemctl is-active --quiet docker.service";
+    # Its socket would start a Docker that somebody has stopped, or that is to be started on demand. One that has failed is
+    # an error. 4: there is no docker.service, and the engine is another unit's.
+    // lib.optionalAttrs docker.enable {
+      ExecCondition = utils.escapeSystemdExecArgs [
+        pkgs.runtimeShell
+        "-c"
+        "state=$(${pkgs.systemd}/bin/systemctl is-active docker.service); [ $? -eq 4 ] || case $state in inactive | deactivating) exit 1 ;; esac"
+      ];
     };
   };
 in

@@ -196,10 +196,9 @@ fn what_fails_is_loud() {
     lab::engine::fill_to(&host.data(), 97);
     fails("10", "manual intervention required");
     fs::remove_file(host.data().join("ballast")).expect("remove the ballast");
-    // systemd would start the engine again for the socket.
-    host.run(
-        "systemctl mask --runtime docker.socket docker.service; systemctl stop docker.socket docker.service",
-    );
+    // Without the socket, by which systemd would start it again.
+    host.write("/etc/systemd/system/docker.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n");
+    host.run("systemctl stop docker.socket docker.service; systemctl daemon-reload; ! systemctl start docker.service");
     fails("1", "no Docker engine");
 }
 
@@ -396,12 +395,15 @@ fn verify_tells_other_pruners_from_our_own_units() {
 }
 
 #[test]
-fn a_docker_that_is_to_be_started_on_demand_is_not_started() {
-    let host = host_with("target/nix/units/lazy", Kind::Trixie);
-    host.run("systemctl disable docker; systemctl stop docker.service");
-    for unit in [PRUNE, RECORD] {
-        start(&host, unit);
-        host.run("! systemctl is-active --quiet docker.service");
+fn a_docker_that_somebody_has_stopped_stays_stopped_and_is_skipped() {
+    let host = host();
+    // Its socket may be there, to start it on demand.
+    for stop in ["systemctl stop docker.service", "systemctl stop docker.socket docker.service"] {
+        host.run(stop);
+        for unit in [PRUNE, RECORD] {
+            assert_eq!(start(&host, unit), "", "in silence");
+            host.run("! systemctl is-active --quiet docker.service");
+        }
     }
     // And where it runs, so do they.
     host.run("systemctl start docker.service");

@@ -99,16 +99,6 @@ in
       settings.host = "tcp://127.0.0.1:2375";
       settings.disk-path = [ "/var/lib/docker" ];
     });
-    lazy = rendered (evaluate [
-      {
-        virtualisation.docker.enable = true;
-        virtualisation.docker.enableOnBoot = false;
-        services.ci-docker-prune.enable = true;
-        services.ci-docker-prune.package = package // {
-          outPath = "/usr/local";
-        };
-      }
-    ]);
   };
 
   # What the build of the configuration file runs.

@@ -141,7 +141,7 @@ in
         machine.wait_until_succeeds("grep failed /tmp/alarms")
         machine.succeed("rm /var/lib/docker/ballast")
 
-    with subtest("an engine that is down fails the unit"):
+    with subtest("an engine that somebody has stopped stays stopped, and one that has failed fails the unit"):
         # A unit of NixOS cannot be masked in /run, but a drop-in there holds.
         machine.succeed(
             "mkdir -p /run/systemd/system/docker.socket.d",
@@ -149,7 +149,13 @@ in
             "systemctl daemon-reload",
             "systemctl stop docker.socket docker.service",
             "rm -f /tmp/alarms",
+            "systemctl start ci-docker-prune",
+            "! systemctl is-active docker.service",
+            "mkdir -p /run/systemd/system/docker.service.d",
+            "printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\nRestart=no\\n' > /run/systemd/system/docker.service.d/fails.conf",
+            "systemctl daemon-reload",
         )
+        machine.fail("systemctl start docker.service && sleep 1 && systemctl is-active docker.service")
         machine.fail("systemctl start ci-docker-prune")
         machine.wait_until_succeeds("grep failed /tmp/alarms")
   '';

@@ -53,6 +53,7 @@ let
         buildPackages = { inherit (self) systemd; };
         # Where a Debian has it: the units run on one.
         systemd = derivation "systemd" { outPath = "/usr"; };
+        runtimeShell = "/bin/sh";
         runCommand =
           name: it: script:
           derivation name (it // { inherit script; });
