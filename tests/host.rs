@@ -466,7 +466,7 @@ fn verify_compares_the_units_with_the_program_that_asks() {
 #[test]
 fn the_units_of_a_release_work_as_they_are() {
     let host = host_with("modules/systemd", Kind::TrixieContainerd);
-    host.run("systemctl enable --now ci-docker-prune.timer ci-docker-prune-record.timer");
+    host.run("systemctl enable --now ci-docker-prune.timer ci-docker-prune-record.timer ci-docker-prune-record.path");
     host.run("echo 'disk-threshold = 1' >> /etc/ci-docker-prune.toml && ci-docker-prune check-config");
     // Debian's containerd is a service of its own: where its data lies counts too, although the service's
     // user may look into neither.
