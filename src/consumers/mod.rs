@@ -3,12 +3,13 @@
 pub mod rank;
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
 use crate::facts::{Answer, Container, EnginePlaces, Files, Image, Inventory, Survey, Unavailable};
 use crate::ledger::Ledger;
 use crate::units::{Time, elapsed};
 use crate::world::{EngineApi, World};
-use rank::{ConsumerKind, DiskConsumer, DiskConsumers, ImageUsage, Measurements};
+use rank::{ConsumerKind, Disk, DiskConsumer, DiskConsumers, ImageUsage, Measurements};
 
 /// Ask and rank; it may take seconds. `gone`: the IDs of what a prune removed, or would remove.
 pub async fn ask<W: World>(
@@ -57,12 +58,10 @@ pub async fn ask<W: World>(
             (usage, files(world, places, inventory, gone, info.containerd_store).await)
         }
     };
-    // Of each filesystem that holds the engine's data, whatever the gate measures.
-    let filesystems = match places {
-        Some(places) => world.measure(&places.all()).await.ok(),
+    let disk = match places {
+        Some(places) => fullest(world, places).await,
         None => None,
     };
-    let used = filesystems.map(|found| found.iter().fold(0, |sum: u64, one| sum.saturating_add(one.used)));
     let mut users = HashMap::new();
     for container in inventory.containers.iter().filter(|container| !gone.contains(container.id.as_str())) {
         for volume in &container.volumes {
@@ -70,7 +69,20 @@ pub async fn ask<W: World>(
             users.entry(volume.clone()).or_insert_with(|| name.clone());
         }
     }
-    rank::rank(Measurements { images, usage, users, files, used })
+    rank::rank(Measurements { images, usage, users, files, disk })
+}
+
+/// Of the filesystems that hold the engine's data, whatever the gate measures, the fuller one.
+async fn fullest(world: &impl World, places: &EnginePlaces) -> Option<Disk> {
+    let of = async |path: &PathBuf| world.measure(std::slice::from_ref(path)).await.ok()?.into_iter().next();
+    let (root, images) = (of(&places.root).await?, of(&places.images).await?);
+    let fullest = if images.percent() > root.percent() { &images } else { &root };
+    Some(Disk {
+        mount_point: fullest.mount_point.clone(),
+        used: fullest.used,
+        holds_images: fullest.mount_point == images.mount_point,
+        holds_root: fullest.mount_point == root.mount_point,
+    })
 }
 
 /// Logs, by their containers' names, and folders that belong to no layer.

@@ -61,6 +61,8 @@ pub struct ImageUsage {
 
 #[derive(Debug, Default)]
 pub struct DiskConsumers {
+    /// Of the filesystem that these are on; `None` where it could not be measured: then they may lie on several.
+    pub mount_point: Option<PathBuf>,
     /// Largest first.
     pub largest: Vec<DiskConsumer>,
     /// The others, by their kind.
@@ -72,7 +74,32 @@ pub struct DiskConsumers {
     pub unseen: Vec<Unavailable>,
 }
 
-/// `used` is that of the filesystem that holds the engine's data, bytes.
+/// The filesystem whose space is told.
+#[derive(Debug)]
+pub struct Disk {
+    pub mount_point: PathBuf,
+    /// Bytes.
+    pub used: u64,
+    /// Images, what containers have written, and the build cache.
+    pub holds_images: bool,
+    /// Volumes, logs, and the engine's other folders.
+    pub holds_root: bool,
+}
+
+impl Disk {
+    fn holds(&self, kind: ConsumerKind) -> bool {
+        match kind {
+            ConsumerKind::Image(_) | ConsumerKind::ContainerLayer | ConsumerKind::BuildCache => {
+                self.holds_images
+            }
+            ConsumerKind::Volume | ConsumerKind::Log | ConsumerKind::Unreachable | ConsumerKind::Folder => {
+                self.holds_root
+            }
+            ConsumerKind::Elsewhere => true,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Measurements {
     pub images: Vec<DiskConsumer>,
@@ -80,12 +107,12 @@ pub struct Measurements {
     /// The first container that mounts each volume.
     pub users: HashMap<String, String>,
     pub files: Answer<Files>,
-    pub used: Option<u64>,
+    pub disk: Option<Disk>,
 }
 
 /// Rank what fills the disk, largest first.
 pub fn rank(facts: Measurements) -> DiskConsumers {
-    let Measurements { images, usage, users, files, used } = facts;
+    let Measurements { images, usage, users, files, disk } = facts;
     let mut found = DiskConsumers::default();
     let images_size = images.iter().fold(0_u64, |sum, image| sum.saturating_add(image.size));
     for image in images {
@@ -107,16 +134,23 @@ pub fn rank(facts: Measurements) -> DiskConsumers {
         image: None,
         used_by: None,
     };
+    // Where one could not be measured, everything is told.
+    let holds = |kind| disk.as_ref().is_none_or(|disk| disk.holds(kind));
+    let on_disk = |kind, size| if holds(kind) { size } else { 0 };
     let mut known = None;
     match usage {
         Err(why) => found.unseen.push(why),
         Ok(usage) => {
-            let volumes = usage.volumes.iter().map(|volume| volume.size);
-            let parts = volumes.chain(usage.containers.iter().map(|(_, size)| *size));
-            let parts = parts.fold(usage.build_cache, u64::saturating_add);
+            let volumes = usage.volumes.iter().map(|volume| on_disk(ConsumerKind::Volume, volume.size));
+            let layers =
+                usage.containers.iter().map(|(_, size)| on_disk(ConsumerKind::ContainerLayer, *size));
+            let build_cache = on_disk(ConsumerKind::BuildCache, usage.build_cache);
+            let parts = volumes.chain(layers).fold(build_cache, u64::saturating_add);
             // Layers that images share are in the sum of the images more than once.
             found.other_is_least = usage.layers.is_none();
-            known = Some(usage.layers.unwrap_or(images_size).saturating_add(parts));
+            let layers =
+                on_disk(ConsumerKind::Image(ImageClass::Cached), usage.layers.unwrap_or(images_size));
+            known = Some(layers.saturating_add(parts));
             found.largest.push(whole(ConsumerKind::BuildCache, usage.build_cache));
             let unused = usage.volumes.iter().filter(|volume| !volume.is_used);
             found.unused_volumes =
@@ -136,7 +170,8 @@ pub fn rank(facts: Measurements) -> DiskConsumers {
                 |sizes: &[(String, u64)]| sizes.iter().fold(0_u64, |sum, value| sum.saturating_add(value.1));
             let unreachable = files.unreachable.iter().fold(0_u64, |sum, value| sum.saturating_add(value.1));
             let folders = files.folders.iter().fold(unreachable, |sum, value| sum.saturating_add(value.1));
-            known = known.map(|known| known.saturating_add(sum(&files.logs)).saturating_add(folders));
+            let of_root = on_disk(ConsumerKind::Folder, sum(&files.logs).saturating_add(folders));
+            known = known.map(|known| known.saturating_add(of_root));
             found.largest.extend(
                 files
                     .folders
@@ -150,10 +185,17 @@ pub fn rank(facts: Measurements) -> DiskConsumers {
             found.unreachable = files.unreachable.into_iter().map(|(path, _)| path).collect();
         }
     }
-    if let (Some(used), Some(known)) = (used, known) {
-        found.largest.push(whole(ConsumerKind::Elsewhere, used.saturating_sub(known)));
+    if let (Some(disk), Some(known)) = (&disk, known) {
+        found.largest.push(whole(ConsumerKind::Elsewhere, disk.used.saturating_sub(known)));
     }
-    found.largest.retain(|consumer| consumer.size > 0);
+    found.largest.retain(|consumer| consumer.size > 0 && holds(consumer.kind));
+    show_largest(&mut found);
+    found.mount_point = disk.map(|disk| disk.mount_point);
+    found
+}
+
+/// Keep the largest one by one, and of the others a sum for each kind.
+fn show_largest(found: &mut DiskConsumers) {
     found.largest.sort_by_key(|consumer| std::cmp::Reverse(consumer.size));
     let shown = found.largest.iter().take(SHOWN).filter(|consumer| consumer.size >= NOISE).count();
     let mut rest: BTreeMap<ConsumerKind, (usize, u64)> = BTreeMap::new();
@@ -164,7 +206,6 @@ pub fn rank(facts: Measurements) -> DiskConsumers {
     let rest = rest.into_iter().map(|(kind, (count, size))| Rest { kind, count, size });
     found.rest = rest.filter(|rest| rest.size >= NOISE).collect();
     found.rest.sort_by_key(|rest| std::cmp::Reverse(rest.size));
-    found
 }
 
 #[cfg(test)]
@@ -201,7 +242,12 @@ mod tests {
                 folders: vec![("/r/tmp".into(), 60 * MB)],
             }),
             users: HashMap::from([("data".into(), "db".into())]),
-            used: Some(1000 * MB),
+            disk: Some(Disk {
+                mount_point: "/".into(),
+                used: 1000 * MB,
+                holds_images: true,
+                holds_root: true,
+            }),
         };
         let found = rank(facts(Some(100 * MB)));
         let kinds: Vec<_> = found.largest.iter().map(|consumer| (consumer.kind, consumer.size)).collect();
@@ -231,6 +277,15 @@ mod tests {
         let more: u64 = found.rest.iter().map(|rest| rest.size).sum();
         assert_eq!((shown + more) / MB, 1_109, "images share 110 of 210");
         assert_eq!(found.unreachable.len(), 2);
+        // The images lie on another one: what is there is not told.
+        let mut of_root = facts(Some(100 * MB));
+        of_root.disk =
+            Some(Disk { mount_point: "/".into(), used: 500 * MB, holds_images: false, holds_root: true });
+        let found = rank(of_root);
+        let kinds: Vec<_> = found.largest.iter().map(|consumer| consumer.kind).collect();
+        assert!(!kinds.iter().any(|kind| matches!(kind, ConsumerKind::Image(_) | ConsumerKind::BuildCache)));
+        let shown: u64 = found.largest.iter().map(|consumer| consumer.size).sum();
+        assert_eq!((shown, found.mount_point), (500 * MB, Some("/".into())));
         // Where the layers are not counted, the images' sum stands in: at most so much is theirs.
         let found = rank(facts(None));
         assert_eq!((found.largest[0].size, found.other_is_least), (601 * MB - 4_096, true));
@@ -245,7 +300,7 @@ mod tests {
             usage: Err(why.clone()),
             users: HashMap::new(),
             files: Err(why.clone()),
-            used: Some(1000),
+            disk: None,
         };
         let found = rank(facts);
         assert_eq!(found.largest, []);

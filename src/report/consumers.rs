@@ -14,7 +14,8 @@ use crate::units::{age, clean, size};
 
 pub fn text(out: &mut impl Write, consumers: &DiskConsumers) -> io::Result<()> {
     if !consumers.largest.is_empty() {
-        writeln!(out, "\nLargest consumers (images share layers):")?;
+        let of = consumers.mount_point.as_ref().map(|path| format!(" of {}", path.display()));
+        writeln!(out, "\nLargest consumers{} (images share layers):", clean(&of.unwrap_or_default()))?;
         let row = |consumer: &DiskConsumer| {
             let known = |since: Option<Duration>| since.map_or_else(|| "-".into(), age);
             let image = consumer.image.as_ref();
@@ -122,6 +123,8 @@ fn kind_and_name(consumer: &DiskConsumer, all: &DiskConsumers) -> (&'static str,
 
 #[derive(Serialize)]
 pub struct ConsumersJson {
+    /// The filesystem that these are on.
+    path: Option<String>,
     largest: Vec<ConsumerJson>,
     /// What is not among the largest, by kind.
     rest: Vec<Value>,
@@ -181,6 +184,7 @@ impl From<&DiskConsumers> for ConsumersJson {
             json
         };
         Self {
+            path: consumers.mount_point.as_ref().map(|path| path.display().to_string()),
             largest: consumers.largest.iter().map(consumer).collect(),
             rest: consumers.rest.iter().map(rest).collect(),
             unused_volumes: figures!({
