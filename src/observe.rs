@@ -632,7 +632,7 @@ mod tests {
             change(&mut fake);
             surveyed(fake, Questions::EVERYTHING).0.left_by_proofs().join(" ")
         };
-        let inhibitor = |why: &str| Inhibitor { pid: None, since: None, why: Some(why.into()) };
+        let inhibitor = |why: &str| Inhibitor { pid: None, since: None, why: Some(why.into()), user: None };
         assert_eq!(found(&|_| ()), "proof");
         assert_eq!(found(&|fake| *fake.inhibitors.borrow_mut() = vec![inhibitor("deploy")]), "proof");
         assert_eq!(found(&|fake| *fake.inhibitors.borrow_mut() = vec![inhibitor("verify --redeploy x")]), "");

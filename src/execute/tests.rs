@@ -358,7 +358,7 @@ fn a_kind_that_is_forbidden_is_not_asked_for_again_and_others_are() {
 #[test]
 fn nothing_goes_once_something_speaks_against_it() {
     let closed = |_: &Fake| Recheck { runs: crate::testing::runs_closed(), ..open(&Fake::new()) };
-    let inhibitor = || Inhibitor { pid: None, since: None, why: None };
+    let inhibitor = || Inhibitor { pid: None, since: None, why: None, user: None };
     let lost = || crate::testing::loss("x");
     type Row<'a> = (&'a str, &'a dyn Fn(&mut Fake), Ask<'a>, &'a str);
     let table: [Row; 8] = [

@@ -43,6 +43,8 @@ pub struct Inhibitor {
     pub pid: Option<u32>,
     pub since: Option<Time>,
     pub why: Option<String>,
+    /// The user who has registered it.
+    pub user: Option<String>,
 }
 
 /// What the inhibitor of a running proof (`verify --redeploy`) says first.

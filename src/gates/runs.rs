@@ -48,6 +48,8 @@ pub struct Run {
     pub name: String,
     pub age: Option<Duration>,
     pub pid: Option<u32>,
+    /// Of an inhibitor.
+    pub user: Option<String>,
     pub state: RunState,
 }
 
@@ -122,13 +124,14 @@ pub fn evaluate(survey: &Survey, policy: &Policy, now: Time) -> Verdict {
             true if is_abandoned(age) => RunState::Abandoned,
             true => RunState::Live,
         };
-        Run { kind, name: name.to_owned(), age, pid: None, state }
+        Run { kind, name: name.to_owned(), age, pid: None, user: None, state }
     });
     let of_inhibitors = survey.inhibitors.iter().flatten().map(|inhibitor| Run {
         kind: RunKind::Inhibitor,
         name: inhibitor.why.clone().unwrap_or_default(),
         age: inhibitor.since.map(age),
         pid: inhibitor.pid,
+        user: inhibitor.user.clone(),
         // Its process is there, and asks for it.
         state: RunState::Live,
     });
@@ -257,7 +260,7 @@ mod tests {
             assert_eq!(closed, expected == Some(Live), "{what}");
         }
         // A command that runs holds the gate, however long.
-        let old = Inhibitor { pid: Some(7), since: ago("9d"), why: None };
+        let old = Inhibitor { pid: Some(7), since: ago("9d"), why: None, user: None };
         let facts = Survey { inhibitors: Ok(vec![old]), ..survey() };
         assert_eq!(evaluate(&facts, &gates_policy().runs, now()).state(), GateState::Closed);
     }
@@ -348,6 +351,7 @@ mod tests {
             name: name.into(),
             age: Some(Duration::from_secs(86_400)),
             pid: None,
+            user: None,
             state: RunState::Live,
         };
         assert_eq!(runs_of(evaluated(&facts)), [expected]);
@@ -417,7 +421,7 @@ mod tests {
             let facts = Survey { inhibitors, ..survey() };
             evaluated(&facts)
         };
-        let deploy = Inhibitor { pid: Some(7), since: ago("61h"), why: Some("deploy".into()) };
+        let deploy = Inhibitor { pid: Some(7), since: ago("61h"), why: Some("deploy".into()), user: None };
         let verdict = judged(Ok(vec![deploy]));
         assert_eq!(verdict.state(), GateState::Closed);
         let runs = runs_of(verdict);

@@ -166,7 +166,7 @@ pub fn register(
 /// The inhibitors that are active now, oldest first. Stale files are cleared away where permitted.
 pub fn inhibitors(runtime_dir: &Path, now: Time) -> Result<Vec<Inhibitor>> {
     let json = active(runtime_dir, Register::Inhibitors, now)?.into_iter();
-    Ok(json.map(|json| Inhibitor { pid: json.pid, since: json.since, why: json.why }).collect())
+    Ok(json.map(Into::into).collect())
 }
 
 /// Of a file whose text may be malformed: it counts all the same where a process holds it.
@@ -175,9 +175,17 @@ pub struct Active {
     pub pid: Option<u32>,
     pub since: Option<Time>,
     pub why: Option<String>,
+    /// The owner of its file.
+    pub user: Option<String>,
     pub min_free: Option<u64>,
     /// Its process has ended, and wanted it to count a little longer.
     pub is_left: bool,
+}
+
+impl From<Active> for Inhibitor {
+    fn from(active: Active) -> Self {
+        Self { pid: active.pid, since: active.since, why: active.why, user: active.user }
+    }
 }
 
 pub fn active(runtime_dir: &Path, register: Register, now: Time) -> Result<Vec<Active>> {
@@ -223,7 +231,8 @@ fn read(path: &Path, now: Time) -> std::io::Result<Option<Active>> {
         Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => return Ok(None),
         Err(error) => return Err(error),
     };
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Ok(None);
     }
     let mut text = Vec::new();
@@ -240,7 +249,14 @@ fn read(path: &Path, now: Time) -> std::io::Result<Option<Active>> {
         Err((_, Errno::EWOULDBLOCK)) => {
             let (pid, since) = json.as_ref().map(|json| (json.pid, json.since)).unzip();
             let (why, min_free) = json.map(|json| (json.why, json.min_free)).unwrap_or_default();
-            Ok(Some(Active { pid, since, why, min_free, is_left: false }))
+            Ok(Some(Active {
+                pid,
+                since,
+                why,
+                user: Some(user_name(metadata.uid())),
+                min_free,
+                is_left: false,
+            }))
         }
         Err((_, error)) => Err(error.into()),
     }
@@ -311,6 +327,10 @@ mod tests {
     use super::*;
     use crate::testing::now;
 
+    fn this_user() -> Option<String> {
+        Some(user_name(nix::unistd::geteuid().as_raw()))
+    }
+
     #[test]
     fn an_inhibitor_is_active_as_long_as_it_is_held() {
         let dir = tempfile::tempdir().unwrap();
@@ -327,8 +347,12 @@ mod tests {
             now(),
         )
         .unwrap();
-        let expected =
-            Inhibitor { pid: Some(std::process::id()), since: Some(now()), why: Some("deploy".into()) };
+        let expected = Inhibitor {
+            pid: Some(std::process::id()),
+            since: Some(now()),
+            why: Some("deploy".into()),
+            user: this_user(),
+        };
         assert_eq!(inhibitors(dir.path(), now()).unwrap(), [expected]);
         drop(held);
         assert_eq!(inhibitors(dir.path(), now()).unwrap(), []);
@@ -352,7 +376,10 @@ mod tests {
         let path = folder(dir.path(), Register::Inhibitors).join("7-x");
         fs::write(&path, "{half").unwrap();
         let held = Flock::lock(File::open(&path).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
-        assert_eq!(inhibitors(dir.path(), now()).unwrap(), [Inhibitor { pid: None, since: None, why: None }]);
+        assert_eq!(
+            inhibitors(dir.path(), now()).unwrap(),
+            [Inhibitor { pid: None, since: None, why: None, user: this_user() }]
+        );
         drop(held);
         assert_eq!(inhibitors(dir.path(), now()).unwrap(), []);
         assert!(!path.exists());

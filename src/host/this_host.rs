@@ -167,7 +167,7 @@ impl World for ThisHost {
 
     fn due_prunes(&self) -> Result<Vec<Inhibitor>> {
         let prunes = registers::active(&self.runtime_dir, Register::Prunes, self.now())?.into_iter();
-        Ok(prunes.map(|prune| Inhibitor { pid: prune.pid, since: prune.since, why: prune.why }).collect())
+        Ok(prunes.map(Into::into).collect())
     }
 
     fn requests(&self) -> Result<Vec<Request>> {

@@ -37,7 +37,11 @@ fn stops() -> Vec<(Stop, &'static [&'static str], bool)> {
         (Stop::Event(StopEvent::ServiceUpdated(name())), &["converge"], false),
         (Stop::Event(StopEvent::Run(name())), &["runs"], false),
         (Stop::Event(StopEvent::Lost(name())), &[], true),
-        (Stop::Inhibited(vec![Inhibitor { pid: None, since: None, why: None }]), &["runs"], false),
+        (
+            Stop::Inhibited(vec![Inhibitor { pid: None, since: None, why: None, user: None }]),
+            &["runs"],
+            false,
+        ),
         (Stop::Signal, &[], false),
         (Stop::GatesUnsettled, &[], true),
         (Stop::NoSpace, &[], true),
@@ -449,7 +453,7 @@ fn beside_live_runs_only_cached_images_go_and_only_at_critical() {
             ..container()
         });
         if inhibited {
-            fake.inhibitors.borrow_mut().push(Inhibitor { pid: Some(7), since: None, why: None });
+            fake.inhibitors.borrow_mut().push(Inhibitor { pid: Some(7), since: None, why: None, user: None });
         }
         let (result, fake) = pruned(fake, words);
         let images = fake.asked("remove").iter().filter(|asked| asked.contains("image")).count();

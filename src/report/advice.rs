@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn run(kind: runs::RunKind, name: &str) -> runs::Run {
-        runs::Run { kind, name: name.into(), age: None, pid: None, state: runs::RunState::Live }
+        runs::Run { kind, name: name.into(), age: None, pid: None, user: None, state: runs::RunState::Live }
     }
 
     #[test]

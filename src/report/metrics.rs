@@ -306,9 +306,9 @@ mod tests {
 
     #[test]
     fn inhibitors_are_those_that_blocked_a_run_or_stopped_it() {
-        let inhibitor = || Inhibitor { pid: None, since: None, why: None };
+        let inhibitor = || Inhibitor { pid: None, since: None, why: None, user: None };
         let state = runs::RunState::Live;
-        let run = |kind| runs::Run { kind, name: "x".into(), age: None, pid: None, state };
+        let run = |kind| runs::Run { kind, name: "x".into(), age: None, pid: None, user: None, state };
         let by =
             || vec![run(runs::RunKind::Inhibitor), run(runs::RunKind::Stack), run(runs::RunKind::Inhibitor)];
         let found = || runs::Found { runs: by(), ..Default::default() };

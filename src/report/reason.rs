@@ -170,7 +170,9 @@ pub fn run_line(run: &runs::Run) -> String {
     let kind = kind_of_run(run.kind);
     let stale = if run.is_possibly_stale() { ", possibly stale" } else { "" };
     match run.age {
-        _ if run.kind == runs::RunKind::Inhibitor => inhibited(run.pid, Some(&run.name), run.age),
+        _ if run.kind == runs::RunKind::Inhibitor => {
+            inhibited(run.pid, Some(&run.name), run.user.as_deref(), run.age)
+        }
         Some(since) => format!("{kind} {} (for {}{stale})", run.name, age(since)),
         None => format!("{kind} {}", run.name),
     }
@@ -183,17 +185,18 @@ fn run(run: &runs::Run) -> Value {
         runs::RunState::NeverStarted => "never_started",
     };
     json!({
-        "kind": kind_of_run(run.kind).replace(' ', "-"), "name": run.name, "pid": run.pid, "state": state,
+        "kind": kind_of_run(run.kind).replace(' ', "-"), "name": run.name, "pid": run.pid, "user": run.user, "state": state,
         "age_seconds": run.age.map(|age| age.as_secs()),
     })
 }
 
-/// `inhibited by process 12 'deploy shop' (for 3m)`.
-pub fn inhibited(pid: Option<u32>, why: Option<&str>, since: Option<Duration>) -> String {
+/// `inhibited by process 12 'deploy shop' of ci (for 3m)`.
+pub fn inhibited(pid: Option<u32>, why: Option<&str>, user: Option<&str>, since: Option<Duration>) -> String {
     let process = pid.map_or_else(|| "a process".into(), |pid| format!("process {pid}"));
     let why = why.filter(|why| !why.is_empty()).map(|why| format!(" '{why}'")).unwrap_or_default();
     let since = since.map(|since| format!(" (for {})", age(since))).unwrap_or_default();
-    format!("inhibited by {process}{why}{since}")
+    let user = user.map(|user| format!(" of {user}")).unwrap_or_default();
+    format!("inhibited by {process}{why}{user}{since}")
 }
 
 fn converge(verdict: &converge::Verdict) -> GateReason {
@@ -262,7 +265,13 @@ fn by_stack(services: &[converge::ConvergingService]) -> Vec<String> {
             }
             None => (format!("service {} ", service.service), String::new()),
         };
-        let line = format!("{name}{}/{} ({})", service.has, service.wants, cause(service).message);
+        let line = format!(
+            "{name}{}/{} ({}){}",
+            service.has,
+            service.wants,
+            cause(service).message,
+            lasting(service)
+        );
         lines.entry(place).or_default().push(line);
     }
     for services in lines.values_mut() {
@@ -275,6 +284,12 @@ fn by_stack(services: &[converge::ConvergingService]) -> Vec<String> {
 pub fn converging_line(service: &converge::ConvergingService) -> String {
     let converge::ConvergingService { service: name, has, wants, .. } = service;
     format!("service {name} {has}/{wants} ({})", cause(service).message)
+}
+
+/// A moment is usual.
+fn lasting(service: &converge::ConvergingService) -> String {
+    let lasting = service.lasting;
+    if lasting < Duration::from_secs(60) { String::new() } else { format!(" for {}", age(lasting)) }
 }
 
 fn of_services(services: &[converge::ConvergingService]) -> Vec<Value> {
@@ -600,7 +615,7 @@ pub fn stop(reason: &Stop) -> Reason {
             ("events_lost", format!("the engine's event stream was lost: {why}"), Value::Null)
         }
         Stop::Inhibited(by) => {
-            let line = |active: &Inhibitor| inhibited(active.pid, active.why.as_deref(), None);
+            let line = |active: &Inhibitor| inhibited(active.pid, active.why.as_deref(), active.user.as_deref(), None);
             let pids: Vec<_> = by.iter().map(|inhibitor| inhibitor.pid).collect();
             let lines: Vec<_> = by.iter().map(line).collect();
             ("inhibited", lines.join(", "), json!({"pids": pids}))
@@ -688,9 +703,9 @@ mod tests {
             (runs::RunKind::Inhibitor, "inhibitor"),
         ] {
             let state = runs::RunState::Live;
-            let run = runs::Run { kind, name: "a".into(), age: Some(HOUR), pid: Some(3), state };
+            let run = runs::Run { kind, name: "a".into(), age: Some(HOUR), pid: Some(3), user: None, state };
             let (_, figures) = shown(&runs_reason(run.clone()));
-            let expected = json!({"kind": word, "name": "a", "pid": 3, "state": "live", "age_seconds": 3600});
+            let expected = json!({"kind": word, "name": "a", "pid": 3, "user": null, "state": "live", "age_seconds": 3600});
             assert_eq!(figures["runs"], json!([expected]));
         }
         let converge = |verdict| super::converge(&verdict).reason;
@@ -859,7 +874,7 @@ mod tests {
             is(&skip(&reason), code, figures);
         }
         let name = || "a".to_owned();
-        let inhibitor = Inhibitor { pid: Some(3), since: None, why: None };
+        let inhibitor = Inhibitor { pid: Some(3), since: None, why: None, user: None };
         for (reason, code, figures) in [
             (
                 Stop::Gates {
@@ -913,10 +928,10 @@ mod tests {
             stuck: vec![],
         }));
         let expected = [
-            "service lone 0/1 (pulling its image)",
-            "stack blog: db 0/1 (starting)",
-            "stack shop: db 0/1 (update in progress), \
-             web 0/1 (image not found: web:1@sha256:aa; Swarm will not start it again)",
+            "service lone 0/1 (pulling its image) for 60m",
+            "stack blog: db 0/1 (starting) for 60m",
+            "stack shop: db 0/1 (update in progress) for 60m, \
+             web 0/1 (image not found: web:1@sha256:aa; Swarm will not start it again) for 60m",
         ];
         assert_eq!(gate.lines, expected);
     }

@@ -156,7 +156,7 @@ fn inhibitors_line(report: &StatusReport) -> String {
         Ok(active) => {
             let one = |active: &Inhibitor| {
                 let since = active.since.map(|since| elapsed(report.now, since));
-                inhibited(active.pid, active.why.as_deref(), since)
+                inhibited(active.pid, active.why.as_deref(), active.user.as_deref(), since)
             };
             active.iter().map(one).collect::<Vec<_>>().join(", ")
         }
@@ -282,7 +282,7 @@ fn blocked_by(gates: &Gates) -> String {
 }
 
 fn inhibitor(inhibitor: &Inhibitor) -> Value {
-    figures!({"pid": inhibitor.pid, "since": inhibitor.since, "why": inhibitor.why})
+    figures!({"pid": inhibitor.pid, "since": inhibitor.since, "why": inhibitor.why, "user": inhibitor.user})
 }
 
 pub fn inhibitors_text(out: &mut impl Write, active: &[Inhibitor], now: Time) -> io::Result<()> {

@@ -123,8 +123,8 @@ fn the_pages_of_status_and_of_inhibitors() {
     let mut ledger = Ledger { clock: None, ..scene().ledger.into_inner() };
     ledger.owe(["runs"], ago("5h").unwrap());
     let inhibitors = vec![
-        Inhibitor { pid: Some(4711), since: ago("12m"), why: Some("make deploy".into()) },
-        Inhibitor { pid: Some(4712), since: None, why: None },
+        Inhibitor { pid: Some(4711), since: ago("12m"), why: Some("make deploy".into()), user: None },
+        Inhibitor { pid: Some(4712), since: None, why: None, user: None },
     ];
     let percent = |hour: u64| (40 + (hour * 7) % 60).to_string().parse().unwrap();
     is_page("inhibit-list", |out| super::status::inhibitors_text(out, &inhibitors, now()));
@@ -147,7 +147,7 @@ fn the_pages_of_status_and_of_inhibitors() {
         next_record: None,
         next_run: Some("Sat 2026-11-21 03:00:00 UTC".into()),
         inhibitors: Ok(inhibitors),
-        due: Ok(vec![Inhibitor { pid: Some(4713), since: ago("2m"), why: None }]),
+        due: Ok(vec![Inhibitor { pid: Some(4713), since: ago("2m"), why: None, user: None }]),
         busy: ledger.busy(now()),
         usage: (0..14 * 24).map(|hour| (Duration::from_secs(hour * 3_600), percent(hour))).collect(),
         width: 80,

@@ -222,6 +222,7 @@ impl Shared {
                     pid: Some(1),
                     since,
                     why: Some("deploy".into()),
+                    user: None,
                 });
                 self.command_runs.set(self.command_runs.get() || self.removal_locks.get() == 0);
             }
@@ -692,7 +693,12 @@ impl World for Simulated {
     fn due_prunes(&self) -> Result<Vec<Inhibitor>> {
         let due = !self.0.prunes.borrow().is_empty();
         let is_left = self.0.is_left(Register::Prunes);
-        Ok(Vec::from_iter((due || is_left).then_some(Inhibitor { pid: None, since: None, why: None })))
+        Ok(Vec::from_iter((due || is_left).then_some(Inhibitor {
+            pid: None,
+            since: None,
+            why: None,
+            user: None,
+        })))
     }
 
     fn requests(&self) -> Result<Vec<Request>> {
@@ -717,6 +723,7 @@ impl World for Simulated {
                     pid: Some(pid),
                     since: Some(self.now()),
                     why,
+                    user: None,
                 });
             }
             Register::Prunes => {

@@ -129,7 +129,7 @@ fn a_list_of_images_that_never_comes_keeps_nothing_else_from_going() {
 fn a_blocked_prune_and_one_on_a_disk_with_room_ask_for_no_list_of_images() {
     for (inhibited, percent) in [(true, 97), (false, 50)] {
         let world = host(&[40; 4], percent);
-        let inhibitor = Inhibitor { pid: Some(1), since: None, why: None };
+        let inhibitor = Inhibitor { pid: Some(1), since: None, why: None, user: None };
         world.0.inhibitors.borrow_mut().extend(inhibited.then_some(inhibitor));
         let report = block(run_prune(&world, ""));
         assert!(matches!(report, PruneReport::Blocked { .. }), "{report:?}");
