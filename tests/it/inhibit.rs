@@ -79,7 +79,7 @@ fn the_gates_show_it_with_its_reason_and_a_prune_is_blocked() {
     let engine = idle_engine();
     engine.fill_to(85);
     let mut child = start(&engine, &["--why", "deploy shop", "--", "sleep", "60"]);
-    let shown = format!("inhibited by process {} 'deploy shop' (", child.id());
+    let shown = format!("inhibited by process {} 'deploy shop' of root (", child.id());
     for gate in ["runs", "check-gates"] {
         program(&engine).arg(gate).assert().code(3).stdout(contains(&shown).and(contains("(for ")));
     }
