@@ -141,12 +141,12 @@ let
       EnvironmentFile = cfg.environmentFile;
     }
     # Its socket would start a Docker that somebody has stopped, or that is to be started on demand. One that has failed is
-    # an error. 4: there is no docker.service, and the engine is another unit's.
+    # an error; where there is no docker.service the engine is another unit's.
     // lib.optionalAttrs docker.enable {
       ExecCondition = utils.escapeSystemdExecArgs [
         pkgs.runtimeShell
         "-c"
-        "state=$(${pkgs.systemd}/bin/systemctl is-active docker.service); [ $? -eq 4 ] || case $state in inactive | deactivating) exit 1 ;; esac"
+        "case $(${pkgs.systemd}/bin/systemctl show --property LoadState,ActiveState docker.service) in *=not-found*) ;; *=inactive* | *=deactivating*) exit 1 ;; esac"
       ];
     };
   };

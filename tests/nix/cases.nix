@@ -324,7 +324,7 @@ concatMap (
 ++ unless (!(prune plain) ? wants) "it starts a Docker that somebody has stopped"
 ++ unless (prune plain).serviceConfig.PrivateNetwork "it has a network that it does not need"
 ++ unless ((prune plain).serviceConfig.IPAddressDeny == "any") "it may send to the network"
-++ unless (lib.hasInfix "is-active docker.service" (record plain).serviceConfig.ExecCondition) "a stopped Docker is no reason to skip"
+++ unless (lib.hasInfix "=inactive" (record plain).serviceConfig.ExecCondition) "a stopped Docker is no reason to skip"
 ++ unless (
   (settings
     (evaluate [
