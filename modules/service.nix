@@ -140,8 +140,8 @@ let
     // lib.optionalAttrs (cfg.environmentFile != null) {
       EnvironmentFile = cfg.environmentFile;
     }
-    # Its socket would start a Docker that somebody has stopped, or that is to be started on demand. One that has failed is
-    # an error; where there is no docker.service the engine is another unit's.
+    # A connection to its socket would start a stopped Docker: skip. A failed one is an error. Without a docker.service
+    # the engine belongs to another unit.
     // lib.optionalAttrs docker.enable {
       ExecCondition = utils.escapeSystemdExecArgs [
         pkgs.runtimeShell

@@ -395,7 +395,7 @@ fn verify_tells_other_pruners_from_our_own_units() {
 }
 
 #[test]
-fn a_docker_that_somebody_has_stopped_stays_stopped_and_is_skipped() {
+fn a_stopped_docker_stays_stopped_and_is_skipped() {
     let host = host();
     // Its socket may be there, to start it on demand.
     for stop in ["systemctl stop docker.service", "systemctl stop docker.socket docker.service"] {

@@ -226,15 +226,14 @@ async fn run_once(
     };
     let mut attempt = Attempt { dry_run, report, consumers: None, ledger_error: None };
     let Some(seen) = seen else { return attempt };
-    if is_read || dry_run {
+    if is_read {
         warn_of_leftovers(&seen.survey);
         attempt.report.gates().into_iter().flat_map(advice::let_go).for_each(|line| log::warn!("{line}"));
     }
     let wants_consumers = attempt.report.wants_consumers(policy.removal.critical);
-    let shows_consumers =
-        if dry_run { settings.verbose || wants_consumers } else { is_read && wants_consumers };
+    let shows_consumers = wants_consumers || dry_run && settings.verbose;
     // After a signal there is no time for it.
-    if shows_consumers && !world.shutdown_requested() {
+    if is_read && shows_consumers && !world.shutdown_requested() {
         let gone = attempt.report.gone();
         let prune::Seen { engine, survey, inventory, ledger, now } = &seen;
         let found = consumers::ask(world, engine, survey, inventory, ledger, &gone, *now).await;

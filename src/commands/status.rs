@@ -10,14 +10,11 @@ use crate::host::{ThisHost, systemd};
 use crate::observe;
 use crate::prune::moment::LOOK;
 use crate::prune::report::OngoingPressure;
-use crate::report::status::{Limits, StatusReport, json_of, text};
+use crate::report::status::{Limits, RECORD_TIMER, StatusReport, TIMER, json_of, text};
 use crate::report::{is_utf8, terminal_width};
 use crate::settings::Settings;
 use crate::units::elapsed;
 use crate::world::World;
-
-const TIMER: &str = "ci-docker-prune.timer";
-const RECORD_TIMER: &str = "ci-docker-prune-record.timer";
 
 pub async fn run(host: &ThisHost, settings: &Settings) -> Result<Exit> {
     let policy = &settings.policy;

@@ -75,7 +75,8 @@ pub async fn ask<W: World>(
 /// Of the filesystems that hold the engine's data, whatever the gate measures, the fuller one.
 async fn fullest(world: &impl World, places: &EnginePlaces) -> Option<Disk> {
     let of = async |path: &PathBuf| world.measure(std::slice::from_ref(path)).await.ok()?.into_iter().next();
-    let (root, images) = (of(&places.root).await?, of(&places.images).await?);
+    let root = of(&places.root).await?;
+    let images = if places.images == places.root { root.clone() } else { of(&places.images).await? };
     let fullest = if images.percent() > root.percent() { &images } else { &root };
     Some(Disk {
         mount_point: fullest.mount_point.clone(),

@@ -136,21 +136,13 @@ pub fn rank(facts: Measurements) -> DiskConsumers {
     };
     // Where one could not be measured, everything is told.
     let holds = |kind| disk.as_ref().is_none_or(|disk| disk.holds(kind));
-    let on_disk = |kind, size| if holds(kind) { size } else { 0 };
-    let mut known = None;
+    let mut layers = None;
     match usage {
         Err(why) => found.unseen.push(why),
         Ok(usage) => {
-            let volumes = usage.volumes.iter().map(|volume| on_disk(ConsumerKind::Volume, volume.size));
-            let layers =
-                usage.containers.iter().map(|(_, size)| on_disk(ConsumerKind::ContainerLayer, *size));
-            let build_cache = on_disk(ConsumerKind::BuildCache, usage.build_cache);
-            let parts = volumes.chain(layers).fold(build_cache, u64::saturating_add);
             // Layers that images share are in the sum of the images more than once.
             found.other_is_least = usage.layers.is_none();
-            let layers =
-                on_disk(ConsumerKind::Image(ImageClass::Cached), usage.layers.unwrap_or(images_size));
-            known = Some(layers.saturating_add(parts));
+            layers = Some(usage.layers.unwrap_or(images_size));
             found.largest.push(whole(ConsumerKind::BuildCache, usage.build_cache));
             let unused = usage.volumes.iter().filter(|volume| !volume.is_used);
             found.unused_volumes =
@@ -159,19 +151,14 @@ pub fn rank(facts: Measurements) -> DiskConsumers {
                 let used_by = users.get(&volume.name).cloned();
                 DiskConsumer { used_by, ..one(ConsumerKind::Volume, volume.name, volume.size) }
             }));
-            let layers = usage.containers.into_iter();
-            found.largest.extend(layers.map(|(name, size)| one(ConsumerKind::ContainerLayer, name, size)));
+            let written = usage.containers.into_iter();
+            found.largest.extend(written.map(|(name, size)| one(ConsumerKind::ContainerLayer, name, size)));
         }
     }
     match files {
         Err(why) => found.unseen.push(why),
         Ok(files) => {
-            let sum =
-                |sizes: &[(String, u64)]| sizes.iter().fold(0_u64, |sum, value| sum.saturating_add(value.1));
             let unreachable = files.unreachable.iter().fold(0_u64, |sum, value| sum.saturating_add(value.1));
-            let folders = files.folders.iter().fold(unreachable, |sum, value| sum.saturating_add(value.1));
-            let of_root = on_disk(ConsumerKind::Folder, sum(&files.logs).saturating_add(folders));
-            known = known.map(|known| known.saturating_add(of_root));
             found.largest.extend(
                 files
                     .folders
@@ -185,10 +172,14 @@ pub fn rank(facts: Measurements) -> DiskConsumers {
             found.unreachable = files.unreachable.into_iter().map(|(path, _)| path).collect();
         }
     }
-    if let (Some(disk), Some(known)) = (&disk, known) {
-        found.largest.push(whole(ConsumerKind::Elsewhere, disk.used.saturating_sub(known)));
-    }
     found.largest.retain(|consumer| consumer.size > 0 && holds(consumer.kind));
+    if let (Some(disk), Some(layers)) = (&disk, layers) {
+        let others = found.largest.iter().filter(|consumer| !matches!(consumer.kind, ConsumerKind::Image(_)));
+        let layers = if disk.holds_images { layers } else { 0 };
+        let known = others.fold(layers, |sum, consumer| sum.saturating_add(consumer.size));
+        let size = disk.used.saturating_sub(known);
+        found.largest.extend((size > 0).then(|| whole(ConsumerKind::Elsewhere, size)));
+    }
     show_largest(&mut found);
     found.mount_point = disk.map(|disk| disk.mount_point);
     found

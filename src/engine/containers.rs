@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Engine;
-use super::wire::{encode, from_seconds, gone_is_none, holds_socket, parse_time};
+use super::wire::{encode, from_seconds, gone_is_none, parse_time};
 use crate::facts::{Container, ContainerState, Inspected, Labels};
 use crate::world::{ContainerScope, EngineError};
 
@@ -74,12 +74,20 @@ pub(super) struct ContainerAnswer {
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
-struct MountAnswer {
+pub(super) struct MountAnswer {
     #[serde(rename = "Type")]
     kind: String,
     /// The volume's name, or the image's reference as it was given (observed on 28.5).
     name: String,
     source: String,
+}
+
+impl MountAnswer {
+    /// Whether the engine's usual socket can be reached by it.
+    pub(super) fn holds_socket(&self) -> bool {
+        let sources = ["/var/run/docker.sock", "/run/docker.sock", "/var/run", "/run", "/"];
+        self.kind == "bind" && sources.contains(&self.source.as_str())
+    }
 }
 
 impl From<ContainerAnswer> for Container {
@@ -97,10 +105,7 @@ impl From<ContainerAnswer> for Container {
             image_id: container.image_id,
             mounted_images: mounted("image"),
             volumes: mounted("volume"),
-            commands_engine: mounts
-                .iter()
-                .any(|mount| mount.kind == "bind" && holds_socket(&mount.source))
-                .then_some(container.command),
+            commands_engine: mounts.iter().any(MountAnswer::holds_socket).then_some(container.command),
             state: match container.state.as_str() {
                 "created" => ContainerState::Created,
                 "running" => ContainerState::Running,

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use serde::Deserialize;
 
 use super::Engine;
-use super::wire::{holds_socket, parse_time};
+use super::containers::MountAnswer;
+use super::wire::parse_time;
 use crate::facts::{Labels, Mode, Service, TaskCounts, Update};
 use crate::world::EngineError;
 
@@ -73,21 +74,12 @@ struct ContainerSpecAnswer {
     command: Option<Vec<String>>,
     args: Option<Vec<String>>,
     env: Option<Vec<String>>,
-    mounts: Option<Vec<BindAnswer>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
-struct BindAnswer {
-    #[serde(rename = "Type")]
-    kind: String,
-    source: String,
+    mounts: Option<Vec<MountAnswer>>,
 }
 
 impl ContainerSpecAnswer {
     fn commands_engine(&self) -> Option<String> {
-        let mut mounts = self.mounts.iter().flatten();
-        if !mounts.any(|mount| mount.kind == "bind" && holds_socket(&mount.source)) {
+        if !self.mounts.iter().flatten().any(MountAnswer::holds_socket) {
             return None;
         }
         let words = self.command.iter().chain(&self.args).chain(&self.env).flatten();

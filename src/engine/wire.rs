@@ -31,11 +31,6 @@ pub(super) fn from_seconds(seconds: Option<i64>) -> Option<Time> {
     seconds.filter(|&seconds| seconds != 0).and_then(|seconds| Time::from_second(seconds).ok())
 }
 
-/// Whether a container that mounts this path of the host can reach the engine's usual socket.
-pub(super) fn holds_socket(source: &str) -> bool {
-    ["/var/run/docker.sock", "/run/docker.sock", "/var/run", "/run", "/"].contains(&source)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

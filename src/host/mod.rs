@@ -19,7 +19,7 @@ mod this_host;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -52,6 +52,10 @@ fn chown_to_directory_owner(file: &File, directory: &Path) -> io::Result<()> {
         fchown(file, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(())
+}
+
+pub fn home_of(user: &str) -> Option<PathBuf> {
+    Some(nix::unistd::User::from_name(user).ok()??.dir)
 }
 
 pub fn stderr_identity() -> Option<(u64, u64)> {

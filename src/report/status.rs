@@ -17,6 +17,9 @@ use crate::ledger::{Busy, MAX_RECORD_AGE, USAGE_RETENTION};
 use crate::prune::report::OngoingPressure;
 use crate::units::{Percent, Time, age, clean, elapsed};
 
+pub const TIMER: &str = "ci-docker-prune.timer";
+pub const RECORD_TIMER: &str = "ci-docker-prune-record.timer";
+
 #[derive(Debug)]
 pub struct StatusReport {
     /// By the wall clock.
@@ -138,8 +141,8 @@ fn next(report: &StatusReport) -> Vec<String> {
         }
     }
     for (what, timer, at) in [
-        ("record, and a prune that is urgent or owed", "ci-docker-prune-record.timer", &report.next_record),
-        ("the daily prune", "ci-docker-prune.timer", &report.next_run),
+        ("record, and a prune that is urgent or owed", RECORD_TIMER, &report.next_record),
+        ("the daily prune", TIMER, &report.next_run),
     ] {
         next.push(match at {
             Some(at) => format!("{what}: {at}"),

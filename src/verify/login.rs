@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::found;
 use crate::engine::{Credential, CredentialTest, Engine, registry_key};
 use crate::facts::Answer;
+use crate::host::home_of;
 use crate::report::verify::{Check, CheckStatus};
 
 /// The result of looking for a registry's credential.
@@ -232,10 +233,7 @@ fn path() -> PathBuf {
     let own = folder.join("config.json");
     let by_sudo = || {
         let user = env::var("SUDO_USER").ok().filter(|user| !user.is_empty())?;
-        let passwd = fs::read_to_string("/etc/passwd").ok()?;
-        let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
-        let home = passwd.lines().map(fields).find(|fields| fields[0] == user)?.get(5)?.clone();
-        Some(Path::new(&home).join(".docker/config.json")).filter(|path| path.is_file())
+        Some(home_of(&user)?.join(".docker/config.json")).filter(|path| path.is_file())
     };
     if own.exists() { own } else { by_sudo().unwrap_or(own) }
 }

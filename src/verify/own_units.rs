@@ -6,11 +6,10 @@ use serde_json::Value;
 
 use super::{SystemdUnits, found};
 use crate::cli;
+use crate::report::status::{RECORD_TIMER, TIMER};
 use crate::report::verify::{Check, CheckStatus};
 
-const TIMER: &str = "ci-docker-prune.timer";
 const SERVICE: &str = "ci-docker-prune.service";
-const RECORD_TIMER: &str = "ci-docker-prune-record.timer";
 const RECORD_SERVICE: &str = "ci-docker-prune-record.service";
 const PATH: &str = "ci-docker-prune-record.path";
 

@@ -321,7 +321,7 @@ concatMap (
     "docker.socket"
   ]
 ) "it does not wait for docker's socket"
-++ unless (!(prune plain) ? wants) "it starts a Docker that somebody has stopped"
+++ unless (!(prune plain) ? wants) "it starts a stopped Docker"
 ++ unless (prune plain).serviceConfig.PrivateNetwork "it has a network that it does not need"
 ++ unless ((prune plain).serviceConfig.IPAddressDeny == "any") "it may send to the network"
 ++ unless (lib.hasInfix "=inactive" (record plain).serviceConfig.ExecCondition) "a stopped Docker is no reason to skip"

@@ -23,7 +23,6 @@ in
     systemd.tmpfiles.rules = option (lib.types.listOf lib.types.str) [ ];
     virtualisation.docker = {
       inherit enable;
-      enableOnBoot = option lib.types.bool true;
       listenOptions = option (lib.types.listOf lib.types.str) [ "/run/docker.sock" ];
       autoPrune.enable = enable;
       rootless.enable = enable;

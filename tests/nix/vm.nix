@@ -141,7 +141,7 @@ in
         machine.wait_until_succeeds("grep failed /tmp/alarms")
         machine.succeed("rm /var/lib/docker/ballast")
 
-    with subtest("an engine that somebody has stopped stays stopped, and one that has failed fails the unit"):
+    with subtest("a stopped engine stays stopped, and a failed one fails the unit"):
         # A unit of NixOS cannot be masked in /run, but a drop-in there holds.
         machine.succeed(
             "mkdir -p /run/systemd/system/docker.socket.d",
