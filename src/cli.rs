@@ -435,7 +435,7 @@ fn matters(command: &str, option: &Arg) -> bool {
     let of_commands: Option<&[&str]> = match option.get_id().as_str() {
         "wait" => Some(&["prune", "record", "check-gates"]),
         "prune_wait" => Some(&["inhibit"]),
-        "prune_at" => Some(&["record", "inhibit"]),
+        "prune_at" => Some(&["record", "inhibit", "status", "verify"]),
         "during_runs" => Some(&["prune", "record"]),
         "run_max_age" | "ci" | "run_pattern" if command == "converge" => Some(&[]),
         "converge_max_age" if command == "converge" => Some(&["converge"]),
@@ -449,6 +449,7 @@ fn matters(command: &str, option: &Arg) -> bool {
         "check-config" => return option.get_id() == "config",
         "inhibit" => &[group::ENGINE, group::OUTPUT, group::FILES],
         "converge" => &[group::ENGINE, group::OUTPUT],
+        "log" => &[group::OUTPUT, group::FILES],
         "disk" | "runs" | "check-gates" | "status" => {
             &[group::ENGINE, group::GATES, group::OUTPUT, group::FILES]
         }
