@@ -99,11 +99,16 @@ struct Timed {
     event: Event,
     #[serde(rename = "timeNano")]
     time: i64,
+    /// `swarm` or `local`.
+    #[serde(default)]
+    scope: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Key {
     time: i64,
+    /// Of what Swarm keeps, and not of this engine alone.
+    is_swarm: bool,
     kind: String,
     action: String,
     id: String,
@@ -112,7 +117,8 @@ struct Key {
 impl Timed {
     fn key(&self) -> Key {
         let Event { kind, action, actor } = &self.event;
-        Key { time: self.time, kind: kind.clone(), action: action.clone(), id: actor.id.clone() }
+        let (kind, action, id) = (kind.clone(), action.clone(), actor.id.clone());
+        Key { time: self.time, is_swarm: self.scope == "swarm", kind, action, id }
     }
 }
 
@@ -254,6 +260,21 @@ impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> Lines<B> {
     }
 }
 
+impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> Lines<B> {
+    /// The first event that tells whether the engine was restarted. Where a local event is known that is the first local
+    /// one: an engine that was restarted may tell once more what Swarm keeps, with its date from before (observed on 28.5:
+    /// the creation of nodes and services). `of_swarm` has what stood before it.
+    async fn first_that_tells(&mut self, known: &VecDeque<Key>, of_swarm: &mut Vec<Timed>) -> Next {
+        let is_local_known = known.iter().any(|key| !key.is_swarm);
+        loop {
+            match self.next().await {
+                Next::Event(event) if is_local_known && event.key().is_swarm => of_swarm.push(event),
+                first => return first,
+            }
+        }
+    }
+}
+
 /// Reads the stream, and subscribes again when it ends.
 struct Reader {
     engine: Engine,
@@ -298,11 +319,17 @@ impl Reader {
         self.end(lost);
     }
 
-    /// The stream from the first event that the engine still has. If that one is known, none was missed.
-    async fn subscribe_again(&self) -> Result<Lines<Incoming>, String> {
+    /// The stream from the first event that the engine still has. If the first that tells is known, none was missed.
+    async fn subscribe_again(&mut self) -> Result<Lines<Incoming>, String> {
         let mut lines = self.engine.events(Some("0")).await.map_err(|error| error.to_string())?;
-        let first = tokio::time::timeout(self.engine.timeout, lines.next()).await;
-        resumed(first.ok(), &self.known).map(|()| lines)
+        let mut of_swarm = Vec::new();
+        let first = lines.first_that_tells(&self.known, &mut of_swarm);
+        let first = tokio::time::timeout(self.engine.timeout, first).await;
+        resumed(first.ok(), &self.known)?;
+        for event in of_swarm {
+            self.record_event(event);
+        }
+        Ok(lines)
     }
 
     fn end(&self, why: String) {
@@ -451,8 +478,13 @@ mod tests {
     }
 
     fn line(time: i64) -> String {
-        let actor = r#"{"ID": "id", "Attributes": {"name": "app"}}"#;
-        format!(r#"{{"Type": "service", "Action": "create", "Actor": {actor}, "timeNano": {time}}}"#) + "\n"
+        line_of("swarm", time)
+    }
+
+    fn line_of(scope: &str, time: i64) -> String {
+        let event =
+            r#""Type": "service", "Action": "create", "Actor": {"ID": "id", "Attributes": {"name": "app"}}"#;
+        format!(r#"{{{event}, "scope": "{scope}", "timeNano": {time}}}"#) + "\n"
     }
 
     #[tokio::test(start_paused = true)]
@@ -474,7 +506,11 @@ mod tests {
     fn a_stream_goes_on_where_it_begins_with_an_event_that_is_known() {
         let event = |time, action: &str| {
             let actor = Actor { id: "id".into(), attributes: None };
-            Timed { event: Event { kind: "image".into(), action: action.into(), actor }, time }
+            Timed {
+                event: Event { kind: "image".into(), action: action.into(), actor },
+                time,
+                scope: "local".into(),
+            }
         };
         let known = VecDeque::from([event(1, "pull").key(), event(2, "pull").key()]);
         assert_eq!(resumed(Some(Next::Event(event(2, "pull"))), &known), Ok(()));
@@ -487,6 +523,36 @@ mod tests {
         ] {
             let why = resumed(first, &known).unwrap_err();
             assert!(why.contains(part), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_swarm_tells_again_after_a_restart_is_no_proof_where_a_local_event_is_known() {
+        let event = |scope: &str, time| {
+            let actor = Actor { id: "id".into(), attributes: None };
+            Timed {
+                event: Event { kind: "service".into(), action: "create".into(), actor },
+                time,
+                scope: scope.into(),
+            }
+        };
+        let keys =
+            |events: &[(&str, i64)]| events.iter().map(|(scope, time)| event(scope, *time).key()).collect();
+        let (of_swarm, both) = (keys(&[("swarm", 1)]), keys(&[("local", 2), ("swarm", 1)]));
+        for (known, told, resumes, skipped) in [
+            (&both, vec![("swarm", 1), ("local", 3)], false, 1),
+            (&both, vec![("swarm", 1), ("swarm", 4), ("local", 2)], true, 2),
+            (&of_swarm, vec![("swarm", 1), ("local", 3)], true, 0),
+            (&of_swarm, vec![("local", 3), ("swarm", 1)], false, 0),
+        ] {
+            let line =
+                |(scope, time): &(&str, i64)| Ok::<_, String>(Frame::data(line_of(scope, *time).into()));
+            let lines: Vec<_> = told.iter().map(line).collect();
+            let body = StreamBody::new(futures_util::stream::iter(lines));
+            let mut before = Vec::new();
+            let mut lines = Lines { body, pending: Vec::new() };
+            let first = lines.first_that_tells(known, &mut before).await;
+            assert_eq!((resumed(Some(first), known).is_ok(), before.len()), (resumes, skipped), "{told:?}");
         }
     }
 
