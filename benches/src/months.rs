@@ -14,7 +14,7 @@ const GB: u64 = 1_000_000_000;
 pub fn write(arguments: &[String]) -> Result<()> {
     let [output, rest @ ..] = arguments else { anyhow::bail!("usage: bench months FILE [TRACE DISK-GB]...") };
     let mut table = String::from(
-        "| disk, load | policy | runs | failed | pulled | pulled again | ratio to clairvoyant | pulls | peak | waited (longest) |\n\
+        "| disk, load | policy | runs | failed | pulled | pulled again | ratio to the bound | pulls | peak | waited (longest) |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",
     );
     if rest.is_empty() {

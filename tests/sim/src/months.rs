@@ -21,7 +21,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::engine::{State, Store, Stored};
+use crate::engine::{Image, State, Store, Stored};
 use crate::run;
 use crate::trace::Trace;
 use crate::world::Simulated;
@@ -39,8 +39,11 @@ pub enum Policy {
     Docuum,
     /// The kubelet: from 85 % down to 80 %, least recently used first, unused for two minutes, every five minutes.
     Kubelet,
-    /// Evicts the layers that are needed furthest in the future, from 80 % down to 70 %, hourly: the bound.
-    Clairvoyant,
+    /// Evicts only where the next run does not fit, and then the image whose own layers are needed furthest in the
+    /// future: nearly the least that can be pulled.
+    Bound,
+    /// Evicts in that order too, but at the percentages of this program.
+    Foresight,
     Ours,
     /// Each run begins under `inhibit`, with a `--prune-wait` of so many minutes.
     OursInhibited(u64),
@@ -49,7 +52,7 @@ pub enum Policy {
 }
 
 impl Policy {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Nothing,
         Self::SystemPruneAll,
         Self::Script,
@@ -59,7 +62,8 @@ impl Policy {
         Self::OursInhibited(10),
         Self::OursInhibited(20),
         Self::OursDuringRuns,
-        Self::Clairvoyant,
+        Self::Foresight,
+        Self::Bound,
     ];
 
     pub fn name(self) -> &'static str {
@@ -69,7 +73,8 @@ impl Policy {
             Self::Script => "the script that it replaces, daily",
             Self::Docuum => "docuum",
             Self::Kubelet => "kubelet",
-            Self::Clairvoyant => "clairvoyant",
+            Self::Bound => "bound: evicts only what does not fit, by foresight",
+            Self::Foresight => "foresight, at our percentages",
             Self::Ours => "`ci-docker-prune`",
             Self::OursInhibited(10) => "`ci-docker-prune`, runs under `inhibit`",
             Self::OursInhibited(_) => "`ci-docker-prune`, `inhibit` with a longer `prune-wait`",
@@ -83,8 +88,8 @@ impl Policy {
 
     fn interval(self) -> u64 {
         match self {
-            Self::Docuum | Self::Clairvoyant => HOUR,
-            Self::Kubelet => 5 * MINUTE,
+            Self::Docuum => HOUR,
+            Self::Kubelet | Self::Foresight => 5 * MINUTE,
             _ => DAY,
         }
     }
@@ -204,6 +209,10 @@ impl Host<'_> {
         let mut fits = true;
         for name in &self.trace.runs[n].images {
             let image = &self.trace.images[name];
+            if self.policy == Policy::Bound && !self.fits(image) {
+                let wanted = &self.trace.runs[n].images;
+                self.evict_what_is_needed_last(at, wanted, |host| host.fits(image));
+            }
             let mut state = self.world.0.state.borrow_mut();
             if !state.images.contains_key(&image.id()) {
                 let there = state.layers();
@@ -236,6 +245,13 @@ impl Host<'_> {
             tally.failed += usize::from(!fits);
             tally.peak = tally.peak.max(percent);
         });
+    }
+
+    fn fits(&self, image: &Image) -> bool {
+        let state = self.world.0.state.borrow();
+        let there = state.layers();
+        let missing = image.layers.iter().filter(|(id, _)| !there.contains_key(id.as_str()));
+        state.used() + missing.map(|(_, size)| size).sum::<u64>() <= state.disk_size
     }
 
     fn end(&self, n: usize, at: u64) {
@@ -303,23 +319,25 @@ impl Host<'_> {
                 let used = self.last_used.borrow().clone();
                 self.evict(|name| at - used[name] >= 2 * MINUTE, |name| used[name], 80);
             }
-            Policy::Clairvoyant if self.percent() >= 80 => self.evict_what_is_needed_last(at),
-            Policy::Script | Policy::Docuum | Policy::Kubelet | Policy::Clairvoyant => {}
+            Policy::Foresight if self.percent() >= if at.is_multiple_of(DAY) { 80 } else { 90 } => {
+                self.evict_what_is_needed_last(at, &[], |host| host.percent() < 75);
+            }
+            Policy::Script | Policy::Docuum | Policy::Kubelet | Policy::Foresight | Policy::Bound => {}
             Policy::Ours | Policy::OursInhibited(_) | Policy::OursDuringRuns => {
                 prune::attempt(&self.world, &PRUNE, false, Duration::ZERO, false, &progress::hidden()).await;
             }
         }
     }
 
-    /// Evict, down to 70 %, the image whose own layers are needed furthest in the future, one after the other: a layer
-    /// that another image keeps costs nothing.
-    fn evict_what_is_needed_last(&self, at: u64) {
+    /// Evict the image whose own layers are needed furthest in the future, one after the other, until it is enough: a
+    /// layer that another image keeps costs nothing. `wanted`: images of a run that begins.
+    fn evict_what_is_needed_last(&self, at: u64, wanted: &[String], is_enough: impl Fn(&Self) -> bool) {
         let mut next_need: BTreeMap<&str, u64> = BTreeMap::new();
         for run in self.trace.runs.iter().rev().filter(|run| run.at > at) {
             let layers = run.images.iter().flat_map(|name| &self.trace.images[name].layers);
             next_need.extend(layers.map(|(id, _)| (id.as_str(), run.at)));
         }
-        while self.percent() >= 70 {
+        while !is_enough(self) {
             let mut state = self.world.0.state.borrow_mut();
             let used: HashSet<&str> =
                 state.containers.values().map(|container| container.image.as_str()).collect();
@@ -331,7 +349,10 @@ impl Host<'_> {
                 let own = stored.image.layers.iter().filter(|(id, _)| holders[id.as_str()] == 1);
                 own.map(|(id, _)| next_need.get(id.as_str()).copied().unwrap_or(u64::MAX)).min()
             };
-            let unused = state.images.iter().filter(|(id, _)| !used.contains(id.as_str()));
+            let unused = state
+                .images
+                .iter()
+                .filter(|(id, stored)| !used.contains(id.as_str()) && !wanted.contains(&stored.image.name));
             // One that frees nothing is taken last of those that are never needed.
             let last = unused
                 .max_by_key(|(_, stored)| (needed(stored).unwrap_or(u64::MAX), needed(stored).is_some()));
