@@ -10,4 +10,4 @@ row() { # NAME COMMAND
 row 'nothing' 'sleep 1'
 row '`docker image prune`, dangling' '$LAB_ENTER docker image prune --force'
 row '`ci-docker-prune prune`, wanting every image' "STATE_DIRECTORY=\$LAB/state RUNTIME_DIRECTORY=\$LAB/runtime \
-  $program prune --older-than 0s --cache-age 0s --disk-threshold 1 --disk-target 0"
+  $program prune --older-than 0s --disk-threshold 1 --disk-target 0"

@@ -144,20 +144,17 @@ let
         older-than =
           setting duration "24h" "1h 30m"
             "Minimum age of what is removed, below `disk-critical`.";
-        cache-age = setting duration "7d" "14d" ''
-          Minimum time since last use of cached images that are evicted to reach `disk-target`.
-        '';
         critical-age = setting duration "1h" "10m" ''
           Minimum time since last use of cached images that are evicted at or above `disk-critical`.
         '';
         disk-target = mkOption {
           type = percentage;
-          default = lib.min 70 config.disk-threshold;
-          defaultText = lib.literalMD "`70`, at most `disk-threshold`";
+          default = lib.max 0 (config.disk-threshold - 5);
+          defaultText = lib.literalMD "5 below `disk-threshold`";
           example = 60;
           description = "Eviction of cached images stops below this percentage.";
         };
-        disk-critical = setting percentage 95 98 ''
+        disk-critical = setting percentage (lib.max 95 config.disk-threshold) 98 ''
           At or above this percentage, cached images are evicted that were used as recently as `critical-age` ago. A prune
           that still ends there fails (exit status 10), so that `OnFailure=` and the monitoring of failed
           units see it.
@@ -217,7 +214,7 @@ in
       default = { };
       example = {
         disk-threshold = 75;
-        cache-age = "14d";
+        older-than = "48h";
       };
       description = ''
         The configuration, rendered to `/etc/ci-docker-prune.toml`: the services, `ci-docker-prune` on the PATH

@@ -220,9 +220,6 @@ pub enum GateName {
 /// The default of `--removal-timeout`.
 pub const REMOVAL_TIMEOUT: &str = "10m";
 
-/// The default of `--disk-target`, where the threshold is not below it.
-pub const DISK_TARGET: &str = "70";
-
 /// The groups of options in the help. All of them are keys of the configuration file.
 pub mod group {
     /// How the engine is reached.
@@ -300,19 +297,14 @@ pub struct Options {
     #[arg(long, global = true, value_name = "DUR", help_heading = group::POLICY)]
     #[arg(default_value = "24h", value_parser = parse_duration)]
     pub older_than: Duration,
-    /// Minimum time since last use of cached images that are evicted to reach --disk-target
-    #[arg(long, global = true, value_name = "DUR", help_heading = group::POLICY)]
-    #[arg(default_value = "7d", value_parser = parse_duration)]
-    pub cache_age: Duration,
     /// Minimum time since last use of cached images that are evicted at or above --disk-critical
     #[arg(long, global = true, value_name = "DUR", help_heading = group::POLICY)]
     #[arg(default_value = "1h", value_parser = parse_duration)]
     pub critical_age: Duration,
-    /// Eviction stops below this; never above --disk-threshold
+    /// Eviction stops below this; never above --disk-threshold [default: 5 below it]
     #[arg(long, global = true, value_name = "PCT", help_heading = group::POLICY)]
-    #[arg(default_value = DISK_TARGET)]
-    pub disk_target: Percent,
-    /// The last rung of eviction begins here; exit with status 10 if usage is still at or above this at the end
+    pub disk_target: Option<Percent>,
+    /// Younger images go too from here on, down to 5 below; still here at the end: exit status 10; at least the threshold
     #[arg(long, global = true, value_name = "PCT", help_heading = group::POLICY)]
     #[arg(default_value = "95")]
     pub disk_critical: Percent,
@@ -565,6 +557,7 @@ fn example_value(arg: &Arg) -> String {
             "run_pattern" => "^ci-[0-9]+([_-]|$)",
             "evict_tagged" => "^registry\\.example\\.org/ci/.*:[0-9a-f]{40}$",
             "prune_at" => "90",
+            "disk_target" => "75",
             "state_dir" => "/var/lib/ci-docker-prune",
             "runtime_dir" => "/run/ci-docker-prune",
             "metrics_file" => "/var/lib/node-exporter/ci-docker-prune.prom",
@@ -631,8 +624,8 @@ mod tests {
         let mut command = command(|option| option);
         let mut help = |name| command.find_subcommand_mut(name).unwrap().render_long_help().to_string();
         let verify = help("verify");
-        assert!(verify.contains("--redeploy") && verify.contains("--cache-age"), "{verify}");
+        assert!(verify.contains("--redeploy") && verify.contains("--critical-age"), "{verify}");
         assert!(!verify.contains("--docker-hub"), "for tests: {verify}");
-        assert!(!help("status").contains("--cache-age"));
+        assert!(!help("status").contains("--critical-age"));
     }
 }

@@ -147,12 +147,12 @@ mod tests {
     #[test]
     fn keys_are_options_and_values_are_theirs() {
         let file = parse(
-            "# a comment\ndisk-threshold = 75\ncache-age = \"14d\"\nevict-tagged = ['^a\\.b/', \"c\"]\nquiet = true\nverbose = 2\n",
+            "# a comment\ndisk-threshold = 75\ncritical-age = \"2h\"\nevict-tagged = ['^a\\.b/', \"c\"]\nquiet = true\nverbose = 2\n",
         )
         .unwrap();
         let values = |key: &str| file.key(key).map(|key| (key.line, key.values.join("|")));
         assert_eq!(values("disk-threshold"), Some((2, "75".into())));
-        assert_eq!(values("cache-age"), Some((3, "14d".into())));
+        assert_eq!(values("critical-age"), Some((3, "2h".into())));
         assert_eq!(values("evict-tagged"), Some((4, "^a\\.b/|c".into())));
         assert_eq!(values("quiet"), Some((5, "true".into())));
         assert_eq!(values("disk-target"), None);
@@ -172,8 +172,8 @@ mod tests {
             ("disk-threshold = 101", "invalid value '101': expected a whole number from 0 to 100"),
             ("disk-threshold = -1", "invalid value '-1': expected a whole number from 0 to 100"),
             ("disk-threshold = 99999999999999999999", "expected an integer of 64 bits"),
-            ("cache-age = 7", "cache-age: expected a string, not the integer 7"),
-            ("cache-age = \"7\"", "cache-age: invalid value '7': "),
+            ("critical-age = 7", "critical-age: expected a string, not the integer 7"),
+            ("critical-age = \"7\"", "critical-age: invalid value '7': "),
             ("run-pattern = [\"(\"]", "run-pattern: invalid value '(': "),
             ("output = \"xml\"", "output: invalid value 'xml': expected text or json"),
             ("verbose = 300", "verbose: invalid value '300': expected a whole number from 0 to 255"),
@@ -188,7 +188,7 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text:?}: {error}");
         }
-        let all = parse("zebra = 1\ncache-age = 7\n").unwrap_err();
+        let all = parse("zebra = 1\ncritical-age = 7\n").unwrap_err();
         assert_eq!(all.lines().count(), 2, "{all}");
     }
 

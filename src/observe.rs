@@ -141,30 +141,38 @@ pub async fn image_uses(
     // Events have the engine's time, which on another host is not ours.
     let until = survey.info.as_ref().ok().and_then(|info| info.time).unwrap_or(now);
     let since = replay_since(events_until, until);
-    let mut latest: HashMap<String, Time> = HashMap::new();
-    for event in recent_uses(engine, since, until).await? {
-        let at = latest.entry(event.image).or_insert(event.at);
-        *at = event.at.max(*at);
+    // By reference: when the first use began that is known, and the latest use.
+    let mut by_events: HashMap<String, (Option<Time>, Time)> = HashMap::new();
+    let mut events = recent_uses(engine, since, until).await?;
+    events.sort_by_key(|event| event.at);
+    for ImageEvent { image, at, is_creation } in events {
+        // One that begins with another event was in use before.
+        by_events.entry(image).or_insert((is_creation.then_some(at), at)).1 = at;
     }
     let mut uses = Vec::new();
     for container in containers {
         // A container that exists uses it by the same name: its image ID is known.
-        latest.remove(&container.image);
+        let first = by_events.remove(&container.image).map(|(began, _)| began);
+        let began = first.unwrap_or(container.created);
         uses.push(ImageUse {
             image: container.image_id.clone(),
             name_tag: name_tag(&container.image),
             at: until,
+            began: began.min(container.created),
         });
     }
     // A mount has only the reference that was given, not the image's ID.
-    let mounted = containers.iter().flat_map(|container| &container.mounted_images);
-    latest.extend(mounted.map(|reference| (reference.clone(), until)));
-    for (reference, at) in latest {
+    let mounted = containers.iter().flat_map(|container| {
+        container.mounted_images.iter().map(|reference| (reference.clone(), (container.created, until)))
+    });
+    by_events.extend(mounted);
+    for (reference, (began, at)) in by_events {
         match engine.image(&reference).await {
             Ok(image) => uses.extend(image.map(|image| ImageUse {
                 image: image.id,
                 name_tag: name_tag(&reference),
                 at,
+                began,
             })),
             // The engine may not know the reference any more.
             Err(error) if error.status().is_some() => log::debug!("{error}"),
@@ -193,7 +201,8 @@ fn list(seen: &mut Observations, inventory: &Inventory, now: Time) {
     for reference in specs.chain(tasks) {
         let image = Reference::parse(reference).digest.and_then(|digest| by_digest.get(digest));
         if let (Some(image), Some(name_tag)) = (image, name_tag(reference)) {
-            seen.specs.push(ImageUse { image: (*image).to_owned(), name_tag: Some(name_tag), at: now });
+            let image = (*image).to_owned();
+            seen.specs.push(ImageUse { image, name_tag: Some(name_tag), at: now, began: None });
         }
     }
     seen.list(&inventory.images);
@@ -375,7 +384,7 @@ mod tests {
     use crate::testing::{ago, block, container, image, labels, now, policy, service, task, usage};
 
     fn event(image: &str, at: &str) -> ImageEvent {
-        ImageEvent { image: image.into(), at: ago(at).unwrap() }
+        ImageEvent { image: image.into(), at: ago(at).unwrap(), is_creation: true }
     }
 
     fn surveyed(fake: Fake, questions: Questions) -> (Survey, Rc<Fake>) {

@@ -323,15 +323,16 @@ fn engine(options: &cli::Options, sources: &Sources) -> Result<EngineSettings, c
     Ok(EngineSettings { host, swarm_host, timeout, removal_timeout })
 }
 
-/// Evictions at or above critical make some room for what comes next; percentage points.
-const BELOW_CRITICAL: u8 = 5;
+/// Evictions make some room for what comes next; percentage points below the threshold, and below critical.
+const ROOM: u8 = 5;
 
 fn policy(options: cli::Options, sources: &Sources) -> Result<PrunePolicy, clap::Error> {
-    let (threshold, critical) = (options.disk_threshold, options.disk_critical);
-    let target = match options.disk_target {
-        // The default follows a threshold that is set below it.
-        default if sources.is_default("disk-target") => default.min(threshold),
-        target => target,
+    let threshold = options.disk_threshold;
+    let target = options.disk_target.unwrap_or_else(|| threshold.minus(ROOM));
+    let critical = match options.disk_critical {
+        // The default follows a threshold that is set above it.
+        default if sources.is_default("disk-critical") => default.max(threshold),
+        critical => critical,
     };
     let ascending = [("disk-target", target), ("disk-threshold", threshold), ("disk-critical", critical)];
     for pair in ascending.windows(2) {
@@ -350,13 +351,13 @@ fn policy(options: cli::Options, sources: &Sources) -> Result<PrunePolicy, clap:
     };
     let removal = plan::Policy {
         older_than: options.older_than,
-        cache_age: options.cache_age,
         critical_age: options.critical_age,
-        // With too little space, all rungs but the last apply at any percentage.
+        // With too little space, the first rung applies at any percentage.
         target: Limit { percent: target, min_free: limit.min_free },
         threshold: limit,
         critical: Limit { percent: critical, min_free: None },
-        critical_target: Limit { percent: critical.minus(BELOW_CRITICAL), min_free: None },
+        young_from: Limit { percent: critical, min_free: None },
+        critical_target: Limit { percent: critical.minus(ROOM), min_free: None },
         keep_labels: options.keep_label,
         evict_tagged: options.evict_tagged,
         runs: gates.runs.pattern.clone(),
@@ -421,16 +422,12 @@ mod tests {
         let limits = |policy: &plan::Policy| {
             [policy.target, policy.threshold, policy.critical].map(|limit| limit.percent.get())
         };
-        let ages = |policy: &plan::Policy| {
-            [policy.older_than, policy.cache_age, policy.critical_age].map(|age| age.as_secs() / HOUR)
-        };
+        let ages =
+            |policy: &plan::Policy| [policy.older_than, policy.critical_age].map(|age| age.as_secs() / HOUR);
         let prune = prune_of("prune", "");
         assert!(matches!(prune.command, Command::Prune { dry_run: false }));
         assert!(prune.policy.disk_paths.is_empty() && prune.metrics_file.is_none());
-        assert_eq!(
-            (limits(&prune.policy.removal), ages(&prune.policy.removal)),
-            ([70, 80, 95], [24, 7 * 24, 1])
-        );
+        assert_eq!((limits(&prune.policy.removal), ages(&prune.policy.removal)), ([75, 80, 95], [24, 1]));
         assert_eq!(prune.policy.removal.keep_labels, ["ci-docker-prune.keep".parse().unwrap()]);
         assert!(prune.policy.removal.evict_tagged.is_empty());
         assert_eq!(prune.policy.gates.runs.looks_for, "coop-cloud");
@@ -438,12 +435,12 @@ mod tests {
         assert_eq!(prune.runtime_dir, Path::new("/run/ci-docker-prune"));
 
         let prune = prune_of(
-            "prune --older-than 2h --cache-age 3h --critical-age 4h --disk-target 5 --disk-threshold 6 \
+            "prune --older-than 2h --critical-age 4h --disk-target 5 --disk-threshold 6 \
              --disk-critical 7 --disk-path /a --disk-path /b --metrics-file /m --run-pattern ^run- \
              --keep-label a --keep-label b=c --evict-tagged ^d",
             "",
         );
-        assert_eq!((limits(&prune.policy.removal), ages(&prune.policy.removal)), ([5, 6, 7], [2, 3, 4]));
+        assert_eq!((limits(&prune.policy.removal), ages(&prune.policy.removal)), ([5, 6, 7], [2, 4]));
         assert_eq!(prune.policy.disk_paths, ["/a", "/b"].map(PathBuf::from));
         assert_eq!(prune.metrics_file, Some("/m".into()));
         assert_eq!(prune.policy.gates.runs.looks_for, "^run-");
@@ -454,12 +451,14 @@ mod tests {
     #[test]
     fn the_target_follows_a_lower_threshold_unless_it_is_set() {
         for (words, file, expected) in [
-            ("--disk-threshold 60", "", Ok(60)),
-            ("--disk-threshold 90", "", Ok(70)),
+            ("--disk-threshold 60", "", Ok(55)),
+            ("--disk-threshold 90", "", Ok(85)),
+            ("--disk-threshold 3", "", Ok(0)),
+            ("--disk-threshold 99", "", Ok(94)),
             ("--disk-target 80", "", Ok(80)),
             ("--disk-target 10", "disk-target = 90", Ok(10)),
             ("--disk-threshold 60", "disk-target = 60", Ok(60)),
-            ("--disk-critical 80", "", Ok(70)),
+            ("--disk-critical 80", "", Ok(75)),
             ("--disk-threshold 60", "disk-target = 61", Err("disk-target = 61 (")),
             ("--disk-threshold 60 --disk-target 61", "", Err("must not exceed --disk-threshold 60\n")),
             (

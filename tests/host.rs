@@ -60,10 +60,7 @@ fn host() -> Host {
 
 /// Let the policy be as short as a test, by what an operator would use for it.
 fn hurry(host: &Host) {
-    host.write(
-        "/etc/ci-docker-prune.toml",
-        "older-than = \"0s\"\ncache-age = \"0s\"\nverbose = 2\nprune-at = 90\n",
-    );
+    host.write("/etc/ci-docker-prune.toml", "older-than = \"0s\"\nverbose = 2\nprune-at = 90\n");
 }
 
 /// An image as Swarm's pulls leave it.
@@ -320,7 +317,7 @@ fn what_root_did_by_hand_never_locks_the_service_out() {
     lab::engine::fill_to(&host.data(), 85);
     // Root came first, before the units: the directories are root's, and so are the ledger and the locks.
     host.run("rm --recursive /run/ci-docker-prune");
-    let by_hand = host.run("ci-docker-prune prune --older-than 0s --cache-age 0s && ci-docker-prune record");
+    let by_hand = host.run("ci-docker-prune prune --older-than 0s && ci-docker-prune record");
     assert!(by_hand.contains("Removed:"), "{by_hand}");
     host.run("systemd-tmpfiles --create ci-docker-prune.conf");
     cached(&host, "older");
@@ -330,7 +327,7 @@ fn what_root_did_by_hand_never_locks_the_service_out() {
     let log = log + &start(&host, RECORD);
     assert!(!is_locked_out(&log), "{log}");
     // And again, in directories that are the service's.
-    host.run("ci-docker-prune prune --older-than 0s --cache-age 0s && ci-docker-prune record");
+    host.run("ci-docker-prune prune --older-than 0s && ci-docker-prune record");
     let log = start(&host, PRUNE);
     assert!(!is_locked_out(&log), "{log}");
     let owners =

@@ -251,8 +251,8 @@ fn the_module_has_the_programs_keys_and_defaults() {
         compared += 1;
     }
     assert_eq!(
-        compared, 13,
-        "threshold, critical, five ages, two waits, during-runs, label, timeout, output"
+        compared, 12,
+        "threshold, critical, four ages, two waits, during-runs, label, timeout, output"
     );
 }
 

@@ -294,7 +294,7 @@ mod tests {
         assert_eq!((ended.exit, ledger.older_than), (Exit::Done, Some(Duration::from_secs(7_200))));
         assert_eq!((ledger.last_run, ledger.last_success), (Some(now()), Some(now())));
         let text = std::fs::read_to_string(&path).unwrap();
-        for (limit, ratio) in [("target", "0.7"), ("threshold", "0.8"), ("critical", "0.95")] {
+        for (limit, ratio) in [("target", "0.75"), ("threshold", "0.8"), ("critical", "0.95")] {
             let line = format!("ci_docker_prune_disk_limit_ratio{{limit=\"{limit}\"}} {ratio}\n");
             assert!(text.contains(&line), "{line}{text}");
         }

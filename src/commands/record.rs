@@ -36,12 +36,19 @@ pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result
     let now = world.now();
     let policy = policy.requested(world, &survey);
     let gates = policy.gates(&survey, now);
-    let disk = settings.prune_at.map(|prune_at| (prune_at, &gates.disk));
+    let young_from = policy.removal.young_from.percent;
+    let disk = settings.prune_at.map(|prune_at| (prune_at.min(young_from), &gates.disk));
     let change = |ledger: &mut Ledger| {
         ledger.older_than = Some(policy.removal.older_than);
         record_gates(ledger, &gates, now);
-        if let Some((_, Verdict::Closed(_))) = disk {
-            ledger.clear_pressure();
+        match disk {
+            Some((_, Verdict::Closed(_))) => ledger.clear_pressure(),
+            Some((prune_at, Verdict::Open(measured))) if is_due(prune_at, measured, ledger) => return,
+            _ => {}
+        }
+        if let Some(fullest) = gates.usages().first() {
+            ledger.record_growth(fullest.percent, now);
+            ledger.record_level(fullest.percent, now);
         }
     };
     let recorded = observe::record_usage(world, &engine, &survey, now, change).await;
@@ -97,7 +104,9 @@ pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result
 /// Where a prune could not relieve the disk: whether it becomes critical, and more may go, before the next one begins.
 async fn will_be_critical(world: &impl World, settings: &Settings, ended: &Ended, end: Instant) -> bool {
     let PruneReport::Done(done) = &ended.attempt.report else { return false };
-    let critical = settings.policy.removal.critical;
+    let mut policy = settings.policy.removal.clone();
+    policy.leave_room(world.ledger().growth());
+    let critical = policy.young_from;
     let left = end.saturating_duration_since(Instant::now());
     if done.relieved || left.is_zero() || done.after.iter().any(|usage| critical.is_reached(usage)) {
         return false;
@@ -182,6 +191,13 @@ mod tests {
         assert!(!prunes("--prune-at 90", 89, |_| ()));
         assert!(!prunes("", 99, |_| ()));
         assert!(prunes("--prune-at 90", 85, |fake| fake.ledger.borrow_mut().owe([], now())));
+        // Where runs need more room than is left above.
+        let grown = |fake: &mut Fake| {
+            let mut ledger = fake.ledger.borrow_mut();
+            ledger.record_usage("80".parse().unwrap(), ago("1h").unwrap());
+            ledger.hours[0].growth = Some(6);
+        };
+        assert!(prunes("--prune-at 90", 88, grown) && !prunes("--prune-at 90", 87, grown));
         // Relieved meanwhile: that is forgotten.
         let (_, fake) = recorded("--prune-at 90", 79, |fake| fake.ledger.borrow_mut().owe([], now()));
         assert!(fake.ledger.borrow().pressure.is_none());

@@ -39,7 +39,8 @@ pub async fn run(host: &ThisHost, settings: &Settings) -> Result<Exit> {
     let now = host.now();
     let ago = |at| elapsed(ledger.time(now), at);
     let intervention = ledger.pressure.as_ref().and_then(|pressure| pressure.intervention_since);
-    let removal = &policy.removal;
+    let mut removal = policy.removal.clone();
+    removal.leave_room(ledger.growth());
     let report = StatusReport {
         now,
         gates: policy.gates(&survey, now),
@@ -47,6 +48,8 @@ pub async fn run(host: &ThisHost, settings: &Settings) -> Result<Exit> {
             target: removal.target.percent,
             threshold: removal.threshold.percent,
             critical: removal.critical.percent,
+            young_from: removal.young_from.percent,
+            growth: ledger.growth(),
             prune_at: settings.prune_at,
         },
         pressure: OngoingPressure::of(&ledger, now),

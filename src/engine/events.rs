@@ -16,6 +16,8 @@ impl Engine {
     pub async fn uses(&self, since: Time, until: Time) -> Result<Vec<ImageEvent>, EngineError> {
         #[derive(Deserialize)]
         struct Event {
+            #[serde(rename = "Action")]
+            action: String,
             #[serde(rename = "Actor")]
             actor: Actor,
             #[serde(rename = "timeNano")]
@@ -32,7 +34,8 @@ impl Engine {
         let events: Vec<Event> = self.get_lines(&path).await?;
         let uses = events.into_iter().filter_map(|event| {
             let image = event.actor.attributes?.remove("image")?;
-            Some(ImageEvent { image, at: Time::from_nanosecond(event.time_nano.into()).ok()? })
+            let at = Time::from_nanosecond(event.time_nano.into()).ok()?;
+            Some(ImageEvent { image, at, is_creation: event.action == "create" })
         });
         Ok(uses.collect())
     }

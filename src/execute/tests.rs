@@ -9,6 +9,7 @@ use super::*;
 use crate::facts::{Filesystem, Inspected, Kind, Object};
 use crate::facts::{Image, eviction_tag};
 use crate::gates::{Gates, Verdict};
+use crate::ledger::Expectation;
 use crate::plan::Leftover;
 use crate::plan::{Eviction, LastUse, Rung};
 use crate::testing::fake::Fake;
@@ -29,8 +30,8 @@ fn cached(id: &str, tags: &[&str], rung: Rung, percent: &str) -> (Image, Removal
         rung,
         begins: below(percent, None),
         limit: below(percent, None),
-        superseded: None,
         last_use,
+        expected: Expectation::Overdue(None),
     };
     (image.clone(), planned(&image, RemovalReason::Evicted(eviction)))
 }

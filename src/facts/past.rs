@@ -24,6 +24,8 @@ pub struct Past {
     pub now: Option<Time>,
     /// How long the records have shown a service not to be converged, by its ID.
     pub unconverged: HashMap<String, Duration>,
+    /// By how many percentage points runs filled the disk before a prune had its turn, at most.
+    pub growth: u8,
 }
 
 impl Past {

@@ -223,7 +223,9 @@ mod tests {
 
     use super::*;
     use crate::facts::{Layer, Moment};
-    use crate::ledger::{Clock, Entry, Hour, Pressure, Reading, Reported, Returns, Totals, UselessEviction};
+    use crate::ledger::{
+        Absent, Clock, Entry, Hour, Level, Pressure, Reading, Reported, Repository, Totals, UselessEviction,
+    };
     use crate::testing::now;
     use crate::units::Percent;
 
@@ -265,8 +267,15 @@ mod tests {
             images: BTreeMap::from([("sha256:a".into(), entry)]),
             repositories: BTreeMap::from([(
                 "app".into(),
-                Returns { images: 2, returns: 5, last_used: at(13) },
+                Repository {
+                    images: 3,
+                    came_back: 2,
+                    gaps: vec![Duration::from_secs(86_400)],
+                    newest: at(26),
+                    last_used: at(13),
+                },
             )]),
+            absent: BTreeMap::from([("sha256:b".into(), Absent { last_used: at(27), came_back: true })]),
             last_run: Some(at(14)),
             last_success: Some(at(15)),
             pressure: Some(Pressure {
@@ -285,7 +294,9 @@ mod tests {
                 seen: Duration::from_secs(9),
                 busy: Duration::from_secs(7),
                 used_percent: Some(Percent::FULL),
+                growth: Some(3),
             }],
+            level: Some(Level { at: at(28), used_percent: Percent::FULL, was_used: true }),
             run_seen: Some(at(24)),
             began: Some(at(25)),
             totals: Totals {

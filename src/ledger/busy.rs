@@ -25,6 +25,18 @@ pub struct Hour {
     pub busy: Duration,
     /// How full the fullest filesystem was, at most.
     pub used_percent: Option<Percent>,
+    /// By how many percentage points the disk was filled before a prune had its turn, at most.
+    pub growth: Option<u8>,
+}
+
+/// How full the disk was at a moment, from which its growth counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level {
+    pub at: Time,
+    pub used_percent: Percent,
+    /// Whether an image has been used since: what others write is no growth that comes again.
+    #[serde(default)]
+    pub was_used: bool,
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -71,13 +83,30 @@ impl Ledger {
         hour.used_percent = hour.used_percent.max(Some(used));
     }
 
+    /// Record by how much the disk has grown when a prune has its turn, or none is due.
+    pub fn record_growth(&mut self, used: Percent, wall: Time) {
+        let Some(level) = self.level.filter(|level| level.was_used) else { return };
+        let hour = self.hour(self.time(wall));
+        hour.growth = hour.growth.max(Some(used.get().saturating_sub(level.used_percent.get())));
+    }
+
+    /// Record from where on it grows: after a prune, or while none is due.
+    pub fn record_level(&mut self, used: Percent, wall: Time) {
+        self.level = Some(Level { at: self.time(wall), used_percent: used, was_used: false });
+    }
+
+    /// By how many percentage points runs filled the disk before a prune had its turn, at most.
+    pub fn growth(&self) -> u8 {
+        self.hours.iter().filter_map(|hour| hour.growth).max().unwrap_or(0)
+    }
+
     /// The present one.
     fn hour(&mut self, now: Time) -> &mut Hour {
         self.hours.retain(|hour| elapsed(now, hour.begins) < USAGE_RETENTION);
         if self.hours.last().is_none_or(|hour| elapsed(now, hour.begins) >= HOUR) {
             let looked = self.hours.last().map_or(now, |hour| hour.looked);
             let (seen, busy) = (Duration::ZERO, Duration::ZERO);
-            self.hours.push(Hour { begins: now, looked, seen, busy, used_percent: None });
+            self.hours.push(Hour { begins: now, looked, seen, busy, used_percent: None, growth: None });
         }
         let last = self.hours.len() - 1;
         &mut self.hours[last]
@@ -107,6 +136,33 @@ mod tests {
         // A look at the runs is of the time since the last such look.
         ledger.record_runs(true, now());
         assert_eq!(ledger.busy(now()).seen, MAX_LOOK);
+    }
+
+    #[test]
+    fn the_disk_grows_by_what_runs_add_before_a_prune_has_its_turn() {
+        use super::super::{ImageUse, Observations};
+        let percent = |used: u8| used.to_string().parse().unwrap();
+        let mut ledger = Ledger::default();
+        let mut at = ago("15d").unwrap();
+        let mut turn = |ledger: &mut Ledger, hours: i64, is_used: bool, used: u8, left: u8| {
+            let began = at + jiff::SignedDuration::from_secs(60);
+            at += jiff::SignedDuration::from_hours(hours);
+            let used_image = ImageUse { image: "a".into(), name_tag: None, at, began: Some(began) };
+            let uses = if is_used { vec![used_image] } else { vec![] };
+            ledger.record(&Observations { uses, ..Observations::default() }, at);
+            ledger.record_growth(percent(used), at);
+            ledger.record_level(percent(left), at);
+            ledger.growth()
+        };
+        // Nothing is known of the time before; others wrote, and no image was used; a run.
+        assert_eq!(turn(&mut ledger, 1, true, 60, 60), 0);
+        assert_eq!(turn(&mut ledger, 1, false, 90, 50), 0);
+        assert_eq!(turn(&mut ledger, 1, true, 57, 55), 7);
+        assert_eq!(turn(&mut ledger, 1, true, 58, 50), 7);
+        assert_eq!(turn(&mut ledger, 1, true, 40, 40), 7, "it shrank");
+        // For 14 days.
+        assert_eq!(turn(&mut ledger, 13 * 24, true, 42, 40), 7);
+        assert_eq!(turn(&mut ledger, 2 * 24, true, 44, 40), 4);
     }
 
     #[test]

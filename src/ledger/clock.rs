@@ -125,7 +125,7 @@ impl Ledger {
         let recorded = self.recorded_at.zip(self.recorded).map(|(wall, time)| Moment { wall, time });
         let moments = self.jumps.iter().copied().chain(recorded).collect();
         let unconverged = self.unconverged.iter().map(|(id, since)| (id.clone(), elapsed(now, *since)));
-        Past { moments, now: Some(now), unconverged: unconverged.collect() }
+        Past { moments, now: Some(now), unconverged: unconverged.collect(), growth: self.growth() }
     }
 
     /// [`Past::age`].

@@ -3,6 +3,7 @@
 mod busy;
 mod clock;
 mod pressure;
+mod returns;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -11,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use serde_with::formats::SpaceSeparator;
 use serde_with::{DefaultOnError, DurationSeconds, StringWithSeparator, serde_as, skip_serializing_none};
 
-use crate::facts::{Image, ImageClass, Layer, Moment, Reference, name_tag};
+use crate::facts::{Image, ImageClass, Layer, Moment, name_tag};
 use crate::units::{Time, elapsed};
-pub use busy::{Busy, Hour, USAGE_RETENTION};
+pub use busy::{Busy, Hour, Level, USAGE_RETENTION};
 pub use clock::{Clock, Reading, replay_since};
 pub use pressure::{Pressure, Reported, UselessEviction};
+pub use returns::{Absent, Expectation, Repository};
 
 /// Its times are by its own [`Clock`], except those of the last prunes and of the events.
 #[serde_as]
@@ -45,7 +47,10 @@ pub struct Ledger {
     pub images: BTreeMap<String, Entry>,
     /// By the repository's name.
     #[serde(default)]
-    pub repositories: BTreeMap<String, Returns>,
+    pub repositories: BTreeMap<String, Repository>,
+    /// Images that are gone and were used, by ID.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub absent: BTreeMap<String, Absent>,
     /// When a prune last ran, by the wall clock.
     pub last_run: Option<Time>,
     /// When one last ended with exit status 0, by the wall clock.
@@ -57,6 +62,8 @@ pub struct Ledger {
     /// The last 14 days, oldest first.
     #[serde(default)]
     pub hours: Vec<Hour>,
+    /// How full the disk was when a prune had ended, or none was due.
+    pub level: Option<Level>,
     /// When a run was last live.
     pub run_seen: Option<Time>,
     /// When the ledger began.
@@ -73,14 +80,6 @@ pub struct Ledger {
 
 /// `status` and `verify` warn if nothing was recorded for this long: `record` runs every five minutes.
 pub const MAX_RECORD_AGE: Duration = Duration::from_secs(3_600);
-
-/// How many images of a repository were used, and how often one of them was used again on another day (UTC).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Returns {
-    pub images: u32,
-    pub returns: u32,
-    pub last_used: Time,
-}
 
 /// Of all prunes, counted by the kind of what went (images: their class), and by gate.
 #[serde_as]
@@ -135,6 +134,9 @@ pub struct Entry {
     pub layers: Option<Vec<Layer>>,
     /// When the engine refused to remove it although it had no name.
     pub refused: Option<Time>,
+    /// Whether it was ever used again after a gap.
+    #[serde(default)]
+    pub came_back: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +146,8 @@ pub struct ImageUse {
     pub name_tag: Option<String>,
     /// By the engine's clock.
     pub at: Time,
+    /// When this use began, by the engine's clock; `None` where it was in use before.
+    pub began: Option<Time>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -187,16 +191,13 @@ impl Entry {
             references: BTreeMap::new(),
             layers: None,
             refused: None,
+            came_back: false,
         }
     }
 
     pub fn last_used_or_seen(&self) -> Time {
         self.last_used.map_or(self.first_seen, |used| used.max(self.first_seen))
     }
-}
-
-fn day(at: Time) -> i64 {
-    at.as_second().div_euclid(86_400)
 }
 
 impl Ledger {
@@ -223,10 +224,16 @@ impl Ledger {
         }
         if let Some(all) = &seen.all {
             let there: HashSet<&str> = all.iter().map(|listed| listed.id.as_str()).collect();
+            let mut gone = BTreeMap::new();
             self.images.retain(|id, entry| {
                 let missing = !there.contains(id.as_str());
-                !missing || elapsed(now, *entry.missing_since.get_or_insert(now)) < MISSING_FOR
+                let is_gone = missing && elapsed(now, *entry.missing_since.get_or_insert(now)) >= MISSING_FOR;
+                if is_gone {
+                    gone.insert(id.clone(), entry.clone());
+                }
+                !is_gone
             });
+            self.remember(gone, now);
             for Listed { id, class, name_tags } in all {
                 let entry = self.images.entry(id.clone()).or_insert_with(|| Entry::new(now));
                 if entry.missing_since.take().is_some() {
@@ -243,25 +250,15 @@ impl Ledger {
                 }
             }
         }
+        let mut uses: BTreeMap<&str, Vec<&ImageUse>> = BTreeMap::new();
         for used in &seen.uses {
-            let at = by_ledger(used.at);
-            let entry = self.images.entry(used.image.clone()).or_insert_with(|| Entry::new(now));
-            if let Some(repository) = used.name_tag.as_deref().map(Reference::parse) {
-                let known = self.repositories.entry(repository.repository.to_owned());
-                let returns = known.or_insert(Returns { images: 0, returns: 0, last_used: at });
-                match entry.last_used {
-                    None => returns.images = returns.images.saturating_add(1),
-                    Some(before) if day(before) < day(at) => {
-                        returns.returns = returns.returns.saturating_add(1)
-                    }
-                    Some(_) => {}
-                }
-                returns.last_used = returns.last_used.max(at);
-            }
-            entry.last_used = entry.last_used.max(Some(at));
+            uses.entry(&used.image).or_default().push(used);
+        }
+        for (image, uses) in uses {
+            self.record_uses(image, &uses, now, by_ledger);
         }
         self.repositories.retain(|_, repository| elapsed(now, repository.last_used) < REPOSITORY_RETENTION);
-        for ImageUse { image, name_tag, at } in seen.uses.iter().chain(&seen.specs) {
+        for ImageUse { image, name_tag, at, .. } in seen.uses.iter().chain(&seen.specs) {
             let at = by_ledger(*at);
             if let (Some(entry), Some(name_tag)) = (self.images.get_mut(image), name_tag) {
                 let last = entry.references.entry(name_tag.clone()).or_insert(at);
@@ -316,21 +313,14 @@ impl Ledger {
             .collect()
     }
 
-    /// The divisor of the time since an image's last use, for the order of evictions: 1 plus how often an image of
-    /// its repository is used again on another day, on average. Of two images that have been unused for the same
-    /// time, the one that is less likely to be needed again is evicted first.
-    pub fn weight(&self, id: &str) -> f64 {
-        let names = self.images.get(id).into_iter().flat_map(|entry| entry.references.keys());
-        let known = names.filter_map(|name_tag| self.repositories.get(Reference::parse(name_tag).repository));
-        let mean = |returns: &Returns| f64::from(returns.returns) / f64::from(returns.images.max(1));
-        1.0 + known.map(mean).fold(0.0, f64::max)
-    }
-
-    pub fn forget<'a>(&mut self, ids: impl IntoIterator<Item = &'a str>) {
+    /// Images that were removed.
+    pub fn forget<'a>(&mut self, ids: impl IntoIterator<Item = &'a str>, wall: Time) {
+        let mut gone = BTreeMap::new();
         for id in ids {
-            self.images.remove(id);
+            gone.extend(self.images.remove_entry(id));
             self.evicting.remove(id);
         }
+        self.remember(gone, self.time(wall));
     }
 }
 
@@ -343,6 +333,8 @@ mod tests {
     use crate::facts::Filesystem;
     use crate::testing::{ago, now};
 
+    const DAY: Duration = Duration::from_secs(86_400);
+
     fn listed(images: &[(&str, ImageClass)]) -> Observations {
         let listed =
             |&(id, class): &(&str, ImageClass)| Listed { id: id.to_owned(), class, name_tags: vec![] };
@@ -350,46 +342,9 @@ mod tests {
     }
 
     fn used_as(id: &str, name_tag: Option<&str>, at: Time) -> Observations {
-        let used = ImageUse { image: id.to_owned(), name_tag: name_tag.map(str::to_owned), at };
+        let name_tag = name_tag.map(str::to_owned);
+        let used = ImageUse { image: id.to_owned(), name_tag, at, began: Some(at) };
         Observations { uses: vec![used], ..Observations::default() }
-    }
-
-    #[test]
-    fn what_comes_back_on_other_days_counts_as_used_more_recently() {
-        let mut ledger = Ledger::default();
-        let hours_ago = |hours| now() - SignedDuration::from_hours(hours);
-        let mut note = |id: &str, name_tag, hours| {
-            let at = hours_ago(hours);
-            ledger.record(&used_as(id, Some(name_tag), at), at);
-        };
-        // On three days, and again within a day; two images of an app, once each.
-        for hours in [24 * 9, 24 * 9 - 1, 24 * 5, 24 * 2] {
-            note("db", "db:1", hours);
-        }
-        note("app1", "app:1", 24 * 3);
-        note("app2", "app:2", 24);
-        assert_eq!(
-            ledger.repositories["db"],
-            Returns { images: 1, returns: 2, last_used: hours_ago(24 * 2) }
-        );
-        for (id, weight) in [("db", 3.0), ("app1", 1.0), ("app2", 1.0), ("unknown", 1.0)] {
-            assert!((ledger.weight(id) - weight).abs() < 1e-9, "{id} {}", ledger.weight(id));
-        }
-        // On average over the images of a repository, and by the repository that comes back most.
-        let returns = |images, returns| Returns { images, returns, last_used: hours_ago(24 * 2) };
-        ledger.repositories.insert("cache".into(), returns(2, 3));
-        ledger.repositories.insert("never".into(), returns(0, 0));
-        ledger.images.insert("many".into(), Entry::new(now()));
-        for (name_tag, weight) in [("never:1", 1.0), ("cache:1", 2.5), ("db:1", 3.0), ("app:1", 3.0)] {
-            let many = ledger.images.get_mut("many").unwrap();
-            many.references.insert(name_tag.into(), now());
-            assert!((ledger.weight("many") - weight).abs() < 1e-9, "{name_tag}");
-        }
-        ledger.repositories.retain(|name, _| ["app", "db"].contains(&name.as_str()));
-        // A repository that is not used any more is forgotten.
-        let later = now() + SignedDuration::from_hours(24 * 58 + 12);
-        ledger.record(&Observations::default(), later);
-        assert_eq!(ledger.repositories.keys().collect::<Vec<_>>(), ["app"]);
     }
 
     #[test]
@@ -425,6 +380,7 @@ mod tests {
                 image: "db".into(),
                 name_tag: Some((*name).to_owned()),
                 at: ago(at).unwrap(),
+                began: ago(at),
             };
             let uses = names.iter().map(used).collect();
             ledger.record(&Observations { uses, ..Observations::default() }, now());
@@ -433,8 +389,9 @@ mod tests {
         note(&["db:1", "db:latest"], "3d");
         // Replayed late.
         note(&["db:1"], "4d");
-        let returns = Returns { images: 1, returns: 1, last_used: ago("3d").unwrap() };
-        assert_eq!(ledger.repositories["db"], returns);
+        let known = &ledger.repositories["db"];
+        assert_eq!((known.images, known.came_back, &known.gaps[..]), (1, 1, &[2 * DAY][..]));
+        assert_eq!((known.newest, known.last_used), (ago("5d").unwrap(), ago("3d").unwrap()));
         assert_eq!(ledger.images["db"].last_used, ago("3d"));
         assert_eq!(ledger.images["db"].references["db:1"], ago("3d").unwrap());
     }
@@ -508,7 +465,7 @@ mod tests {
         let hours = |hours| now() + SignedDuration::from_hours(hours);
         ledger.record(&listed(&[("b", ImageClass::Tagged)]), hours(1));
         assert_eq!(ledger.images.keys().collect::<Vec<_>>(), ["b"]);
-        ledger.forget(["b"]);
+        ledger.forget(["b"], now());
         assert!(ledger.images.is_empty());
     }
 
@@ -648,7 +605,7 @@ mod tests {
     fn a_spec_tells_a_name_and_uses_nothing() {
         let mut ledger = Ledger::default();
         ledger.record(&used("old", ago("9d").unwrap()), now());
-        let spec = ImageUse { image: "old".into(), name_tag: Some("db:1".into()), at: now() };
+        let spec = ImageUse { image: "old".into(), name_tag: Some("db:1".into()), at: now(), began: None };
         ledger.record(&Observations { specs: vec![spec], ..Observations::default() }, now());
         assert_eq!(ledger.images["old"].last_used, ago("9d"));
         assert_eq!(ledger.images["old"].references["db:1"], now());

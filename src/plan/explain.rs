@@ -2,7 +2,7 @@
 
 use super::{Condition, KeepReason, Kept, LastUse, Plan, Policy, Removal, containers, images};
 use crate::facts::{Container, Image, Inventory, Object, Reference, SHORTEST_ID, name_tag};
-use crate::ledger::{Entry, Ledger};
+use crate::ledger::{Entry, Expectation, Ledger};
 use crate::units::Time;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +27,9 @@ pub struct Explanation {
     pub protections: Vec<KeepReason>,
     /// `None` where a prune does not consider it.
     pub decision: Option<Decision>,
-    /// Of a cached image: its last use, and under which conditions it may go once nothing protects it.
-    pub eviction: Option<(LastUse, Vec<Condition>)>,
+    /// Of a cached image: its last use and when the next one is expected, and under which conditions it may go once
+    /// nothing protects it.
+    pub eviction: Option<(LastUse, Expectation, Vec<Condition>)>,
 }
 
 /// The objects that a text means, as docker(1) takes them: a container's name, an image's `name:tag` (with `latest`

@@ -10,7 +10,7 @@ use super::{
     Users,
 };
 use crate::facts::{Container, Image, ImageClass, Inventory, Labels, Object, Reference, Usage, name_tag};
-use crate::ledger::{Entry, Ledger};
+use crate::ledger::{Entry, Expectation, Ledger};
 use crate::units::{Time, elapsed};
 
 pub(super) fn decide(
@@ -49,7 +49,7 @@ fn judge<'a>(
     now: Time,
 ) -> (Removals<'a>, KeptImages<'a>) {
     let protection = Protection::new(inventory);
-    let superseded = ledger.superseded();
+    let replaced = ledger.superseded();
     let (mut removals, mut kept) = (Vec::new(), Vec::new());
     for image in &inventory.images {
         let taken = taken_names(image, ledger);
@@ -62,8 +62,8 @@ fn judge<'a>(
             },
             (None, ImageClass::Tagged) if !is_evictable(&image.tags, policy) => Err(KeepReason::Tagged),
             (None, ImageClass::Tagged | ImageClass::Cached) => {
-                let superseded = superseded.get(image.id.as_str()).copied();
-                eviction(image, ledger, superseded, policy, usage, now).map(RemovalReason::Evicted)
+                let expected = expectation(image, ledger, &replaced, now);
+                eviction(image, ledger, expected, policy, usage, now).map(RemovalReason::Evicted)
             }
             (None, ImageClass::Dangling) if inventory.is_unread(&image.id) => Err(KeepReason::Unread),
             (None, ImageClass::Dangling) => {
@@ -81,8 +81,7 @@ fn judge<'a>(
     }
     // A plan does not depend on the order of the engine's list.
     removals.sort_by_cached_key(|(_, removal)| {
-        let order = eviction_order(removal, ledger.weight(&removal.object.id));
-        (removal.turn(), order, removal.object.id.clone())
+        (removal.turn(), eviction_order(removal), removal.object.id.clone())
     });
     (removals, kept)
 }
@@ -156,11 +155,15 @@ fn leftover(image: &Image, ledger: &Ledger) -> Option<Leftover> {
     })
 }
 
-/// By rung, then superseded images first, then least recently used first, where an image that is often used again
-/// counts as used more recently.
-fn eviction_order(removal: &Removal, weight: f64) -> Option<(Rung, bool, Reverse<Duration>)> {
+/// By rung, then by the expected next use, then least recently used first.
+fn eviction_order(removal: &Removal) -> Option<impl Ord + use<>> {
     let RemovalReason::Evicted(eviction) = &removal.reason else { return None };
-    Some((eviction.rung, eviction.superseded.is_none(), Reverse(eviction.last_use.ago().div_f64(weight))))
+    Some((eviction.rung, eviction.expected.turn(), Reverse(eviction.last_use.ago())))
+}
+
+fn expectation(image: &Image, ledger: &Ledger, replaced: &HashMap<&str, &str>, now: Time) -> Expectation {
+    let by = replaced.get(image.id.as_str());
+    by.map_or_else(|| ledger.expectation(&image.id, now), |name| Expectation::Replaced((*name).to_owned()))
 }
 
 fn is_evictable(names: &[String], policy: &Policy) -> bool {
@@ -173,7 +176,7 @@ fn is_evictable(names: &[String], policy: &Policy) -> bool {
 fn eviction(
     image: &Image,
     ledger: &Ledger,
-    superseded: Option<&str>,
+    expected: Expectation,
     policy: &Policy,
     usage: Option<&Usage>,
     now: Time,
@@ -185,7 +188,7 @@ fn eviction(
     {
         return Err(KeepReason::EvictionUseless(ago));
     }
-    let steps = rungs(superseded.is_some(), policy);
+    let steps = rungs(&expected, policy);
     let step = steps.iter().find(|(_, unused_for)| last_use.ago() >= *unused_for);
     match (step, usage) {
         (Some(_), None) => Err(KeepReason::DiskUnknown),
@@ -197,31 +200,35 @@ fn eviction(
                 rung: *rung,
                 begins: policy.begins(*rung),
                 limit: policy.limit(*rung),
-                superseded: superseded.map(str::to_owned),
                 last_use,
+                expected,
             })
         }
         _ => {
             let conditions = conditions(&steps, policy);
-            let satisfied = step.and_then(|step| steps.iter().position(|other| other == step));
-            let satisfied = satisfied.map(|n| conditions[n]);
-            Err(KeepReason::Cached { last_use, conditions, satisfied })
+            Err(KeepReason::Cached { last_use, expected, conditions })
         }
     }
 }
 
 /// The time since its last use from which an image is evicted on each rung. A rung with no shorter time than one
 /// before it is left out.
-fn rungs(superseded: bool, policy: &Policy) -> Vec<(Rung, Duration)> {
-    let Policy { older_than, cache_age, critical_age, .. } = *policy;
-    let target = if superseded { older_than } else { cache_age.max(older_than) };
-    let mut steps: Vec<(Rung, Duration)> = Vec::new();
-    for step in [(Rung::Target, target), (Rung::Threshold, older_than), (Rung::Critical, critical_age)] {
-        if steps.last().is_none_or(|last| step.1 < last.1) {
-            steps.push(step);
-        }
+fn rungs(expected: &Expectation, policy: &Policy) -> Vec<(Rung, Duration)> {
+    let critical_age = policy.critical_age.min(policy.older_than);
+    let mut steps = vec![];
+    if !is_due(expected, policy.older_than) {
+        steps.push((Rung::Target, policy.older_than));
+    }
+    if steps.is_empty() || critical_age < policy.older_than {
+        steps.push((Rung::Critical, critical_age));
     }
     steps
+}
+
+/// Whether its repository's history says that it comes back within twice this age: then it would be pulled again about
+/// as soon as it is gone, and it goes on a critical disk only.
+pub fn is_due(expected: &Expectation, older_than: Duration) -> bool {
+    matches!(expected, Expectation::In(wait, _) if *wait < older_than * 2)
 }
 
 /// Everything that keeps an image whatever its age and the disk's usage.
@@ -241,17 +248,19 @@ pub(super) fn protections(image: &Image, inventory: &Inventory, policy: &Policy)
     reasons
 }
 
-/// When a cached image was last used, and under which conditions it may go once nothing protects it.
+/// When a cached image was last used and is expected again, and under which conditions it may go once nothing protects
+/// it.
 pub(super) fn eviction_conditions(
     image: &Image,
     ledger: &Ledger,
     policy: &Policy,
     now: Time,
-) -> Option<(LastUse, Vec<Condition>)> {
+) -> Option<(LastUse, Expectation, Vec<Condition>)> {
     let cached = image.class() == ImageClass::Cached || is_evictable(&image.tags, policy);
     let entry = ledger.images.get(&image.id).filter(|_| cached)?;
-    let superseded = ledger.superseded().contains_key(image.id.as_str());
-    Some((last_use(entry, ledger, now), conditions(&rungs(superseded, policy), policy)))
+    let expected = expectation(image, ledger, &ledger.superseded(), now);
+    let steps = rungs(&expected, policy);
+    Some((last_use(entry, ledger, now), expected, conditions(&steps, policy)))
 }
 
 fn last_use(entry: &Entry, ledger: &Ledger, now: Time) -> LastUse {
@@ -356,9 +365,12 @@ mod tests {
     use super::*;
     use regex::Regex;
 
+    use super::super::satisfied;
+
     use crate::facts::{Container, Service, Task, TaskState};
-    use crate::ledger::Entry;
+    use crate::ledger::{Entry, Repository};
     use crate::testing::{ago, container, image, labels, now, policy, service, task, usage};
+    use crate::units::parse_duration;
 
     /// A ledger that saw each of these images in use so long ago.
     fn ledger(images: &[(&str, &str)]) -> Ledger {
@@ -366,6 +378,15 @@ mod tests {
             |used: &str| Entry { last_used: ago(used), named: true, ..Entry::new(ago("90d").unwrap()) };
         let images = images.iter().map(|&(id, used)| (format!("sha256:{id}"), entry(used))).collect();
         Ledger { images, ..Ledger::default() }
+    }
+
+    fn repository(images: u32, came_back: u32, gaps: &[&str]) -> Repository {
+        let gaps = gaps.iter().map(|gap| parse_duration(gap).unwrap()).collect();
+        Repository { images, came_back, gaps, newest: ago("90d").unwrap(), last_used: now() }
+    }
+
+    fn code(expected: &Expectation) -> &'static str {
+        crate::report::reason::expectation(expected).code
     }
 
     fn plan(inventory: &Inventory, ledger: &Ledger, percent: u64) -> Plan {
@@ -415,8 +436,7 @@ mod tests {
             ("f", "90m"),
             ("g", "5m"),
         ]);
-        for (percent, expected) in
-            [(69, ""), (70, ""), (79, ""), (80, "ba|cd"), (94, "ba|cd"), (95, "ba|cd|ef")]
+        for (percent, expected) in [(74, ""), (75, ""), (79, ""), (80, "bacd"), (94, "bacd"), (95, "bacd|ef")]
         {
             assert_eq!(rungs(&plan(&inventory, &ledger, percent)), expected, "{percent}");
         }
@@ -427,7 +447,7 @@ mod tests {
                 entry.references.insert(name.into(), ago(ago_).unwrap());
             }
         }
-        for (percent, expected) in [(69, ""), (79, ""), (80, "dba|c"), (95, "dba|c|fe")] {
+        for (percent, expected) in [(79, ""), (80, "dbac"), (95, "dbac|fe")] {
             assert_eq!(rungs(&plan(&inventory, &ledger, percent)), expected, "{percent}, superseded");
         }
         assert_eq!(plan(&inventory, &ledger, 69).keep.len(), 7);
@@ -442,7 +462,7 @@ mod tests {
             (policy.target.min_free, policy.threshold.min_free) = (Some(min_free), Some(min_free));
             rungs(&plan_by(&policy, &inventory, &ledger, 50))
         };
-        assert_eq!((with(500), with(501)), (String::new(), "a|b".into()));
+        assert_eq!((with(500), with(501)), (String::new(), "ab".into()));
     }
 
     #[test]
@@ -471,7 +491,7 @@ mod tests {
     #[test]
     fn a_cached_image_is_as_old_as_its_last_use_never_as_its_build() {
         assert_eq!(verdict(&only(image("a")), &Ledger::default()), Err(KeepReason::AgeUnknown));
-        let Err(KeepReason::Cached { last_use, conditions, satisfied }) =
+        let Err(KeepReason::Cached { last_use, conditions, .. }) =
             verdict(&only(image("a")), &ledger(&[("a", "2h")]))
         else {
             panic!("it stays, as a cached image")
@@ -482,12 +502,14 @@ mod tests {
         let critical = condition(policy.critical_age, policy.critical, policy.critical_target);
         let expected = [
             // A prune begins at the threshold, and goes on down to the target.
-            condition(policy.cache_age, policy.threshold, policy.target),
-            condition(policy.older_than, policy.threshold, policy.threshold),
+            condition(policy.older_than, policy.threshold, policy.target),
             critical,
         ];
-        assert_eq!((conditions.as_slice(), satisfied), (expected.as_slice(), Some(critical)));
-        assert!(verdict(&only(image("a")), &ledger(&[("a", "7d")])).is_ok());
+        assert_eq!(
+            (conditions.as_slice(), satisfied(&conditions, last_use)),
+            (&expected[..], Some(&critical))
+        );
+        assert!(verdict(&only(image("a")), &ledger(&[("a", "24h")])).is_ok());
     }
 
     #[test]
@@ -744,8 +766,7 @@ mod tests {
         let inventory = Inventory { images: ["a", "b", "c"].map(image).into(), ..Inventory::default() };
         let mut known = ledger(&[("a", "20d"), ("b", "15d"), ("c", "15d")]);
         // Those of `db` come back on another day once, so that 20 days count as 10.
-        let returns = crate::ledger::Returns { images: 1, returns: 1, last_used: now() };
-        known.repositories.insert("db".into(), returns);
+        known.repositories.insert("db".into(), repository(3, 3, &["30d"]));
         known.images.get_mut("sha256:a").unwrap().references.insert("db:1".into(), now());
         let order = |plan: Plan| {
             plan.remove.iter().map(|removal| removal.object.id[7..].to_owned()).collect::<String>()
@@ -787,12 +808,18 @@ mod tests {
             entry.references.insert("db:1".into(), ago(used).unwrap());
         }
         let policy = policy();
-        let first = |id: &str| {
-            let (_, conditions) = eviction_conditions(&image(id), &known, &policy, now()).unwrap();
-            conditions[0].unused_for
+        let of = |known: &Ledger, id: &str| {
+            let (_, expected, conditions) = eviction_conditions(&image(id), known, &policy, now()).unwrap();
+            (code(&expected), conditions.iter().map(|condition| condition.unused_for).collect::<Vec<_>>())
         };
-        // The one that was replaced goes earlier.
-        assert_eq!((first("a"), first("b")), (policy.older_than, policy.cache_age));
+        let both = vec![policy.older_than, policy.critical_age];
+        assert_eq!((of(&known, "a"), of(&known, "b")), (("superseded", both.clone()), ("overdue", both)));
+        // What is expected within two days goes on a critical disk only.
+        known.repositories.insert("db".into(), repository(2, 2, &["49h"]));
+        let critical = vec![policy.critical_age];
+        assert_eq!(of(&known, "b"), ("expected", vec![policy.older_than, policy.critical_age]));
+        known.repositories.insert("db".into(), repository(2, 2, &["48h"]));
+        assert_eq!(of(&known, "b"), ("expected", critical));
         let tagged = Image { tags: vec!["ci/app:1".into()], ..image("a") };
         let consent = Policy { evict_tagged: vec![Regex::new("^ci/").unwrap()], ..crate::testing::policy() };
         assert_eq!(protections(&tagged, &only(tagged.clone()), &policy), [KeepReason::Tagged]);
@@ -854,7 +881,7 @@ mod tests {
         assert_eq!(plan.keep[0].reason, KeepReason::DiskUnknown);
         let mut plan = Plan::default();
         decide(&only(image("a")), &ledger(&[("a", "5m")]), &policy(), None, now(), &mut plan);
-        assert!(matches!(plan.keep[0].reason, KeepReason::Cached { satisfied: None, .. }));
+        assert!(matches!(plan.keep[0].reason, KeepReason::Cached { .. }));
     }
 
     #[test]

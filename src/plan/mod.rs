@@ -13,21 +13,21 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::facts::{Container, Image, ImageClass, Inventory, Kind, Labels, Limit, Object, Unread, Usage};
-use crate::ledger::Ledger;
-use crate::units::{Time, elapsed};
+use crate::ledger::{Expectation, Ledger};
+use crate::units::{Percent, Time, elapsed};
 
 /// What may be removed, and from which age and disk usage.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Minimum age of what is removed, except on the last rung of eviction.
+    /// Minimum age of what is removed, but for cached images on a critical disk.
     pub older_than: Duration,
-    /// Minimum time since last use of cached images that are evicted to reach the target.
-    pub cache_age: Duration,
     pub critical_age: Duration,
     pub target: Limit,
     pub threshold: Limit,
     pub critical: Limit,
-    /// Where evictions at or above critical end.
+    /// From here on younger images go too: at critical, or earlier, where runs need more room than that leaves.
+    pub young_from: Limit,
+    /// Where their evictions end.
     pub critical_target: Limit,
     /// Labels that protect their containers and images.
     pub keep_labels: Vec<KeepLabel>,
@@ -73,12 +73,17 @@ impl KeepLabel {
     }
 }
 
+/// Percentage points that are left for runs, at most: the kubelet begins at 85 % too.
+const MAX_ROOM: u8 = 15;
+/// Percentage points that a prune makes below where it begins for that room: with fewer it begins more often, and on a host
+/// that is never idle runs wait for each; with more it evicts what is needed again.
+const ROOM_MADE: u8 = 3;
+
 impl Policy {
     /// How full the disk must still be for the cached images of a rung to go.
     pub fn limit(&self, rung: Rung) -> Limit {
         match rung {
             Rung::Target => self.target,
-            Rung::Threshold => self.threshold,
             Rung::Critical => self.critical_target,
         }
     }
@@ -86,15 +91,24 @@ impl Policy {
     /// How full the disk must be for evictions of a rung to begin.
     fn begins(&self, rung: Rung) -> Limit {
         match rung {
-            Rung::Target | Rung::Threshold => self.threshold,
-            Rung::Critical => self.critical,
+            Rung::Target => self.threshold,
+            Rung::Critical => self.young_from,
         }
+    }
+
+    /// Leave room for two of what runs were seen to add, in percentage points, before a prune had its turn.
+    pub fn leave_room(&mut self, growth: u8) {
+        let least = Percent::FULL.minus(MAX_ROOM).max(self.threshold.percent);
+        let from = Percent::FULL.minus(growth.saturating_mul(2)).max(least).min(self.critical.percent);
+        self.young_from.percent = from;
+        self.critical_target.percent = self.critical_target.percent.min(from.minus(ROOM_MADE));
     }
 
     /// Beside live runs: no evictions below critical.
     pub fn beside_runs(&self) -> Self {
         let critical = self.critical;
-        Self { target: critical, threshold: critical, critical_target: critical, ..self.clone() }
+        let (target, threshold, young_from, critical_target) = (critical, critical, critical, critical);
+        Self { target, threshold, young_from, critical_target, ..self.clone() }
     }
 
     /// The label among these that protects its object.
@@ -126,13 +140,11 @@ impl Turn {
     }
 }
 
-/// A rung of eviction. The fuller the disk, the more recently used are the cached images that may go; a rung
-/// is used only when those before it are used up.
+/// A rung of eviction: on a critical disk more recently used images go, when those of the first rung are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rung {
-    /// Superseded images, then those that have been unused for the cache age.
+    /// From the threshold down to the target.
     Target,
-    Threshold,
     Critical,
 }
 
@@ -159,9 +171,8 @@ pub struct Eviction {
     pub begins: Limit,
     /// It goes only while the disk is at or above this.
     pub limit: Limit,
-    /// The `name:tag` by which another image has been used since.
-    pub superseded: Option<String>,
     pub last_use: LastUse,
+    pub expected: Expectation,
 }
 
 impl Eviction {
@@ -179,6 +190,11 @@ pub struct Condition {
     /// Where evictions of this rung begin: of the first rung at the threshold.
     pub begins: Limit,
     pub limit: Limit,
+}
+
+/// The condition whose time has come, so that only the disk is not full enough.
+pub fn satisfied(conditions: &[Condition], last_use: LastUse) -> Option<&Condition> {
+    conditions.iter().find(|condition| last_use.ago() >= condition.unused_for)
 }
 
 /// A decision to remove, with all that its execution needs.
@@ -265,9 +281,8 @@ pub enum KeepReason {
     /// A cached image that may go under other conditions.
     Cached {
         last_use: LastUse,
+        expected: Expectation,
         conditions: Vec<Condition>,
-        /// The condition whose time has come, so that only the disk is not full enough.
-        satisfied: Option<Condition>,
     },
     /// Cached, and the usage of the disk is not known.
     DiskUnknown,
@@ -442,7 +457,7 @@ mod tests {
                 rung: Rung::Target,
                 begins: limit(percent),
                 limit: limit(percent),
-                superseded: None,
+                expected: Expectation::Overdue(None),
                 last_use: LastUse::Used(age),
             };
             Removal {
@@ -481,6 +496,30 @@ mod tests {
             known(&[(crate::testing::DANGLING, Some(10)), (crate::testing::DANGLING, None)]),
             (44, false)
         );
+    }
+
+    #[test]
+    fn younger_images_go_earlier_where_runs_need_more_room() {
+        for (growth, threshold, critical, expected) in [
+            (0, "80", "95", (95, 90)),
+            (2, "80", "95", (95, 90)),
+            (4, "80", "95", (92, 89)),
+            (6, "80", "95", (88, 85)),
+            (8, "80", "95", (85, 82)),
+            (200, "80", "95", (85, 82)),
+            (200, "90", "95", (90, 87)),
+            (200, "60", "70", (70, 65)),
+            (1, "80", "100", (98, 95)),
+        ] {
+            let percent = |text: &str| text.parse::<Percent>().unwrap();
+            let mut policy = crate::testing::policy();
+            policy.threshold.percent = percent(threshold);
+            policy.critical.percent = percent(critical);
+            policy.critical_target.percent = percent(critical).minus(5);
+            policy.leave_room(growth);
+            let found = (policy.begins(Rung::Critical), policy.limit(Rung::Critical));
+            assert_eq!((found.0.percent.get(), found.1.percent.get()), expected, "{growth} {threshold}");
+        }
     }
 
     /// Two containers that ended, two dangling images and build cache, all old.

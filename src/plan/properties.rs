@@ -7,10 +7,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use regex::Regex;
 
-use super::{Condition, KeepReason, Policy, RemovalReason, Rung, build};
+use super::{Condition, KeepReason, Policy, RemovalReason, Rung, build, images, satisfied};
 use crate::facts::{Container, ContainerState, Image, Inventory, Limit, Service};
-use crate::ledger::{Entry, Ledger};
-use crate::testing::{container, image, labels, now, service, usage};
+use crate::ledger::{Entry, Expectation, Ledger, Repository};
+use crate::testing::{ago, container, image, labels, now, service, usage};
 use crate::units::{Time, elapsed};
 
 /// Times around now, long ago, and those that say nothing.
@@ -91,6 +91,9 @@ prop_compose! {
             (0_u8..8, time(), time(), time(), any::<bool>(), (0_u8..3, time())),
             0..8,
         ),
+        gaps in proptest::collection::vec(1_u64..200, 0..4),
+        used in 1_u32..5,
+        came_back in 0_u32..5,
     ) -> Ledger {
         let images = entries
             .into_iter()
@@ -100,7 +103,10 @@ prop_compose! {
                 Some((format!("sha256:{id}"), entry))
             })
             .collect();
-        Ledger { images, ..Ledger::default() }
+        let gaps = gaps.into_iter().map(|hours| Duration::from_secs(hours * 3_600)).collect();
+        let (newest, last_used) = (ago("3d").unwrap(), now());
+        let app = Repository { images: used, came_back, gaps, newest, last_used };
+        Ledger { images, repositories: [("app".into(), app)].into(), ..Ledger::default() }
     }
 }
 
@@ -112,7 +118,6 @@ proptest! {
         inventory in an_inventory(),
         ledger in a_ledger(),
         older_than in 0_u64..10,
-        cache_age in 0_u64..10,
         critical_age in 0_u64..10,
         percent in 0_u64..=100,
         limits in proptest::array::uniform3(0_u8..=100),
@@ -125,11 +130,11 @@ proptest! {
         let limit = |n: usize, min_free| Limit { percent: limits[n].to_string().parse().unwrap(), min_free };
         let policy = Policy {
             older_than: days(older_than),
-            cache_age: days(cache_age),
             critical_age: days(critical_age),
             target: limit(0, min_free),
             threshold: limit(1, min_free),
             critical: limit(2, None),
+            young_from: limit(2, None),
             critical_target: Limit { percent: limit(2, None).percent.minus(5), min_free: None },
             keep_labels: vec!["keep".parse().unwrap()],
             runs: Regex::new("^run-").unwrap(),
@@ -177,34 +182,32 @@ proptest! {
             if let RemovalReason::Evicted(eviction) = &removal.reason {
                 let idle = elapsed(now(), ledger.images[&image.id].last_used_or_seen());
                 let replaced = superseded.contains_key(image.id.as_str());
+                let due = images::is_due(&eviction.expected, policy.older_than);
                 let least = |rung| match rung {
-                    Rung::Target if replaced => policy.older_than,
-                    Rung::Target => policy.cache_age.max(policy.older_than),
-                    Rung::Threshold => policy.older_than,
-                    Rung::Critical => policy.critical_age,
+                    Rung::Target if due => Duration::MAX,
+                    Rung::Target => policy.older_than,
+                    Rung::Critical => policy.critical_age.min(policy.older_than),
                 };
                 prop_assert!(idle >= least(eviction.rung) && policy.limit(eviction.rung).is_reached(&usage));
                 prop_assert!(policy.begins(eviction.rung).is_reached(&usage));
                 // No rung before eviction would do.
-                for rung in [Rung::Target, Rung::Threshold, Rung::Critical] {
+                for rung in [Rung::Target, Rung::Critical] {
                     prop_assert!(rung >= eviction.rung || idle < least(rung));
                 }
-                prop_assert_eq!(eviction.superseded.is_some(), replaced);
-                evictions.push((eviction.rung, !replaced, Reverse(idle)));
+                prop_assert_eq!(matches!(eviction.expected, Expectation::Replaced(_)), replaced);
+                evictions.push((eviction.rung, eviction.expected.turn(), Reverse(idle)));
             } else if let Some(created) = image.created.filter(|created| *created <= now()) {
                 prop_assert!(elapsed(now(), created) >= policy.older_than);
             }
         }
         prop_assert!(order.is_sorted());
-        // By rung, then superseded first, then least recently used.
+        // By rung, then by the expected next use, then least recently used.
         prop_assert!(evictions.is_sorted());
         // A rung is used up: what stays although it is old enough for a rung stays for want of its limit.
         for kept in &plan.keep {
-            if let KeepReason::Cached { last_use, conditions, satisfied } = &kept.reason {
-                let old_enough = |condition: &&Condition| last_use.ago() >= condition.unused_for;
-                prop_assert_eq!(conditions.iter().find(old_enough), satisfied.as_ref());
-                let goes = |satisfied: &Condition| satisfied.begins.is_reached(&usage) && satisfied.limit.is_reached(&usage);
-                prop_assert!(!satisfied.is_some_and(|satisfied| goes(&satisfied)));
+            if let KeepReason::Cached { last_use, conditions, .. } = &kept.reason {
+                let goes = |condition: &Condition| condition.begins.is_reached(&usage) && condition.limit.is_reached(&usage);
+                prop_assert!(!satisfied(conditions, *last_use).is_some_and(goes));
             }
         }
         // Every object has exactly one decision.

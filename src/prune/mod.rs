@@ -255,6 +255,10 @@ impl<'a, W: World> Look<'a, W> {
         let change = |ledger: &mut Ledger| {
             ledger.record(&uses, now);
             record_gates(ledger, gates, now);
+            if let Some(fullest) = gates.usages().first().filter(|_| !gates.are_deploys_blocking()) {
+                ledger.record_growth(fullest.percent, now);
+                ledger.record_level(fullest.percent, now);
+            }
             if !is_under_pressure {
                 ledger.clear_pressure();
             }
@@ -402,6 +406,9 @@ impl<'a, W: World> Look<'a, W> {
             if self.beside_runs && !relieved {
                 ledger.owe(["runs"], now);
             }
+            if let Some(fullest) = after.first() {
+                ledger.record_level(fullest.percent, now);
+            }
         };
         let pressure = match world.update_ledger(now, change).await {
             Ok(ledger) => OngoingPressure::of(&ledger, now),
@@ -430,7 +437,7 @@ pub fn record_gates(ledger: &mut Ledger, gates: &Gates, now: Time) {
 
 /// Record the outcome of a prune that was carried out, to its end or not.
 fn settle(ledger: &mut Ledger, outcome: &Outcome, relieved: bool, images: Option<&Filesystem>, now: Time) {
-    ledger.forget(outcome.removed.iter().map(|removal| removal.object.id.as_str()));
+    ledger.forget(outcome.removed.iter().map(|removal| removal.object.id.as_str()), now);
     outcome.settled.iter().for_each(|id| drop(ledger.evicting.remove(id)));
     let time = ledger.time(now);
     for (removal, why) in &outcome.skipped {

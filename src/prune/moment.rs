@@ -93,7 +93,7 @@ pub async fn wait_for_moment<W: World>(
             registered = None;
             return true;
         }
-        let is_critical = |usage: &Usage| policy.removal.critical.is_reached(usage);
+        let is_critical = |usage: &Usage| policy.removal.young_from.is_reached(usage);
         let is_wanted = || {
             world.requests().is_ok_and(|requests| requests.iter().any(|request| request.min_free.is_some()))
         };
@@ -124,15 +124,20 @@ pub async fn wait_for_moment<W: World>(
     Ok(registered)
 }
 
-/// Wait until the disk is critical, for so long at most.
+/// Wait until the disk is so full that younger images go too, for so long at most.
 pub async fn wait_for_critical<W: World>(world: &W, policy: &PrunePolicy, limit: Duration) -> Answer<bool> {
     let mut is_critical = false;
     let look = async |engine: &W::Engine| {
-        let survey =
-            observe::survey(world, engine, Questions { disk: true, ..Questions::NONE }, &policy.disk_paths)
-                .await;
+        let survey = observe::survey(
+            world,
+            engine,
+            Questions { disk: true, past: true, ..Questions::NONE },
+            &policy.disk_paths,
+        )
+        .await;
+        let policy = policy.requested(world, &survey);
         let gates = policy.gates(&survey, world.now());
-        is_critical = gates.usages().iter().any(|usage| policy.removal.critical.is_reached(usage));
+        is_critical = gates.usages().iter().any(|usage| policy.removal.young_from.is_reached(usage));
         is_critical || !gates.is_under_pressure()
     };
     wait(world, &policy.gates.runs.pattern, limit, look).await?;
@@ -166,11 +171,13 @@ pub async fn wait_for_gates<W: World>(
 }
 
 impl PrunePolicy {
-    /// The policy with the space that requests want. Where the disk is not under pressure, no more than that is freed.
+    /// The policy of this moment: with the room that runs need, and the space that requests want. Where the disk is not under
+    /// pressure, no more than that is freed.
     pub fn requested(&self, world: &impl World, survey: &crate::facts::Survey) -> Self {
         let requests = world.requests().inspect_err(|error| log::info!("{error:#}")).unwrap_or_default();
         let need = requests.into_iter().filter_map(|request| request.min_free).max();
         let mut policy = self.clone();
+        policy.removal.leave_room(survey.past.growth);
         if need.is_none() {
             return policy;
         }
@@ -229,8 +236,12 @@ pub async fn let_prunes_go_first<W: World>(
         usage => usage.unwrap_or_default(),
     };
     let worth_a_prune = |usage: &Usage| {
-        wishes.prune_at.is_some_and(|at| usage.percent >= at)
-            && (policy.removal.critical.is_reached(usage) || !world.ledger().is_exhausted(world.now()))
+        let ledger = world.ledger();
+        let mut policy = policy.removal.clone();
+        policy.leave_room(ledger.growth());
+        let is_critical = policy.young_from.is_reached(usage);
+        wishes.prune_at.is_some_and(|at| usage.percent >= at || is_critical)
+            && (is_critical || !ledger.is_exhausted(world.now()))
     };
     let is_urgent = usage.as_ref().is_some_and(|usage| lacks(usage) || worth_a_prune(usage));
     if wishes.prune_wait.is_zero() || world.is_inside_inhibitor() {

@@ -274,14 +274,14 @@ fn a_gate_blocks_and_is_counted_under_pressure_only() {
 fn on_a_disk_with_room_nothing_goes_the_pressure_is_over_and_the_reserve_is_kept() {
     for (percent, words, keeps) in [
         (79, "", false),
-        (70, "", false),
-        (69, "", true),
-        (69, "--disk-min-free 311B", true),
-        (69, "--disk-min-free 310B", true),
+        (75, "", false),
+        (74, "", true),
+        (74, "--disk-min-free 261B", true),
+        (74, "--disk-min-free 260B", true),
     ] {
         let fake = host(percent);
         fake.ledger.borrow_mut().owe(["runs"], ago("1h").unwrap());
-        let pressed = words.contains("311");
+        let pressed = words.contains("261");
         let (result, fake) = pruned(fake, words);
         let expected = if pressed { "removed 1, stopped false" } else { "blocked" };
         assert_eq!(word(&result.unwrap()), expected, "{percent} {words}");

@@ -8,6 +8,7 @@ use super::table::amount;
 use crate::facts::{ImageClass, Kind, Mode, Usage};
 use crate::gates::{GateState, Gates, converge, runs};
 use crate::ledger::Busy;
+use crate::plan::images::is_due;
 use crate::plan::{KeepReason, Kept, Plan};
 use crate::units::{age, duration, size};
 
@@ -157,13 +158,12 @@ pub const SHARED_CACHE: &str = "build cache that the containerd store counts as 
 /// more.
 pub fn free_more(plan: &Plan, gates: &Gates, evictable: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    let idle = |kept: &Kept| match &kept.reason {
-        KeepReason::Cached { last_use, .. } => Some(last_use.ago()),
-        _ => None,
-    };
     let younger = AGES.into_iter().find_map(|age| {
-        let sizes = plan.keep.iter().filter(|kept| idle(kept).is_some_and(|idle| idle >= age));
-        let (n, bytes) = total(sizes);
+        let goes = |kept: &&Kept| match &kept.reason {
+            KeepReason::Cached { last_use, expected, .. } => last_use.ago() >= age && !is_due(expected, age),
+            _ => false,
+        };
+        let (n, bytes) = total(plan.keep.iter().filter(goes));
         (n > 0).then_some((age, n, bytes))
     });
     if let Some((age, n, bytes)) = younger.filter(|_| evictable) {
@@ -231,6 +231,7 @@ mod tests {
     use crate::facts::Limit;
     use crate::gates::Verdict;
     use crate::gates::disk::Measured;
+    use crate::ledger::Expectation;
     use crate::plan::LastUse;
     use crate::testing::{CACHED, gates, object, usage};
 
@@ -441,8 +442,8 @@ mod tests {
             object: crate::facts::Object { size: 1_000_000, ..object(CACHED, "") },
             reason: KeepReason::Cached {
                 last_use: LastUse::Used(Duration::from_secs(hours * 3_600)),
+                expected: Expectation::Overdue(None),
                 conditions: vec![],
-                satisfied: None,
             },
         };
         let plan = Plan { keep: vec![kept(7), kept(2), kept(8)], ..Plan::default() };

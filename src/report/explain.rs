@@ -70,7 +70,10 @@ fn explanation(out: &mut impl Write, found: &Explanation, report: &ExplainReport
     };
     lines.push(("now", now));
     lines.extend(found.protections.iter().map(|why| ("protected", reason::keep(why).message)));
-    if let Some((last_use, conditions)) = &found.eviction {
+    if let Some((last_use, expected, conditions)) = &found.eviction {
+        if !matches!(found.decision, Some(Decision::Remove(_))) {
+            lines.push(("next use", reason::expectation(expected).message));
+        }
         // In the order of time. Of the conditions whose time has come only the last is shown: it has the lowest
         // usage.
         let reached = conditions.iter().filter(|condition| condition.unused_for <= last_use.ago()).count();
@@ -112,8 +115,9 @@ fn explanation_json(found: &Explanation, now: Time) -> Value {
             "used_by_seconds": references,
         })
     });
-    let eviction = found.eviction.as_ref().map(|(last_use, conditions)| {
+    let eviction = found.eviction.as_ref().map(|(last_use, expected, conditions)| {
         let mut json = reason::last_use_json(*last_use);
+        json["expected"] = figures!(reason::expectation(expected));
         json["conditions"] = conditions.iter().map(reason::condition).collect();
         json
     });

@@ -11,7 +11,8 @@ use super::table::{amount, short};
 use crate::execute::{Skip, Stop};
 use crate::facts::{Inhibitor, Limit, SwarmState, Usage};
 use crate::gates::{GateState, Gates, Verdict, converge, disk, runs};
-use crate::plan::{Condition, Eviction, KeepReason, LastUse, RemovalReason, Rung};
+use crate::ledger::Expectation;
+use crate::plan::{Condition, Eviction, KeepReason, LastUse, RemovalReason, Rung, satisfied};
 use crate::units::{Percent, age, duration, size};
 use crate::world::{EngineError, StopEvent};
 
@@ -386,7 +387,7 @@ pub fn keep(reason: &KeepReason) -> Reason {
             of("rollback_of_service", message, json!({"service": service}))
                 .grouped("a service may roll back to it")
         }
-        KeepReason::Cached { last_use, conditions, satisfied } => cached(*last_use, conditions, *satisfied),
+        KeepReason::Cached { last_use, expected, conditions } => cached(*last_use, expected, conditions),
         KeepReason::DiskUnknown => {
             of("disk_unknown", "cached, and the disk could not be measured".into(), Value::Null)
         }
@@ -416,7 +417,8 @@ pub fn keep(reason: &KeepReason) -> Reason {
     }
 }
 
-fn cached(last_use: LastUse, conditions: &[Condition], satisfied: Option<Condition>) -> Reason {
+fn cached(last_use: LastUse, expected: &Expectation, conditions: &[Condition]) -> Reason {
+    let satisfied = satisfied(conditions, last_use);
     let code = match (satisfied, last_use) {
         (Some(_), _) => "cached_disk_has_room",
         (None, LastUse::Used(_)) => "cached_recently_used",
@@ -424,15 +426,16 @@ fn cached(last_use: LastUse, conditions: &[Condition], satisfied: Option<Conditi
     };
     let mut figures = last_use_json(last_use);
     figures["conditions"] = conditions.iter().map(condition).collect();
+    figures["expected"] = json!(expectation(expected));
     // In the order of time.
     let still =
-        conditions.iter().rev().skip_while(|condition| satisfied.is_some_and(|now| now != **condition));
+        conditions.iter().rev().skip_while(|condition| satisfied.is_some_and(|now| now != *condition));
     let still: Vec<_> = still
         .map(|condition| format!("from {} on {}", duration(condition.unused_for), disk_of(condition)))
         .collect();
     let message = format!("{}; may go {}", cached_since(last_use), still.join(", "));
     let group = match satisfied {
-        Some(condition) => format!("cached, may go {}", disk_of(&condition)),
+        Some(condition) => format!("cached, may go {}", disk_of(condition)),
         None => {
             let least = conditions.last().map(|condition| condition.unused_for).unwrap_or_default();
             format!("cached, in use or first seen within the last {}", duration(least))
@@ -448,7 +451,9 @@ fn cached_since(last_use: LastUse) -> String {
 /// Why an object stays, without what a policy says of all its kind: that is [`policy`].
 pub fn keep_of_one(reason: &KeepReason) -> String {
     match reason {
-        KeepReason::Cached { last_use, .. } => cached_since(*last_use),
+        KeepReason::Cached { last_use, expected, .. } => {
+            format!("{}; {}", cached_since(*last_use), expectation(expected).message)
+        }
         other => keep(other).message,
     }
 }
@@ -509,7 +514,7 @@ pub fn removal(reason: &RemovalReason) -> Reason {
             let figures = json!({"age_seconds": age.as_secs(), "untagged_parents": parents});
             ("dangling", format!("dangling, unused{with}"), figures)
         }
-        RemovalReason::Evicted(eviction) => evicted(eviction),
+        RemovalReason::Evicted(eviction) => return evicted(eviction),
         RemovalReason::Interrupted => {
             ("eviction_interrupted", "its eviction was interrupted".into(), Value::Null)
         }
@@ -521,23 +526,61 @@ pub fn removal(reason: &RemovalReason) -> Reason {
     Reason::new(code, format!("{why}: {}", age_of(reason)), figures).grouped(why)
 }
 
-fn evicted(eviction: &Eviction) -> (&'static str, String, Value) {
-    let (code, why) = match (&eviction.superseded, eviction.last_use) {
-        (Some(name_tag), _) => ("superseded", format!("superseded: {name_tag} now names another image")),
-        (None, LastUse::Used(_)) => ("cached_unused", "cached, idle".into()),
-        (None, LastUse::NeverUsed(_)) => ("cached_never_used", "cached, never seen in use".into()),
-    };
+fn evicted(eviction: &Eviction) -> Reason {
+    let expected = expectation(&eviction.expected);
     let rung = match eviction.rung {
         Rung::Target => "target",
-        Rung::Threshold => "threshold",
         Rung::Critical => "critical",
     };
     let mut figures = last_use_json(eviction.last_use);
     figures["rung"] = rung.into();
     figures["used_percent"] = eviction.limit.percent.get().into();
     figures["min_free_bytes"] = eviction.limit.min_free.into();
-    figures["superseded"] = eviction.superseded.clone().into();
-    (code, why, figures)
+    figures["expected"] = json!(expected);
+    let message = format!("{}; {}", last_use_text(eviction.last_use), expected.message);
+    Reason::new(expected.code, message, figures).grouped(expected.message)
+}
+
+/// Gaps of a repository that are shown, the latest.
+const GAPS_SHOWN: usize = 3;
+
+/// When an image is expected to be used again, and by what.
+pub fn expectation(expected: &Expectation) -> Reason {
+    match expected {
+        Expectation::Replaced(name_tag) => Reason::new(
+            "superseded",
+            format!("superseded: {name_tag} now names another image"),
+            json!({"name_tag": name_tag}),
+        ),
+        Expectation::NotExpected { repository, images, came_back } => {
+            let how_many = match came_back {
+                0 => "no image".to_owned(),
+                some => format!("{some} of {images} images"),
+            };
+            Reason::new(
+                "not_expected",
+                format!("not expected again: {how_many} of {repository} ever came back"),
+                json!({"repository": repository, "images": images, "came_back": came_back}),
+            )
+        }
+        Expectation::Overdue(longest) => {
+            let message = match longest {
+                Some(gap) => {
+                    format!("overdue: after more than {} none of its repository came back", age(*gap))
+                }
+                None => "not seen to come back".into(),
+            };
+            let longest = longest.map(|gap| gap.as_secs());
+            Reason::new("overdue", message, json!({"longest_gap_seconds": longest}))
+        }
+        Expectation::In(wait, gaps) => {
+            let shown: Vec<_> = gaps.iter().rev().take(GAPS_SHOWN).rev().map(|gap| age(*gap)).collect();
+            let when = if wait.is_zero() { "now".to_owned() } else { format!("in about {}", age(*wait)) };
+            let message = format!("expected again {when} (last gaps: {})", shown.join(", "));
+            let gaps: Vec<_> = gaps.iter().map(Duration::as_secs).collect();
+            Reason::new("expected", message, json!({"in_seconds": wait.as_secs(), "gaps_seconds": gaps}))
+        }
+    }
 }
 
 /// The age that decided that an object goes, as the table shows it.
@@ -774,15 +817,20 @@ mod tests {
     #[test]
     fn each_reason_to_stay_has_its_code_and_figures() {
         let name = || "a".to_owned();
-        let condition = Condition { unused_for: HOUR, begins: limit("80"), limit: limit("70") };
-        let cached =
-            |last_use, satisfied| KeepReason::Cached { last_use, conditions: vec![condition], satisfied };
+        let cached = |last_use, unused_for| KeepReason::Cached {
+            last_use,
+            expected: Expectation::Overdue(None),
+            conditions: vec![Condition { unused_for, begins: limit("80"), limit: limit("70") }],
+        };
         let (used, never) = (LastUse::Used(HOUR), LastUse::NeverUsed(HOUR));
-        let conditions =
-            json!([{"unused_seconds": 3600, "begins_percent": 80, "used_percent": 70, "min_free_bytes": 7}]);
+        let conditions = |seconds: u64| json!([{"unused_seconds": seconds, "begins_percent": 80, "used_percent": 70, "min_free_bytes": 7}]);
         let of_use = |seen: bool| json!({"unused_seconds": 3600, "seen_in_use": seen});
-        let of_cached =
-            |seen: bool| json!({"unused_seconds": 3600, "seen_in_use": seen, "conditions": conditions});
+        let of_cached = |seen: bool, seconds| {
+            json!({
+                "unused_seconds": 3600, "seen_in_use": seen, "conditions": conditions(seconds),
+                "expected": expectation(&Expectation::Overdue(None)),
+            })
+        };
         for (reason, code, figures) in [
             (KeepReason::Live("paused"), "container_live", json!({"state": "paused"})),
             (KeepReason::Label("k=v".parse().unwrap()), "keep_label", json!({"key": "k", "value": "v"})),
@@ -801,9 +849,9 @@ mod tests {
             (KeepReason::UsedBy(name()), "used_by_container", json!({"container": "a"})),
             (KeepReason::NamedBy(name()), "used_by_service", json!({"service": "a"})),
             (KeepReason::RollbackOf(name()), "rollback_of_service", json!({"service": "a"})),
-            (cached(used, Some(condition)), "cached_disk_has_room", of_cached(true)),
-            (cached(used, None), "cached_recently_used", of_cached(true)),
-            (cached(never, None), "cached_recently_seen", of_cached(false)),
+            (cached(used, HOUR), "cached_disk_has_room", of_cached(true, 3_600)),
+            (cached(used, 2 * HOUR), "cached_recently_used", of_cached(true, 7_200)),
+            (cached(never, 2 * HOUR), "cached_recently_seen", of_cached(false, 7_200)),
             (KeepReason::DiskUnknown, "disk_unknown", json!({})),
             (KeepReason::SharesLayers(never), "cached_frees_nothing", of_use(false)),
             (KeepReason::EvictionUseless(HOUR), "eviction_useless", json!({"age_seconds": 3600})),
@@ -815,22 +863,18 @@ mod tests {
 
     #[test]
     fn each_reason_to_go_has_its_code_and_figures() {
-        let evicted = |rung, superseded: Option<&str>, last_use| {
-            let superseded = superseded.map(str::to_owned);
-            RemovalReason::Evicted(Eviction {
-                rung,
-                begins: limit("70"),
-                limit: limit("70"),
-                superseded,
-                last_use,
-            })
+        let evicted = |rung, last_use, expected: &Expectation| {
+            let (begins, limit, expected) = (limit("70"), limit("70"), expected.clone());
+            RemovalReason::Evicted(Eviction { rung, begins, limit, last_use, expected })
         };
-        let of = |rung: &str, seen: bool, superseded: Option<&str>| {
+        let of = |rung: &str, seen: bool, expected: &Expectation| {
             json!({
                 "unused_seconds": 3600, "seen_in_use": seen, "rung": rung, "used_percent": 70, "min_free_bytes": 7,
-                "superseded": superseded,
+                "expected": expectation(expected),
             })
         };
+        let replaced = Expectation::Replaced("db:1".into());
+        let overdue = Expectation::Overdue(None);
         let (used, never) = (LastUse::Used(HOUR), LastUse::NeverUsed(HOUR));
         for (reason, code, figures) in [
             (RemovalReason::Finished(HOUR), "finished", json!({"age_seconds": 3600})),
@@ -846,11 +890,65 @@ mod tests {
                 "build_cache_idle",
                 json!({"records": 2, "older_than_seconds": 3600}),
             ),
-            (evicted(Rung::Target, Some("db:1"), used), "superseded", of("target", true, Some("db:1"))),
-            (evicted(Rung::Threshold, None, used), "cached_unused", of("threshold", true, None)),
-            (evicted(Rung::Critical, None, never), "cached_never_used", of("critical", false, None)),
+            (evicted(Rung::Target, used, &replaced), "superseded", of("target", true, &replaced)),
+            (evicted(Rung::Critical, never, &overdue), "overdue", of("critical", false, &overdue)),
         ] {
             is(&removal(&reason), code, figures);
+        }
+    }
+
+    #[test]
+    fn an_expectation_is_told_by_what_it_rests_on() {
+        let hours = |hours: &[u32]| hours.iter().map(|n| *n * HOUR).collect::<Vec<_>>();
+        let of_app =
+            |came_back| Expectation::NotExpected { repository: "ci/app".into(), images: 12, came_back };
+        for (expected, code, figures, message) in [
+            (
+                Expectation::Replaced("db:1".into()),
+                "superseded",
+                json!({"name_tag": "db:1"}),
+                "superseded: db:1 now names another image",
+            ),
+            (
+                of_app(0),
+                "not_expected",
+                json!({"repository": "ci/app", "images": 12, "came_back": 0}),
+                "not expected again: no image of ci/app ever came back",
+            ),
+            (
+                of_app(3),
+                "not_expected",
+                json!({"repository": "ci/app", "images": 12, "came_back": 3}),
+                "not expected again: 3 of 12 images of ci/app ever came back",
+            ),
+            (
+                Expectation::Overdue(Some(25 * HOUR)),
+                "overdue",
+                json!({"longest_gap_seconds": 90_000}),
+                "overdue: after more than 25h none of its repository came back",
+            ),
+            (
+                Expectation::Overdue(None),
+                "overdue",
+                json!({"longest_gap_seconds": null}),
+                "not seen to come back",
+            ),
+            (
+                Expectation::In(14 * HOUR, hours(&[9, 23, 24, 24])),
+                "expected",
+                json!({"in_seconds": 50_400, "gaps_seconds": [32_400, 82_800, 86_400, 86_400]}),
+                "expected again in about 14h (last gaps: 23h, 24h, 24h)",
+            ),
+            (
+                Expectation::In(Duration::ZERO, hours(&[24])),
+                "expected",
+                json!({"in_seconds": 0, "gaps_seconds": [86_400]}),
+                "expected again now (last gaps: 24h)",
+            ),
+        ] {
+            let reason = expectation(&expected);
+            assert_eq!(reason.message, message);
+            is(&reason, code, figures);
         }
     }
 

@@ -53,6 +53,10 @@ pub struct Limits {
     pub target: Percent,
     pub threshold: Percent,
     pub critical: Percent,
+    /// From here on images go that were used within `--older-than`: not after critical.
+    pub young_from: Percent,
+    /// By how many percentage points runs filled the disk at most.
+    pub growth: u8,
     pub prune_at: Option<Percent>,
 }
 
@@ -107,12 +111,17 @@ pub fn text(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
 }
 
 fn limits(limits: &Limits) -> String {
-    let Limits { target, threshold, critical, prune_at } = limits;
+    let Limits { target, threshold, critical, young_from, growth, prune_at } = limits;
     let prune_at = match prune_at {
-        Some(at) => format!("; record prunes from {at} on"),
+        Some(at) => format!("; record prunes from {} on", at.min(young_from)),
         None => "; record prunes at no percentage (prune-at)".into(),
     };
-    format!("pressure from {threshold} on, down to {target}; critical from {critical} on{prune_at}")
+    let young = if young_from < critical {
+        format!(", and from {young_from} on younger images go (runs added up to {growth} points)")
+    } else {
+        String::new()
+    };
+    format!("pressure from {threshold} on, down to {target}; critical from {critical} on{young}{prune_at}")
 }
 
 fn pressure(report: &StatusReport) -> String {
@@ -244,7 +253,7 @@ pub fn json_of(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
         usage: Vec<Value>,
     }
     let inhibitors = report.inhibitors.as_ref().ok();
-    let Limits { target, threshold, critical, prune_at } = report.limits;
+    let Limits { target, threshold, critical, young_from, prune_at, .. } = report.limits;
     let usage = report.usage.iter().map(|(ago, percent)| {
         let at = report.now.saturating_sub(*ago).unwrap_or(report.now);
         figures!({"at": at, "used_percent": percent})
@@ -254,6 +263,7 @@ pub fn json_of(out: &mut impl Write, report: &StatusReport) -> io::Result<()> {
         gates: reason::gates(&report.gates),
         limits: figures!({
             "target_percent": target, "threshold_percent": threshold, "critical_percent": critical,
+            "young_from_percent": young_from,
             "prune_at_percent": prune_at,
         }),
         pressure: report.pressure.as_ref().map(Into::into),

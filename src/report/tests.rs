@@ -136,6 +136,8 @@ fn the_pages_of_status_and_of_inhibitors() {
             target: "75".parse().unwrap(),
             threshold: "80".parse().unwrap(),
             critical: "95".parse().unwrap(),
+            young_from: "88".parse().unwrap(),
+            growth: 6,
             prune_at: "90".parse().ok(),
         },
         intervention: ago("4h"),

@@ -11,7 +11,7 @@ use crate::facts::{
 use crate::gates::disk::Measured;
 use crate::gates::{Gates, Verdict, converge, runs};
 use crate::history::{Gone, PastGate, PastPrune, Why};
-use crate::ledger::{Clock, Entry, Ledger, Reading};
+use crate::ledger::{Clock, Entry, Ledger, Reading, Repository};
 use crate::plan::{Plan, Policy, Removal, RemovalReason};
 use crate::prune::report::Done;
 use crate::settings::Settings;
@@ -50,11 +50,11 @@ pub fn policy() -> Policy {
     let limit = |text: &str| Limit { percent: text.parse().expect("a percentage"), min_free: None };
     Policy {
         older_than: age("24h"),
-        cache_age: age("7d"),
         critical_age: age("1h"),
-        target: limit("70"),
+        target: limit("75"),
         threshold: limit("80"),
         critical: limit("95"),
+        young_from: limit("95"),
         critical_target: limit("90"),
         keep_labels: vec!["keep".parse().expect("a label")],
         evict_tagged: vec![],
@@ -290,8 +290,17 @@ fn scene_ledger() -> Ledger {
         ("c3", used("2h", "postgres:16")),
         ("d1", Entry { dangling_since: ago("5d"), ..first_seen.clone() }),
     ];
+    let hours = |hours: u64| std::time::Duration::from_secs(hours * 3_600);
+    let postgres = Repository {
+        images: 2,
+        came_back: 2,
+        gaps: [23, 24, 24].map(hours).into(),
+        newest: ago("40d").expect("a time"),
+        last_used: ago("2h").expect("a time"),
+    };
     Ledger {
         images: images.into_iter().map(|(name, entry)| (id(name), entry)).collect(),
+        repositories: [("postgres".into(), postgres)].into(),
         recorded: ago("15m"),
         recorded_at: ago("15m"),
         last_run: ago("24h"),

@@ -75,7 +75,7 @@ fn verdict(redeploy: &Redeploy) -> Check {
             warm.image
         ))
     } else if *planned {
-        Some("a prune in between would have removed the image (see --cache-age and --dry-run -v)".into())
+        Some("a prune in between would have removed the image (see --older-than and --dry-run -v)".into())
     } else if warm.layers > 0 {
         Some("the layers of the first deploy were not there any more: something else removes images".into())
     } else {

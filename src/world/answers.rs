@@ -76,6 +76,8 @@ pub struct ImageEvent {
     pub image: String,
     /// By the engine's clock.
     pub at: Time,
+    /// Whether the container was created.
+    pub is_creation: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -41,7 +41,7 @@ fn on_one_engine(deploy: impl Fn(&Engine, &str) -> Command) -> Beside {
     let engine = Engine::start();
     let beside: Mutex<Beside> = Mutex::default();
     // Every image is old enough at once, and the disk always wants more.
-    let ages = ["--older-than", "0s", "--cache-age", "0s"];
+    let ages = ["--older-than", "0s"];
     let percentages = ["--disk-threshold", "1", "--disk-target", "0"];
     let prune = || {
         let assert = program(&engine).args(["prune", "-o", "json"]).args(ages).args(percentages).assert();

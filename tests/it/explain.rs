@@ -24,9 +24,9 @@ fn it_says_what_protects_an_object_and_when_it_may_go() {
         assert.stdout(
             contains("(cached image)")
                 .and(contains("last used   48h ago"))
-                .and(contains("may go      now, while the disk is at or above 80% (unused for 24h)"))
+                .and(contains("next use    not seen to come back"))
                 .and(contains(
-                    "may go      in 4d, once the disk is at or above 80%, down to 70% (unused for 7d)",
+                    "may go      now, once the disk is at or above 80%, down to 75% (unused for 24h)",
                 )),
         );
     }
@@ -34,7 +34,7 @@ fn it_says_what_protects_an_object_and_when_it_may_go() {
     let [app, image, container] = [0, 1, 2].map(|n| found["objects"][n]["found"][0].clone());
     assert_eq!((&app["class"], &app["reason"]["code"]), (&"cached".into(), &"cached_disk_has_room".into()));
     assert_eq!(app["ledger"]["last_used_seconds"].as_u64().unwrap() / 3_600, 48, "{app}");
-    assert_eq!(app["eviction"]["conditions"][1]["unused_seconds"], 86_400, "{app}");
+    assert_eq!(app["eviction"]["conditions"][0]["unused_seconds"], 86_400, "{app}");
     assert_eq!(app["protections"], serde_json::json!([]));
     let codes: Vec<_> =
         image["protections"].as_array().unwrap().iter().map(|reason| &reason["code"]).collect();
@@ -44,7 +44,7 @@ fn it_says_what_protects_an_object_and_when_it_may_go() {
     // Under pressure it goes, and the plan says the same.
     engine.fill_to(86);
     let assert = explain(&[&pulled]).success();
-    assert!(stdout(&assert).contains("goes: cached, idle: 48h"), "{}", stdout(&assert));
+    assert!(stdout(&assert).contains("goes: in use 48h ago; not seen to come back"), "{}", stdout(&assert));
     // What there is not.
     let assert = explain(&["nothing:1", &pulled]).code(1);
     assert.stdout(contains("nothing:1: no such image or container").and(contains("(cached image)")));

@@ -120,7 +120,7 @@ fn what_may_be_a_deploy_stops_it_and_leaves_the_layers() {
         engine.docker_output(&["service", "rm", "new"], None);
         engine.docker_output(&["rm", "--force", RUN], None);
         engine.eventually("nothing converges", || {
-            let report = prune(&engine, "--cache-age 60d --older-than 60d");
+            let report = prune(&engine, "--older-than 60d");
             report["outcome"] == "nothing"
         });
         assert!(

@@ -116,7 +116,7 @@ fn what_someone_needs_stays_under_full_pressure() {
     remember(&engine, &ids.iter().map(|id| (id.as_str(), 90)).collect::<Vec<_>>());
     engine.fill_to(95);
 
-    let report = prune(&engine, "--disk-critical 100 --cache-age 1d");
+    let report = prune(&engine, "--disk-critical 100");
     assert_eq!(names(&report["removed"]), ["idle"]);
     for name in [&spec, &previous, &kept, &young, &name("3")] {
         assert!(engine.has_image(name), "{name}");

@@ -11,7 +11,7 @@ use lab::{Engine, Image};
 use regex::Regex;
 use serde_json::json;
 
-use crate::support::{bare, program, remember_hours, stdout};
+use crate::support::{bare, change_ledger, program, remember_hours, stdout};
 
 /// What only a host that systemd has booted prints: `tests/host.rs` has it.
 const ON_A_BOOTED_HOST: [&str; 2] = ["pruners failed", "units failed"];
@@ -130,10 +130,26 @@ fn on_a_host_under_pressure(take: &mut impl FnMut(&str)) {
     engine.no_container_named("ci-4711");
 
     // Later: some were not used for days, and one was replaced.
-    let ledger = [(&*redis, 30 * 24, None), (&*frontend, 48, None), (&*old, 48, Some("postgres:15"))];
-    remember_hours(&engine, &[&ledger[..], &[(&*new, 1, Some("postgres:15"))]].concat());
+    let now = jiff::Timestamp::now();
+    let long_ago = now - jiff::SignedDuration::from_hours(30 * 24);
+    let repositories = json!({
+        "redis":
+            {"images": 1, "came_back": 1, "gaps_seconds": [604_800, 604_800, 604_800], "newest": long_ago, "last_used": now},
+        "shop/frontend":
+            {"images": 2, "came_back": 0, "gaps_seconds": [], "newest": now, "last_used": now},
+    });
+    let remember = |uses: &[(&str, i64, Option<&str>)]| {
+        remember_hours(&engine, uses);
+        change_ledger(&engine, |ledger| ledger["repositories"] = repositories.clone());
+    };
+    remember(&[
+        (&redis, 3 * 24, Some("redis:7")),
+        (&frontend, 48, Some("shop/frontend:c1")),
+        (&old, 48, Some("postgres:15")),
+        (&new, 1, Some("postgres:15")),
+    ]);
     take(&stdout(&run(&dry_run)));
-    remember_hours(&engine, &[(&redis, 2, Some("redis:7"))]);
+    remember(&[(&redis, 2, Some("redis:7"))]);
     take(&stdout(&run(&["explain", &redis])));
 }
 
@@ -147,5 +163,5 @@ fn of_configuration_files(take: &mut impl FnMut(&str)) {
         stdout(&assert) + &String::from_utf8_lossy(&assert.get_output().stderr)
     };
     take(&check("valid.toml", "prune-at = 90\nrun-pattern = ['^ci-[0-9]+([_-]|$)']\n"));
-    take(&check("draft.toml", "prune-at = 90\ndisk-treshold = 85\ncache-age = 7\n"));
+    take(&check("draft.toml", "prune-at = 90\ndisk-treshold = 85\ncritical-age = 7\n"));
 }

@@ -12,14 +12,14 @@ fn bad_values_name_their_option() {
     let table: [(&[&str], &str); 29] = [
         (&["disk", "--disk-threshold", "101"], "--disk-threshold"),
         (&["disk", "--disk-threshold", "-1"], "--disk-threshold"),
-        (&["prune", "--cache-age", "-1d"], "--cache-age"),
+        (&["prune", "--critical-age", "-1d"], "--critical-age"),
         (&["check-gates", "disk", "run"], "runs"),
         (&["explain"], "NAME|ID"),
         (&["man", "--host", "unix:///x"], "man takes no --host"),
         // A flag is no value of the option before it.
         (&["prune", "--keep-label", "--dry-run"], "--keep-label"),
         (&["prune", "--run-pattern", "--dry-run"], "--run-pattern"),
-        (&["prune", "--cache-age", "--dry-run"], "--cache-age"),
+        (&["prune", "--critical-age", "--dry-run"], "--critical-age"),
         (&["-q", "disk", "-v"], "--quiet and --verbose exclude each other"),
         (&["completions", "bash", "-q"], "completions takes no --quiet"),
         (&["disk", "--disk-threshold", "80.5"], "--disk-threshold"),
@@ -30,7 +30,7 @@ fn bad_values_name_their_option() {
             "--disk-threshold 80 (default) must not exceed --disk-critical 79",
         ),
         (&["prune", "--older-than", "soon"], "--older-than"),
-        (&["prune", "--cache-age", "7"], "--cache-age"),
+        (&["prune", "--critical-age", "7"], "--critical-age"),
         (&["runs", "--run-pattern", "("], "--run-pattern"),
         (&["runs", "--run-pattern", ""], "--run-pattern"),
         (&["prune", "--keep-label", "=x"], "--keep-label"),
@@ -89,13 +89,13 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 
 #[test]
 fn a_wrong_file_is_told_with_file_line_and_key() {
-    let file = config("# comment\ndisk-treshold = 60\ncache-age = 7\n");
+    let file = config("# comment\ndisk-treshold = 60\ncritical-age = 7\n");
     let path = file.path().to_str().unwrap();
     for command in [&["check-config", path][..], &["--config", path, "disk"], &["--config", path, "status"]] {
         let assert = bare().args(command).assert().code(2).stdout("");
         assert.stderr(
             contains(format!("{path}:2: disk-treshold: no such key; did you mean disk-threshold?"))
-                .and(contains(format!("{path}:3: cache-age: expected a string, not the integer 7"))),
+                .and(contains(format!("{path}:3: critical-age: expected a string, not the integer 7"))),
         );
     }
     let crossing = config("disk-target = 85\n");
@@ -122,7 +122,7 @@ fn the_example_of_the_configuration_is_the_programs_own_and_valid() {
     // Every line that is commented out is one that the program takes.
     let keys = printed.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = "));
     let file = config(&keys.collect::<Vec<_>>().join("\n"));
-    bare().arg("check-config").arg(file.path()).assert().success().stdout(contains("sets 28 keys"));
+    bare().arg("check-config").arg(file.path()).assert().success().stdout(contains("sets 27 keys"));
 }
 
 #[test]

@@ -351,7 +351,7 @@ fn a_policy_that_would_evict_it_fails_the_proof() {
     remember(&engine, &[(&id, 30)]);
     let assert = program(&engine)
         .args(["verify", "-o", "json", "--redeploy", "127.0.0.1:5000/app:1"])
-        .args(["--cache-age", "0s", "--older-than", "0s"])
+        .args(["--older-than", "0s"])
         .assert()
         .code(1);
     let redeploy = check(&json_of(&assert), "redeploy");

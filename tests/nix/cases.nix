@@ -134,12 +134,21 @@ let
     [
       { settings.disk-threshold = 60; }
       (config: (settings config).disk-target)
-      60
+      55
     ]
     [
-      { settings.disk-threshold = 90; }
-      (config: (settings config).disk-target)
-      70
+      { settings.disk-threshold = 99; }
+      (
+        config:
+        map (limit: (settings config).${limit}) [
+          "disk-target"
+          "disk-critical"
+        ]
+      )
+      [
+        94
+        99
+      ]
     ]
   ];
   # Settings that the file has as they are.
@@ -156,7 +165,7 @@ let
       ];
     }
     { older-than = "1h 30m"; }
-    { cache-age = "1y"; }
+    { older-than = "1y"; }
     { run-pattern = [ "^ci-%d_.*$" ]; }
     {
       disk-path = [
@@ -191,7 +200,7 @@ let
     { settings.disk-threshold = "80"; }
     { settings.disk-target = -1; }
     { settings.older-than = "soon"; }
-    { settings.cache-age = 7; }
+    { settings.older-than = 7; }
     { settings.run-pattern = [ "" ]; }
     { settings.keep-label = [ ]; }
     { settings.keep-label = [ "=value" ]; }

@@ -49,7 +49,6 @@ in
         randomizedDelaySec = "0";
         settings = {
           older-than = "0s";
-          cache-age = "0s";
           metrics-file = "/var/lib/metrics/ci-docker-prune.prom";
         };
       };

@@ -49,7 +49,7 @@ let
       );
     mapAttrsToList = of: set: map (name: of name set.${name}) (attrNames set);
     inherit (builtins) any attrNames head;
-    min = a: b: if a < b then a else b;
+    max = a: b: if a > b then a else b;
     toList = it: if isList it then it else [ it ];
     optional = condition: value: if condition then [ value ] else [ ];
     optionals = condition: values: if condition then values else [ ];

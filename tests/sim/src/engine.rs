@@ -512,6 +512,7 @@ impl State {
             service: None,
         };
         self.containers.insert(name.into(), container);
+        self.tell(now, "container", "create", name, name, Some(&image.reference));
         self.tell(now, "container", "start", name, name, Some(&image.reference));
     }
 

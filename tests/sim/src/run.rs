@@ -184,9 +184,8 @@ pub fn play(case: &Case) -> Verdict {
 static PRUNE: LazyLock<Settings> =
     LazyLock::new(|| settings("--disk-target 64 --disk-critical 100 --evict-tagged ^ci/"));
 /// Whatever its age: an engine that falsely said that an image is gone made the ledger forget it.
-static NEXT_PRUNE: LazyLock<Settings> = LazyLock::new(|| {
-    settings("--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100")
-});
+static NEXT_PRUNE: LazyLock<Settings> =
+    LazyLock::new(|| settings("--older-than 0s --disk-target 0 --disk-threshold 1 --disk-critical 100"));
 
 async fn played(case: &Case) -> Verdict {
     let (mut state, ledger) = scene(case.store);

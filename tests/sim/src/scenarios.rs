@@ -228,8 +228,7 @@ async fn order<S: Stage>(stage: &S, engine: &<S::World as World>::Engine, act: A
             orders.remove_container(&id.map_or_else(|| "none".to_owned(), |container| container.id)).await
         }
         Act::Prune => {
-            let words =
-                "--older-than 0s --cache-age 0s --disk-target 0 --disk-threshold 1 --disk-critical 100";
+            let words = "--older-than 0s --disk-target 0 --disk-threshold 1 --disk-critical 100";
             let attempt = prune::attempt(
                 stage.world(),
                 &settings(words),

@@ -244,7 +244,7 @@ impl Shared {
             Deed::Crash(service) => state.crash(now, service),
             Deed::Record(image) => {
                 let at = epoch() + jiff::SignedDuration::from_millis(i64::try_from(now).unwrap_or(i64::MAX));
-                let used = ImageUse { image: image.clone(), name_tag: None, at };
+                let used = ImageUse { image: image.clone(), name_tag: None, at, began: Some(at) };
                 let seen = Observations { uses: vec![used], ..Observations::default() };
                 let mut ledger = self.ledger.borrow_mut();
                 ledger.advance(reading(at, now));
@@ -1003,10 +1003,13 @@ impl EngineApi for Simulated {
     async fn uses(&self, since: Time, until: Time) -> Result<Vec<ImageEvent>, EngineError> {
         self.0.ask("GET /events (past)").await?;
         let state = self.0.state.borrow();
-        let past = state.events.iter().rev().take(256).filter(|seen| seen.event.kind == "container");
+        let past = state.events[state.events.len().saturating_sub(256)..]
+            .iter()
+            .filter(|seen| seen.event.kind == "container");
         let used = past.filter_map(|seen| {
             let image = seen.event.actor.attributes.as_ref()?.get("image")?.clone();
-            Some(ImageEvent { image, at: at(i64::try_from(seen.at).ok()?)? })
+            let is_creation = seen.event.action == "create";
+            Some(ImageEvent { image, at: at(i64::try_from(seen.at).ok()?)?, is_creation })
         });
         let used = used.filter(|event| (since..=until).contains(&event.at));
         Ok(used.collect())

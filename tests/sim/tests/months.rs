@@ -13,7 +13,7 @@ fn a_fortnight_on_a_tight_disk_fails_no_run_and_pulls_no_more_than_others() {
     assert!(nothing.failed > 0, "the disk is tight: {nothing:?}");
     assert_eq!(ours.failed, 0, "{ours:?}");
     assert!(ours.pulled_again * 4 < all.pulled_again, "{ours:?} {all:?}");
-    assert!(ours.pulled >= of(Policy::Clairvoyant).pulled && ours.peak < 100, "{ours:?}");
+    assert!(ours.pulled >= of(Policy::Bound).pulled && ours.peak < 100, "{ours:?}");
 }
 
 /// No gap is left between the runs of two slots: without `inhibit`, or consent to evictions beside runs, there is never a
@@ -27,7 +27,7 @@ fn on_a_host_that_is_never_idle_runs_that_queue_behind_prunes_do_not_fail() {
     assert!(alone.failed * 10 > alone.runs && alone.waited == 0, "{alone:?}");
     assert_eq!((queued.failed, beside.failed), (0, 0), "{queued:?} {beside:?}");
     // Nobody waits for longer than the longest run, and few wait at all.
-    assert!(queued.longest_wait <= 1_200_100 && queued.waited < queued.runs as u64 * 120_000, "{queued:?}");
+    assert!(queued.longest_wait <= 1_200_100 && queued.waited < queued.runs as u64 * 180_000, "{queued:?}");
 }
 
 #[test]
