@@ -2,8 +2,10 @@
 {
   lib,
   stdenv,
+  rustc,
   rustPlatform,
   installShellFiles,
+  nix-update-script,
   versionCheckHook,
   # The git revision that `--version` shows.
   revision ? null,
@@ -11,7 +13,7 @@
 let
   manifest = (lib.importTOML ../Cargo.toml).package;
 in
-rustPlatform.buildRustPackage {
+rustPlatform.buildRustPackage (finalAttrs: {
   pname = manifest.name;
   inherit (manifest) version;
 
@@ -54,16 +56,20 @@ rustPlatform.buildRustPackage {
   doInstallCheck = true;
   nativeInstallCheckInputs = [ versionCheckHook ];
 
+  passthru.updateScript = nix-update-script { };
+
   meta = {
     inherit (manifest) description;
     license = lib.licenses.mit;
     maintainers = [ ];
-    mainProgram = "ci-docker-prune";
+    mainProgram = finalAttrs.pname;
     platforms = lib.platforms.linux;
+    # NixOS 25.11 and later have it; said in the evaluation, and not after minutes of downloads.
+    broken = lib.versionOlder rustc.version manifest.rust-version;
   }
   # Where Cargo.toml says where the project lives.
   // lib.optionalAttrs (manifest ? repository) {
     homepage = manifest.repository;
     changelog = "${manifest.repository}/blob/main/CHANGELOG.md";
   };
-}
+})

@@ -6,6 +6,7 @@
 }:
 let
   inherit (builtins)
+    all
     any
     attrNames
     concatMap
@@ -69,12 +70,17 @@ let
     # A build has no time zones.
     [
       { dates = "03:30 Europe/Berlin"; }
-      (config: lib.hasInfix "calendar 03:30 >" (build config))
+      (config: lib.hasInfix "/share/zoneinfo/Europe/Berlin ||" (build config))
+      true
+    ]
+    [
+      { dates = "03:30 Europe/Berlin"; }
+      (config: lib.hasInfix "calendar -- 03:30)" (build config))
       true
     ]
     [
       { dates = "Mon *-*-* 03:30:00"; }
-      (config: lib.hasInfix "calendar 'Mon *-*-* 03:30:00' >" (build config))
+      (config: lib.hasInfix "calendar -- 'Mon *-*-* 03:30:00')" (build config))
       true
     ]
     [
@@ -109,16 +115,13 @@ let
     ]
     [
       { settings.metrics-file = "/var/lib/metrics/x.prom"; }
-      (config: elem "/var/lib/metrics" (record config).serviceConfig.ReadWritePaths)
+      (config: elem "-/var/lib/metrics" (record config).serviceConfig.ReadWritePaths)
       true
     ]
     [
       { settings.metrics-file = "/var/lib/metrics/x.prom"; }
-      (
-        config:
-        any (lib.hasPrefix "d /var/lib/metrics :0755 :ci-docker-prune") config.systemd.tmpfiles.rules
-      )
-      true
+      (config: config.systemd.tmpfiles.settings.zz-ci-docker-prune."/var/lib/metrics".d.mode)
+      ":0755"
     ]
     [
       { settings.swarm-host = "tcp://manager:2376"; }
@@ -130,25 +133,44 @@ let
       (config: (prune config).serviceConfig.PrivateNetwork)
       false
     ]
-    # The target's default follows.
+    # What nobody set is no key: the program's defaults follow each other.
     [
       { settings.disk-threshold = 60; }
-      (config: (settings config).disk-target)
-      55
+      (config: attrNames (settings config))
+      [
+        "disk-threshold"
+        "prune-at"
+      ]
     ]
     [
       { settings.disk-threshold = 99; }
+      (config: all (it: it.assertion) config.assertions)
+      true
+    ]
+    # Another engine is not docker.service's.
+    [
+      { settings.host = "unix:///run/other.sock"; }
       (
         config:
-        map (limit: (settings config).${limit}) [
-          "disk-target"
-          "disk-critical"
-        ]
+        (prune config) ? after
+        && (prune config).after == [ ]
+        && !(prune config).serviceConfig ? ExecCondition
       )
-      [
-        94
-        99
-      ]
+      true
+    ]
+    [
+      { settings.host = "unix:///var/run/docker.sock"; }
+      (config: (prune config).serviceConfig ? ExecCondition)
+      true
+    ]
+    [
+      { settings.swarm-host = "tcp://manager:2376"; }
+      (
+        config:
+        elem "network-online.target" (prune config).after
+        && (prune config).wants == [ "network-online.target" ]
+      )
+      true
     ]
   ];
   # Settings that the file has as they are.
@@ -157,6 +179,8 @@ let
     { disk-target = 60; }
     { disk-critical = 99; }
     { disk-min-free = "1.5TiB"; }
+    { disk-min-free = "20g"; }
+    { disk-min-free = "20Gi"; }
     { critical-age = "10m"; }
     {
       evict-tagged = [
@@ -196,6 +220,8 @@ let
     { settings.metrics-file = "/a dir/x.prom"; }
     { settings.metrics-file = "/x"; }
     { settings.metrics-file = "metrics.prom"; }
+    { settings.metrics-file = "/var/lib/metrics/prune.txt"; }
+    { settings.disk-path = [ "var/lib/docker" ]; }
     { settings.disk-threshold = 101; }
     { settings.disk-threshold = "80"; }
     { settings.disk-target = -1; }
@@ -299,7 +325,32 @@ concatMap (
     services.ci-docker-prune.enable = true;
     virtualisation.docker.rootless.enable = true;
   }
-] "timer of that user") "a rootless Docker is no error that says what to do"
+] "cannot reach") "a rootless Docker is no error"
+++ unless (fires [
+  base
+  { virtualisation.docker.listenOptions = [ "127.0.0.1:2375" ]; }
+] "settings.host") "an engine without a socket is no error"
+++ unless (fires [
+  base
+  { services.ci-docker-prune.settings.host = "unix:///run/podman/podman.sock"; }
+] "Podman") "Podman's socket is no error"
+++ unless (fires [
+  base
+  { services.ci-docker-prune.settings.state-dir = "/persist"; }
+] "Mount another folder") "another state directory is no error that says what to do"
+++ unless (fires [
+  base
+  { services.ci-docker-prune.settings.metrics-file = "/tmp/x/y.prom"; }
+] "PrivateTmp") "metrics in /tmp are no error"
+++ unless (fires [
+  base
+  { services.ci-docker-prune.environmentFile = "${builtins.storeDir}/x"; }
+] "every user can read") "a secret in the store is no error"
+++ unless (fires [
+  base
+  { services.ci-docker-prune.settings.disk-threshold = 97; }
+  { services.ci-docker-prune.settings.disk-critical = 96; }
+] "raise disk-critical") "a threshold above critical is no error"
 ++ unless (quiet (
   with' [ { services.ci-docker-prune.enable = true; } ] { settings.host = "unix:///run/other.sock"; }
 )) "a host with an engine of its own is an error"

@@ -21,6 +21,7 @@ in
     systemd.timers = set;
     systemd.paths = set;
     systemd.tmpfiles.rules = option (lib.types.listOf lib.types.str) [ ];
+    systemd.tmpfiles.settings = option (lib.types.attrsOf lib.types.unspecified) { };
     virtualisation.docker = {
       inherit enable;
       listenOptions = option (lib.types.listOf lib.types.str) [ "/run/docker.sock" ];

@@ -70,6 +70,11 @@ in
     ) "the revision does not reach the package"
     ++ unless (builtins.all builtins.pathExists package.src.fileset) "the package's files"
     ++ unless (package.meta.mainProgram == "ci-docker-prune") "the main program"
+    ++ unless (!package.meta.broken) "the package is broken on a supported NixOS"
+    ++ unless (
+      (import ../../default.nix { pkgs = nixpkgs.legacyPackages.x86_64-linux; }).version
+      == package.version
+    ) "the package without the flake"
     ++ unless (
       (self.overlays.default nixpkgs.legacyPackages.x86_64-linux { }).ci-docker-prune
       == self.packages.x86_64-linux.default
@@ -102,7 +107,7 @@ in
   };
 
   # What the build of the configuration file runs.
-  build = (settingsFile system).script;
+  build = set: (settingsFile (host set)).script;
 
   # An example of the docs: what is wrong with it.
   example =

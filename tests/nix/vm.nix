@@ -65,7 +65,7 @@ in
       environment.variables.RUN = "abcd-0123ef_ci_commoninternet_net";
       assertions = [
         {
-          assertion = config.services.ci-docker-prune.settings.disk-threshold == 80;
+          assertion = config.services.ci-docker-prune.settings.disk-threshold == null;
           message = "the test fills the disk for the default threshold";
         }
       ];

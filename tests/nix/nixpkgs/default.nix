@@ -31,8 +31,13 @@ let
             wanted = builtins.functionArgs function;
           in
           function (builtins.intersectAttrs wanted self // more);
+        rustc.version = "1.91.1";
+        nix-update-script = _: [ "nix-update" ];
         rustPlatform.buildRustPackage =
-          it:
+          argument:
+          let
+            it = if builtins.isFunction argument then argument it else argument;
+          in
           derivation it.pname (
             it
             // {
@@ -53,6 +58,7 @@ let
         buildPackages = { inherit (self) systemd; };
         # Where a Debian has it: the units run on one.
         systemd = derivation "systemd" { outPath = "/usr"; };
+        tzdata = derivation "tzdata" { outPath = "/usr"; };
         runtimeShell = "/bin/sh";
         runCommand =
           name: it: script:

@@ -39,6 +39,7 @@ let
       replaceStrings
       ;
 
+    versionOlder = a: b: builtins.compareVersions a b < 0;
     importTOML = file: builtins.fromTOML (builtins.readFile file);
     nameValuePair = name: value: { inherit name value; };
     genAttrs = names: of: listToAttrs (map (name: nameValuePair name (of name)) names);
@@ -48,8 +49,13 @@ let
         map (name: nameValuePair name set.${name}) (filter (name: keep name set.${name}) (attrNames set))
       );
     mapAttrsToList = of: set: map (name: of name set.${name}) (attrNames set);
-    inherit (builtins) any attrNames head;
-    max = a: b: if a > b then a else b;
+    inherit (builtins)
+      any
+      attrNames
+      elemAt
+      hasAttr
+      head
+      ;
     toList = it: if isList it then it else [ it ];
     optional = condition: value: if condition then [ value ] else [ ];
     optionals = condition: values: if condition then values else [ ];
@@ -165,6 +171,7 @@ let
         // {
           description = "null or ${of.description}";
           check = it: it == null || of.check it;
+          merge = where: values: if all (it: it == null) values then null else of.merge where values;
         };
       listOf =
         of:

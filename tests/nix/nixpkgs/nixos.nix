@@ -116,6 +116,7 @@ let
         systemd.timers = option (types.attrsOf (types.keys (unitKeys ++ [ "timerConfig" ]))) { };
         systemd.paths = option (types.attrsOf (types.keys (unitKeys ++ [ "pathConfig" ]))) { };
         systemd.tmpfiles.rules = option (types.listOf types.str) [ ];
+        systemd.tmpfiles.settings = option (types.attrsOf types.raw) { };
         systemd.units = option (types.attrsOf types.raw) { };
       };
       config.systemd.units = lib.listToAttrs (
