@@ -305,9 +305,10 @@ pub fn inhibitors_text(out: &mut impl Write, active: &[Inhibitor], now: Time) ->
     let row = |inhibitor: &Inhibitor| {
         let since = inhibitor.since.map_or_else(|| "-".into(), |since| age(elapsed(now, since)));
         let pid = inhibitor.pid.map_or_else(|| "-".into(), |pid| pid.to_string());
-        [pid, since, inhibitor.why.clone().unwrap_or_default()]
+        let user = inhibitor.user.clone().unwrap_or_else(|| "-".into());
+        [pid, user, since, inhibitor.why.clone().unwrap_or_default()]
     };
-    table(out, ["PID", "AGE", "WHY"], active.iter().map(row))
+    table(out, ["PID", "USER", "AGE", "WHY"], active.iter().map(row))
 }
 
 pub fn inhibitors_json(out: &mut impl Write, active: &[Inhibitor]) -> io::Result<()> {

@@ -123,7 +123,12 @@ fn the_pages_of_status_and_of_inhibitors() {
     let mut ledger = Ledger { clock: None, ..scene().ledger.into_inner() };
     ledger.owe(["runs"], ago("5h").unwrap());
     let inhibitors = vec![
-        Inhibitor { pid: Some(4711), since: ago("12m"), why: Some("make deploy".into()), user: None },
+        Inhibitor {
+            pid: Some(4711),
+            since: ago("12m"),
+            why: Some("make deploy".into()),
+            user: Some("ci".into()),
+        },
         Inhibitor { pid: Some(4712), since: None, why: None, user: None },
     ];
     let percent = |hour: u64| (40 + (hour * 7) % 60).to_string().parse().unwrap();
