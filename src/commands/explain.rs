@@ -26,8 +26,7 @@ pub async fn run(host: &ThisHost, settings: &Settings, objects: &[String]) -> Re
         return Err(unlisted.why.clone().into());
     }
     let (inventory, ledger, now) = (&seen.inventory, &seen.ledger, seen.now);
-    let mut policy = policy.removal.clone();
-    policy.leave_room(ledger.growth());
+    let policy = policy.removal.with_room(ledger.growth());
     let explained = objects.iter().map(|query| {
         let found = matching_objects(inventory, ledger, query).into_iter();
         let explain = |object| explain(object, inventory, ledger, &policy, &preview.plan, now);

@@ -104,9 +104,7 @@ pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result
 /// Where a prune could not relieve the disk: whether it becomes critical, and more may go, before the next one begins.
 async fn will_be_critical(world: &impl World, settings: &Settings, ended: &Ended, end: Instant) -> bool {
     let PruneReport::Done(done) = &ended.attempt.report else { return false };
-    let mut policy = settings.policy.removal.clone();
-    policy.leave_room(world.ledger().growth());
-    let critical = policy.young_from;
+    let critical = settings.policy.removal.with_room(world.ledger().growth()).young_from;
     let left = end.saturating_duration_since(Instant::now());
     if done.relieved || left.is_zero() || done.after.iter().any(|usage| critical.is_reached(usage)) {
         return false;

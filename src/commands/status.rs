@@ -39,8 +39,7 @@ pub async fn run(host: &ThisHost, settings: &Settings) -> Result<Exit> {
     let now = host.now();
     let ago = |at| elapsed(ledger.time(now), at);
     let intervention = ledger.pressure.as_ref().and_then(|pressure| pressure.intervention_since);
-    let mut removal = policy.removal.clone();
-    removal.leave_room(ledger.growth());
+    let removal = policy.removal.with_room(ledger.growth());
     let report = StatusReport {
         now,
         gates: policy.gates(&survey, now),

@@ -13,7 +13,8 @@ use crate::units::{Time, elapsed};
 
 /// What is known of a repository.
 #[serde_as]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Repository {
     /// How many of its images were used, and how many of these again after a gap.
     pub images: u32,
@@ -95,13 +96,7 @@ impl Ledger {
         let names = uses.iter().filter_map(|used| used.name_tag.as_deref());
         let repositories: BTreeSet<&str> = names.map(|name| Reference::parse(name).repository).collect();
         for repository in repositories {
-            let known = self.repositories.entry(repository.to_owned()).or_insert_with(|| Repository {
-                images: 0,
-                came_back: 0,
-                gaps: vec![],
-                newest: last,
-                last_used: last,
-            });
+            let known = self.repositories.entry(repository.to_owned()).or_default();
             if before.is_none() {
                 known.images = known.images.saturating_add(1);
                 known.newest = known.newest.max(began.unwrap_or(last));

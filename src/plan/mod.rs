@@ -96,12 +96,14 @@ impl Policy {
         }
     }
 
-    /// Leave room for two of what runs were seen to add, in percentage points, before a prune had its turn.
-    pub fn leave_room(&mut self, growth: u8) {
+    /// With room for two of what runs were seen to add, in percentage points, before a prune had its turn.
+    pub fn with_room(&self, growth: u8) -> Self {
         let least = Percent::FULL.minus(MAX_ROOM).max(self.threshold.percent);
         let from = Percent::FULL.minus(growth.saturating_mul(2)).max(least).min(self.critical.percent);
-        self.young_from.percent = from;
-        self.critical_target.percent = self.critical_target.percent.min(from.minus(ROOM_MADE));
+        let mut policy = self.clone();
+        policy.young_from.percent = from;
+        policy.critical_target.percent = self.critical_target.percent.min(from.minus(ROOM_MADE));
+        policy
     }
 
     /// Beside live runs: no evictions below critical.
@@ -516,7 +518,7 @@ mod tests {
             policy.threshold.percent = percent(threshold);
             policy.critical.percent = percent(critical);
             policy.critical_target.percent = percent(critical).minus(5);
-            policy.leave_room(growth);
+            let policy = policy.with_room(growth);
             let found = (policy.begins(Rung::Critical), policy.limit(Rung::Critical));
             assert_eq!((found.0.percent.get(), found.1.percent.get()), expected, "{growth} {threshold}");
         }

@@ -177,7 +177,7 @@ impl PrunePolicy {
         let requests = world.requests().inspect_err(|error| log::info!("{error:#}")).unwrap_or_default();
         let need = requests.into_iter().filter_map(|request| request.min_free).max();
         let mut policy = self.clone();
-        policy.removal.leave_room(survey.past.growth);
+        policy.removal = policy.removal.with_room(survey.past.growth);
         if need.is_none() {
             return policy;
         }
@@ -237,9 +237,7 @@ pub async fn let_prunes_go_first<W: World>(
     };
     let worth_a_prune = |usage: &Usage| {
         let ledger = world.ledger();
-        let mut policy = policy.removal.clone();
-        policy.leave_room(ledger.growth());
-        let is_critical = policy.young_from.is_reached(usage);
+        let is_critical = policy.removal.with_room(ledger.growth()).young_from.is_reached(usage);
         wishes.prune_at.is_some_and(|at| usage.percent >= at || is_critical)
             && (is_critical || !ledger.is_exhausted(world.now()))
     };
