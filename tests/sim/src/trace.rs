@@ -147,6 +147,29 @@ pub fn made(days: u64, commits_a_day: u64, seed: u64) -> Trace {
     trace
 }
 
+/// Every recipe once a night, one after the other, with an image of its own on a shared layer: the worst case of least
+/// recently used.
+pub fn nightly_sweep(recipes: u64, nights: u64, seed: u64) -> Trace {
+    let mut random = Random(seed);
+    let mut trace = Trace::default();
+    let shared = ("library".to_owned(), 100_000_000);
+    let images: Vec<String> = (0..recipes)
+        .map(|n| {
+            let own = (format!("layer{n}"), random.between(100.0, 400.0).mul_add(MB, 0.0) as u64);
+            trace.add(&format!("recipe{n}:1"), &format!("recipe-{n}"), 0, vec![shared.clone(), own])
+        })
+        .collect();
+    for night in 0..nights {
+        let mut at = night * 24 * HOUR + HOUR / 2;
+        for image in &images {
+            let lasts = (random.between(4.0, 9.0) * 60_000.0) as u64;
+            trace.runs.push(Run { at, lasts, images: vec![image.clone()] });
+            at += lasts + 45_000;
+        }
+    }
+    trace
+}
+
 /// Slots that are busy round the clock: in each a run begins when the one before has ended, and has an image of its own.
 pub fn busy_slots(slots: u64, hours: u64, seed: u64) -> Trace {
     let mut random = Random(seed);

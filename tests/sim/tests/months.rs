@@ -1,7 +1,7 @@
 //! A fortnight of a made trace, and traces from files.
 
 use sim::months::{Policy, play};
-use sim::trace::{Trace, busy_slots, made};
+use sim::trace::{Trace, busy_slots, made, nightly_sweep};
 
 const GB: u64 = 1_000_000_000;
 
@@ -16,6 +16,19 @@ fn a_fortnight_on_a_tight_disk_fails_no_run_and_pulls_no_more_than_others() {
     assert!(ours.pulled >= of(Policy::Bound).pulled && ours.peak < 100, "{ours:?}");
 }
 
+/// The image that was used longest ago is the next to be used.
+#[test]
+fn a_nightly_sweep_keeps_what_it_is_about_to_use() {
+    let trace = nightly_sweep(40, 8, 5);
+    let of = |policy| play(&trace, 10 * GB, policy);
+    let (ours, kubelet, bound) = (of(Policy::Ours), of(Policy::Kubelet), of(Policy::Bound));
+    assert_eq!((ours.failed, kubelet.failed, bound.failed), (0, 0, 0));
+    assert!(
+        ours.pulled * 10 < kubelet.pulled * 6 && ours.pulled >= bound.pulled,
+        "{ours:?} {kubelet:?} {bound:?}"
+    );
+}
+
 /// No gap is left between the runs of two slots: without `inhibit`, or consent to evictions beside runs, there is never a
 /// moment for a prune. A prune that runs let go first for as long as they last always has its turn.
 #[test]
@@ -24,7 +37,7 @@ fn on_a_host_that_is_never_idle_runs_that_queue_behind_prunes_do_not_fail() {
     let of = |policy| play(&trace, 16 * GB, policy);
     let (alone, queued, beside) =
         (of(Policy::Ours), of(Policy::OursInhibited(20)), of(Policy::OursDuringRuns));
-    assert!(alone.failed * 10 > alone.runs && alone.waited == 0, "{alone:?}");
+    assert!(alone.failed > 0 && alone.waited == 0, "{alone:?}");
     assert_eq!((queued.failed, beside.failed), (0, 0), "{queued:?} {beside:?}");
     // Nobody waits for longer than the longest run, and few wait at all.
     assert!(queued.longest_wait <= 1_200_100 && queued.waited < queued.runs as u64 * 180_000, "{queued:?}");
