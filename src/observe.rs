@@ -461,10 +461,19 @@ mod tests {
             ("sha256:cc", "app:1", now()),
         ];
         assert_eq!(uses, expected);
+        let began = |seen: &Observations| {
+            seen.uses.iter().find(|used| used.image == "sha256:aaaa").map(|used| used.began)
+        };
+        assert_eq!(began(&seen), Some(ago("3h")), "with the first container");
         let mut asked = fake.asked("image ");
         asked.sort_unstable();
         assert_eq!(asked, ["image db:1", "image gone:1", "image web:1"]);
         assert!(seen.specs.is_empty() && seen.all.is_none());
+        // One of which an earlier container only ended was in use before.
+        let mut fake = Fake::new();
+        fake.events = vec![ImageEvent { is_creation: false, ..event("db:1", "3h") }, event("db:1", "1h")];
+        *fake.images.borrow_mut() = vec![named("aaaa", "db:1")];
+        assert_eq!(began(&uses_of(fake, None).0.unwrap()), Some(None));
     }
 
     #[test]
