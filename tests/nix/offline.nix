@@ -106,8 +106,20 @@ in
     });
   };
 
-  # What the build of the configuration file runs.
-  build = set: (settingsFile (host set)).script;
+  # What the build of the configuration file runs; and where it must refuse the option that the name begins with.
+  build = (settingsFile system).script;
+  refused = builtins.mapAttrs (_: set: (settingsFile (host set)).script) {
+    dates-zone.dates = "03:30 Europe/Berln";
+    dates-never.dates = "2020-01-01";
+    dates-word.dates = [
+      "daily"
+      "soon"
+    ];
+    recordInterval-zero.recordInterval = "0";
+    recordInterval-word.recordInterval = "often";
+    randomizedDelaySec-negative.randomizedDelaySec = "-5min";
+    randomizedDelaySec-word.randomizedDelaySec = "a while";
+  };
 
   # An example of the docs: what is wrong with it.
   example =
