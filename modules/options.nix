@@ -26,7 +26,7 @@ let
     description = "non-empty line";
   };
 
-  # The file has only what somebody set: a key in it is no default, and so does not follow others. `default` is the
+  # The file has only keys that are defined: a key in it is no default, and so does not follow others. `default` is the
   # program's.
   setting =
     type: default: example: description:
@@ -38,11 +38,7 @@ let
     };
 
   docker = config.virtualisation.docker;
-  sockets = lib.filter (lib.hasPrefix "/") (docker.listenOptions or [ ]);
-  usual = [
-    "/run/docker.sock"
-    "/var/run/docker.sock"
-  ];
+  inherit (import ./sockets.nix { inherit lib docker; }) sockets usual;
   # Where Docker listens somewhere else only, the program must be told.
   host =
     if !docker.enable || sockets == [ ] || lib.any (socket: lib.elem socket usual) sockets then

@@ -21,25 +21,16 @@ let
     cfg.settings.swarm-host
   ];
   isRemote = host: !lib.hasPrefix "unix://" host;
-  # What somebody set, else the program's default.
+  # The defined value, else the program's default.
   limit = name: default: if cfg.settings.${name} == null then default else cfg.settings.${name};
   threshold = limit "disk-threshold" 80;
   target = limit "disk-target" (threshold - 5);
   critical = limit "disk-critical" (if threshold > 95 then threshold else 95);
-  sockets = lib.filter (lib.hasPrefix "/") (docker.listenOptions or [ ]);
+  inherit (import ./sockets.nix { inherit lib docker; }) sockets usual;
   # Whether the engine is that of docker.service.
   isOwn =
     docker.enable
-    && lib.elem cfg.settings.host (
-      [ null ]
-      ++ map (socket: "unix://${socket}") (
-        sockets
-        ++ [
-          "/run/docker.sock"
-          "/var/run/docker.sock"
-        ]
-      )
-    );
+    && lib.elem cfg.settings.host ([ null ] ++ map (socket: "unix://${socket}") (sockets ++ usual));
   network = lib.any isRemote hosts;
   # The group that may use the engine's socket, and so may inhibit.
   group = if docker.enable then "docker" else user;

@@ -152,13 +152,12 @@ pub async fn image_uses(
     let mut uses = Vec::new();
     for container in containers {
         // A container that exists uses it by the same name: its image ID is known.
-        let first = by_events.remove(&container.image).map(|(began, _)| began);
-        let began = first.unwrap_or(container.created);
+        let by_event = by_events.remove(&container.image);
         uses.push(ImageUse {
             image: container.image_id.clone(),
             name_tag: name_tag(&container.image),
             at: until,
-            began: began.min(container.created),
+            began: by_event.map_or(container.created, |(began, _)| began.min(container.created)),
         });
     }
     // A mount has only the reference that was given, not the image's ID.

@@ -47,8 +47,7 @@ pub async fn run(world: &impl World, settings: &Settings, bars: &Bars) -> Result
             _ => {}
         }
         if let Some(fullest) = gates.usages().first() {
-            ledger.record_growth(fullest.percent, now);
-            ledger.record_level(fullest.percent, now);
+            ledger.record_turn(fullest.percent, now);
         }
     };
     let recorded = observe::record_usage(world, &engine, &survey, now, change).await;

@@ -83,14 +83,20 @@ impl Ledger {
         hour.used_percent = hour.used_percent.max(Some(used));
     }
 
-    /// Record by how much the disk has grown when a prune has its turn, or none is due.
-    pub fn record_growth(&mut self, used: Percent, wall: Time) {
+    /// Record how full the disk is when a prune has its turn, or none is due: by how much it has grown, and from where on it
+    /// grows next.
+    pub fn record_turn(&mut self, used: Percent, wall: Time) {
+        self.record_growth(used, wall);
+        self.record_level(used, wall);
+    }
+
+    fn record_growth(&mut self, used: Percent, wall: Time) {
         let Some(level) = self.level.filter(|level| level.was_used) else { return };
         let hour = self.hour(self.time(wall));
         hour.growth = hour.growth.max(Some(used.get().saturating_sub(level.used_percent.get())));
     }
 
-    /// Record from where on it grows: after a prune, or while none is due.
+    /// Record from where on the disk grows, after a prune.
     pub fn record_level(&mut self, used: Percent, wall: Time) {
         self.level = Some(Level { at: self.time(wall), used_percent: used, was_used: false });
     }

@@ -182,7 +182,7 @@ mod tests {
     }
 
     /// Containers of `image`, by this name, each created and seen so many hours ago.
-    fn note(ledger: &mut Ledger, image: &str, name: &str, hours: &[(i64, i64)]) {
+    fn record(ledger: &mut Ledger, image: &str, name: &str, hours: &[(i64, i64)]) {
         for (created, seen) in hours {
             let (at, began) = (hours_ago(*seen), Some(hours_ago(*created)));
             let used = ImageUse { image: image.into(), name_tag: Some(name.into()), at, began };
@@ -199,9 +199,9 @@ mod tests {
     fn a_gap_is_between_two_containers_and_one_that_goes_on_has_none() {
         let mut ledger = Ledger::default();
         // Seen all the time, and not for two days, as when nothing was recorded; a minute later a gap of 30 minutes.
-        note(&mut ledger, "db", "db:1", &[(200, 200), (200, 199), (200, 150)]);
+        record(&mut ledger, "db", "db:1", &[(200, 200), (200, 199), (200, 150)]);
         assert_eq!(known(&ledger, "db"), (1, 0, vec![]));
-        note(&mut ledger, "db", "db:1", &[(149, 149), (125, 125), (120, 101), (100, 99)]);
+        record(&mut ledger, "db", "db:1", &[(149, 149), (125, 125), (120, 101), (100, 99)]);
         assert_eq!(known(&ledger, "db"), (1, 1, vec![1, 24, 5, 1]));
         // In use by two containers, one of them since long ago.
         let uses = [Some(hours_ago(1)), None].map(|began| ImageUse {
@@ -212,9 +212,9 @@ mod tests {
         });
         ledger.record(&Observations { uses: uses.into(), ..Observations::default() }, now());
         assert_eq!(known(&ledger, "db").2, [1, 24, 5, 1]);
-        // Only the latest are kept, and a repository that nobody uses any more is dropped.
+        // Only the latest are kept, and a repository that is not used any more is dropped.
         for n in 0..25 {
-            note(&mut ledger, "app", "app:1", &[(-2 * n, -2 * n)]);
+            record(&mut ledger, "app", "app:1", &[(-2 * n, -2 * n)]);
         }
         assert_eq!(known(&ledger, "app"), (1, 1, vec![2; MAX_GAPS]));
         ledger.record(&Observations::default(), hours_ago(-48 - 60 * 24));
@@ -224,16 +224,16 @@ mod tests {
     #[test]
     fn an_image_that_was_evicted_and_pulled_again_came_back() {
         let mut ledger = Ledger::default();
-        note(&mut ledger, "a", "app:1", &[(100, 100)]);
-        note(&mut ledger, "b", "app:2", &[(99, 99)]);
+        record(&mut ledger, "a", "app:1", &[(100, 100)]);
+        record(&mut ledger, "b", "app:2", &[(99, 99)]);
         ledger.forget(["a", "b"], hours_ago(90));
         assert!(ledger.images.is_empty());
-        note(&mut ledger, "a", "app:1", &[(50, 50), (20, 20)]);
+        record(&mut ledger, "a", "app:1", &[(50, 50), (20, 20)]);
         assert_eq!(known(&ledger, "app"), (2, 1, vec![50, 30]));
         assert!(ledger.images["a"].came_back && ledger.absent.keys().eq(["b"]));
         // It is remembered that it came back.
         ledger.forget(["a"], hours_ago(19));
-        note(&mut ledger, "a", "app:1", &[(10, 10)]);
+        record(&mut ledger, "a", "app:1", &[(10, 10)]);
         assert_eq!(known(&ledger, "app"), (2, 1, vec![50, 30, 10]));
         // For 60 days, and the latest thousand.
         let entry = |n: i64| Entry { last_used: Some(hours_ago(n)), ..Entry::new(hours_ago(n)) };
@@ -301,8 +301,8 @@ mod tests {
     #[test]
     fn of_several_repositories_the_one_counts_that_expects_it_first() {
         let mut ledger = Ledger::default();
-        note(&mut ledger, "a", "mirror/db:1", &[(20, 20)]);
-        note(&mut ledger, "a", "db:1", &[(10, 10)]);
+        record(&mut ledger, "a", "mirror/db:1", &[(20, 20)]);
+        record(&mut ledger, "a", "db:1", &[(10, 10)]);
         assert_eq!(ledger.expectation("a", now()), Expectation::In(Duration::ZERO, vec![HOUR * 10]));
         assert_eq!(ledger.expectation("unknown", now()), Expectation::Overdue(None));
     }

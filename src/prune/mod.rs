@@ -256,8 +256,7 @@ impl<'a, W: World> Look<'a, W> {
             ledger.record(&uses, now);
             record_gates(ledger, gates, now);
             if let Some(fullest) = gates.usages().first().filter(|_| !gates.are_deploys_blocking()) {
-                ledger.record_growth(fullest.percent, now);
-                ledger.record_level(fullest.percent, now);
+                ledger.record_turn(fullest.percent, now);
             }
             if !is_under_pressure {
                 ledger.clear_pressure();

@@ -133,7 +133,7 @@ let
       (config: (prune config).serviceConfig.PrivateNetwork)
       false
     ]
-    # What nobody set is no key: the program's defaults follow each other.
+    # What is not defined is no key: the program's defaults follow each other.
     [
       { settings.disk-threshold = 60; }
       (config: attrNames (settings config))
